@@ -1,0 +1,11 @@
+"""`ray job submit ... -- python jobs/train.py ...`: one fold. The same as `momkd-ray train`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the uploaded checkout, where nothing is installed
+
+from momkd_ray.cli import main
+
+if __name__ == "__main__":
+    main(["train", *sys.argv[1:]])

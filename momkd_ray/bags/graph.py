@@ -1,0 +1,82 @@
+"""The k-nearest-neighbour graph over the patches of a slide (method 1: k = 8)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+Ints = NDArray[np.int64]
+
+# Enough that on a grid, where 4 or 8 places tie at a distance, one query answers nearly every row.
+_MORE_CANDIDATES = 8
+
+
+def knn_graph(coords_P2: NDArray[np.integer], k: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The min(k, P - 1) nearest other patches of every patch, as CSR by query patch.
+
+    Patches lie on a grid, where distances tie everywhere. Ties are broken by the neighbour's coordinates
+    (x, then y), and only between patches at one place by their index, so the graph does not depend on the
+    order of the patches.
+
+    Args:
+        coords_P2: (P, 2) integers; they may repeat. Extent below 2^31 along each axis.
+        k: neighbours a patch, itself left out.
+
+    Returns:
+        `indptr` (P + 1,) and `indices` (P * min(k, P - 1),), int32; rows are sorted nearest first.
+    """
+    n_patches = len(coords_P2)
+    k = min(k, n_patches - 1)
+    if k < 1:
+        return np.zeros(n_patches + 1, np.int32), np.zeros(0, np.int32)
+    order_P = np.lexsort((coords_P2[:, 1], coords_P2[:, 0]))
+    sorted_P2 = coords_P2[order_P].astype(np.int64)
+    opens_place_P = np.r_[True, (sorted_P2[1:] != sorted_P2[:-1]).any(axis=1)]
+    place_P = np.cumsum(opens_place_P) - 1
+    places_U2, count_U = sorted_P2[opens_place_P], np.bincount(place_P)
+    nearest_UN = _nearest_places(places_U2, min(k + 1, len(places_U2)))
+    ranks_PK = _others(_first_members(nearest_UN, count_U, k + 1)[place_P])
+    indices_PK = np.empty((n_patches, k), np.int32)
+    indices_PK[order_P] = order_P[ranks_PK]
+    return np.arange(n_patches + 1, dtype=np.int32) * np.int32(k), indices_PK.ravel()
+
+
+def _nearest_places(places_U2: Ints, n: int) -> Ints:
+    """The n nearest of U distinct, sorted places to each, itself first: (U, n) by (distance, place)."""
+    tree = cKDTree(places_U2)
+    nearest_UN = np.empty((len(places_U2), n), np.int64)
+    open_R = np.arange(len(places_U2))
+    n_candidates = n + _MORE_CANDIDATES
+    while len(open_R):
+        n_candidates = min(n_candidates, len(places_U2))
+        _, candidates_RC = tree.query(places_U2[open_R], k=np.arange(1, n_candidates + 1))
+        offsets_RC2 = places_U2[candidates_RC] - places_U2[open_R, None]
+        squared_RC = (offsets_RC2**2).sum(axis=2)
+        by_distance_RC = np.lexsort((candidates_RC, squared_RC), axis=1)
+        nearest_UN[open_R] = np.take_along_axis(candidates_RC, by_distance_RC[:, :n], axis=1)
+        squared_RC = np.take_along_axis(squared_RC, by_distance_RC, axis=1)
+        # Places as far as the n-th may lie outside the candidates; the margin is for the tree's rounding.
+        tied_R = squared_RC[:, n - 1] >= squared_RC[:, -1] * (1 - 1e-12)
+        open_R = open_R[tied_R & (n_candidates < len(places_U2))]
+        n_candidates *= 2
+    return nearest_UN
+
+
+def _first_members(nearest_UN: Ints, count_U: Ints, n: int) -> Ints:
+    """Places expanded into the patches that lie there, cut to the first n: (U, n) ranks of patches."""
+    count_UN = count_U[nearest_UN]
+    before_UN = np.cumsum(count_UN, axis=1) - count_UN
+    taken = np.clip(n - before_UN, 0, count_UN).ravel()
+    first_rank_U = np.cumsum(count_U) - count_U
+    within = np.arange(taken.sum()) - np.repeat(np.cumsum(taken) - taken, taken)
+    ranks: Ints = np.repeat(first_rank_U[nearest_UN].ravel(), taken) + within
+    return ranks.reshape(len(nearest_UN), n)
+
+
+def _others(ranks_PN: Ints) -> Ints:
+    """Each row without the patch itself, or without its last entry where the patch is not in it."""
+    others_PN = ranks_PN != np.arange(len(ranks_PN))[:, None]
+    others_PN[:, -1] &= ~others_PN.all(axis=1)
+    others: Ints = ranks_PN[others_PN]
+    return others.reshape(len(ranks_PN), -1)

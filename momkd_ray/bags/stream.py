@@ -1,0 +1,158 @@
+"""From the bag store to the steps of one worker: what each epoch draws, who takes which bag, and reading ahead."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from momkd_ray.bags.readers import Bag
+from momkd_ray.bags.store import BagStore, from_row
+from momkd_ray.errors import InputError
+
+
+class BagSource(Protocol):
+    """Anything that hands out bags by slide."""
+
+    def read(self, slide_id: str) -> Bag:
+        """The bag of a slide."""
+        ...
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One bag of a step: the slide's place in the training set, and the seed of its dropout."""
+
+    slide: int
+    seed: int
+
+
+def draw_seed(*parts: int | str) -> int:
+    """A seed from what identifies a draw; the same on every machine and for every number of workers."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
+
+
+def plan_epoch(
+    slide_ids: Sequence[str],
+    labels_N: np.ndarray,
+    *,
+    seed: int,
+    epoch: int,
+    bags_per_step: int,
+    balanced: bool,
+) -> list[list[Draw]]:
+    """The steps of an epoch: as many draws as there are slides, cut into steps (the last may be shorter).
+
+    Balanced: each draw takes a class evenly, then one of its slides, with replacement. Otherwise every slide
+    once, shuffled. Depends on (seed, epoch) and the slides alone.
+    """
+    rng = np.random.default_rng(draw_seed("epoch", seed, epoch))
+    n = len(slide_ids)
+    if balanced:
+        by_class = [np.flatnonzero(labels_N == y) for y in np.unique(labels_N)]
+        chosen = [rng.choice(by_class[c]) for c in rng.integers(0, len(by_class), n)]
+    else:
+        chosen = list(rng.permutation(n))
+    seen: dict[int, int] = {}
+    draws = []
+    for slide in map(int, chosen):
+        seen[slide] = seen.get(slide, 0) + 1
+        draws.append(Draw(slide, draw_seed("dropout", seed, epoch, slide_ids[slide], seen[slide])))
+    return [draws[i : i + bags_per_step] for i in range(0, n, bags_per_step)]
+
+
+def divide(patches: Sequence[int], workers: int) -> list[list[int]]:
+    """Give each worker its share of some bags, even by patches: the largest first, to whoever has least.
+
+    Returns each worker's places in `patches`, ascending; every place is in exactly one share.
+    """
+    shares: list[list[int]] = [[] for _ in range(workers)]
+    load = [(0, 0, rank) for rank in range(workers)]
+    for place in sorted(range(len(patches)), key=lambda i: (-patches[i], i)):
+        filled, bags, rank = min(load)
+        shares[rank].append(place)
+        load[rank] = (filled + patches[place], bags + 1, rank)
+    return [sorted(share) for share in shares]
+
+
+def passes(patches: Sequence[int], limit: int) -> list[list[int]]:
+    """Group a step's bags, in order, into passes of at most `limit` patches (a larger bag goes alone)."""
+    groups: list[list[int]] = []
+    filled = 0
+    for place, size in enumerate(patches):
+        if not groups or filled + size > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(place)
+        filled += size
+    return groups
+
+
+def read_ahead(source: BagSource, slide_ids: Iterable[str], depth: int = 4) -> Iterator[Bag]:
+    """Bags in the given order, up to `depth` of them read in the background while the caller computes."""
+    pending: deque[Future[Bag]] = deque()
+    waiting = iter(slide_ids)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+    try:
+        while True:
+            while len(pending) < depth and (slide_id := next(waiting, None)) is not None:
+                pending.append(pool.submit(source.read, slide_id))
+            if not pending:
+                return
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class SharedBags:
+    """Bags that Ray Data has read into the object store once, where every worker of every fold finds them."""
+
+    def __init__(self, blocks: Sequence[Any], places: Mapping[str, tuple[int, int]]) -> None:
+        self._blocks, self._places = list(blocks), dict(places)
+
+    def read(self, slide_id: str) -> Bag:
+        """The bag of a slide, without a copy where the block lies on this node."""
+        import ray
+
+        if slide_id not in self._places:
+            raise InputError(f"slide {slide_id} is not among the shared bags; run ingest again")
+        block, row = self._places[slide_id]
+        return from_row(ray.get(self._blocks[block]).slice(row, 1))
+
+
+def stored_bytes(store: BagStore, slide_ids: Sequence[str]) -> int:
+    """About how many bytes the bags of these slides take in memory."""
+    patches = int(store.slides.loc[list(slide_ids), "n_patches"].sum())
+    per_patch = store.width * np.dtype(store.dtype).itemsize + 8 + 4 * (store.neighbors + 1)
+    return patches * per_patch
+
+
+def share_bags(store: BagStore, slide_ids: Sequence[str], memory_share: float) -> BagSource:
+    """Let Ray Data read the bags into the object store if they fit `memory_share` of it.
+
+    Returns the shared bags, or the store itself, which every worker then reads by row group.
+    """
+    import ray
+
+    room = memory_share * ray.cluster_resources().get("object_store_memory", 0.0)
+    if stored_bytes(store, slide_ids) > room:
+        return store
+    parts = sorted(set(store.slides.loc[list(slide_ids), "part"]))
+    paths, file_system = store.part_paths(parts)
+    dataset = ray.data.read_parquet(paths, filesystem=file_system).materialize()
+    blocks = dataset.to_arrow_refs()
+    ids_of = ray.remote(num_cpus=0)(_slide_ids)
+    found = ray.get([ids_of.remote(block) for block in blocks])
+    places = {s: (b, row) for b, ids in enumerate(found) for row, s in enumerate(ids)}
+    return SharedBags(blocks, places)
+
+
+def _slide_ids(block: Any) -> list[str]:
+    ids: list[str] = block.column("slide_id").to_pylist()
+    return ids

@@ -1,0 +1,204 @@
+"""The command line: verbs only, each a few lines."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from momkd_ray.config import Config, absolute, load_config
+from momkd_ray.errors import InputError, RunError, input_error_within
+
+app = typer.Typer(
+    help="Train, cross-validate and run MoMKD on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[str, typer.Option("--config", "-c", help="The YAML configuration.")]
+SetOption = Annotated[list[str], typer.Option("--set", help="Replace a value: a.b=value. May be repeated.")]
+AddressOption = Annotated[str | None, typer.Option(help="Of a running Ray cluster; default: one of its own.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option(help="Where cohort and run are written.")] = "momkd-demo",
+    address: AddressOption = None,
+) -> None:
+    """The whole way in a few minutes: generate a cohort, ingest, cross-validate, report."""
+    from momkd_ray.demo import demo_config
+
+    _crossval(demo_config(absolute(out)), address)
+
+
+@app.command()
+def crossval(config: ConfigOption, set_: SetOption = [], address: AddressOption = None) -> None:  # noqa: B006
+    """Train and test every fold, then write metrics, predictions and the report; goes on where it stopped."""
+    _crossval(load_config(config, set_), address)
+
+
+@app.command()
+def train(
+    config: ConfigOption,
+    fold: Annotated[int, typer.Option(help="The fold to train.")],
+    set_: SetOption = [],  # noqa: B006
+    address: AddressOption = None,
+) -> None:
+    """Train and test one fold."""
+    from momkd_ray.cluster import connected
+    from momkd_ray.crossval.schedule import train_folds
+    from momkd_ray.crossval.study import open_study
+    from momkd_ray.progress import Narrator
+
+    settings = load_config(config, set_)
+    with connected(address), Narrator() as narrator:
+        study = open_study(settings, narrator)
+        if fold not in study.plan.folds:
+            raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, study.plan.folds))}")
+        units = [(fold, setting) for setting in range(len(study.settings))]
+        train_folds(study, units, narrator, own_cluster=address is None)
+    print(study.location(fold))
+
+
+@app.command()
+def ingest(config: ConfigOption, set_: SetOption = [], address: AddressOption = None) -> None:  # noqa: B006
+    """Feature files -> bag store."""
+    from momkd_ray.cluster import connected
+    from momkd_ray.crossval.study import ensure_store, open_cohort
+    from momkd_ray.progress import Narrator
+
+    settings = load_config(config, set_)
+    with connected(address), Narrator() as narrator:
+        store = ensure_store(settings, open_cohort(settings, narrator), narrator)
+    print(f"{store.uri}: {len(store.slides)} bags, {int(store.slides['n_patches'].sum())} patches of {store.width}")
+
+
+@app.command()
+def split(config: ConfigOption, set_: SetOption = []) -> None:  # noqa: B006
+    """Write the folds to folds.csv in the run directory."""
+    from momkd_ray import storage
+    from momkd_ray.cohort.folds import make_folds
+    from momkd_ray.crossval.study import open_cohort
+    from momkd_ray.progress import Narrator
+
+    settings = load_config(config, set_)
+    with Narrator() as narrator:
+        plan = make_folds(settings, open_cohort(settings, narrator))
+    place = storage.join(settings.run.dir, "folds.csv")
+    plan.to_csv(place, settings.cohort.patient_column)
+    print(place)
+
+
+@app.command()
+def predict(
+    model: Annotated[list[str], typer.Option(help="A model bundle. Several form an ensemble.")],
+    features: Annotated[str, typer.Option(help="Folder of .h5 feature files, local or s3://.")],
+    out: Annotated[str, typer.Option(help="Where to write: a .csv or .parquet file.")],
+    slides: Annotated[str | None, typer.Option(help="Table with PATIENT and FILENAME.")] = None,
+    gpus: Annotated[float, typer.Option(help="GPUs a worker holds.")] = 0,
+    address: AddressOption = None,
+) -> None:
+    """Predict slides from histology alone."""
+    from momkd_ray.cluster import connected
+    from momkd_ray.predict.batch import predict_folder
+    from momkd_ray.progress import Narrator
+
+    models = [absolute(m) for m in model]
+    with connected(address), Narrator() as narrator:
+        if slides is None:
+            narrator.say("No --slides table: every slide counts as its own patient")
+        predict_folder(models, absolute(features), absolute(out), narrator, slides=slides, gpus=gpus)
+    print(absolute(out))
+
+
+@app.command()
+def report(run: Annotated[str, typer.Option(help="The run directory.")]) -> None:
+    """Rebuild the report of a finished cross-validation."""
+    from momkd_ray.report.page import write_report
+
+    print(write_report(absolute(run)))
+
+
+@app.command()
+def import_released(
+    checkpoint: Annotated[str, typer.Argument(help="A .pt file of the authors' implementation.")],
+    out: Annotated[str, typer.Option(help="Folder of the model bundle.")],
+    label: Annotated[str, typer.Option(help="What the model reads, such as HER2.")] = "label",
+    negative: Annotated[str, typer.Option(help="Name of class 0.")] = "negative",
+    positive: Annotated[str, typer.Option(help="Name of class 1.")] = "positive",
+    threshold: Annotated[float, typer.Option(help="On the probability of the positive class.")] = 0.5,
+) -> None:
+    """A checkpoint of the authors' implementation -> model bundle."""
+    from momkd_ray.model.bundle import BundleCard, save_bundle
+    from momkd_ray.model.released import NEIGHBORS, read_released
+
+    model = read_released(checkpoint)
+    card = BundleCard(
+        label=label,
+        classes=(negative, positive),
+        threshold=threshold,
+        width=model.width,
+        neighbors=NEIGHBORS,
+        genes=model.genes,
+        model=model.model_config,
+        memory=model.memory_config,
+        loss=model.loss_config,
+        origin={"released_checkpoint": Path(checkpoint).name},
+    )
+    save_bundle(absolute(out), model, card)
+    print(absolute(out))
+
+
+def _crossval(settings: Config, address: str | None) -> None:
+    from momkd_ray.cluster import connected
+    from momkd_ray.crossval.schedule import cross_validate
+    from momkd_ray.crossval.study import open_study
+    from momkd_ray.progress import Narrator
+    from momkd_ray.report.page import write_report
+
+    with connected(address) as dashboard, Narrator() as narrator:
+        if dashboard:
+            narrator.say(f"Dashboard: {dashboard}")
+        study = open_study(settings, narrator)
+        metrics = cross_validate(study, narrator, own_cluster=address is None)
+    page = write_report(settings.run.dir)
+    print(metrics_table(metrics["metrics"]))
+    print(f"\nReport: {page}")
+
+
+def metrics_table(metrics: dict[str, Any]) -> str:
+    """The metrics as plain text: mean +- sd over folds, pooled value and interval."""
+    lines = [f"{'':<12} {'mean +- sd over folds':>22}   {'pooled':>6}   95 % interval"]
+    for name, m in metrics.items():
+        low, high = m["interval"]
+        spread = f"{m['mean']:.3f} +- {m['sd']:.3f}"
+        lines.append(f"{name:<12} {spread:>22}   {m['pooled']:>6.3f}   {low:.3f} to {high:.3f}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a verb; exit code 0 done, 1 bad input, 2 usage, 3 run failed.
+
+    Args:
+        arguments: verb and options; the process's own by default.
+    """
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="momkd-ray")
+    except Exception as error:
+        if wrong := input_error_within(error):
+            print(f"momkd-ray: {' '.join(str(wrong).split())}", file=sys.stderr)
+            sys.exit(1)
+        if isinstance(error, RunError):
+            print(f"momkd-ray: {' '.join(str(error).split())}", file=sys.stderr)
+        else:
+            traceback.print_exception(error)
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()

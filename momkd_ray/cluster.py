@@ -1,0 +1,81 @@
+"""The Ray cluster that a command runs on: one of its own on this machine, or the one at an address."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from momkd_ray.config import ClusterConfig
+from momkd_ray.errors import InputError, RunError
+
+# a cluster of our own: no token file under the home directory, no usage report, a calm console
+_OWN_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+_CALM = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+@contextmanager
+def connected(address: str | None = None) -> Iterator[str]:
+    """Ray for the length of the block, which gets the dashboard's address ('' where there is none).
+
+    Args:
+        address: of a running cluster; without one, `RAY_ADDRESS` (set inside `ray job submit`) or else a cluster
+            started on this machine, with its dashboard, and ended with the block.
+
+    Raises:
+        RunError: no cluster answers at the address.
+    """
+    for name, value in _CALM.items():
+        os.environ.setdefault(name, value)
+    own = address is None and not os.environ.get("RAY_ADDRESS")
+    if own:
+        for name, value in _OWN_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield _dashboard()
+        return
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    options = {"include_dashboard": True, "dashboard_host": "127.0.0.1"} if own else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **options)
+    except (ConnectionError, ValueError, TimeoutError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        place = address or os.environ.get("RAY_ADDRESS") or "this machine"
+        raise RunError(f"no Ray cluster could be reached at {place}: {reason}") from error
+    try:
+        yield _dashboard()
+    finally:
+        ray.shutdown()
+
+
+def _dashboard() -> str:
+    import ray
+
+    url = getattr(ray._private.worker._global_node, "webui_url", None)
+    return f"http://{url}" if url else ""
+
+
+def folds_side_by_side(cluster: ClusterConfig, own: bool) -> int:
+    """How many folds the cluster holds at once.
+
+    Raises:
+        InputError: a cluster of this machine alone cannot hold even one.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    needs = {
+        "CPU": cluster.workers * cluster.cpus_per_worker,
+        "GPU": cluster.workers * cluster.gpus_per_worker,
+    }
+    for kind, need in needs.items():
+        if own and need > have.get(kind, 0.0):
+            raise InputError(
+                f"a fold needs {need:g} {kind}s (cluster.workers times cluster.{kind.lower()}s_per_worker), "
+                f"but this machine offers {have.get(kind, 0.0):g}; lower one of them"
+            )
+    # an autoscaler may have no node up yet: one fold's demand is what makes it start some
+    return max(1, int(min(have.get(kind, 0.0) / need for kind, need in needs.items() if need)))

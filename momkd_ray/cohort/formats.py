@@ -1,0 +1,193 @@
+"""Tables in the users' own files (.csv, .tsv, .parquet, .xlsx), their text kept exactly as it is written."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import PurePosixPath
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from momkd_ray import storage
+from momkd_ray.errors import InputError
+
+# "null" and "None" are real values in some label columns (p53 staining patterns), so they are not in here.
+MISSING = ("", "NA", "N/A", "NaN", "nan", "#N/A", "<NA>")
+
+
+def read_table(path: str) -> pd.DataFrame:
+    """Read a table, local or s3://, by its suffix.
+
+    Text stays as written; the spellings in `MISSING` and blanks become missing. Numbers stay numbers in
+    Parquet and are text in all other formats. Of an .xlsx file the first sheet is read.
+
+    Raises:
+        InputError: no such file, another suffix, no rows, not readable, or a column name used twice.
+    """
+    frame: pd.DataFrame = arrow_table(path).to_pandas(ignore_metadata=True)
+    return frame
+
+
+def arrow_table(path: str) -> pa.Table:
+    """What `read_table` reads, before it becomes a pandas frame: text, float and integer columns."""
+    reader = _READERS.get(PurePosixPath(path).suffix.lower())
+    if reader is None:
+        raise InputError(f"{path} is not a table this program reads: its name must end in {', '.join(_READERS)}")
+    content = read_content(path)
+    if not content.strip():
+        raise InputError(f"{path} is empty")
+    try:
+        table = reader(content)
+        _check_header(table.column_names, path)
+        table = _with_blanks_missing(table)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    except (pa.ArrowException, OSError, ValueError, KeyError, csv.Error, zipfile.BadZipFile) as error:
+        kind = PurePosixPath(path).suffix.lower()
+        raise InputError(f"{path} cannot be read as {kind}: {_one_line(error)}") from error
+    if table.num_rows == 0:
+        raise InputError(f"{path} has a header but no rows")
+    return table
+
+
+def read_content(path: str) -> bytes:
+    """The bytes of a file the user named.
+
+    Raises:
+        InputError: it is not there or cannot be read.
+    """
+    try:
+        return storage.read_bytes(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot read {path}: {_one_line(error)}") from error
+
+
+def require_columns(present: Iterable[str], path: str, *needed: str) -> None:
+    """Raise an `InputError` for the first needed column that is not present, with the nearest that is."""
+    names = list(present)
+    for column in needed:
+        if column in names:
+            continue
+        folded = {name.strip().casefold(): name for name in names}
+        near = difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.6)
+        hint = f"; the nearest is '{folded[near[0]]}'" if near else ""
+        shown = ", ".join(f"'{name}'" for name in names[:12]) + (", ..." if len(names) > 12 else "")
+        raise InputError(f"{path} has no column '{column}'{hint}; its columns are {shown}")
+
+
+def texts(column: pd.Series[Any]) -> list[str | None]:
+    """A column as text, None where it is missing; a whole number held as a float loses its `.0`."""
+    return [
+        None if missing else _text(value)
+        for value, missing in zip(column.tolist(), column.isna().tolist(), strict=True)
+    ]
+
+
+def identifiers(frame: pd.DataFrame, column: str, path: str) -> list[str]:
+    """A column of identifiers as text.
+
+    Raises:
+        InputError: one is blank; its row is named.
+    """
+    found = texts(frame[column])
+    for row, value in enumerate(found, start=1):
+        if value is None:
+            raise InputError(f"{path}: '{column}' is blank in data row {row}: fill it in or remove the row")
+    return [value for value in found if value is not None]
+
+
+def first_duplicate(values: Iterable[str]) -> str | None:
+    """The first value that has come before."""
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else repr(value)
+    if isinstance(value, bool):  # as spreadsheets show it
+        return str(value).upper()
+    return str(value)
+
+
+def _read_csv(content: bytes) -> pa.Table:
+    return _read_delimited(content, ",")
+
+
+def _read_tsv(content: bytes) -> pa.Table:
+    return _read_delimited(content, "\t")
+
+
+def _read_delimited(content: bytes, delimiter: str) -> pa.Table:
+    """Arrow's reader, because it refuses a row with too few or too many fields; every column as text."""
+    text = content.decode("utf-8-sig").lstrip("\r\n")
+    header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    body = text.encode()
+    if not text.partition("\n")[2].strip("\r\n"):
+        return pa.table([pa.array([], pa.string())] * len(header), names=header)
+    return pyarrow.csv.read_csv(
+        io.BytesIO(body),
+        # one block: a row of 20,000 genes may not straddle two
+        read_options=pyarrow.csv.ReadOptions(
+            column_names=header, skip_rows=1, block_size=min(len(body) + 1, 2**31 - 1)
+        ),
+        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),
+    )
+
+
+def _read_parquet(content: bytes) -> pa.Table:
+    return pyarrow.parquet.read_table(io.BytesIO(content))
+
+
+def _read_xlsx(content: bytes) -> pa.Table:
+    sheet = pd.read_excel(io.BytesIO(content), header=None, dtype=object, keep_default_na=False, engine="openpyxl")
+    cells = [["" if cell is None else _text(cell) for cell in row] for row in sheet.to_numpy().tolist()]
+    rows = [row for row in cells if any(row)]  # formatted but empty rows and columns are no data
+    columns = [column for column in zip(*rows, strict=True) if any(column)]
+    return pa.table([pa.array(column[1:], pa.string()) for column in columns], names=[column[0] for column in columns])
+
+
+_READERS: dict[str, Callable[[bytes], pa.Table]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".parquet": _read_parquet,
+    ".xlsx": _read_xlsx,
+}
+
+
+def _check_header(names: list[str], path: str) -> None:
+    twice = first_duplicate(names)
+    if twice is not None:
+        raise InputError(f"{path} has two columns named '{twice}': rename or remove one")
+
+
+def _with_blanks_missing(table: pa.Table) -> pa.Table:
+    """Floats and whole integers as they are, everything else as text with the `MISSING` spellings missing."""
+    missing, columns = pa.array(MISSING, pa.string()), []
+    for column in table.columns:
+        if pa.types.is_floating(column.type) or (pa.types.is_integer(column.type) and not column.null_count):
+            columns.append(column)
+            continue
+        text = column.cast(pa.string())
+        blank = pc.is_in(pc.utf8_trim_whitespace(text), value_set=missing)
+        columns.append(pc.if_else(blank, pa.scalar(None, pa.string()), text))
+    return pa.table(columns, names=table.column_names)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

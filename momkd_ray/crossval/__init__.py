@@ -1,0 +1,1 @@
+"""Folds and hyper-parameters: what runs, and what its scores are."""

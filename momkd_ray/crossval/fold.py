@@ -1,0 +1,123 @@
+"""One fold from its patients to its result: genes, training, threshold, test predictions, model bundle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from momkd_ray import storage
+from momkd_ray.cohort.genes import GeneTransform, fit_genes
+from momkd_ray.crossval.evaluate import FoldResult, evaluate_fold
+from momkd_ray.crossval.study import Study
+from momkd_ray.model.bundle import BundleCard, save_bundle
+from momkd_ray.model.momkd import MoMKD
+from momkd_ray.train.fit import fit
+from momkd_ray.train.state import read_state
+from momkd_ray.train.worker import STATE_FILE, FoldTask
+
+RESULT_FILE = "result.json"
+
+
+def fold_is_finished(study: Study, fold: int, setting: int) -> bool:
+    """Whether the fold's result, written last, is there."""
+    return storage.exists(storage.join(study.location(fold, setting), RESULT_FILE))
+
+
+def run_fold(study: Study, fold: int, setting: int) -> FoldResult:
+    """Train, validate and test one fold from within its Tune trial, going on where an earlier try stopped."""
+    task, genes = fold_task(study, fold, setting)
+    trained = fit(task)
+    result, patients = _evaluate(study, task, trained["best_epoch"])
+    _save_model(study, task, result, trained["val_auc"], genes)
+    with storage.writing(storage.join(task.location, "test_predictions.parquet")) as stream:
+        patients.to_parquet(stream, index=False)
+    storage.write_json(storage.join(task.location, RESULT_FILE), result.to_json())
+    return result
+
+
+def fold_task(study: Study, fold: int, setting: int) -> tuple[FoldTask, GeneTransform | None]:
+    """What the workers get: the fold's slides, and its training patients' genes, chosen and scaled on them alone."""
+    config = study.config.with_settings(study.settings[setting])
+    location = study.location(fold, setting)
+    slides = study.fold_slides(fold)
+    genes, omics = _teach(study, slides, location, config.folds.seed)
+    task = FoldTask(
+        config=config,
+        fold=fold,
+        slides=slides,
+        omics=omics,
+        genes=0 if genes is None else len(genes.genes),
+        width=study.store.width,
+        source=study.source,
+        location=location,
+        fingerprint=study.fingerprint,
+    )
+    return task, genes
+
+
+def _teach(
+    study: Study, slides: pd.DataFrame, location: str, seed: int
+) -> tuple[GeneTransform | None, dict[str, np.ndarray]]:
+    omics = study.cohort.omics
+    training = sorted(set(slides.loc[slides["role"] == "train", "patient_id"]))
+    taught = omics.loc[omics.index.isin(training)] if omics is not None else None
+    if taught is None or taught.empty:
+        return None, {}
+    place = storage.join(location, "genes.csv")
+    if storage.exists(place):
+        genes = GeneTransform.load(place)
+    else:
+        y_N = study.cohort.patients["y"].loc[taught.index].to_numpy()
+        genes = fit_genes(taught, y_N, study.config.genes, seed)
+        genes.save(place)
+    return genes, dict(zip(taught.index, genes.apply(taught), strict=True))
+
+
+def _evaluate(study: Study, task: FoldTask, best_epoch: int) -> tuple[FoldResult, pd.DataFrame]:
+    val, test = (_read_slides(study, task, role) for role in ("val", "test"))
+    n_train = task.slides.loc[task.slides["role"] == "train", "patient_id"].nunique()
+    for role, frame in (("val", val), ("test", test)):
+        with storage.writing(storage.join(task.location, f"{role}_predictions_by_slide.parquet")) as stream:
+            frame.to_parquet(stream, index=False)
+    return evaluate_fold(task.fold, val, test, study.cohort.classes, int(n_train), best_epoch)
+
+
+def _read_slides(study: Study, task: FoldTask, role: str) -> pd.DataFrame:
+    """A role's slide-level predictions in the user's own names."""
+    classes = study.cohort.classes
+    system, path = storage.filesystem(storage.join(task.location, f"{role}_slides.parquet"))
+    table = pd.read_parquet(path, filesystem=system)
+    table["label"] = [classes[y] for y in table["y"]]
+    named = table.rename(columns={f"p_{y}": f"p_{name}" for y, name in enumerate(classes)})
+    return named[["slide_id", "patient_id", "label", *(f"p_{name}" for name in classes)]]
+
+
+def _save_model(study: Study, task: FoldTask, result: FoldResult, val_auc: float, genes: GeneTransform | None) -> None:
+    config = task.config
+    model = MoMKD(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
+    model.load_state_dict(read_state(storage.join(task.location, STATE_FILE))["progress"]["best_weights"])
+    first = study.store.read(str(study.store.slides.index[0]))
+    origin: dict[str, Any] = {
+        "fold": task.fold,
+        "seed": config.train.seed,
+        "fingerprint": study.fingerprint,
+        "best_epoch": result.best_epoch,
+        "val_auc": val_auc,
+        "genes": None if genes is None else genes.note,
+    }
+    card = BundleCard(
+        label=config.cohort.label,
+        classes=study.cohort.classes,
+        threshold=result.threshold,
+        width=task.width,
+        neighbors=config.store.neighbors,
+        genes=task.genes,
+        encoder=first.provenance.get("encoder"),
+        model=config.model,
+        memory=config.memory,
+        loss=config.loss,
+        origin=origin,
+    )
+    save_bundle(storage.join(task.location, "model"), model, card)

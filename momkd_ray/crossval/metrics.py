@@ -1,0 +1,217 @@
+"""Patient-level scores of a binary classifier, its threshold, and bootstrap intervals.
+
+Shapes: N patients, R bootstrap replicates, G distinct scores. Class 1 is the positive class.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from momkd_ray.errors import InputError
+
+METRICS = ("auc", "auprc", "f1", "accuracy", "sensitivity", "specificity")
+_REPLICATES_PER_PASS = 100  # keeps the weights of a pass in tens of megabytes up to 100,000 patients
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def patient_table(slides: pd.DataFrame) -> pd.DataFrame:
+    """Mean probability over each patient's slides.
+
+    Args:
+        slides: one row a slide: `slide_id`, `patient_id`, every `p_<class>`, and `label` where it is known.
+
+    Returns:
+        One row a patient, sorted by patient: `patient_id`, `label` (if given), every `p_<class>`. The order
+        of the slides does not change it.
+
+    Raises:
+        InputError: a column or value is missing, a slide is there twice, or a patient has two labels.
+    """
+    probabilities = [column for column in slides.columns if str(column).startswith("p_")]
+    _check_slides(slides, probabilities)
+    ordered = slides.sort_values(["patient_id", "slide_id"])
+    ordered[probabilities] = ordered[probabilities].astype(float)
+    by_patient = ordered.groupby("patient_id", sort=True)
+    table = by_patient[probabilities].mean().reset_index()
+    if "label" in slides.columns:
+        several = by_patient["label"].nunique(dropna=False)
+        for patient in several.index[several > 1]:
+            labels = " and ".join(map(repr, ordered.loc[ordered["patient_id"] == patient, "label"].unique()))
+            raise InputError(f"patient {patient} has the labels {labels}: give all its slides the same one")
+        table.insert(1, "label", by_patient["label"].first().to_numpy())
+    return table
+
+
+def _check_slides(slides: pd.DataFrame, probabilities: list[str]) -> None:
+    missing = [column for column in ("slide_id", "patient_id") if column not in slides.columns]
+    if missing or not probabilities:
+        raise InputError(f"the slide predictions lack the column {(missing or ['p_<class>'])[0]}")
+    if slides[["slide_id", "patient_id"]].isna().any(axis=None):
+        raise InputError("the slide predictions have a row without slide_id or patient_id: fill both in")
+    twice = slides.loc[slides["slide_id"].duplicated(), "slide_id"]
+    if len(twice):
+        raise InputError(f"slide {twice.iloc[0]} is predicted twice: keep one row a slide")
+    numbers = slides[probabilities].apply(pd.to_numeric, errors="coerce")
+    bad = ~((numbers >= 0) & (numbers <= 1)).all(axis=1)
+    if bad.any():
+        slide = slides.loc[bad, "slide_id"].iloc[0]
+        raise InputError(f"slide {slide} has no probability between 0 and 1: predict it again")
+
+
+def best_threshold(y_N: ArrayLike, p_N: ArrayLike) -> float:
+    """The threshold (positive where p >= threshold) with the highest F1 of the positive class (method 5).
+
+    Candidates are the midpoints between neighbouring distinct scores, and one below the lowest score. Of
+    equals the one with the higher balanced accuracy wins, then the one nearest to 0.5, then the lower.
+
+    Raises:
+        ValueError: see `scores`.
+    """
+    y, p = _checked(y_N, p_N)
+    distinct_G, group_N = np.unique(p, return_inverse=True)
+    lower_G = np.concatenate([[0.0], distinct_G[:-1]])
+    middle_G = (lower_G + distinct_G) / 2
+    # Between adjacent floats there is no midpoint, and a threshold on the lower one would let it in.
+    threshold_G = np.where(middle_G > lower_G, middle_G, distinct_G)
+    positive_G = np.bincount(group_N, weights=y).astype(int)
+    hits_G = np.cumsum(positive_G[::-1])[::-1]
+    false_G = np.cumsum((np.bincount(group_N) - positive_G)[::-1])[::-1]
+    positives, negatives = int(y.sum()), int((~y).sum())
+    f1_G = 2 * hits_G / (positives + hits_G + false_G)
+    # Balanced accuracy but for constants, in whole numbers, so that equals are equal.
+    balanced_G = hits_G * negatives - false_G * positives
+    best = np.lexsort((threshold_G, np.abs(threshold_G - 0.5), -balanced_G, -f1_G))[0]
+    return float(threshold_G[best])
+
+
+def scores(y_N: ArrayLike, p_N: ArrayLike, threshold: float) -> dict[str, float]:
+    """AUC, AUPRC (average precision), macro F1, accuracy, sensitivity and specificity.
+
+    Args:
+        y_N: (N,) the classes, 0 or 1.
+        p_N: (N,) probabilities of class 1.
+        threshold: class 1 is predicted where p >= threshold.
+
+    Raises:
+        ValueError: a class has no patient, a class is neither 0 nor 1, a probability is not within 0 and 1.
+    """
+    y, p = _checked(y_N, p_N)
+    if not np.isfinite(threshold):
+        raise ValueError(f"the threshold is {threshold}")
+    return scores_of_predictions(y, p, p >= threshold)
+
+
+def scores_of_predictions(y_N: ArrayLike, p_N: ArrayLike, predicted_N: ArrayLike) -> dict[str, float]:
+    """`scores` of predictions (N,) that are already 0 or 1, as of several folds with a threshold each."""
+    y, p = _checked(y_N, p_N)
+    predicted = _classes(predicted_N, len(y), "predicted class")
+    once_1N = np.ones((1, len(y)))
+    return {name: float(value[0]) for name, value in weighted_scores(y, p, predicted, once_1N).items()}
+
+
+def bootstrap_intervals(
+    y_N: ArrayLike, p_N: ArrayLike, predicted_N: ArrayLike, seed: int, n: int = 2000, level: float = 0.95
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals of every metric from a bootstrap of patients, stratified by class.
+
+    Every replicate draws as many patients of each class as there are, with replacement. Scores of the models
+    of different folds are pooled as they are: the pooled AUC also ranks patients against those of other
+    folds, so a fold whose probabilities are shifted as a whole lowers it. The models are not trained again,
+    so the variance of training is not in the interval.
+
+    Args:
+        y_N: (N,) the classes, 0 or 1.
+        p_N: (N,) probabilities of class 1.
+        predicted_N: (N,) predicted classes, 0 or 1.
+        seed: of the draws; the same seed gives the same intervals.
+        n: replicates.
+        level: coverage.
+
+    Raises:
+        ValueError: as `scores`.
+    """
+    y, p = _checked(y_N, p_N)
+    predicted = _classes(predicted_N, len(y), "predicted class")
+    # One order for equal inputs in any order, so that a seed names one set of replicates.
+    order = np.lexsort((predicted, y, p))
+    y, p, predicted = y[order], p[order], predicted[order]
+    rng = np.random.default_rng(seed)
+    passes = [min(_REPLICATES_PER_PASS, n - done) for done in range(0, n, _REPLICATES_PER_PASS)]
+    drawn = [weighted_scores(y, p, predicted, _resampled(y, size, rng)) for size in passes]
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    intervals = {}
+    for name in METRICS:
+        low, high = np.quantile(np.concatenate([one[name] for one in drawn]), tails)
+        intervals[name] = (float(low), float(high))
+    return intervals
+
+
+def _resampled(y_N: Bools, size: int, rng: np.random.Generator) -> Floats:
+    """How often each patient is drawn in each replicate (R, N)."""
+    weights_RN = np.zeros((size, len(y_N)))
+    for of_class in (np.flatnonzero(~y_N), np.flatnonzero(y_N)):
+        count = len(of_class)
+        drawn_RC = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
+        weights_RN[:, of_class] = np.bincount(drawn_RC.ravel(), minlength=size * count).reshape(size, count)
+    return weights_RN
+
+
+def weighted_scores(y_N: Bools, p_N: Floats, predicted_N: Bools, weights_RN: Floats) -> dict[str, Floats]:
+    """Every metric (R,) with patients counted `weights_RN` times, as `scores` of the repeated patients."""
+    order = np.argsort(p_N, kind="stable")
+    first_G = np.unique(p_N[order], return_index=True)[1]
+    positive_RG = np.add.reduceat(weights_RN[:, order] * y_N[order], first_G, axis=1)
+    negative_RG = np.add.reduceat(weights_RN[:, order] * ~y_N[order], first_G, axis=1)
+    positives_R, negatives_R = positive_RG.sum(axis=1), negative_RG.sum(axis=1)
+    # Mann-Whitney: a positive beats the negatives below it and half of those it ties with.
+    beaten_RG = np.cumsum(negative_RG, axis=1) - negative_RG / 2
+    hits_RG = np.cumsum(positive_RG[:, ::-1], axis=1)[:, ::-1]
+    called_RG = hits_RG + np.cumsum(negative_RG[:, ::-1], axis=1)[:, ::-1]
+    precision_RG = hits_RG / np.maximum(called_RG, 1)  # nobody is called only where no recall is gained
+    return {
+        "auc": (positive_RG * beaten_RG).sum(axis=1) / (positives_R * negatives_R),
+        "auprc": (positive_RG * precision_RG).sum(axis=1) / positives_R,
+        **_scores_of_counts(*_confusion(weights_RN, y_N, predicted_N)),
+    }
+
+
+def _confusion(weights_RN: Floats, y_N: Bools, predicted_N: Bools) -> tuple[Floats, Floats, Floats, Floats]:
+    """True positives, false positives, false negatives, true negatives, (R,) each."""
+    cells = (y_N & predicted_N, ~y_N & predicted_N, y_N & ~predicted_N, ~y_N & ~predicted_N)
+    tp, fp, fn, tn = (weights_RN @ cell.astype(float) for cell in cells)
+    return tp, fp, fn, tn
+
+
+def _scores_of_counts(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> dict[str, Floats]:
+    return {
+        "f1": tp / (2 * tp + fp + fn) + tn / (2 * tn + fp + fn),  # the mean of both classes' 2 t / (2 t + f)
+        "accuracy": (tp + tn) / (tp + fp + fn + tn),
+        "sensitivity": tp / (tp + fn),
+        "specificity": tn / (tn + fp),
+    }
+
+
+def _checked(y_N: ArrayLike, p_N: ArrayLike) -> tuple[Bools, Floats]:
+    p = np.asarray(p_N, dtype=float)
+    if p.ndim != 1:
+        raise ValueError(f"probabilities must be one number a patient, but their shape is {p.shape}")
+    y = _classes(y_N, len(p), "class")
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"a probability is {p[~((p >= 0) & (p <= 1))][0]}, not within 0 and 1")
+    for name, there in (("positive", y.any()), ("negative", (~y).any())):
+        if not there:
+            raise ValueError(f"no patient of the {name} class: its scores are not defined")
+    return y, p
+
+
+def _classes(values_N: ArrayLike, count: int, name: str) -> Bools:
+    values = np.asarray(values_N)
+    if values.shape != (count,):
+        raise ValueError(f"{count} probabilities, but the shape of the {name} is {values.shape}")
+    if not np.isin(values, [0, 1]).all():
+        raise ValueError(f"a {name} is neither 0 nor 1")
+    return values.astype(bool)

@@ -1,0 +1,136 @@
+"""What a run stands on: cohort, folds, bag store and settings, brought together before anything is trained."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from momkd_ray import __version__, storage
+from momkd_ray.bags.ingest import covers, ingest
+from momkd_ray.bags.store import BagStore
+from momkd_ray.bags.stream import BagSource
+from momkd_ray.cohort.folds import FoldPlan, make_folds
+from momkd_ray.cohort.tables import Cohort, load_cohort
+from momkd_ray.config import Config
+from momkd_ray.errors import InputError
+from momkd_ray.progress import Narrator
+from momkd_ray.synthetic import generate_cohort
+
+
+@dataclass(frozen=True)
+class Study:
+    """A cohort with its folds and bags, and the settings to try in each fold."""
+
+    config: Config
+    cohort: Cohort
+    plan: FoldPlan
+    store: BagStore
+    source: BagSource  # where the workers get the bags: the store, or what Ray Data shares of it
+    settings: tuple[Mapping[str, Any], ...]  # one empty mapping where there is no search
+    fingerprint: str
+
+    def location(self, fold: int, setting: int = 0) -> str:
+        """The folder of a fold; under a search, of a fold trained with one setting."""
+        parts = [f"setting={setting}"] if self.config.search else []
+        return storage.join(self.config.run.dir, *parts, f"fold={fold}")
+
+    def fold_slides(self, fold: int) -> pd.DataFrame:
+        """The slides of a fold: slide_id, patient_id, y, role and patches, sorted by slide."""
+        slides = self.cohort.slides[["slide_id", "patient_id"]].sort_values("slide_id").reset_index(drop=True)
+        slides["y"] = self.cohort.patients["y"].loc[slides["patient_id"]].to_numpy()
+        slides["role"] = self.plan.roles(fold).loc[slides["patient_id"]].to_numpy()
+        slides["patches"] = self.store.slides["n_patches"].loc[slides["slide_id"]].to_numpy()
+        return slides
+
+
+def open_cohort(config: Config, narrator: Narrator) -> Cohort:
+    """The cohort of the tables (generated first where the configuration says so), its counts told."""
+    if config.synthetic is not None:
+        generate_cohort(config.synthetic)
+    cohort = load_cohort(config)
+    for sentence in cohort.summary():
+        narrator.say(sentence)
+    return cohort
+
+
+def ensure_store(config: Config, cohort: Cohort, narrator: Narrator) -> BagStore:
+    """The bag store of the cohort's slides, ingested where it is absent or incomplete; Ray must be up."""
+    store = config.store
+    if covers(config.store_uri, cohort.slides["slide_id"], store.dtype, store.neighbors):
+        return BagStore.open(config.store_uri)
+    total = len(cohort.slides)
+    narrator.say(f"Reading {total} feature files into the bag store {config.store_uri}")
+    return ingest(
+        cohort.slides,
+        config.store_uri,
+        store.dtype,
+        store.neighbors,
+        store.part_mb,
+        on_progress=lambda done, of: narrator.count("ingest", done, of, "slides"),
+    )
+
+
+def open_study(config: Config, narrator: Narrator) -> Study:
+    """Everything a run needs, checked against what an earlier run left in the run directory.
+
+    Raises:
+        InputError: bad input, or the run directory holds a run of another configuration or other data.
+    """
+    cohort = open_cohort(config, narrator)
+    plan = make_folds(config, cohort)
+    store = ensure_store(config, cohort, narrator)
+    settings = tuple(
+        dict(zip(config.search, values, strict=True)) for values in itertools.product(*config.search.values())
+    )
+    for setting in settings:
+        config.with_settings(setting)
+    study = Study(config, cohort, plan, store, store, settings, _fingerprint(config, cohort, plan, store))
+    _claim_run_dir(study)
+    return study
+
+
+def _fingerprint(config: Config, cohort: Cohort, plan: FoldPlan, store: BagStore) -> str:
+    digest = hashlib.sha256()
+    digest.update(config.answer_fingerprint().encode() + cohort.fingerprint().encode())
+    digest.update(plan.table.sort_index().to_csv().encode())
+    digest.update("".join(sorted(store.slides["sha256"].loc[cohort.slides["slide_id"]])).encode())
+    return digest.hexdigest()[:16]
+
+
+def _claim_run_dir(study: Study) -> None:
+    """Write what the run is, or refuse a directory that holds another."""
+    run_dir, config = study.config.run.dir, study.config
+    place = storage.join(run_dir, "provenance.json")
+    if storage.exists(place):
+        earlier = storage.read_json(place)["fingerprint"]
+        if earlier != study.fingerprint:
+            raise InputError(
+                f"{run_dir} holds a run of another configuration or other data (fingerprint {earlier}, now "
+                f"{study.fingerprint}; compare its run.yaml): choose another run.dir, or remove that one"
+            )
+    study.plan.to_csv(storage.join(run_dir, "folds.csv"), config.cohort.patient_column)
+    left_out = study.cohort.excluded.to_csv(index=False, lineterminator="\n")
+    storage.write_text(storage.join(run_dir, "excluded.csv"), left_out)
+    storage.write_text(storage.join(run_dir, "run.yaml"), config.to_yaml())
+    storage.write_json(place, {"fingerprint": study.fingerprint, **versions()})
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result may depend on."""
+    import ray
+    import torch
+    import torch_geometric
+
+    return {
+        "momkd_ray": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_geometric": torch_geometric.__version__,
+        "ray": ray.__version__,
+    }

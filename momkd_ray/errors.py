@@ -1,0 +1,24 @@
+"""The two ways a run ends early, and the exit codes they carry."""
+
+
+class InputError(Exception):
+    """The user's input is wrong: one sentence naming the file, row or key, the fault and its remedy (exit 1)."""
+
+
+class RunError(Exception):
+    """The input was good but the run could not be finished (exit 3)."""
+
+
+def input_error_within(error: BaseException) -> InputError | None:
+    """The `InputError` behind an exception that Ray or another library has wrapped, if there is one."""
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        one = queue.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, InputError):
+            return one
+        queue += [one.__cause__, one.__context__, getattr(one, "cause", None)]
+    return None

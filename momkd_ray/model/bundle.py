@@ -1,0 +1,69 @@
+"""A trained model on disk: `weights.safetensors` and `model.json`, no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+import safetensors.torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+
+from momkd_ray import __version__, storage
+from momkd_ray.config import LossConfig, MemoryConfig, ModelConfig, Section
+from momkd_ray.errors import InputError
+from momkd_ray.model.momkd import MoMKD
+
+
+class BundleCard(Section):
+    """What stands in `model.json` beside the weights: all that prediction needs, and where the model comes from."""
+
+    format: Literal[1] = 1
+    label: str
+    classes: tuple[str, str]  # (negative, positive), as the user names them
+    threshold: float = Field(ge=0, le=1)  # on the probability of the positive class
+    width: int  # D of the features the model was trained on
+    neighbors: int  # k of the graph
+    genes: int  # omics inputs of the teacher; prediction needs none
+    encoder: str | None = None  # the foundation model, where the feature files name it
+    model: ModelConfig
+    memory: MemoryConfig
+    loss: LossConfig
+    origin: dict[str, str | int | float | None] = Field(
+        default_factory=dict
+    )  # fold, seed, fingerprints, validation AUC
+    version: str = __version__
+    weights_sha256: str = ""
+
+
+def save_bundle(location: str, model: MoMKD, card: BundleCard) -> None:
+    """Write a bundle to a folder, local or `s3://`; the card comes last, so a bundle with a card is whole."""
+    weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
+    card = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
+    storage.write_bytes(storage.join(location, "weights.safetensors"), weights)
+    storage.write_text(storage.join(location, "model.json"), card.model_dump_json(indent=2) + "\n")
+
+
+def load_bundle(location: str) -> tuple[MoMKD, BundleCard]:
+    """Read a bundle; the model comes in evaluation mode on the CPU.
+
+    Raises:
+        InputError: no bundle there, or one that is damaged or of another format.
+    """
+    try:
+        card = BundleCard.model_validate(json.loads(storage.read_text(storage.join(location, "model.json"))))
+        weights = storage.read_bytes(storage.join(location, "weights.safetensors"))
+    except FileNotFoundError as error:
+        raise InputError(f"{location} is no model bundle: it lacks model.json or weights.safetensors") from error
+    except (ValidationError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{location}/model.json is not a card this version reads: {reason}") from error
+    if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
+        raise InputError(f"{location}/weights.safetensors is damaged: its SHA-256 differs from model.json's")
+    model = MoMKD(card.model, card.memory, card.loss, width=card.width, genes=card.genes)
+    try:
+        model.load_state_dict(safetensors.torch.load(weights))
+    except (RuntimeError, SafetensorError) as error:
+        raise InputError(f"{location}: the weights do not fit the sizes in model.json") from error
+    return model.eval(), card

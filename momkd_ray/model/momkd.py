@@ -1,0 +1,170 @@
+"""MoMKD: a slide encoder and an omics encoder that meet only in the class memory (method 2 and 3)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.utils import softmax
+
+from momkd_ray.bags.batch import BagBatch
+from momkd_ray.config import LossConfig, MemoryConfig, ModelConfig
+from momkd_ray.model import losses
+from momkd_ray.model.dropout import BagNoise
+from momkd_ray.model.gatv2 import SlideEncoder
+from momkd_ray.model.memory import MomentumMemory
+from momkd_ray.model.omics import OmicsMLP
+
+CLASSES = 2
+
+
+@dataclass(frozen=True)
+class MoMKDOutput:
+    """What one pass gives for B bags with P patches, R of them with omics."""
+
+    logits_BY: Tensor
+    attention_P: Tensor  # sums to 1 over each bag
+    patches_PS: Tensor  # z, unit norm
+    slide_BS: Tensor  # w, unit norm
+    omics_RS: Tensor | None = None  # r, unit norm
+    reconstruction_RG: Tensor | None = None
+
+
+class MoMKD(nn.Module):
+    """The whole network.
+
+    Args:
+        model, memory, loss: the configuration's sections.
+        width: D, the width of the patch features.
+        genes: G, the number of omics inputs; 0 builds no omics branch.
+    """
+
+    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
+        super().__init__()
+        self.model_config, self.memory_config, self.loss_config = model, memory, loss
+        self.width, self.genes = width, genes
+        self.slide_encoder = SlideEncoder(width, model.hidden, model.heads, model.dropout)
+        self.project_patch = nn.Linear(model.hidden, model.shared)
+        self.project_slide = nn.Linear(model.hidden, model.shared)
+        if genes:
+            hidden, embedding, dropout = model.omics_hidden, model.omics_embedding, model.omics_dropout
+            self.omics_encoder = OmicsMLP(genes, hidden, embedding, dropout)
+            self.omics_decoder = OmicsMLP(embedding, hidden, genes, dropout)
+            self.project_omics = nn.Linear(embedding, model.shared)
+        self.memory = MomentumMemory(memory, CLASSES, model.shared)
+        self.classifier_norm = nn.LayerNorm(model.hidden)
+        self.classifier1 = nn.Linear(model.hidden, model.classifier_hidden)
+        self.classifier2 = nn.Linear(model.classifier_hidden, CLASSES)
+        self.log_tau = nn.Parameter(torch.tensor(math.log(0.2)))
+
+    def forward(self, batch: BagBatch) -> MoMKDOutput:
+        """One pass over a batch; the omics branch runs for the bags that bring omics.
+
+        In training mode the masks of dropout come from `batch.seeds`.
+        """
+        noise = self._noise(batch)
+        context_PH = self.slide_encoder(batch, noise)
+        patches_PS = F.normalize(self.project_patch(context_PH), dim=-1)
+        attention_P = self.attention(patches_PS, batch)
+        pooled_BH = context_PH.new_zeros(len(batch), context_PH.shape[1])
+        pooled_BH = pooled_BH.index_add(0, batch.bag_of_patch_P, attention_P[:, None] * context_PH)
+        omics_RS, reconstruction_RG = self._omics(batch, noise)
+        return MoMKDOutput(
+            logits_BY=self._classify(pooled_BH, noise),
+            attention_P=attention_P,
+            patches_PS=patches_PS,
+            slide_BS=F.normalize(self.project_slide(pooled_BH), dim=-1),
+            omics_RS=omics_RS,
+            reconstruction_RG=reconstruction_RG,
+        )
+
+    def attention(self, patches_PS: Tensor, batch: BagBatch) -> Tensor:
+        """a (P,): softmax within each bag of how much nearer a patch is to class 1's memory than to class 0's."""
+        similarity_PYK = torch.einsum("ps,yks->pyk", patches_PS, self.memory.components.detach())
+        nearest_PY = similarity_PYK.amax(dim=-1)
+        tau = self.log_tau.exp().clamp(0.01, 2.0)
+        score_P = (nearest_PY[:, 1] - nearest_PY[:, 0]) / tau
+        attention_P: Tensor = softmax(score_P, batch.bag_of_patch_P, num_nodes=len(batch))
+        return attention_P
+
+    def losses(self, output: MoMKDOutput, batch: BagBatch) -> dict[str, Tensor]:
+        """Every loss term a bag, (B,): ce, memory, align_slide, align_omics, reconstruction and their weighted total.
+
+        A bag without omics has 0 for the two omics terms.
+        """
+        assert batch.labels_B is not None, "losses need labels"
+        c, labels_B = self.loss_config, batch.labels_B
+        components_YKS = self.memory.components
+        angle = (c.aggregation, c.sharpness, c.margin)
+        patches_B = torch.tensor(batch.patches_per_bag, dtype=output.patches_PS.dtype, device=output.patches_PS.device)
+        committed_B = losses.commitment(
+            output.patches_PS, batch.bag_of_patch_P, labels_B, self.memory.raw_YKS, patches_B
+        )
+        terms = {
+            "ce": F.cross_entropy(output.logits_BY, labels_B, reduction="none"),
+            "memory": committed_B + c.orthogonality * losses.orthogonality(components_YKS)[labels_B],
+            "align_slide": losses.soft_angle(output.slide_BS, labels_B, components_YKS, *angle),
+            "align_omics": torch.zeros_like(committed_B),
+            "reconstruction": torch.zeros_like(committed_B),
+        }
+        if output.omics_RS is not None and output.reconstruction_RG is not None:
+            assert batch.omics_bag_R is not None and batch.omics_RG is not None
+            rows_R = batch.omics_bag_R
+            align_R = losses.soft_angle(output.omics_RS, labels_B[rows_R], components_YKS, *angle)
+            error_R = (output.reconstruction_RG - batch.omics_RG).square().mean(dim=1)
+            terms["align_omics"] = terms["align_omics"].index_add(0, rows_R, align_R)
+            terms["reconstruction"] = terms["reconstruction"].index_add(0, rows_R, error_R)
+        weights = {
+            "ce": c.task,
+            "memory": c.memory,
+            "align_slide": c.align_slide,
+            "align_omics": c.align_omics,
+            "reconstruction": c.reconstruction,
+        }
+        return terms | {"total": sum((weights[n] * t for n, t in terms.items()), torch.zeros_like(committed_B))}
+
+    def evidence(self, output: MoMKDOutput, batch: BagBatch) -> tuple[Tensor, Tensor]:
+        """What a step tells the memory: the bags' slide and omics vectors (N, S), detached, and their classes (N,)."""
+        assert batch.labels_B is not None
+        vectors, labels = [output.slide_BS.detach()], [batch.labels_B]
+        if output.omics_RS is not None and batch.omics_bag_R is not None:
+            vectors.append(output.omics_RS.detach())
+            labels.append(batch.labels_B[batch.omics_bag_R])
+        return torch.cat(vectors).float(), torch.cat(labels)
+
+    @torch.no_grad()
+    def predict(self, batch: BagBatch) -> tuple[Tensor, Tensor]:
+        """Class probabilities (B, Y) and attention (P,), histology alone, in evaluation mode."""
+        assert not self.training, "predict wants eval()"
+        output = self(batch)
+        return output.logits_BY.float().softmax(dim=-1), output.attention_P
+
+    def omics_parameters(self) -> list[nn.Parameter]:
+        """The parameters that a pass without any omics does not touch."""
+        modules = (self.omics_encoder, self.omics_decoder, self.project_omics) if self.genes else ()
+        return [p for module in modules for p in module.parameters()]
+
+    def _noise(self, batch: BagBatch) -> BagNoise | None:
+        config = self.model_config
+        if not self.training or config.dropout == config.omics_dropout == 0:
+            return None
+        assert batch.seeds is not None, "training with dropout needs a seed for every bag"
+        return BagNoise(batch.seeds, batch.features_PD.device)
+
+    def _omics(self, batch: BagBatch, noise: BagNoise | None) -> tuple[Tensor | None, Tensor | None]:
+        if not self.genes or batch.omics_RG is None:
+            return None, None
+        rows = batch.rows_with_omics()
+        embedding_RE = self.omics_encoder(batch.omics_RG, rows, noise)
+        reconstruction_RG = self.omics_decoder(embedding_RE, rows, noise)
+        return F.normalize(self.project_omics(embedding_RE), dim=-1), reconstruction_RG
+
+    def _classify(self, pooled_BH: Tensor, noise: BagNoise | None) -> Tensor:
+        hidden_BF = F.relu(self.classifier1(self.classifier_norm(pooled_BH)))
+        if noise is not None and self.model_config.dropout:
+            hidden_BF = hidden_BF * noise.keep([1] * len(pooled_BH), hidden_BF.shape[1], self.model_config.dropout)
+        logits_BY: Tensor = self.classifier2(hidden_BF)
+        return logits_BY

@@ -1,0 +1,1 @@
+"""Histology alone: predictions of trained models."""

@@ -1,0 +1,60 @@
+"""What a long command tells while it runs: bars on a terminal, plain lines elsewhere; on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as TimeLeftColumn
+
+PLAIN_LINE_EVERY_S = 10.0
+
+
+class Narrator:
+    """Sentences, and named counts that go up."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line: dict[str, float] = {}
+
+    def __enter__(self) -> Narrator:
+        if self.console.is_terminal:
+            columns = ("[progress.description]{task.description}", "{task.fields[note]}")
+            self._bars = Progress(
+                TextColumn(columns[0]),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeLeftColumn(),
+                TextColumn(columns[1]),
+                console=self.console,
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def say(self, sentence: str) -> None:
+        """One line, above any bars."""
+        self.console.print(sentence, markup=False)
+
+    def count(self, name: str, done: int, total: int, note: str = "") -> None:
+        """Show that `done` of `total` are done; on a plain output at most a line every ten seconds, and the last."""
+        if self._bars is not None:
+            if name not in self._tasks:
+                self._tasks[name] = self._bars.add_task(name, total=total, note=note)
+            self._bars.update(self._tasks[name], completed=done, total=total, note=note)
+            return
+        now = time.monotonic()
+        if done >= total or now - self._last_line.get(name, -PLAIN_LINE_EVERY_S) >= PLAIN_LINE_EVERY_S:
+            self._last_line[name] = now
+            print(f"{name}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)

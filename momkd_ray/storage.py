@@ -1,0 +1,92 @@
+"""Files at a local path or an `s3://` URI that appear only whole: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyarrow import NativeFile, fs
+
+
+def filesystem(location: str) -> tuple[fs.FileSystem, str]:
+    """The Arrow file system of a path or URI, and the path inside it.
+
+    S3 takes its endpoint and credentials from the environment (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, ...).
+    """
+    if "://" not in location:
+        return fs.LocalFileSystem(), os.path.abspath(location)
+    found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(location)
+    return found
+
+
+def join(location: str, *names: str) -> str:
+    """A location below another."""
+    return posixpath.join(location, *names)
+
+
+def exists(location: str) -> bool:
+    """Whether a file is there."""
+    system, path = filesystem(location)
+    return bool(system.get_file_info(path).type == fs.FileType.File)
+
+
+def names_below(location: str) -> list[str]:
+    """The names directly inside a folder, sorted; none where there is no such folder."""
+    system, path = filesystem(location)
+    return sorted(info.base_name for info in system.get_file_info(fs.FileSelector(path, allow_not_found=True)))
+
+
+@contextmanager
+def writing(location: str) -> Iterator[NativeFile]:
+    """An output stream whose file takes its name only when the block ends well."""
+    system, path = filesystem(location)
+    folder, name = posixpath.split(path)
+    system.create_dir(folder, recursive=True)
+    temporary = posixpath.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with system.open_output_stream(temporary) as stream:
+            yield stream
+        system.move(temporary, path)
+    except BaseException:
+        if system.get_file_info(temporary).type == fs.FileType.File:
+            system.delete_file(temporary)
+        raise
+
+
+def write_bytes(location: str, content: bytes) -> None:
+    """Write one whole file."""
+    with writing(location) as stream:
+        stream.write(content)
+
+
+def write_text(location: str, text: str) -> None:
+    """Write one whole UTF-8 file."""
+    write_bytes(location, text.encode())
+
+
+def write_json(location: str, value: Any) -> None:
+    """Write one whole JSON file; NaN is refused."""
+    write_text(location, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_bytes(location: str) -> bytes:
+    """The whole file; `FileNotFoundError` where there is none."""
+    system, path = filesystem(location)
+    with system.open_input_stream(path) as stream:
+        content: bytes = stream.read()
+    return content
+
+
+def read_text(location: str) -> str:
+    """The whole UTF-8 file."""
+    return read_bytes(location).decode()
+
+
+def read_json(location: str) -> Any:
+    """The value of a JSON file."""
+    return json.loads(read_text(location))

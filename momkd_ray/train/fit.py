@@ -1,0 +1,75 @@
+"""Where a fold's workers run: this process alone, or Ray Train's workers."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from momkd_ray.errors import InputError, RunError, input_error_within
+from momkd_ray.train.worker import FoldTask, train_loop_per_worker
+
+TRAIN_ENVIRONMENT = {
+    # report() waits for the controller's poll, two seconds by default
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # fills the dashboard's Train page
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+}
+
+
+def fit(task: FoldTask) -> dict[str, Any]:
+    """Train a fold from within its Tune trial, to which every epoch's metrics are reported.
+
+    One worker trains in the trial's own process, which saves the half minute that Ray Train takes to start; two or
+    more are DDP workers of a `TorchTrainer`. Both run `train_loop_per_worker`.
+
+    Raises:
+        InputError: fewer bags a step than workers.
+        RunError: the workers failed more often than `cluster.max_failures`.
+    """
+    cluster, bags_per_step = task.config.cluster, task.config.train.bags_per_step
+    if bags_per_step < cluster.workers:
+        raise InputError(
+            f"train.bags_per_step is {bags_per_step}, fewer than cluster.workers ({cluster.workers}): "
+            "a worker would have nothing to do; raise train.bags_per_step"
+        )
+    if cluster.workers == 1:
+        from ray import tune
+
+        return train_loop_per_worker({"task": task, "report": tune.report})
+    return _fit_workers(task)
+
+
+def _fit_workers(task: FoldTask) -> dict[str, Any]:
+    os.environ.update(TRAIN_ENVIRONMENT)
+    from ray import train
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    cluster = task.config.cluster
+    resources = {"CPU": cluster.cpus_per_worker}
+    if cluster.gpus_per_worker:
+        resources["GPU"] = cluster.gpus_per_worker
+    trainer = TorchTrainer(
+        train_loop_per_worker,
+        train_loop_config={"task": task, "report": train.report},
+        scaling_config=train.ScalingConfig(
+            num_workers=cluster.workers, use_gpu=bool(cluster.gpus_per_worker), resources_per_worker=resources
+        ),
+        run_config=train.RunConfig(
+            # the fold's own checkpoint carries its state; a fixed name would let Train resume from a stale one too
+            name=f"{task.fingerprint}-fold-{task.fold}",
+            storage_path=f"{task.location}/train",
+            callbacks=[TuneReportCallback()],
+            failure_config=train.FailureConfig(max_failures=cluster.max_failures),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except Exception as error:
+        if wrong := input_error_within(error):
+            raise wrong from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise RunError(f"fold {task.fold} failed on its workers: {lines[-1]}") from error
+    returned: dict[str, Any] = result.return_value
+    return returned

@@ -1,0 +1,280 @@
+"""Training one fold: the same function in one process and in every worker of Ray Train."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import roc_auc_score
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from momkd_ray import storage
+from momkd_ray.bags.batch import BagBatch, collate
+from momkd_ray.bags.readers import Bag
+from momkd_ray.bags.stream import BagSource, Draw, divide, draw_seed, passes, plan_epoch, read_ahead
+from momkd_ray.config import Config
+from momkd_ray.errors import InputError, RunError
+from momkd_ray.model.memory import spherical_kmeans
+from momkd_ray.model.momkd import CLASSES, MoMKD
+from momkd_ray.train.state import Progress, restore, save_state
+from momkd_ray.train.step import StepOutcome, Stepper, mean_losses
+from momkd_ray.train.sync import Collective, device_of_worker, join_workers, merged
+
+STATE_FILE = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class FoldTask:
+    """All that a worker needs to train one fold."""
+
+    config: Config
+    fold: int
+    slides: pd.DataFrame  # slide_id, patient_id, y, role (train | val | test), patches; sorted by slide_id
+    omics: dict[str, np.ndarray]  # patient -> (G,) float32, selected and scaled; training patients only
+    genes: int
+    width: int
+    source: BagSource
+    location: str  # the fold's folder in the run directory
+    fingerprint: str  # of configuration, data and folds: a checkpoint of another is refused
+
+
+@dataclass(frozen=True)
+class RoleSlides:
+    """The slides of one role, as columns."""
+
+    ids: list[str]
+    patients: list[str]
+    y: list[int]
+    patches: list[int]
+
+    @classmethod
+    def of(cls, slides: pd.DataFrame, role: str) -> RoleSlides:
+        """Those of a fold's slides that have this role."""
+        own = slides[slides["role"] == role]
+        return cls(*(own[name].tolist() for name in ("slide_id", "patient_id", "y", "patches")))
+
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any]:
+    """Train a fold to its end, going on from its checkpoint if there is one.
+
+    Args:
+        loop: `task` (a `FoldTask`) and `report`, called with each epoch's metrics.
+
+    Returns:
+        `best_epoch` and `val_auc`; checkpoint, metrics and slide-level predictions lie in the fold's folder.
+    """
+    task: FoldTask = loop["task"]
+    report: Report = loop["report"]
+    torch.set_num_threads(max(1, int(task.config.cluster.cpus_per_worker)))
+    training = FoldTraining(task, join_workers())
+    progress = training.resume() or training.begin()
+    while not training.finished(progress):
+        metrics = training.epoch(progress)
+        training.checkpoint(progress)
+        report(metrics)
+    return training.predict(progress)
+
+
+class FoldTraining:
+    """One fold's model, optimiser and data on one worker."""
+
+    def __init__(self, task: FoldTask, collective: Collective) -> None:
+        config = task.config
+        self.task, self.config, self.collective = task, config, collective
+        self.device = device_of_worker(config.cluster.gpus_per_worker)
+        self.by_role = {role: RoleSlides.of(task.slides, role) for role in ("train", "val", "test")}
+        torch.manual_seed(draw_seed("weights", config.train.seed, task.fold) % 2**63)
+        model = MoMKD(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
+        self.stepper = Stepper(model, config.train, collective, self.device)
+        self.scheduler = ReduceLROnPlateau(
+            self.stepper.optimiser, "max", factor=config.train.lr_factor, patience=config.train.lr_patience
+        )
+
+    @property
+    def model(self) -> MoMKD:
+        """The model, without the wrapper of DDP."""
+        return self.stepper.model
+
+    def resume(self) -> Progress | None:
+        """The state of the fold's checkpoint, everything put back; None without one."""
+        place = storage.join(self.task.location, STATE_FILE)
+        return restore(place, self.stepper, self.scheduler, self.task.fingerprint)
+
+    def begin(self) -> Progress:
+        """Initialise the memory by k-means over patch projections of the training slides (method 4)."""
+        config, slides = self.config.memory, self.by_role["train"]
+        class_of = dict(zip(slides.ids, slides.y, strict=True))
+        samples: dict[str, np.ndarray] = {}
+        for bag in self._my_bags(slides):
+            rng = np.random.default_rng(draw_seed("memory", self.config.train.seed, bag.slide_id))
+            wanted = min(bag.n_patches, -(-config.init_patches // slides.y.count(class_of[bag.slide_id])))
+            patches = np.sort(rng.choice(bag.n_patches, wanted, replace=False))
+            with torch.no_grad():
+                projected_PS = self.model.eval()(collate([bag]).to(self.device)).patches_PS
+            samples[bag.slide_id] = projected_PS[torch.from_numpy(patches).to(self.device)].cpu().numpy()
+        samples = merged(self.collective.gather(samples))
+        centroids = []
+        for y in range(CLASSES):
+            own = [samples[s] for s in slides.ids if class_of[s] == y]
+            centroids.append(self._centroids(np.concatenate(own), y))
+        self.model.memory.initialise(torch.stack(centroids).to(self.device))
+        return Progress()
+
+    def finished(self, progress: Progress) -> bool:
+        """Whether the last epoch is done or the validation AUC has not risen for `patience` epochs."""
+        train = self.config.train
+        return progress.epoch >= train.epochs or progress.stale_epochs > train.patience
+
+    def epoch(self, progress: Progress) -> dict[str, Any]:
+        """Train one epoch, validate, and move scheduler and early stopping."""
+        began = time.monotonic()
+        outcomes, waited = self._train_steps(progress)
+        trained = time.monotonic()
+        losses = mean_losses(outcomes, self.collective, self.device)
+        if not np.isfinite(losses["loss_total"]):
+            raise RunError(
+                f"fold {self.task.fold}: the loss is {losses['loss_total']} in epoch {progress.epoch}; "
+                "lower train.lr or train.clip_norm"
+            )
+        train_auc = self._train_auc(outcomes)
+        val = self._predict_slides("val")
+        val_auc = patient_auc(val["y"], val["p_1"], val["patient_id"])
+        metrics: dict[str, Any] = {
+            "fold": self.task.fold,
+            "epoch": progress.epoch,
+            **losses,
+            "lr": self.stepper.optimiser.param_groups[0]["lr"],
+            "train_auc": train_auc,
+            "val_auc": val_auc,
+            "seconds_train": round(trained - began, 3),
+            "seconds_input_wait": round(waited, 3),
+            "seconds_validate": round(time.monotonic() - trained, 3),
+        }
+        self.scheduler.step(val_auc)
+        progress.stale_epochs += 1
+        if val_auc > progress.best_auc:
+            progress.best_auc, progress.best_epoch, progress.stale_epochs = val_auc, progress.epoch, 0
+            progress.best_weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        progress.history.append(metrics)
+        return metrics | {"best_val_auc": progress.best_auc}
+
+    def checkpoint(self, progress: Progress) -> None:
+        """Rank 0 writes the checkpoint, then the metrics that it covers."""
+        if self.collective.rank == 0:
+            place = storage.join(self.task.location, STATE_FILE)
+            save_state(place, progress, self.stepper, self.scheduler, self.task.fingerprint)
+            lines = "".join(json.dumps(line) + "\n" for line in progress.history)
+            storage.write_text(storage.join(self.task.location, "metrics.jsonl"), lines)
+
+    def predict(self, progress: Progress) -> dict[str, Any]:
+        """Predict validation and test slides with the best epoch's weights; rank 0 writes them."""
+        self.model.load_state_dict(progress.best_weights)
+        for role in ("val", "test"):
+            slides = self._predict_slides(role)
+            if self.collective.rank == 0:
+                with storage.writing(storage.join(self.task.location, f"{role}_slides.parquet")) as stream:
+                    slides.to_parquet(stream, index=False)
+        return {"best_epoch": progress.best_epoch, "val_auc": progress.best_auc}
+
+    def _train_steps(self, progress: Progress) -> tuple[list[StepOutcome], float]:
+        """The rest of the epoch's steps, and the seconds this worker waited for bags."""
+        train, slides = self.config.train, self.by_role["train"]
+        plan = plan_epoch(
+            slides.ids,
+            np.array(slides.y),
+            seed=draw_seed(train.seed, self.task.fold),
+            epoch=progress.epoch,
+            bags_per_step=train.bags_per_step,
+            balanced=train.balanced,
+        )[progress.step :]
+        shares = [self._share(step) for step in plan]
+        # a rank left without a bag in a short last step takes part with the step's first one at weight 0
+        needed = [share or step[:1] for share, step in zip(shares, plan, strict=True)]
+        bags = read_ahead(self.task.source, (slides.ids[draw.slide] for draws in needed for draw in draws))
+        outcomes, waited = [], 0.0
+        for step, share, draws in zip(plan, shares, needed, strict=True):
+            began = time.monotonic()
+            own = [next(bags) for _ in draws]
+            waited += time.monotonic() - began
+            batches = self._batches(draws, own)
+            outcomes.append(self.stepper.step(batches if share else [], len(step), filler=batches[0]))
+        return outcomes, waited
+
+    def _share(self, step: Sequence[Draw]) -> list[Draw]:
+        patches = self.by_role["train"].patches
+        shares = divide([patches[draw.slide] for draw in step], self.collective.world)
+        return [step[place] for place in shares[self.collective.rank]]
+
+    def _batches(self, draws: Sequence[Draw], bags: Sequence[Bag]) -> list[BagBatch]:
+        slides = self.by_role["train"]
+        groups = passes([bag.n_patches for bag in bags], self.config.train.patches_per_pass)
+        return [
+            collate(
+                [bags[i] for i in group],
+                labels=[slides.y[draws[i].slide] for i in group],
+                omics=[self.task.omics.get(slides.patients[draws[i].slide]) for i in group],
+                seeds=[draws[i].seed for i in group],
+            )
+            for group in groups
+        ]
+
+    def _my_bags(self, slides: RoleSlides) -> Iterator[Bag]:
+        """The bags of this rank's share of some slides."""
+        mine = divide(slides.patches, self.collective.world)[self.collective.rank]
+        return read_ahead(self.task.source, (slides.ids[place] for place in mine))
+
+    def _centroids(self, sample_NS: np.ndarray, y: int) -> torch.Tensor:
+        config = self.config.memory
+        rng = np.random.default_rng(draw_seed("centroids", self.config.train.seed, y))
+        if len(sample_NS) < config.components:
+            raise InputError(
+                f"memory.components is {config.components}, but fold {self.task.fold} has only "
+                f"{len(sample_NS)} training patches of class {y}; lower memory.components"
+            )
+        chosen = np.sort(rng.permutation(len(sample_NS))[: config.init_patches])
+        start = torch.from_numpy(rng.permutation(len(chosen))[: config.components])
+        sample = torch.from_numpy(sample_NS[chosen]).to(self.device)
+        centroids_KS, _ = spherical_kmeans(sample, start.to(self.device), config.init_iterations)
+        return centroids_KS
+
+    def _predict_slides(self, role: str) -> pd.DataFrame:
+        """Probabilities of every slide of a role, one bag at a time so that no neighbour changes a digit."""
+        self.model.eval()
+        slides = self.by_role[role]
+        mine = {
+            bag.slide_id: self.model.predict(collate([bag]).to(self.device))[0][0].tolist()
+            for bag in self._my_bags(slides)
+        }
+        probabilities = merged(self.collective.gather(mine))
+        table = pd.DataFrame({"slide_id": slides.ids, "patient_id": slides.patients, "y": slides.y})
+        p_NY = np.array([probabilities[s] for s in slides.ids])
+        if not np.isfinite(p_NY).all():
+            raise RunError(f"fold {self.task.fold}: the model predicts NaN; lower train.lr")
+        for y in range(CLASSES):
+            table[f"p_{y}"] = p_NY[:, y]
+        return table
+
+    def _train_auc(self, outcomes: Sequence[StepOutcome]) -> float:
+        """AUC over the epoch's training draws, as they were predicted while training."""
+        ids = [s for o in outcomes for s in o.slide_ids]
+        p = torch.cat([o.positive_B for o in outcomes]).tolist() if outcomes else []
+        drawn = [pair for part in self.collective.gather(list(zip(ids, p, strict=True))) for pair in part]
+        class_of = dict(zip(self.by_role["train"].ids, self.by_role["train"].y, strict=True))
+        y, p_all = [class_of[s] for s, _ in drawn], [value for _, value in drawn]
+        return float(roc_auc_score(y, p_all)) if len(set(y)) == CLASSES else float("nan")
+
+
+def patient_auc(y: pd.Series, p: pd.Series, patient: pd.Series) -> float:
+    """AUC over patients, each the mean probability of its slides."""
+    by_patient = pd.DataFrame({"y": y, "p": p, "patient": patient}).groupby("patient").mean()
+    return float(roc_auc_score(by_patient["y"], by_patient["p"]))

@@ -1,0 +1,45 @@
+"""One tiny generated cohort for the whole session, and a configuration on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from momkd_ray.config import Config, SyntheticConfig
+from momkd_ray.synthetic import generate_cohort
+
+
+@pytest.fixture(scope="session")
+def tiny_cohort_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cohort") / "tiny"
+    generate_cohort(SyntheticConfig(dir=str(folder), patients=24, patches=30, width=16, genes=30, seed=7))
+    return folder
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path, tiny_cohort_dir: Path) -> Config:
+    return Config.model_validate(
+        {
+            "cohort": {
+                "clinical": str(tiny_cohort_dir / "clinical.csv"),
+                "slides": str(tiny_cohort_dir / "slides.csv"),
+                "omics": str(tiny_cohort_dir / "rna.parquet"),
+                "label": "LABEL",
+            },
+            "features": {"dir": str(tiny_cohort_dir / "features")},
+            "folds": {"n": 2},
+            "genes": {"select": "anova", "n": 10},
+            "model": {
+                "hidden": 16,
+                "heads": 2,
+                "shared": 8,
+                "omics_hidden": 16,
+                "omics_embedding": 16,
+                "classifier_hidden": 8,
+            },
+            "memory": {"components": 4},
+            "train": {"epochs": 2},
+            "run": {"dir": str(tmp_path / "run")},
+        }
+    )

@@ -1,0 +1,313 @@
+"""One fold: the number of workers changes nothing, resuming changes nothing, sampling and sharding are exact."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+
+from momkd_ray.bags.graph import knn_graph
+from momkd_ray.bags.readers import Bag
+from momkd_ray.bags.stream import divide, passes, plan_epoch, read_ahead
+from momkd_ray.config import Config
+from momkd_ray.errors import InputError
+from momkd_ray.train.fit import fit
+from momkd_ray.train.state import Progress
+from momkd_ray.train.step import Stepper, uses_bf16
+from momkd_ray.train.worker import STATE_FILE, FoldTask, FoldTraining, train_loop_per_worker
+
+RULES = ["ema", "gradient", "fixed"]
+WIDTH, GENES = 12, 6
+
+
+@dataclass(frozen=True)
+class MadeBags:
+    """Bags made up from the slide's name."""
+
+    def read(self, slide_id: str) -> Bag:
+        rng = np.random.default_rng(int(slide_id.removeprefix("slide-")))
+        patches = int(rng.integers(1, 40))
+        coords = rng.permutation(400)[:patches, None] // np.array([[1, 20]]) % 20
+        indptr, indices = knn_graph(coords, 8)
+        shift = 0.5 * (int(slide_id[-1]) % 2)
+        features = rng.standard_normal((patches, WIDTH), dtype=np.float32) + np.float32(shift)
+        return Bag(slide_id, features, coords.astype(np.int32), indptr, indices, {})
+
+
+def fold_task(location: Path, *, omics: bool = True, **train: Any) -> FoldTask:
+    """14 training slides (steps of 4 leave a last one of 2), 6 to validate, 6 to test; a third without omics."""
+    config = Config.model_validate(
+        {
+            "cohort": {"clinical": "c.csv", "slides": "s.csv", "label": "PR"},
+            "features": {"dir": "features"},
+            "model": {
+                "hidden": 16,
+                "shared": 8,
+                "dropout": train.pop("dropout", 0.0),
+                "omics_hidden": 10,
+                "omics_embedding": 10,
+                "omics_dropout": 0.0,
+                "classifier_hidden": 8,
+            },
+            "memory": {
+                "components": 4,
+                "rule": train.pop("rule", "ema"),
+                "init_patches": 60,
+                "momentum": 0.8,
+                "reseed": 0.3,
+            },
+            "train": {"bags_per_step": 4, "epochs": 3, "patience": 5, "patches_per_pass": 50} | train,
+            "run": {"dir": str(location)},
+        }
+    )
+    ids = [f"slide-{i:02d}" for i in range(26)]
+    slides = pd.DataFrame(
+        {
+            "slide_id": ids,
+            "patient_id": [f"P{i:02d}" for i in range(26)],
+            "y": [i % 2 for i in range(26)],
+            "role": ["train"] * 14 + ["val"] * 6 + ["test"] * 6,
+            "patches": [MadeBags().read(s).n_patches for s in ids],
+        }
+    )
+    genes = {
+        p: np.random.default_rng(i).standard_normal(GENES).astype(np.float32) + i % 2
+        for i, p in enumerate(slides["patient_id"][:14])
+        if i % 3
+    }
+    return FoldTask(
+        config=config,
+        fold=0,
+        slides=slides,
+        omics=genes if omics else {},
+        genes=GENES if omics else 0,
+        width=WIDTH,
+        source=MadeBags(),
+        location=str(location),
+        fingerprint="same",
+    )
+
+
+def recorded_course(rank: int, world: int, folder: str) -> None:
+    """Train three epochs of four steps under every rule as one of `world` ranks and save what each step left."""
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
+    step = Stepper.step
+    course: dict[str, list[Any]] = {}
+
+    def recording(self: Stepper, *args: Any, **kwargs: Any) -> Any:
+        outcome = step(self, *args, **kwargs)
+        model = self.model
+        losses = self.collective.sum(outcome.sums_L.clone())
+        grads = {n: p.grad.clone() for n, p in model.named_parameters()}
+        course[rule].append([losses, grads, model.memory.raw_YKS.detach().clone()])
+        return outcome
+
+    Stepper.step = recording  # type: ignore[method-assign]
+    try:
+        for rule in RULES:
+            course[rule] = []
+            task = fold_task(Path(folder) / f"{rule}-{world}", rule=rule)
+            reported: list[dict[str, Any]] = []
+            train_loop_per_worker({"task": task, "report": reported.append})
+            weights = torch.load(Path(task.location) / STATE_FILE, weights_only=True)["model"] if rank == 0 else {}
+            course[rule] += [weights, [{k: v for k, v in m.items() if "seconds" not in k} for m in reported]]
+    finally:
+        Stepper.step = step  # type: ignore[method-assign]
+    torch.save(course, Path(folder) / f"course-{world}-{rank}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def courses(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Any]:
+    """What every rank of 1, 2 and 4 processes recorded."""
+    folder = tmp_path_factory.mktemp("courses")
+    recorded_course(0, 1, str(folder))
+    for world in (2, 4):
+        torch.multiprocessing.spawn(recorded_course, (world, str(folder)), nprocs=world)
+    ranks = [(world, rank) for world in (1, 2, 4) for rank in range(world)]
+    return {r: torch.load(folder / f"course-{r[0]}-{r[1]}.pt", weights_only=False) for r in ranks}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_number_of_workers_does_not_change_the_answer(courses: Any, rule: str, world: int) -> None:
+    alone = courses[1, 0][rule]
+    *steps, weights, reported = alone
+    assert len(steps) == 12
+    for rank in range(world):
+        *their_steps, _, their_reported = courses[world, rank][rule]
+        for (losses, grads, memory), (their_losses, their_grads, their_memory) in zip(steps, their_steps, strict=True):
+            torch.testing.assert_close(their_losses, losses, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(their_memory, memory, atol=1e-5, rtol=1e-5)
+            for name, grad in grads.items():
+                torch.testing.assert_close(their_grads[name], grad, atol=1e-5, rtol=1e-5, msg=name)
+        for mine, theirs in zip(reported, their_reported, strict=True):
+            assert mine == pytest.approx(theirs, abs=1e-5)
+    for name, value in courses[world, 0][rule][-2].items():
+        torch.testing.assert_close(value, weights[name], atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_all_ranks_hold_the_same_memory_to_the_last_bit(courses: Any, rule: str) -> None:
+    for step in range(12):
+        first, *others = [courses[4, rank][rule][step][2] for rank in range(4)]
+        assert all(torch.equal(first, other) for other in others)
+
+
+def test_the_memory_moves_under_ema_and_gradient_only(courses: Any) -> None:
+    for rule in RULES:
+        *steps, _, _ = courses[1, 0][rule]
+        assert torch.equal(steps[0][2], steps[-1][2]) == (rule == "fixed")
+
+
+def outcome_of(location: Path) -> tuple[dict[str, Any], list[dict[str, Any]], pd.DataFrame]:
+    state = torch.load(location / STATE_FILE, weights_only=True)
+    lines = [json.loads(line) for line in (location / "metrics.jsonl").read_text().splitlines()]
+    lines = [{k: v for k, v in line.items() if "seconds" not in k} for line in lines]
+    return state["model"], lines, pd.read_parquet(location / "test_slides.parquet")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_resumed_fold_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path: Path, rule: str) -> None:
+    whole = fold_task(tmp_path / "whole", rule=rule, dropout=0.4)
+    train_loop_per_worker({"task": whole, "report": lambda m: None})
+
+    broken = fold_task(tmp_path / "broken", rule=rule, dropout=0.4)
+
+    def fall_over(metrics: dict[str, Any]) -> None:
+        if metrics["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_loop_per_worker({"task": broken, "report": fall_over})
+    torch.manual_seed(12345)
+    seen: list[int] = []
+    train_loop_per_worker({"task": broken, "report": lambda m: seen.append(m["epoch"])})
+    assert seen == [2]
+
+    weights, lines, test = outcome_of(tmp_path / "whole")
+    weights_again, lines_again, test_again = outcome_of(tmp_path / "broken")
+    assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
+    assert lines == lines_again
+    pd.testing.assert_frame_equal(test, test_again)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    task = fold_task(tmp_path, epochs=1)
+    train_loop_per_worker({"task": task, "report": lambda m: None})
+    with pytest.raises(InputError, match="another configuration"):
+        train_loop_per_worker({"task": replace(task, fingerprint="other"), "report": lambda m: None})
+
+
+def test_a_fold_trains_without_any_omics(tmp_path: Path) -> None:
+    task = fold_task(tmp_path, omics=False, epochs=2)
+    train_loop_per_worker({"task": task, "report": lambda m: None})
+    _, lines, test = outcome_of(tmp_path)
+    assert "loss_align_omics" not in lines[0]
+    assert len(test) == 6
+    assert np.isfinite(test[["p_0", "p_1"]]).all(axis=None)
+
+
+def test_early_stopping_counts_epochs_without_a_better_validation_auc(tmp_path: Path) -> None:
+    training = FoldTraining(fold_task(tmp_path, patience=2, epochs=50), collective=_alone())
+    assert not training.finished(Progress(epoch=4, stale_epochs=2))
+    assert training.finished(Progress(epoch=4, stale_epochs=3))
+    assert training.finished(Progress(epoch=50))
+
+
+def _alone() -> Any:
+    from momkd_ray.train.sync import Alone
+
+    return Alone()
+
+
+def test_more_workers_than_bags_a_step_are_refused(tmp_path: Path) -> None:
+    task = fold_task(tmp_path)
+    config = task.config.model_copy(update={"cluster": task.config.cluster.model_copy(update={"workers": 5})})
+    with pytest.raises(InputError, match="bags_per_step"):
+        fit(replace(task, config=config))
+
+
+def test_memory_larger_than_the_patches_of_a_class_is_refused(tmp_path: Path) -> None:
+    task = fold_task(tmp_path)
+    memory = task.config.memory.model_copy(update={"components": 500})
+    with pytest.raises(InputError, match=r"memory\.components"):
+        train_loop_per_worker(
+            {"task": replace(task, config=task.config.model_copy(update={"memory": memory})), "report": print}
+        )
+
+
+def test_bf16_is_never_chosen_on_a_cpu() -> None:
+    assert not uses_bf16("auto", torch.device("cpu"))
+    with pytest.raises(InputError, match="precision"):
+        uses_bf16("bf16", torch.device("cpu"))
+
+
+sizes = st.lists(st.integers(1, 20_000), min_size=1, max_size=60)
+
+
+@given(sizes, st.integers(1, 9))
+def test_every_bag_falls_to_exactly_one_worker_and_shares_are_even(patches: list[int], workers: int) -> None:
+    shares = divide(patches, workers)
+    assert sorted(place for share in shares for place in share) == list(range(len(patches)))
+    loads = [sum(patches[place] for place in share) for share in shares]
+    # the largest-first rule is within 4/3 of the best division, which is at least the mean and the largest bag
+    assert max(loads) <= 4 / 3 * max(sum(patches) / workers, max(patches)) + max(patches)
+    if len(patches) >= workers:
+        assert all(shares)
+
+
+@given(sizes, st.integers(1, 30_000))
+def test_passes_keep_order_and_limit(patches: list[int], limit: int) -> None:
+    groups = passes(patches, limit)
+    assert [place for group in groups for place in group] == list(range(len(patches)))
+    assert all(sum(patches[i] for i in group) <= limit or len(group) == 1 for group in groups)
+
+
+@given(st.integers(2, 50), st.integers(1, 9), st.integers(0, 99), st.integers(0, 99))
+def test_an_epoch_without_balance_takes_every_slide_once(n: int, bags: int, seed: int, epoch: int) -> None:
+    ids, labels = [f"s{i}" for i in range(n)], np.arange(n) % 2
+    plan = plan_epoch(ids, labels, seed=seed, epoch=epoch, bags_per_step=bags, balanced=False)
+    assert sorted(draw.slide for step in plan for draw in step) == list(range(n))
+    assert [len(step) for step in plan[:-1]] == [bags] * (len(plan) - 1)
+    assert plan == plan_epoch(ids, labels, seed=seed, epoch=epoch, bags_per_step=bags, balanced=False)
+
+
+def test_a_balanced_epoch_draws_rare_and_common_classes_alike() -> None:
+    ids, labels = [f"s{i}" for i in range(2000)], (np.arange(2000) < 100).astype(int)
+    plan = plan_epoch(ids, labels, seed=1, epoch=0, bags_per_step=7, balanced=True)
+    drawn = [draw for step in plan for draw in step]
+    assert len(drawn) == 2000
+    assert 0.45 < np.mean([labels[draw.slide] for draw in drawn]) < 0.55
+    # a slide drawn twice in an epoch gets another dropout each time
+    assert len({draw.seed for draw in drawn}) == 2000
+    other = plan_epoch(ids, labels, seed=1, epoch=1, bags_per_step=7, balanced=True)
+    assert [d.slide for s in other for d in s] != [d.slide for d in drawn]
+
+
+def test_reading_ahead_keeps_the_order_and_passes_errors_on() -> None:
+    ids = [f"slide-{i:02d}" for i in (5, 3, 3, 9)]
+    assert [bag.slide_id for bag in read_ahead(MadeBags(), ids, depth=2)] == ids
+
+    class Broken(MadeBags):
+        def read(self, slide_id: str) -> Bag:
+            if slide_id == "slide-09":
+                raise InputError("slide-09 is damaged")
+            return super().read(slide_id)
+
+    bags = read_ahead(Broken(), ids, depth=4)
+    assert [next(bags).slide_id for _ in range(3)] == ids[:3]
+    with pytest.raises(InputError, match="slide-09"):
+        next(bags)
