@@ -51,15 +51,19 @@ def train(
 ) -> None:
     """Train and test one fold."""
     from momkd_ray.cluster import connected
+    from momkd_ray.cohort.folds import make_folds
     from momkd_ray.crossval.schedule import train_folds
-    from momkd_ray.crossval.study import open_study
+    from momkd_ray.crossval.study import open_cohort, open_study
     from momkd_ray.progress import Narrator
 
     settings = load_config(config, set_)
+    with Narrator() as narrator:
+        cohort = open_cohort(settings, narrator)
+        plan = make_folds(settings, cohort)
+        if fold not in plan.folds:
+            raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, plan.folds))}")
     with connected(address), Narrator() as narrator:
-        study = open_study(settings, narrator)
-        if fold not in study.plan.folds:
-            raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, study.plan.folds))}")
+        study = open_study(settings, cohort, plan, narrator)
         units = [(fold, setting) for setting in range(len(study.settings))]
         train_folds(study, units, narrator, own_cluster=address is None)
     print(study.location(fold))
@@ -73,8 +77,10 @@ def ingest(config: ConfigOption, set_: SetOption = [], address: AddressOption = 
     from momkd_ray.progress import Narrator
 
     settings = load_config(config, set_)
+    with Narrator() as narrator:
+        cohort = open_cohort(settings, narrator)
     with connected(address), Narrator() as narrator:
-        store = ensure_store(settings, open_cohort(settings, narrator), narrator)
+        store = ensure_store(settings, cohort, narrator)
     print(f"{store.uri}: {len(store.slides)} bags, {int(store.slides['n_patches'].sum())} patches of {store.width}")
 
 
@@ -156,15 +162,20 @@ def import_released(
 
 def _crossval(settings: Config, address: str | None) -> None:
     from momkd_ray.cluster import connected
+    from momkd_ray.cohort.folds import make_folds
     from momkd_ray.crossval.schedule import cross_validate
-    from momkd_ray.crossval.study import open_study
+    from momkd_ray.crossval.study import open_cohort, open_study
     from momkd_ray.progress import Narrator
     from momkd_ray.report.page import write_report
 
+    with Narrator() as narrator:
+        cohort = open_cohort(settings, narrator)
+        plan = make_folds(settings, cohort)
+        narrator.say("Starting Ray" if address is None else f"Connecting to Ray at {address}")
     with connected(address) as dashboard, Narrator() as narrator:
         if dashboard:
             narrator.say(f"Dashboard: {dashboard}")
-        study = open_study(settings, narrator)
+        study = open_study(settings, cohort, plan, narrator)
         metrics = cross_validate(study, narrator, own_cluster=address is None)
     page = write_report(settings.run.dir)
     print(metrics_table(metrics["metrics"]))

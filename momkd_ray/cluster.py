@@ -12,7 +12,7 @@ from momkd_ray.errors import InputError, RunError
 
 # a cluster of our own: no token file under the home directory, no usage report, a calm console
 _OWN_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-_CALM = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+_CALM = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AIR_NEW_OUTPUT": "0"}
 
 
 @contextmanager
@@ -34,6 +34,7 @@ def connected(address: str | None = None) -> Iterator[str]:
             os.environ.setdefault(name, value)
     import ray
 
+    _quiet_data()
     if ray.is_initialized():
         yield _dashboard()
         return
@@ -49,6 +50,14 @@ def connected(address: str | None = None) -> Iterator[str]:
         yield _dashboard()
     finally:
         ray.shutdown()
+
+
+def _quiet_data() -> None:
+    """Our own progress display tells what Ray Data's bars and its log of every execution would."""
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def _dashboard() -> str:

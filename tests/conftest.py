@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from momkd_ray.cluster import connected
 from momkd_ray.config import Config, SyntheticConfig
 from momkd_ray.synthetic import generate_cohort
 
@@ -43,3 +45,10 @@ def tiny_config(tmp_path: Path, tiny_cohort_dir: Path) -> Config:
             "run": {"dir": str(tmp_path / "run")},
         }
     )
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """One embedded Ray of two CPUs for all the tests that need one."""
+    with connected() as dashboard:
+        yield dashboard

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from sklearn.neighbors import NearestNeighbors
 from momkd_ray.bags.graph import knn_graph
 from momkd_ray.bags.ingest import check_features, covers, feature_faults, ingest
 from momkd_ray.bags.readers import Bag, read_bag, read_features, width_of
-from momkd_ray.bags.store import SCHEMA, BagStore, bags_table, from_row, to_row
+from momkd_ray.bags.store import SCHEMA, BagStore, bags_table, from_row, row_at, to_row
 from momkd_ray.errors import InputError
 
 WIDTH = 6
@@ -218,7 +218,7 @@ def test_a_row_holds_the_bag_exactly(dtype: str, n: int) -> None:
     table = bags_table([make_bag(3, dtype, 8), bag, make_bag(5, dtype, 9)])
     assert table.schema.equals(SCHEMA)
     assert_same_bag(from_row(to_row(bag)), bag)
-    assert_same_bag(from_row(table.slice(1, 1)), bag)
+    assert_same_bag(from_row(row_at(table, 1)), bag)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema_version": 1}', '{"schema_version": 99}'])
@@ -230,20 +230,8 @@ def test_only_a_whole_manifest_of_this_version_opens(tmp_path: Path, text: str) 
         BagStore.open(str(tmp_path))
 
 
-@pytest.fixture(scope="module")
-def _ray() -> Iterator[None]:
-    import ray
-
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_AUTH_MODE", "disabled")
-        environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-        yield
-        ray.shutdown()
-
-
 @pytest.fixture
-def slides(tmp_path: Path, _ray: None) -> pd.DataFrame:
+def slides(tmp_path: Path, ray_cluster: str) -> pd.DataFrame:
     """Twelve slides of 1 to 34 patches, one of them in the (1, P, D) layout."""
     paths = [write_h5(tmp_path / f"s{i:02d}.h5", n=1 + 3 * i, seed=i) for i in range(12)]
     features = np.random.default_rng(99).normal(size=(1, 7, WIDTH)).astype("f4")

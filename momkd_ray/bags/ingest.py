@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -277,8 +276,6 @@ def _written_parts(plan: Sequence[Sequence[_Source]], uri: str, form: _Form) -> 
 
     if not plan:
         return
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [{"part": json.dumps([asdict(source) for source in part])} for part in plan]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         _write_part, fn_kwargs={"uri": uri, "form": form}, num_cpus=1

@@ -90,10 +90,8 @@ def digest(row: Mapping[str, Any]) -> str:
     return found.hexdigest()
 
 
-def from_row(row: Mapping[str, Any] | pa.Table) -> Bag:
-    """The bag of a row, or of a table of one row; its arrays are read-only views of the row's buffers."""
-    if isinstance(row, pa.Table):
-        row = row_at(row, 0)
+def from_row(row: Mapping[str, Any]) -> Bag:
+    """The bag of a row; its arrays are read-only views of the row's buffers."""
     n_patches, width = int(row["n_patches"]), int(row["width"])
     return Bag(
         slide_id=row["slide_id"],

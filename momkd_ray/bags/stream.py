@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from momkd_ray.bags.readers import Bag
-from momkd_ray.bags.store import BagStore, from_row
+from momkd_ray.bags.store import BagStore, from_row, row_at
 from momkd_ray.errors import InputError
 
 
@@ -115,15 +115,25 @@ class SharedBags:
 
     def __init__(self, blocks: Sequence[Any], places: Mapping[str, tuple[int, int]]) -> None:
         self._blocks, self._places = list(blocks), dict(places)
+        self._opened: dict[int, Any] = {}
 
     def read(self, slide_id: str) -> Bag:
         """The bag of a slide, without a copy where the block lies on this node."""
-        import ray
-
         if slide_id not in self._places:
             raise InputError(f"slide {slide_id} is not among the shared bags; run ingest again")
         block, row = self._places[slide_id]
-        return from_row(ray.get(self._blocks[block]).slice(row, 1))
+        return from_row(row_at(self._block(block), row))
+
+    def _block(self, block: int) -> Any:
+        if block not in self._opened:
+            import ray
+
+            # opened once: a block of many rows takes far longer to open than a bag to read
+            self._opened[block] = ray.get(self._blocks[block])
+        return self._opened[block]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_opened": {}}
 
 
 def stored_bytes(store: BagStore, slide_ids: Sequence[str]) -> int:
@@ -145,12 +155,18 @@ def share_bags(store: BagStore, slide_ids: Sequence[str], memory_share: float) -
         return store
     parts = sorted(set(store.slides.loc[list(slide_ids), "part"]))
     paths, file_system = store.part_paths(parts)
-    dataset = ray.data.read_parquet(paths, filesystem=file_system).materialize()
+    dataset = ray.data.read_parquet(paths, filesystem=file_system)
+    dataset = dataset.map_batches(_in_one_piece, batch_format="pyarrow", batch_size=None).materialize()
     blocks = dataset.to_arrow_refs()
     ids_of = ray.remote(num_cpus=0)(_slide_ids)
     found = ray.get([ids_of.remote(block) for block in blocks])
     places = {s: (b, row) for b, ids in enumerate(found) for row, s in enumerate(ids)}
     return SharedBags(blocks, places)
+
+
+def _in_one_piece(block: Any) -> Any:
+    """A block whose columns are contiguous: as read, each row group is a chunk of its own, slow to open and search."""
+    return block.combine_chunks()
 
 
 def _slide_ids(block: Any) -> list[str]:

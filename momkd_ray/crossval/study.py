@@ -15,7 +15,7 @@ from momkd_ray import __version__, storage
 from momkd_ray.bags.ingest import covers, ingest
 from momkd_ray.bags.store import BagStore
 from momkd_ray.bags.stream import BagSource
-from momkd_ray.cohort.folds import FoldPlan, make_folds
+from momkd_ray.cohort.folds import FoldPlan
 from momkd_ray.cohort.tables import Cohort, load_cohort
 from momkd_ray.config import Config
 from momkd_ray.errors import InputError
@@ -76,14 +76,12 @@ def ensure_store(config: Config, cohort: Cohort, narrator: Narrator) -> BagStore
     )
 
 
-def open_study(config: Config, narrator: Narrator) -> Study:
-    """Everything a run needs, checked against what an earlier run left in the run directory.
+def open_study(config: Config, cohort: Cohort, plan: FoldPlan, narrator: Narrator) -> Study:
+    """Everything a run needs, checked against what an earlier run left in the run directory; Ray must be up.
 
     Raises:
-        InputError: bad input, or the run directory holds a run of another configuration or other data.
+        InputError: bad feature files, or the run directory holds a run of another configuration or other data.
     """
-    cohort = open_cohort(config, narrator)
-    plan = make_folds(config, cohort)
     store = ensure_store(config, cohort, narrator)
     settings = tuple(
         dict(zip(config.search, values, strict=True)) for values in itertools.product(*config.search.values())

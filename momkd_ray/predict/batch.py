@@ -68,7 +68,6 @@ def predict_folder(
     table = slides_of(features)
     patients = patients_of(slides, table)
     _refuse(feature_faults(table), len(table), out)
-    ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_pandas(table).repartition(max(1, -(-len(table) // SLIDES_PER_BATCH)))
     workers = max(1, int(ray.cluster_resources().get("GPU", 0) / gpus if gpus else ray.cluster_resources()["CPU"]))
     predicted = dataset.map_batches(

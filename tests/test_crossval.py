@@ -1,0 +1,301 @@
+"""Folds as Ray Tune trials: the whole way on a tiny cohort, and going on after an interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from momkd_ray import storage
+from momkd_ray.bags.stream import SharedBags, share_bags
+from momkd_ray.cluster import folds_side_by_side
+from momkd_ray.cohort.folds import make_folds
+from momkd_ray.config import Config
+from momkd_ray.crossval.schedule import choose_settings, cross_validate
+from momkd_ray.crossval.study import Study, open_cohort, open_study
+from momkd_ray.errors import InputError
+from momkd_ray.model.bundle import load_bundle
+from momkd_ray.predict.batch import check_ensemble, predict_folder
+from momkd_ray.progress import Narrator
+from momkd_ray.report.page import write_report
+
+
+def study_of(config: Config) -> Study:
+    narrator = Narrator()
+    cohort = open_cohort(config, narrator)
+    return open_study(config, cohort, make_folds(config, cohort), narrator)
+
+
+def crossval(config: Config) -> dict[str, Any]:
+    return cross_validate(study_of(config), Narrator(), own_cluster=True)
+
+
+def changed(config: Config, **settings: Any) -> Config:
+    tree = config.model_dump(mode="json")
+    for key, value in settings.items():
+        section, name = key.split("__")
+        tree[section][name] = value
+    return Config.model_validate(tree)
+
+
+def saved(config: Config, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.yaml"
+    path.write_text(config.to_yaml())
+    return path
+
+
+def test_the_whole_way_gives_every_patient_one_prediction_and_goes_on_where_it_stopped(
+    tiny_config: Config, ray_cluster: str, tmp_path: Path
+) -> None:
+    metrics = crossval(tiny_config)
+    run = Path(tiny_config.run.dir)
+    study = study_of(tiny_config)
+
+    pooled = pd.read_parquet(run / "predictions.parquet")
+    assert pooled["patient_id"].tolist() == sorted(study.cohort.patients.index)
+    assert (pooled.set_index("patient_id")["fold"] == study.plan.table["fold"].sort_index()).all()
+    assert set(pooled["predicted"]) <= {"positive", "negative"}
+    assert metrics == storage.read_json(str(run / "metrics.json"))
+    assert len(metrics["metrics"]["auc"]["folds"]) == 2
+    for fold in (0, 1):
+        lines = (run / f"fold={fold}" / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
+        model, card = load_bundle(str(run / f"fold={fold}" / "model"))
+        assert (model.genes, card.classes) == (10, ("negative", "positive"))
+    assert Path(write_report(str(run))).read_text().startswith("<!")
+    assert not [p for p in run.rglob("*.tmp") if "tune" not in p.parts]
+
+    stamps = {p: p.stat().st_mtime_ns for p in run.glob("fold=*/*.*")}
+    (run / "metrics.json").unlink()
+    assert crossval(tiny_config) == metrics
+    assert stamps == {p: p.stat().st_mtime_ns for p in run.glob("fold=*/*.*")}
+
+    with pytest.raises(InputError, match="another configuration"):
+        crossval(changed(tiny_config, train__lr=0.1))
+
+    # the same slides, features alone: the fold's own model gives what the fold's test said, up to float16
+    slides = pd.read_parquet(run / "fold=0" / "test_predictions_by_slide.parquet")
+    predicted = predict_folder(
+        [str(run / "fold=0" / "model")],
+        tiny_config.features.dir,
+        str(tmp_path / "p.csv"),
+        Narrator(),
+        slides=tiny_config.cohort.slides,
+        gpus=0,
+    )
+    both = slides.merge(predicted, on="slide_id", suffixes=("", "_again"))
+    assert len(both) == len(slides) < len(predicted)
+    assert (both["p_positive"] - both["p_positive_again"]).abs().max() < 2e-3
+    assert (both["patient_id"] == both["patient_id_again"]).all()
+    assert set(pd.read_csv(tmp_path / "p.csv")["slide_id"]) == set(predicted["slide_id"])
+
+
+def test_a_search_chooses_each_fold_on_its_own_validation_patients(tiny_config: Config, ray_cluster: str) -> None:
+    config = tiny_config.model_copy(update={"search": {"train.lr": [1e-5, 1e-2]}})
+    metrics = crossval(config)
+    study = study_of(config)
+    chosen = choose_settings(study)
+    for fold, setting in chosen.items():
+        aucs = [metrics["search"]["val_auc"][s][study.plan.folds.index(fold)] for s in (0, 1)]
+        assert aucs[setting] == max(aucs)
+        adopted = Path(config.run.dir) / f"fold={fold}" / "result.json"
+        assert adopted.read_text() == (Path(study.location(fold, setting)) / "result.json").read_text()
+
+
+def test_shared_bags_are_those_of_the_store(tiny_config: Config, ray_cluster: str) -> None:
+    store = study_of(tiny_config).store
+    ids = store.slides.index.tolist()
+    shared = share_bags(store, ids, 0.5)
+    assert isinstance(shared, SharedBags)
+    for slide_id in ids:
+        ours, theirs = shared.read(slide_id), store.read(slide_id)
+        for name in ("features", "coords", "edge_indptr", "edge_indices"):
+            assert (getattr(ours, name) == getattr(theirs, name)).all()
+    assert share_bags(store, ids, 0.0) is store
+    with pytest.raises(InputError, match="unknown-slide"):
+        shared.read("unknown-slide")
+
+
+def test_a_machine_too_small_for_one_fold_is_told_so(tiny_config: Config, ray_cluster: str) -> None:
+    cluster = changed(tiny_config, cluster__workers=64).cluster
+    with pytest.raises(InputError, match="64 CPUs"):
+        folds_side_by_side(cluster, own=True)
+    assert folds_side_by_side(cluster, own=False) == 1
+
+
+def test_bad_input_found_by_a_fold_is_an_input_error(tiny_config: Config, ray_cluster: str) -> None:
+    with pytest.raises(InputError, match=r"memory\.components"):
+        crossval(changed(tiny_config, memory__components=100_000))
+
+
+def test_bad_feature_files_are_all_listed(tiny_config: Config, ray_cluster: str, tmp_path: Path) -> None:
+    import shutil
+
+    import h5py
+
+    features = tmp_path / "features"
+    shutil.copytree(tiny_config.features.dir, features)
+    cohort_slides = open_cohort(tiny_config, Narrator()).slides["slide_id"]
+    first, second = (features / f"{slide_id}.h5" for slide_id in cohort_slides[:2])
+    first.write_bytes(b"not HDF5")
+    with h5py.File(second, "r+") as file:
+        file["features"][3, 2] = float("nan")
+    config = changed(tiny_config, features__dir=str(features))
+    with pytest.raises(InputError, match=r"1 of .*rejected\.csv"):
+        crossval(config)
+    first.unlink()
+    with pytest.raises(InputError, match=r"1 of .*rejected\.csv"):
+        crossval(config)
+    shutil.copy(Path(tiny_config.features.dir) / first.name, first)
+    with pytest.raises(InputError, match="NaN"):
+        crossval(config)
+    listed = pd.read_csv(f"{config.store_uri}/rejected.csv")
+    assert listed["slide_id"].tolist() == [second.stem]
+
+
+def test_models_of_different_features_do_not_predict_together(
+    tiny_config: Config, ray_cluster: str, tmp_path: Path
+) -> None:
+    from test_model import card_of, small_model
+
+    from momkd_ray.model.bundle import save_bundle
+
+    model = small_model()
+    save_bundle(str(tmp_path / "a"), model, card_of(model))
+    save_bundle(str(tmp_path / "b"), model, card_of(model).model_copy(update={"neighbors": 4}))
+    with pytest.raises(InputError, match="neighbors"):
+        check_ensemble([str(tmp_path / "a"), str(tmp_path / "b")])
+    with pytest.raises(InputError, match="width"):
+        predict_folder(
+            [str(tmp_path / "a")],
+            tiny_config.features.dir,
+            str(tmp_path / "out.csv"),
+            Narrator(),
+            slides=None,
+            gpus=0,
+        )
+
+
+def momkd(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """The command in a process of its own, with a Ray of its own."""
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "momkd_ray.cli", *arguments],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **options,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+def comparable(run: str) -> tuple[Any, pd.DataFrame]:
+    return storage.read_json(f"{run}/metrics.json"), pd.read_parquet(f"{run}/predictions.parquet")
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_the_same_command_ends_like_an_uninterrupted_run(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    whole = changed(tiny_config, train__epochs=30, train__patience=30, folds__n=3)
+    broken = changed(whole, run__dir=str(tmp_path / "broken"))
+    finished(momkd("crossval", "--config", str(saved(whole, tmp_path / "a"))))
+
+    path = str(saved(broken, tmp_path / "b"))
+    process = momkd("crossval", "--config", path, start_new_session=True)
+    third = tmp_path / "broken" / "fold=2" / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (third.exists() and third.read_text().count("\n") >= 3):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(3)  # Ray's workers notice that their driver is gone
+    assert not (tmp_path / "broken" / "metrics.json").exists()
+    done = sorted(p.parent.name for p in (tmp_path / "broken").glob("fold=*/result.json"))
+    epochs_before = third.read_text().count("\n")
+    assert "fold=2" not in done
+    assert 3 <= epochs_before < 30
+    stamps = {name: (tmp_path / "broken" / name / "result.json").stat().st_mtime_ns for name in done}
+
+    output = finished(momkd("crossval", "--config", path))
+    if done:
+        assert f"{len(done)} of 3 folds are finished already" in output
+    for name, stamp in stamps.items():
+        assert (tmp_path / "broken" / name / "result.json").stat().st_mtime_ns == stamp
+    metrics, predictions = comparable(str(tmp_path / "broken"))
+    expected, expected_predictions = comparable(whole.run.dir)
+    assert metrics == expected
+    pd.testing.assert_frame_equal(predictions, expected_predictions)
+
+
+@pytest.mark.slow
+def test_two_ray_train_workers_end_like_one(tiny_config: Config, tmp_path: Path) -> None:
+    one = changed(tiny_config, train__bags_per_step=2, train__epochs=3, model__dropout=0.3)
+    two = changed(one, cluster__workers=2, run__dir=str(tmp_path / "two"), store__uri=f"{one.run.dir}/bags")
+    finished(momkd("crossval", "--config", str(saved(one, tmp_path / "a"))))
+    finished(momkd("crossval", "--config", str(saved(two, tmp_path / "b"))))
+    metrics, predictions = comparable(two.run.dir)
+    expected, expected_predictions = comparable(one.run.dir)
+    p, expected_p = predictions["p_positive"], expected_predictions["p_positive"]
+    assert (p - expected_p).abs().max() < 1e-5
+    assert metrics["metrics"]["auc"] == pytest.approx(expected["metrics"]["auc"], abs=1e-5)
+    assert metrics["fingerprint"] == expected["fingerprint"]
+
+
+@pytest.mark.slow
+def test_a_submitted_job_succeeds_and_carries_its_exit_code(tiny_config: Config, tmp_path: Path) -> None:
+    ports = {"port": 6391, "dashboard-port": 8276, "metrics-export-port": 8381, "ray-client-server-port": 9011}
+    ports |= {"dashboard-agent-listen-port": 8377, "min-worker-port": 21000, "max-worker-port": 21999}
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "disabled",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    ray = str(Path(sys.executable).parent / "ray")
+    head = subprocess.Popen(
+        [ray, "start", "--head", "--block", "--num-cpus=2", *(f"--{k}={v}" for k, v in ports.items())],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    root = Path(__file__).parents[1]
+
+    def submitted(config: Path) -> subprocess.CompletedProcess[str]:
+        address = f"http://127.0.0.1:{ports['dashboard-port']}"
+        command = ["job", "submit", "--address", address, "--working-dir", str(root), "--", "python"]
+        command += ["jobs/crossval.py", "--config", str(config)]
+        return subprocess.run([ray, *command], env=environment, cwd=root, text=True, capture_output=True, timeout=400)
+
+    try:
+        deadline = time.monotonic() + 120
+        good = saved(tiny_config, tmp_path / "good")
+        while (job := submitted(good)).returncode and time.monotonic() < deadline and "Failed to connect" in job.stderr:
+            time.sleep(2)
+        assert job.returncode == 0, job.stdout + job.stderr
+        assert "succeeded" in job.stdout
+        assert (Path(tiny_config.run.dir) / "report.html").exists()
+        bad = saved(changed(tiny_config, cohort__label="NOPE"), tmp_path / "bad")
+        job = submitted(bad)
+        assert job.returncode != 0
+        assert "NOPE" in job.stdout + job.stderr
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(timeout=60)
