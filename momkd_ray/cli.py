@@ -62,10 +62,10 @@ def train(
         plan = make_folds(settings, cohort)
         if fold not in plan.folds:
             raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, plan.folds))}")
-    with connected(address), Narrator() as narrator:
+    with connected(address) as ray, Narrator() as narrator:
         study = open_study(settings, cohort, plan, narrator)
         units = [(fold, setting) for setting in range(len(study.settings))]
-        train_folds(study, units, narrator, own_cluster=address is None)
+        train_folds(study, units, narrator, own_cluster=ray.own)
     print(study.location(fold))
 
 
@@ -171,12 +171,12 @@ def _crossval(settings: Config, address: str | None) -> None:
     with Narrator() as narrator:
         cohort = open_cohort(settings, narrator)
         plan = make_folds(settings, cohort)
-        narrator.say("Starting Ray" if address is None else f"Connecting to Ray at {address}")
-    with connected(address) as dashboard, Narrator() as narrator:
-        if dashboard:
-            narrator.say(f"Dashboard: {dashboard}")
+        narrator.say(f"Connecting to Ray at {address}" if address else "Connecting to Ray")
+    with connected(address) as ray, Narrator() as narrator:
+        if ray.dashboard:
+            narrator.say(f"Dashboard: {ray.dashboard}")
         study = open_study(settings, cohort, plan, narrator)
-        metrics = cross_validate(study, narrator, own_cluster=address is None)
+        metrics = cross_validate(study, narrator, own_cluster=ray.own)
     page = write_report(settings.run.dir)
     print(metrics_table(metrics["metrics"]))
     print(f"\nReport: {page}")

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from momkd_ray.config import ClusterConfig
 from momkd_ray.errors import InputError, RunError
@@ -15,9 +16,17 @@ _OWN_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 _CALM = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AIR_NEW_OUTPUT": "0"}
 
 
+@dataclass(frozen=True)
+class Connection:
+    """A Ray that is up."""
+
+    own: bool  # started on this machine by this command: it will never be larger than it is
+    dashboard: str  # the dashboard's address, '' where there is none
+
+
 @contextmanager
-def connected(address: str | None = None) -> Iterator[str]:
-    """Ray for the length of the block, which gets the dashboard's address ('' where there is none).
+def connected(address: str | None = None) -> Iterator[Connection]:
+    """Ray for the length of the block.
 
     Args:
         address: of a running cluster; without one, `RAY_ADDRESS` (set inside `ray job submit`) or else a cluster
@@ -36,7 +45,7 @@ def connected(address: str | None = None) -> Iterator[str]:
 
     _quiet_data()
     if ray.is_initialized():
-        yield _dashboard()
+        yield Connection(own, _dashboard())
         return
     logging.getLogger("ray").setLevel(logging.WARNING)
     options = {"include_dashboard": True, "dashboard_host": "127.0.0.1"} if own else {}
@@ -47,7 +56,7 @@ def connected(address: str | None = None) -> Iterator[str]:
         place = address or os.environ.get("RAY_ADDRESS") or "this machine"
         raise RunError(f"no Ray cluster could be reached at {place}: {reason}") from error
     try:
-        yield _dashboard()
+        yield Connection(own, _dashboard())
     finally:
         ray.shutdown()
 

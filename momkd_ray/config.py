@@ -250,7 +250,8 @@ def _validated(tree: dict[str, Any], source: str) -> Config:
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
+        # a misspelt key often leaves a required one missing: the misspelling is what to tell
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         path = [str(part) for part in first["loc"]]
         if first["type"] == "extra_forbidden":
             raise InputError(_unknown_key(path, source)) from None
@@ -259,8 +260,10 @@ def _validated(tree: dict[str, Any], source: str) -> Config:
             raise InputError(f"{source}: the configuration key '{key}' is missing") from None
         hint = " (quote it in YAML)" if first["type"] == "string_type" else ""
         raise InputError(f"{source}: '{key}' is {first['input']!r}, but {_lower(first['msg'])}{hint}") from None
-    for key in config.search:
+    for key, values in config.search.items():
         _check_search_key(key, source)
+        if not values:
+            raise InputError(f"{source}: search gives no values for '{key}'; list at least one")
     return config
 
 
@@ -284,16 +287,22 @@ def _section_of(annotation: Any) -> type[Section] | None:
 
 
 def _unknown_key(path: list[str], source: str) -> str:
+    """The sentence about a key that is not in the tree: the nearest one, and all that stand beside it."""
     key, known = ".".join(path), list(dotted_keys())
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
-        k for k in known if k.rsplit(".", 1)[-1] == path[-1]
-    ]
-    siblings = [k for k in known if k.startswith(".".join(path[:-1]) + ".")] if len(path) > 1 else None
-    sections = sorted({k.split(".")[0] for k in known})
-    hint = (
-        f"the nearest valid key is '{nearest[0]}'" if nearest else f"valid here are {', '.join(siblings or sections)}"
+    section = ".".join(path[:-1])
+    beside = sorted(
+        {k.removeprefix(f"{section}.").split(".")[0] for k in known if not section or k.startswith(section)}
     )
-    return f"{source}: unknown configuration key '{key}'; {hint}"
+    nearest = difflib.get_close_matches(path[-1], beside, n=1)
+    if nearest:
+        best = ".".join([*path[:-1], *nearest])
+    elif elsewhere := difflib.get_close_matches(key, known, n=1, cutoff=0.5):
+        best = elsewhere[0]
+    else:
+        best = next((k for k in known if k.rsplit(".", 1)[-1] == path[-1]), "")
+    hint = f"the nearest valid key is '{best}'; " if best else ""
+    place = f"'{section}' has" if section else "the sections are"
+    return f"{source}: unknown configuration key '{key}'; {hint}{place} {', '.join(beside)}"
 
 
 def _check_search_key(key: str, source: str) -> None:

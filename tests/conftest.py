@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from momkd_ray.cluster import connected
+from momkd_ray.cluster import Connection, connected
 from momkd_ray.config import Config, SyntheticConfig
 from momkd_ray.synthetic import generate_cohort
 
@@ -48,7 +48,7 @@ def tiny_config(tmp_path: Path, tiny_cohort_dir: Path) -> Config:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[str]:
-    """One embedded Ray of two CPUs for all the tests that need one."""
-    with connected() as dashboard:
-        yield dashboard
+def ray_cluster() -> Iterator[Connection]:
+    """One embedded Ray for all the tests that need one."""
+    with connected() as connection:
+        yield connection

@@ -22,6 +22,7 @@ from momkd_ray.bags.graph import knn_graph
 from momkd_ray.bags.ingest import check_features, covers, feature_faults, ingest
 from momkd_ray.bags.readers import Bag, read_bag, read_features, width_of
 from momkd_ray.bags.store import SCHEMA, BagStore, bags_table, from_row, row_at, to_row
+from momkd_ray.cluster import Connection
 from momkd_ray.errors import InputError
 
 WIDTH = 6
@@ -231,7 +232,7 @@ def test_only_a_whole_manifest_of_this_version_opens(tmp_path: Path, text: str) 
 
 
 @pytest.fixture
-def slides(tmp_path: Path, ray_cluster: str) -> pd.DataFrame:
+def slides(tmp_path: Path, ray_cluster: Connection) -> pd.DataFrame:
     """Twelve slides of 1 to 34 patches, one of them in the (1, P, D) layout."""
     paths = [write_h5(tmp_path / f"s{i:02d}.h5", n=1 + 3 * i, seed=i) for i in range(12)]
     features = np.random.default_rng(99).normal(size=(1, 7, WIDTH)).astype("f4")

@@ -16,7 +16,7 @@ import pytest
 
 from momkd_ray import storage
 from momkd_ray.bags.stream import SharedBags, share_bags
-from momkd_ray.cluster import folds_side_by_side
+from momkd_ray.cluster import Connection, folds_side_by_side
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.config import Config
 from momkd_ray.crossval.schedule import choose_settings, cross_validate
@@ -54,7 +54,7 @@ def saved(config: Config, folder: Path) -> Path:
 
 
 def test_the_whole_way_gives_every_patient_one_prediction_and_goes_on_where_it_stopped(
-    tiny_config: Config, ray_cluster: str, tmp_path: Path
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path
 ) -> None:
     metrics = crossval(tiny_config)
     run = Path(tiny_config.run.dir)
@@ -99,7 +99,9 @@ def test_the_whole_way_gives_every_patient_one_prediction_and_goes_on_where_it_s
     assert set(pd.read_csv(tmp_path / "p.csv")["slide_id"]) == set(predicted["slide_id"])
 
 
-def test_a_search_chooses_each_fold_on_its_own_validation_patients(tiny_config: Config, ray_cluster: str) -> None:
+def test_a_search_chooses_each_fold_on_its_own_validation_patients(
+    tiny_config: Config, ray_cluster: Connection
+) -> None:
     config = tiny_config.model_copy(update={"search": {"train.lr": [1e-5, 1e-2]}})
     metrics = crossval(config)
     study = study_of(config)
@@ -111,7 +113,7 @@ def test_a_search_chooses_each_fold_on_its_own_validation_patients(tiny_config: 
         assert adopted.read_text() == (Path(study.location(fold, setting)) / "result.json").read_text()
 
 
-def test_shared_bags_are_those_of_the_store(tiny_config: Config, ray_cluster: str) -> None:
+def test_shared_bags_are_those_of_the_store(tiny_config: Config, ray_cluster: Connection) -> None:
     store = study_of(tiny_config).store
     ids = store.slides.index.tolist()
     shared = share_bags(store, ids, 0.5)
@@ -125,19 +127,19 @@ def test_shared_bags_are_those_of_the_store(tiny_config: Config, ray_cluster: st
         shared.read("unknown-slide")
 
 
-def test_a_machine_too_small_for_one_fold_is_told_so(tiny_config: Config, ray_cluster: str) -> None:
+def test_a_machine_too_small_for_one_fold_is_told_so(tiny_config: Config, ray_cluster: Connection) -> None:
     cluster = changed(tiny_config, cluster__workers=64).cluster
     with pytest.raises(InputError, match="64 CPUs"):
         folds_side_by_side(cluster, own=True)
     assert folds_side_by_side(cluster, own=False) == 1
 
 
-def test_bad_input_found_by_a_fold_is_an_input_error(tiny_config: Config, ray_cluster: str) -> None:
+def test_bad_input_found_by_a_fold_is_an_input_error(tiny_config: Config, ray_cluster: Connection) -> None:
     with pytest.raises(InputError, match=r"memory\.components"):
         crossval(changed(tiny_config, memory__components=100_000))
 
 
-def test_bad_feature_files_are_all_listed(tiny_config: Config, ray_cluster: str, tmp_path: Path) -> None:
+def test_bad_feature_files_are_all_listed(tiny_config: Config, ray_cluster: Connection, tmp_path: Path) -> None:
     import shutil
 
     import h5py
@@ -163,7 +165,7 @@ def test_bad_feature_files_are_all_listed(tiny_config: Config, ray_cluster: str,
 
 
 def test_models_of_different_features_do_not_predict_together(
-    tiny_config: Config, ray_cluster: str, tmp_path: Path
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path
 ) -> None:
     from test_model import card_of, small_model
 
@@ -255,7 +257,7 @@ def test_two_ray_train_workers_end_like_one(tiny_config: Config, tmp_path: Path)
     expected, expected_predictions = comparable(one.run.dir)
     p, expected_p = predictions["p_positive"], expected_predictions["p_positive"]
     assert (p - expected_p).abs().max() < 1e-5
-    assert metrics["metrics"]["auc"] == pytest.approx(expected["metrics"]["auc"], abs=1e-5)
+    assert metrics["metrics"]["auc"]["folds"] == pytest.approx(expected["metrics"]["auc"]["folds"], abs=1e-5)
     assert metrics["fingerprint"] == expected["fingerprint"]
 
 

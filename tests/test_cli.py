@@ -1,0 +1,186 @@
+"""The command line: light to start, one sentence for bad input, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from momkd_ray.cli import main
+from momkd_ray.cluster import Connection
+from momkd_ray.config import Config
+from momkd_ray.model.bundle import load_bundle
+
+
+def outcome(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    return int(caught.value.code or 0)
+
+
+def test_help_and_import_need_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys, momkd_ray.cli\n"
+        "try: momkd_ray.cli.main(['--help'])\n"
+        "except SystemExit as e: assert not e.code\n"
+        "assert not {'torch', 'ray', 'pandas', 'sklearn'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert "crossval" in done.stdout
+
+
+def test_usage_errors_exit_with_2() -> None:
+    assert outcome("crossval") == 2
+    assert outcome("no-such-verb") == 2
+
+
+def rewrite(path: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    change(pd.read_csv(path, dtype=str, keep_default_na=False)).to_csv(path, index=False)
+
+
+def repeat_first(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([table, table.head(1)])
+
+
+def two_folds_for_the_first_patient(config: Config, folder: Path) -> list[str]:
+    patients = pd.read_csv(config.cohort.clinical)["PATIENT"]
+    folds = pd.DataFrame({"PATIENT": patients, "fold": np.arange(len(patients)) % 2})
+    folds = pd.concat([folds, folds.head(1).assign(fold=1 - folds["fold"].iloc[0])])
+    folds.to_csv(folder / "folds.csv", index=False)
+    return ["--set", f"folds.file={folder / 'folds.csv'}"]
+
+
+BAD_TABLES: dict[str, tuple[Callable[[Config, Path], list[str] | None], str]] = {
+    "missing file": (lambda c, d: Path(c.cohort.clinical).unlink(), "clinical.csv"),
+    "no label column": (lambda c, d: ["--set", "cohort.label=HER2"], "HER2"),
+    "label values": (lambda c, d: ["--set", "cohort.positive=high"], "high"),
+    "duplicated patient": (lambda c, d: rewrite(c.cohort.clinical, repeat_first), "clinical.csv"),
+    "duplicated slide": (lambda c, d: rewrite(c.cohort.slides, repeat_first), "slides.csv"),
+    "too few for the folds": (lambda c, d: ["--set", "folds.n=20"], "folds"),
+    "patient in two folds": (two_folds_for_the_first_patient, "folds"),
+    "unknown key": (lambda c, d: ["--set", "train.epoch=3"], "train.epochs"),
+    "no configuration": (lambda c, d: ["--config", str(d / "none.yaml")], "none.yaml"),
+}
+
+
+@pytest.fixture
+def own_config(tiny_config: Config, tmp_path: Path) -> Config:
+    """The tiny configuration on a copy of its cohort that a test may spoil."""
+    import shutil
+
+    folder = tmp_path / "cohort"
+    shutil.copytree(tiny_config.features.dir + "/..", folder)
+    tree = tiny_config.model_dump(mode="json")
+    for name in ("clinical", "slides", "omics"):
+        tree["cohort"][name] = str(folder / Path(tree["cohort"][name]).name)
+    tree["features"]["dir"] = str(folder / "features")
+    return Config.model_validate(tree)
+
+
+@pytest.mark.parametrize("name", BAD_TABLES)
+def test_bad_tables_get_one_sentence_and_exit_code_1(
+    own_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    spoil, words = BAD_TABLES[name]
+    path = tmp_path / "c.yaml"
+    path.write_text(own_config.to_yaml())
+    extra = spoil(own_config, tmp_path) or []
+    assert outcome("crossval", "--config", str(path), *extra) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("momkd-ray: ")
+    assert words in last
+    assert not Path(own_config.run.dir).exists()
+
+
+def spoiled(file: h5py.File, features: np.ndarray | None) -> None:
+    del file["features"]
+    if features is not None:
+        file["features"] = features
+
+
+BAD_FEATURES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda p: p.unlink(), "{}"),
+    "not HDF5": (lambda p: p.write_text("text"), "{}"),
+    "NaN": (
+        lambda p: _edit(p, lambda f: f["features"].write_direct(np.full(f["features"].shape, np.nan, "f4"))),
+        "NaN",
+    ),
+    "another width": (lambda p: _edit(p, lambda f: spoiled(f, np.ones((len(f["coords"]), 5), "f4"))), "width|wide"),
+    "no features": (lambda p: _edit(p, lambda f: spoiled(f, None)), "features"),
+    "no coords": (lambda p: _edit(p, lambda f: f.pop("coords")), "coords"),
+    "zero patches": (lambda p: _edit(p, lambda f: spoiled(f, np.ones((0, 16), "f4"))), "patches|rows|empty"),
+}
+
+
+def _edit(path: Path, change: Callable[[h5py.File], object]) -> None:
+    with h5py.File(path, "r+") as file:
+        change(file)
+
+
+@pytest.mark.parametrize("name", BAD_FEATURES)
+def test_bad_feature_files_get_one_sentence_and_exit_code_1(
+    own_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, ray_cluster: Connection
+) -> None:
+    import re
+
+    spoil, words = BAD_FEATURES[name]
+    slides = pd.read_csv(own_config.cohort.slides)
+    labelled = pd.read_csv(own_config.cohort.clinical).query("LABEL in ['positive', 'negative']")
+    file_name = slides[slides["PATIENT"].isin(labelled["PATIENT"])]["FILENAME"].iloc[3]
+    spoil(Path(own_config.features.dir) / file_name)
+    path = tmp_path / "c.yaml"
+    path.write_text(own_config.to_yaml())
+    assert outcome("ingest", "--config", str(path)) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("momkd-ray: ")
+    assert file_name in last
+    assert re.search(words.format(file_name), last)
+    assert pd.read_csv(f"{own_config.store_uri}/rejected.csv")["slide_id"].tolist() == [file_name.removesuffix(".h5")]
+
+
+def test_split_writes_folds_that_can_be_imported(own_config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(own_config.to_yaml())
+    assert outcome("split", "--config", str(path)) == 0
+    folds = Path(own_config.run.dir) / "folds.csv"
+    first = folds.read_text()
+    assert (
+        outcome(
+            "split", "--config", str(path), "--set", f"folds.file={folds}", "--set", "run.dir=" + str(tmp_path / "r")
+        )
+        == 0
+    )
+    assert (tmp_path / "r" / "folds.csv").read_text() == first
+
+
+def test_a_released_checkpoint_becomes_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from test_model import released_state
+
+    torch.save(released_state(), tmp_path / "best.pt")
+    arguments = ["import-released", str(tmp_path / "best.pt"), "--out", str(tmp_path / "m"), "--label", "HER2"]
+    assert outcome(*arguments) == 0
+    _, card = load_bundle(str(tmp_path / "m"))
+    assert (card.label, card.width, card.neighbors, card.memory.rule) == ("HER2", 32, 8, "gradient")
+    assert outcome("import-released", str(tmp_path / "none.pt"), "--out", str(tmp_path / "n")) == 1
+    assert "none.pt" in capsys.readouterr().err
+
+
+def test_a_report_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome("report", "--run", str(tmp_path)) == 1
+    assert "no finished cross-validation" in capsys.readouterr().err
+
+
+def test_predicting_an_empty_folder_or_without_a_model_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_cluster: Connection
+) -> None:
+    common = ["predict", "--features", str(tmp_path), "--out", str(tmp_path / "p.csv")]
+    assert outcome(*common, "--model", str(tmp_path / "none")) == 1
+    assert "no model bundle" in capsys.readouterr().err

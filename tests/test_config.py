@@ -1,0 +1,103 @@
+"""The configuration tree: YAML in and out, overrides, and what wrong keys and values get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from momkd_ray.config import Config, dotted_keys, load_config
+from momkd_ray.demo import demo_config
+from momkd_ray.errors import InputError
+
+JOBS = Path(__file__).parents[1] / "jobs" / "configs"
+
+
+@pytest.fixture
+def written(tmp_path: Path, tiny_config: Config) -> str:
+    path = tmp_path / "c.yaml"
+    path.write_text(tiny_config.to_yaml())
+    return str(path)
+
+
+def test_yaml_comes_back_as_it_went(written: str, tiny_config: Config) -> None:
+    assert load_config(written) == tiny_config
+
+
+def test_set_replaces_values_of_every_kind(written: str) -> None:
+    config = load_config(
+        written,
+        ["train.lr=2e-4", "memory.rule=fixed", "cohort.omics=null", "run.dir=s3://bucket/run"],
+    )
+    assert (config.train.lr, config.memory.rule, config.cohort.omics) == (2e-4, "fixed", None)
+    assert config.run.dir == "s3://bucket/run"
+    assert config.store_uri == "s3://bucket/run/bags"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.learning_rate=1", "'train' has bags_per_step, .*epochs, lr,"),
+        ("train.epoch=1", "'train.epochs'"),
+        ("trian.epochs=1", "'train'"),
+        ("train.epochs=0", "greater than or equal to 1"),
+        ("train.epochs=many", "valid integer"),
+        ("memory.rule=moving", "'ema', 'gradient' or 'fixed'"),
+        ("train.epochs", "a.b=value"),
+        ("train.lr.x=1", "no keys below"),
+        ("cohort.positive=yes", "quote it"),
+        ("search={'train.lrr': [1]}", "'train.lr'"),
+        ("search={'run.dir': [a]}", "cannot vary"),
+        ("search={'train.lr': []}", "no values"),
+    ],
+)
+def test_a_wrong_override_is_named_in_one_sentence(written: str, override: str, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        load_config(written, [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("- a", "mapping"), ("a: [", "not valid YAML"), ("cohort: {label: PR}", "missing"), ("", "missing")],
+)
+def test_a_wrong_file_is_named_in_one_sentence(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        load_config(tmp_path / "c.yaml")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="cannot read"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_every_unknown_key_next_to_a_known_one_is_led_back(written: str) -> None:
+    for key in dotted_keys():
+        with pytest.raises(InputError, match=f"'{key}'"):
+            load_config(written, [f"{key}_=1"])
+
+
+def test_where_and_on_what_a_run_happens_does_not_change_its_fingerprint(written: str) -> None:
+    same = load_config(written).answer_fingerprint()
+    for override in ("cluster.workers=4", "run.dir=/elsewhere", "store.part_mb=7", "train.patches_per_pass=9"):
+        assert load_config(written, [override]).answer_fingerprint() == same
+    for override in ("train.lr=0.5", "train.seed=9", "memory.rule=fixed", "store.dtype=float32", "folds.seed=4"):
+        assert load_config(written, [override]).answer_fingerprint() != same
+
+
+def test_relative_paths_are_made_absolute_for_workers_elsewhere(written: str, tmp_path: Path) -> None:
+    config = load_config(written, ["genes.select=list.txt", "features.dir=~/features", "run.dir=$HOME/run"])
+    assert Path(config.genes.select).is_absolute()
+    assert config.features.dir == str(Path.home() / "features")
+    assert config.run.dir == str(Path.home() / "run")
+
+
+@pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_jobs_configurations_are_valid(path: Path) -> None:
+    load_config(path)
+
+
+def test_the_demo_job_is_the_demo() -> None:
+    job = load_config(JOBS / "demo.yaml")
+    assert job == demo_config(str(Path.home() / "momkd-demo"))
+    assert yaml.safe_load(job.to_yaml())["train"]["bags_per_step"] == 4
