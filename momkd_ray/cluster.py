@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from momkd_ray.errors import InputError, RunError
 
 # a cluster of our own: no token file under the home directory, no usage report, a calm console
 _OWN_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+CONNECT_TIMEOUT_S = 10.0
 _CALM = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AIR_NEW_OUTPUT": "0"}
 
 
@@ -33,8 +35,11 @@ def connected(address: str | None = None) -> Iterator[Connection]:
             started on this machine, with its dashboard, and ended with the block.
 
     Raises:
-        RunError: no cluster answers at the address.
+        InputError: nothing listens at the address.
+        RunError: what listens there is no cluster that Ray can join.
     """
+    if address is not None:
+        _check_listening(address)
     for name, value in _CALM.items():
         os.environ.setdefault(name, value)
     own = address is None and not os.environ.get("RAY_ADDRESS")
@@ -50,7 +55,8 @@ def connected(address: str | None = None) -> Iterator[Connection]:
     logging.getLogger("ray").setLevel(logging.WARNING)
     options = {"include_dashboard": True, "dashboard_host": "127.0.0.1"} if own else {}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **options)
+        # left to itself, Ray would join whatever cluster last ran on this machine, even a dead one
+        ray.init(address="local" if own else address, log_to_driver=False, logging_level=logging.WARNING, **options)
     except (ConnectionError, ValueError, TimeoutError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         place = address or os.environ.get("RAY_ADDRESS") or "this machine"
@@ -59,6 +65,17 @@ def connected(address: str | None = None) -> Iterator[Connection]:
         yield Connection(own, _dashboard())
     finally:
         ray.shutdown()
+
+
+def _check_listening(address: str) -> None:
+    """Ray itself retries for minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not (separator and port.isdigit()):
+        return  # "auto", "local" or a name that only Ray can resolve
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise InputError(f"no Ray cluster answers at {address}: {error.strerror or error}") from error
 
 
 def _quiet_data() -> None:

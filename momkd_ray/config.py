@@ -193,11 +193,20 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     def answer_fingerprint(self) -> str:
-        """A hash of everything that can change a result: all but where and on what the run happens."""
-        tree = self.model_dump(mode="json", exclude={"cluster", "run", "synthetic"})
-        for key in ("uri", "part_mb", "memory_share"):
-            del tree["store"][key]
-        del tree["train"]["patches_per_pass"]
+        """A hash of everything that can change a result: all but where data lie and on what the run happens.
+
+        What the files at those places hold is for the caller to hash.
+        """
+        tree = self.model_dump(mode="json", exclude={"cluster", "run", "synthetic", "features"})
+        elsewhere = {
+            "cohort": ("clinical", "slides", "omics"),
+            "store": ("uri", "part_mb", "memory_share"),
+            "folds": ("file",),
+            "train": ("patches_per_pass",),
+        }
+        for section, keys in elsewhere.items():
+            for key in keys:
+                del tree[section][key]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
     def with_settings(self, settings: Mapping[str, Any]) -> Config:

@@ -173,6 +173,15 @@ def test_a_released_checkpoint_becomes_a_bundle(tmp_path: Path, capsys: pytest.C
     assert "none.pt" in capsys.readouterr().err
 
 
+def test_an_address_where_no_cluster_is_gets_one_sentence(
+    own_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(own_config.to_yaml())
+    assert outcome("ingest", "--config", str(path), "--address", "127.0.0.1:1") == 1
+    assert "127.0.0.1:1" in capsys.readouterr().err
+
+
 def test_a_report_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome("report", "--run", str(tmp_path)) == 1
     assert "no finished cross-validation" in capsys.readouterr().err

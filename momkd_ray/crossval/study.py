@@ -16,8 +16,9 @@ from momkd_ray.bags.ingest import covers, ingest
 from momkd_ray.bags.store import BagStore
 from momkd_ray.bags.stream import BagSource
 from momkd_ray.cohort.folds import FoldPlan
+from momkd_ray.cohort.formats import read_content
 from momkd_ray.cohort.tables import Cohort, load_cohort
-from momkd_ray.config import Config
+from momkd_ray.config import GENE_SELECTIONS, Config
 from momkd_ray.errors import InputError
 from momkd_ray.progress import Narrator
 from momkd_ray.synthetic import generate_cohort
@@ -96,6 +97,8 @@ def open_study(config: Config, cohort: Cohort, plan: FoldPlan, narrator: Narrato
 def _fingerprint(config: Config, cohort: Cohort, plan: FoldPlan, store: BagStore) -> str:
     digest = hashlib.sha256()
     digest.update(config.answer_fingerprint().encode() + cohort.fingerprint().encode())
+    if config.genes.select not in GENE_SELECTIONS:
+        digest.update(read_content(config.genes.select))
     digest.update(plan.table.sort_index().to_csv().encode())
     digest.update("".join(sorted(store.slides["sha256"].loc[cohort.slides["slide_id"]])).encode())
     return digest.hexdigest()[:16]
