@@ -118,7 +118,8 @@ def predict(
     with connected(address), Narrator() as narrator:
         if slides is None:
             narrator.say("No --slides table: every slide counts as its own patient")
-        predict_folder(models, absolute(features), absolute(out), narrator, slides=slides, gpus=gpus)
+        table = absolute(slides) if slides else None
+        predict_folder(models, absolute(features), absolute(out), narrator, slides=table, gpus=gpus)
     print(absolute(out))
 
 
@@ -137,7 +138,7 @@ def import_released(
     label: Annotated[str, typer.Option(help="What the model reads, such as HER2.")] = "label",
     negative: Annotated[str, typer.Option(help="Name of class 0.")] = "negative",
     positive: Annotated[str, typer.Option(help="Name of class 1.")] = "positive",
-    threshold: Annotated[float, typer.Option(help="On the probability of the positive class.")] = 0.5,
+    threshold: Annotated[float, typer.Option(help="On the probability of the positive class.", min=0, max=1)] = 0.5,
 ) -> None:
     """A checkpoint of the authors' implementation -> model bundle."""
     from momkd_ray.model.bundle import BundleCard, save_bundle

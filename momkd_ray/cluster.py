@@ -101,7 +101,11 @@ def folds_side_by_side(cluster: ClusterConfig, own: bool) -> int:
     """
     import ray
 
-    have = ray.cluster_resources()
+    # what an autoscaler may still add counts too
+    grown = None if own else ray._private.state.state.get_max_resources_from_cluster_config()
+    have = {
+        kind: max(n, (grown or {}).get(kind, 0)) for kind, n in ({"CPU": 0, "GPU": 0} | ray.cluster_resources()).items()
+    }
     needs = {
         "CPU": cluster.workers * cluster.cpus_per_worker,
         "GPU": cluster.workers * cluster.gpus_per_worker,
@@ -112,5 +116,4 @@ def folds_side_by_side(cluster: ClusterConfig, own: bool) -> int:
                 f"a fold needs {need:g} {kind}s (cluster.workers times cluster.{kind.lower()}s_per_worker), "
                 f"but this machine offers {have.get(kind, 0.0):g}; lower one of them"
             )
-    # an autoscaler may have no node up yet: one fold's demand is what makes it start some
     return max(1, int(min(have.get(kind, 0.0) / need for kind, need in needs.items() if need)))

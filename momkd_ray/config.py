@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from momkd_ray.errors import InputError
 
@@ -95,6 +95,12 @@ class ModelConfig(Section):
     omics_embedding: Positive = 512
     omics_dropout: Share = 0.25
     classifier_hidden: Positive = 128
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden(self) -> ModelConfig:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        return self
 
 
 class MemoryConfig(Section):
@@ -227,6 +233,8 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         text = Path(path).read_text()
     except OSError as error:
         raise InputError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text") from error
     try:
         tree = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -267,12 +275,16 @@ def _validated(tree: dict[str, Any], source: str) -> Config:
         key = ".".join(path)
         if first["type"] == "missing":
             raise InputError(f"{source}: the configuration key '{key}' is missing") from None
+        if first["type"] == "value_error":
+            raise InputError(f"{source}: {key}: {first['ctx']['error']}") from None
         hint = " (quote it in YAML)" if first["type"] == "string_type" else ""
         raise InputError(f"{source}: '{key}' is {first['input']!r}, but {_lower(first['msg'])}{hint}") from None
     for key, values in config.search.items():
         _check_search_key(key, source)
         if not values:
             raise InputError(f"{source}: search gives no values for '{key}'; list at least one")
+        for value in values:
+            config.with_settings({key: value})
     return config
 
 

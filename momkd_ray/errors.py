@@ -21,4 +21,6 @@ def input_error_within(error: BaseException) -> InputError | None:
         if isinstance(one, InputError):
             return one
         queue += [one.__cause__, one.__context__, getattr(one, "cause", None)]
+        # Ray Train gathers its workers' exceptions by rank
+        queue += [*getattr(one, "worker_failures", {}).values(), getattr(one, "controller_failure", None)]
     return None

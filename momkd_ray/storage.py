@@ -9,8 +9,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
+import pyarrow as pa
 from pyarrow import NativeFile, fs
+
+from momkd_ray.errors import InputError
 
 
 def filesystem(location: str) -> tuple[fs.FileSystem, str]:
@@ -20,7 +24,11 @@ def filesystem(location: str) -> tuple[fs.FileSystem, str]:
     """
     if "://" not in location:
         return fs.LocalFileSystem(), os.path.abspath(location)
-    found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(location)
+    try:
+        # names may hold characters that a URI does not
+        found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(quote(location, safe="/:?&=%+,~!$'()*;[]@"))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InputError(f"{location} is neither a path nor an s3:// URI: {' '.join(str(error).split())}") from error
     return found
 
 
@@ -46,10 +54,14 @@ def writing(location: str) -> Iterator[NativeFile]:
     """An output stream whose file takes its name only when the block ends well."""
     system, path = filesystem(location)
     folder, name = posixpath.split(path)
-    system.create_dir(folder, recursive=True)
     temporary = posixpath.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with system.open_output_stream(temporary) as stream:
+        system.create_dir(folder, recursive=True)
+        output = system.open_output_stream(temporary)
+    except (NotADirectoryError, FileExistsError, PermissionError) as error:
+        raise InputError(f"cannot write {location}: {error.strerror or error}") from error
+    try:
+        with output as stream:
             yield stream
         system.move(temporary, path)
     except BaseException:

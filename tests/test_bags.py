@@ -19,9 +19,10 @@ from pyarrow import parquet as pq
 from sklearn.neighbors import NearestNeighbors
 
 from momkd_ray.bags.graph import knn_graph
-from momkd_ray.bags.ingest import check_features, covers, feature_faults, ingest
-from momkd_ray.bags.readers import Bag, read_bag, read_features, width_of
+from momkd_ray.bags.ingest import covers, feature_faults, ingest
+from momkd_ray.bags.readers import Bag, header_of, read_bag, read_features
 from momkd_ray.bags.store import SCHEMA, BagStore, bags_table, from_row, row_at, to_row
+from momkd_ray.bags.stream import SharedBags, share_bags
 from momkd_ray.cluster import Connection
 from momkd_ray.errors import InputError
 
@@ -113,7 +114,7 @@ def test_features_come_back_exactly(tmp_path: Path, dtype: str, batched: bool) -
     np.testing.assert_array_equal(coords, grid(9))
     assert coords.dtype == np.int32
     assert provenance["patch_size_level0"] == "256"
-    assert width_of(str(path)) == WIDTH
+    assert header_of(str(path)).width == WIDTH
 
 
 def with_value(value: float, dtype: str = "float32") -> np.ndarray:
@@ -175,7 +176,7 @@ DAMAGE: list[tuple[Callable[[Path], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize("read", [read_features, width_of])
+@pytest.mark.parametrize("read", [read_features, header_of])
 @pytest.mark.parametrize(("damage", "reason"), DAMAGE)
 def test_unreadable_files_are_named(tmp_path: Path, damage: Any, reason: str, read: Any) -> None:
     path = write_h5(tmp_path / "bad.h5")
@@ -308,7 +309,7 @@ def test_ingest_goes_on_where_it_stopped(tmp_path: Path, slides: pd.DataFrame) -
     assert times(folder) == before
     lost = first.slides["part"].iloc[0]
     (folder / lost).unlink()
-    assert not covers(str(folder), slides["slide_id"], "float16", 8)
+    assert not covers(str(folder), slides, "float16", 8)
     (folder / "manifest.json").unlink()
     again = ingest(slides, str(folder), "float16", 8, 1)
     assert {(name, time) for name, time in before.items() if name != lost} < times(folder).items()
@@ -317,14 +318,14 @@ def test_ingest_goes_on_where_it_stopped(tmp_path: Path, slides: pd.DataFrame) -
 
 def test_new_slides_are_appended_and_changed_ones_read_again(tmp_path: Path, slides: pd.DataFrame) -> None:
     uri = str(tmp_path / "store")
-    assert not covers(uri, ["s02"], "float16", 8)
+    assert not covers(uri, slides[slides["slide_id"] == "s02"], "float16", 8)
     old = ingest(slides.iloc[2:6], uri, "float16", 8, 1)
     before = times(tmp_path / "store")
-    assert covers(uri, ["s03", "s02"], "float16", 8)
-    assert not covers(uri, slides["slide_id"], "float16", 8)
+    assert covers(uri, slides[slides["slide_id"].isin(["s03", "s02"])], "float16", 8)
+    assert not covers(uri, slides, "float16", 8)
     write_h5(Path(slides["path"].iloc[7]), n=15, seed=70)
     store = ingest(slides.drop(index=3), uri, "float16", 8, 1)
-    assert covers(uri, slides["slide_id"], "float16", 8), "a slide that is not asked for now stays"
+    assert covers(uri, slides, "float16", 8), "a slide that is not asked for now stays"
     assert before.items() < times(tmp_path / "store").items()
     write_h5(Path(slides["path"].iloc[4]), n=16, seed=71)
     newest = ingest(slides, uri, "float16", 8, 1)
@@ -334,7 +335,7 @@ def test_new_slides_are_appended_and_changed_ones_read_again(tmp_path: Path, sli
     assert old.slides.loc["s03", "sha256"] == newest.slides.loc["s03", "sha256"]
     for form in (("float32", 8), ("float16", 4)):
         with pytest.raises(InputError, match="choose another store"):
-            covers(uri, ["s02"], *form)
+            covers(uri, slides[slides["slide_id"] == "s02"], *form)
         with pytest.raises(InputError, match="choose another store"):
             ingest(slides, uri, *form, 1)
 
@@ -374,7 +375,6 @@ def test_ingest_refuses_what_does_not_belong(tmp_path: Path, slides: pd.DataFram
 
 
 def test_headers_show_missing_files_and_odd_widths(tmp_path: Path, slides: pd.DataFrame) -> None:
-    assert check_features(slides) == WIDTH
     assert feature_faults(slides) == []
     Path(slides["path"].iloc[0]).unlink()
     write_h5(Path(slides["path"].iloc[5]), width=4)
@@ -382,4 +382,36 @@ def test_headers_show_missing_files_and_odd_widths(tmp_path: Path, slides: pd.Da
     assert set(faults) == {"s00", "s05"}
     assert all(text in faults["s05"] for text in ("s05.h5", "width 4", "s01.h5", "width 6"))
     with pytest.raises(InputError, match="2 of 12 feature files"):
-        check_features(slides)
+        ingest(slides, str(tmp_path / "store"), "float16", 8, 1)
+
+
+def test_features_extracted_again_are_ingested_again(tmp_path: Path, slides: pd.DataFrame) -> None:
+    uri = str(tmp_path / "store")
+    before = ingest(slides, uri, "float32", 8, 1)
+    other = tmp_path / "other-encoder"
+    other.mkdir()
+    moved = slides.assign(path=[str(other / Path(path).name) for path in slides["path"]])
+    for i, path in enumerate(moved["path"]):
+        write_h5(Path(path), n=1 + 3 * i if i != 2 else 7, seed=100 + i)
+    assert covers(uri, slides, "float32", 8)
+    assert not covers(uri, moved, "float32", 8)
+    after = ingest(moved, uri, "float32", 8, 1)
+    for i, slide_id in enumerate(moved["slide_id"]):
+        assert not np.array_equal(before.read(slide_id).features, after.read(slide_id).features)
+        np.testing.assert_array_equal(after.read(slide_id).features, read_features(moved["path"].iloc[i])[0])
+    for path in moved["path"]:
+        Path(path).unlink()
+    assert covers(uri, moved, "float32", 8), "a store needs no feature files any more"
+
+
+def test_shared_bags_are_never_an_older_version_of_a_slide(tmp_path: Path, slides: pd.DataFrame) -> None:
+    uri = str(tmp_path / "store")
+    ingest(slides, uri, "float32", 8, 1)
+    for seed in range(200, 204):  # part names are hashes: which of two versions is read last is chance
+        write_h5(Path(slides["path"].iloc[4]), n=13, seed=seed)
+        store = ingest(slides, uri, "float32", 8, 1)
+        shared = share_bags(store, ["s04", "s05"], 0.5)
+        assert isinstance(shared, SharedBags)
+        np.testing.assert_array_equal(shared.read("s04").features, read_features(slides["path"].iloc[4])[0])
+        with pytest.raises(InputError, match="s06"):
+            shared.read("s06")

@@ -50,6 +50,8 @@ def test_set_replaces_values_of_every_kind(written: str) -> None:
         ("search={'train.lrr': [1]}", "'train.lr'"),
         ("search={'run.dir': [a]}", "cannot vary"),
         ("search={'train.lr': []}", "no values"),
+        ("search={'genes.n': [5, many]}", "valid integer"),
+        ("model.heads=3", "multiple of heads"),
     ],
 )
 def test_a_wrong_override_is_named_in_one_sentence(written: str, override: str, words: str) -> None:

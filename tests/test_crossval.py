@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from momkd_ray.bags.stream import SharedBags, share_bags
 from momkd_ray.cluster import Connection, folds_side_by_side
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.config import Config
+from momkd_ray.crossval.fold import fold_task
 from momkd_ray.crossval.schedule import choose_settings, cross_validate
-from momkd_ray.crossval.study import Study, open_cohort, open_study
-from momkd_ray.errors import InputError
+from momkd_ray.crossval.study import Study, fingerprint, open_cohort, open_study
+from momkd_ray.errors import InputError, input_error_within
 from momkd_ray.model.bundle import load_bundle
 from momkd_ray.predict.batch import check_ensemble, predict_folder
 from momkd_ray.progress import Narrator
@@ -83,7 +85,7 @@ def test_the_whole_way_gives_every_patient_one_prediction_and_goes_on_where_it_s
         crossval(changed(tiny_config, train__lr=0.1))
 
     # the same slides, features alone: the fold's own model gives what the fold's test said, up to float16
-    slides = pd.read_parquet(run / "fold=0" / "test_predictions_by_slide.parquet")
+    slides = pd.read_parquet(run / "fold=0" / "test_slides.parquet")
     predicted = predict_folder(
         [str(run / "fold=0" / "model")],
         tiny_config.features.dir,
@@ -102,7 +104,7 @@ def test_the_whole_way_gives_every_patient_one_prediction_and_goes_on_where_it_s
 def test_a_search_chooses_each_fold_on_its_own_validation_patients(
     tiny_config: Config, ray_cluster: Connection
 ) -> None:
-    config = tiny_config.model_copy(update={"search": {"train.lr": [1e-5, 1e-2]}})
+    config = tiny_config.model_copy(update={"search": {"train.lr": [1e-5, 1e-2], "genes.n": [7]}})
     metrics = crossval(config)
     study = study_of(config)
     chosen = choose_settings(study)
@@ -110,6 +112,7 @@ def test_a_search_chooses_each_fold_on_its_own_validation_patients(
         aucs = [metrics["search"]["val_auc"][s][study.plan.folds.index(fold)] for s in (0, 1)]
         assert aucs[setting] == max(aucs)
         adopted = Path(config.run.dir) / f"fold={fold}" / "result.json"
+        assert len(pd.read_csv(adopted.parent / "genes.csv")) == 7
         assert adopted.read_text() == (Path(study.location(fold, setting)) / "result.json").read_text()
 
 
@@ -125,6 +128,32 @@ def test_shared_bags_are_those_of_the_store(tiny_config: Config, ray_cluster: Co
     assert share_bags(store, ids, 0.0) is store
     with pytest.raises(InputError, match="unknown-slide"):
         shared.read("unknown-slide")
+
+
+def test_the_fingerprint_knows_which_slide_has_which_features(tiny_config: Config, ray_cluster: Connection) -> None:
+    study = study_of(tiny_config)
+    table = study.store.slides
+    assert study_of(tiny_config).fingerprint == study.fingerprint
+    a, b = study.cohort.slides["slide_id"].iloc[:2]
+    table.loc[[a, b], "sha256"] = table.loc[[b, a], "sha256"].to_numpy()
+    assert fingerprint(tiny_config, study.cohort, study.plan, study.store) != study.fingerprint
+
+
+def test_a_fold_whose_training_patients_have_no_omics_is_refused(tiny_config: Config, ray_cluster: Connection) -> None:
+    study = study_of(tiny_config)
+    roles = study.plan.roles(0)
+    untaught = study.cohort.omics[study.cohort.omics.index.map(roles) != "train"]
+    study = replace(study, cohort=replace(study.cohort, omics=untaught))
+    with pytest.raises(InputError, match="no training patient"):
+        fold_task(study, 0, 0)
+
+
+def test_bad_input_is_found_inside_what_ray_train_raises() -> None:
+    from ray.train import WorkerGroupError
+
+    error = WorkerGroupError("a worker failed", {0: InputError("slide s is damaged")})
+    assert input_error_within(RuntimeError("other")) is None
+    assert str(input_error_within(error)) == "slide s is damaged"
 
 
 def test_a_machine_too_small_for_one_fold_is_told_so(tiny_config: Config, ray_cluster: Connection) -> None:

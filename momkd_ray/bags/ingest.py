@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, groupby
@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pyarrow import fs
 from pyarrow import parquet as pq
 
 from momkd_ray import storage
@@ -75,20 +76,13 @@ def feature_faults(slides: pd.DataFrame) -> list[Fault]:
     return _survey(slides)[1]
 
 
-def check_features(slides: pd.DataFrame, on_progress: Progress | None = None) -> int:
-    """The one width of all feature files, from their headers.
+def covers(uri: str, slides: pd.DataFrame, dtype: str, neighbors: int) -> bool:
+    """Whether a finished store holds the bags of all these feature files, as the files are now.
 
-    Raises:
-        InputError: a file is missing, unreadable, of another layout, or of another width than the others.
-    """
-    sources, faults = _survey(slides, on_progress)
-    if faults:
-        raise InputError(_tally(faults, len(slides)))
-    return sources[0].width
+    A slide whose file is gone counts as held: a store can be used without the files it was made from.
 
-
-def covers(uri: str, slide_ids: Iterable[str], dtype: str, neighbors: int) -> bool:
-    """Whether a finished store with all these slides is there.
+    Args:
+        slides: columns `slide_id` and `path`.
 
     Raises:
         InputError: a store is there, but of another precision or another number of neighbours.
@@ -96,8 +90,11 @@ def covers(uri: str, slide_ids: Iterable[str], dtype: str, neighbors: int) -> bo
     store = _finished(uri, dtype, neighbors)
     if store is None:
         return False
-    wanted = pd.Index(list(slide_ids))
-    return bool(wanted.isin(_present(store).index).all())
+    held = _present(store)["file"]
+    if not slides["slide_id"].isin(held.index).all():
+        return False
+    now = [_file_figures(_absolute(str(path))) for path in slides["path"]]
+    return all(figures in ("", held[slide]) for slide, figures in zip(slides["slide_id"], now, strict=True))
 
 
 def ingest(
@@ -169,9 +166,7 @@ def _present(store: BagStore) -> pd.DataFrame:
     return store.slides[store.slides["part"].isin(storage.names_below(store.uri))]
 
 
-def _survey(
-    slides: pd.DataFrame, on_progress: Progress | None = None, expected_width: int | None = None
-) -> tuple[list[_Source], list[Fault]]:
+def _survey(slides: pd.DataFrame, expected_width: int | None = None) -> tuple[list[_Source], list[Fault]]:
     """The usable feature files sorted by slide, and the faults of the others."""
     if slides.empty:
         raise InputError("there are no slides to read features of; check the slides table")
@@ -180,21 +175,24 @@ def _survey(
         raise InputError(f"slide {twice.iloc[0]} is listed twice; list each slide with one feature file")
     sources: list[_Source] = []
     faults: list[Fault] = []
-    for done, (slide_id, path) in enumerate(sorted(zip(slides["slide_id"], slides["path"], strict=True)), 1):
+    for slide_id, path in sorted(zip(slides["slide_id"], slides["path"], strict=True)):
         try:
             sources.append(_source(slide_id, _absolute(str(path)), expected_width))
         except InputError as error:
             faults.append({"slide_id": slide_id, "path": str(path), "reason": str(error)})
-        if on_progress is not None:
-            on_progress(done, len(slides))
     return _of_one_width(sources, faults)
 
 
 def _source(slide_id: str, path: str, expected_width: int | None) -> _Source:
     header = header_of(path, expected_width)
+    return _Source(slide_id, path, _file_figures(path), header.n_patches, header.width)
+
+
+def _file_figures(path: str) -> str:
+    """Size and time of change of a file; '' where there is none."""
     system, inner = storage.filesystem(path)
     info = system.get_file_info(inner)
-    return _Source(slide_id, path, f"{info.size}-{info.mtime_ns}", header.n_patches, header.width)
+    return f"{info.size}-{info.mtime_ns}" if info.type == fs.FileType.File else ""
 
 
 def _of_one_width(sources: list[_Source], faults: list[Fault]) -> tuple[list[_Source], list[Fault]]:

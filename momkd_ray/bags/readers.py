@@ -104,15 +104,6 @@ def header_of(path: str, expected_width: int | None = None) -> Header:
         return _checked_header(file, path, expected_width)
 
 
-def width_of(path: str) -> int:
-    """D of a feature file, from its header only.
-
-    Raises:
-        InputError: as `header_of`.
-    """
-    return header_of(path).width
-
-
 @contextmanager
 def _opened(path: str, *, whole: bool) -> Iterator[h5py.File]:
     """The HDF5 file; `whole` says that all of it will be read, which from S3 is one request."""

@@ -144,29 +144,38 @@ def stored_bytes(store: BagStore, slide_ids: Sequence[str]) -> int:
 
 
 def share_bags(store: BagStore, slide_ids: Sequence[str], memory_share: float) -> BagSource:
-    """Let Ray Data read the bags into the object store if they fit `memory_share` of it.
+    """Let Ray Data read the bags into the object store if they fit `memory_share` of every node's.
 
     Returns the shared bags, or the store itself, which every worker then reads by row group.
     """
     import ray
 
-    room = memory_share * ray.cluster_resources().get("object_store_memory", 0.0)
-    if stored_bytes(store, slide_ids) > room:
+    # a worker keeps every block it has read, so the bags must fit each node, not all of them together
+    nodes = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    if stored_bytes(store, slide_ids) > memory_share * min(nodes):
         return store
-    parts = sorted(set(store.slides.loc[list(slide_ids), "part"]))
-    paths, file_system = store.part_paths(parts)
-    dataset = ray.data.read_parquet(paths, filesystem=file_system)
-    dataset = dataset.map_batches(_in_one_piece, batch_format="pyarrow", batch_size=None).materialize()
-    blocks = dataset.to_arrow_refs()
+    wanted = {str(s): str(sha) for s, sha in store.slides["sha256"].loc[list(slide_ids)].items()}
+    paths, file_system = store.part_paths(sorted(set(store.slides.loc[list(slide_ids), "part"])))
+    dataset = ray.data.read_parquet(paths, filesystem=file_system).map_batches(
+        _wanted_in_one_piece, fn_kwargs={"wanted": wanted}, batch_format="pyarrow", batch_size=None
+    )
+    blocks = dataset.materialize().to_arrow_refs()
     ids_of = ray.remote(num_cpus=0)(_slide_ids)
     found = ray.get([ids_of.remote(block) for block in blocks])
     places = {s: (b, row) for b, ids in enumerate(found) for row, s in enumerate(ids)}
+    if missing := sorted(set(wanted) - set(places)):
+        raise InputError(f"the bag store {store.uri} has lost slide {missing[0]}; run ingest again")
     return SharedBags(blocks, places)
 
 
-def _in_one_piece(block: Any) -> Any:
-    """A block whose columns are contiguous: as read, each row group is a chunk of its own, slow to open and search."""
-    return block.combine_chunks()
+def _wanted_in_one_piece(block: Any, wanted: Mapping[str, str]) -> Any:
+    """The wanted rows of a block, contiguous: as read, each row group is a chunk of its own, slow to open and search.
+
+    A part may still hold the old bag of a slide that was ingested again into another: its hash tells.
+    """
+    keys = zip(block.column("slide_id").to_pylist(), block.column("sha256").to_pylist(), strict=True)
+    rows = [row for row, (slide_id, sha) in enumerate(keys) if wanted.get(slide_id) == sha]
+    return block.take(rows).combine_chunks()
 
 
 def _slide_ids(block: Any) -> list[str]:

@@ -43,23 +43,6 @@ class FoldPlan:
         """Write the plan whole."""
         storage.write_text(location, self.table.to_csv(index_label=patient_column, lineterminator="\n"))
 
-    @classmethod
-    def from_csv(cls, location: str, patient_column: str) -> FoldPlan:
-        """Read what `to_csv` wrote.
-
-        Raises:
-            InputError: it is not such a file, or a patient is on two sides of a split.
-        """
-        frame = read_table(location)
-        require_columns(list(frame.columns), location, patient_column, "fold")
-        patients = identifiers(frame, patient_column, location)
-        folds = [_fold_number(text, p, location) for p, text in zip(patients, texts(frame["fold"]), strict=True)]
-        names = [f"role_{fold}" for fold in sorted(set(folds))]
-        require_columns(list(frame.columns), location, *names)
-        plan = cls(_plan_table(patients, folds, {name: identifiers(frame, name, location) for name in names}))
-        check_disjoint(plan)
-        return plan
-
 
 def make_folds(config: Config, cohort: Cohort) -> FoldPlan:
     """Draw the folds, or take them from `folds.file`, and cut each fold's validation set.
@@ -70,8 +53,6 @@ def make_folds(config: Config, cohort: Cohort) -> FoldPlan:
         InputError: too few patients of a class; an imported fold is missing, doubled or not a number; or a
             part of a fold would lack a class.
     """
-    if config.folds.seed < 0:
-        raise InputError(f"folds.seed is {config.folds.seed}: a seed must not be negative")
     patients = cohort.patients.sort_index()
     names = [str(name) for name in patients.index]
     y_N = patients["y"].to_numpy(dtype=np.int64)

@@ -13,12 +13,11 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.cohort.formats import first_duplicate, read_content
-from momkd_ray.config import GenesConfig
+from momkd_ray.config import GENE_SELECTIONS, GenesConfig
 from momkd_ray.errors import InputError
 
 COUNTS_ABOVE = 50.0  # log2(x + 1) of an expression value stays below about 25, so a larger one is no logarithm
 
-METHODS = ("xgboost", "anova", "variance", "all")
 
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -211,8 +210,10 @@ def _listed(path: str, names: list[str], usable: Positions, anova_U: Doubles) ->
 def _read_gene_list(path: str) -> list[str]:
     """One gene a line, or the column `gene` of a .csv or .tsv file with several columns."""
     if not storage.exists(path):
-        near = difflib.get_close_matches(path, METHODS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"give one of {', '.join(METHODS)} or the path of a list"
+        near = difflib.get_close_matches(PurePath(path).name, GENE_SELECTIONS, n=1)
+        hint = (
+            f"did you mean '{near[0]}'?" if near else f"give one of {', '.join(GENE_SELECTIONS)} or the path of a list"
+        )
         raise InputError(f"genes.select is '{path}', which is neither a method nor a file: {hint}")
     try:
         text = read_content(path).decode("utf-8-sig")

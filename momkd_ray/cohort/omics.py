@@ -145,7 +145,11 @@ def _vector(path: str) -> Floats:
 
 def _gene_names(location: str, width: int) -> list[str]:
     path = storage.join(location, "genes.txt")
-    genes = [line.strip() for line in read_content(path).decode().splitlines() if line.strip()]
+    try:
+        lines = read_content(path).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text") from error
+    genes = [line.strip() for line in lines if line.strip()]
     twice = first_duplicate(genes)
     if twice is not None:
         raise InputError(f"{path} names gene '{twice}' twice")

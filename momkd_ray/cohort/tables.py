@@ -101,7 +101,8 @@ def load_cohort(config: Config) -> Cohort:
     if settings.positive == settings.negative:
         raise InputError(f"cohort.positive and cohort.negative are both '{settings.positive}': name two classes")
     labels = _read_labels(settings)
-    slides = _read_slides(settings, config.features.dir)
+    slides = read_slides(settings.slides, settings.patient_column, settings.slide_column)
+    slides["path"] = [storage.join(config.features.dir, f"{slide}.h5") for slide in slides["slide_id"]]
     kept, left_out = _split_patients(labels, set(slides["patient_id"]), settings)
     slides, slides_out = _split_slides(slides, kept, labels)
     left_out += slides_out
@@ -137,13 +138,16 @@ def _read_labels(settings: CohortConfig) -> dict[str, str | None]:
     return dict(sorted(zip(patients, texts(frame[settings.label]), strict=True)))
 
 
-def _read_slides(settings: CohortConfig, features_dir: str) -> pd.DataFrame:
-    """Columns slide_id, patient_id, path; sorted by slide_id."""
-    path = settings.slides
+def read_slides(path: str, patient_column: str, slide_column: str) -> pd.DataFrame:
+    """Which patient each slide is of: columns slide_id, patient_id; sorted by slide_id.
+
+    Raises:
+        InputError: a column is missing, an identifier is blank, a slide is listed twice or with its folder.
+    """
     frame = read_table(path)
-    require_columns(list(frame.columns), path, settings.patient_column, settings.slide_column)
-    patients = identifiers(frame, settings.patient_column, path)
-    names = identifiers(frame, settings.slide_column, path)
+    require_columns(list(frame.columns), path, patient_column, slide_column)
+    patients = identifiers(frame, patient_column, path)
+    names = identifiers(frame, slide_column, path)
     for row, name in enumerate(names, start=1):
         # a name that is nothing but a suffix, such as ".h5", has no suffix to pathlib
         if "/" in name or "\\" in name or name.lower() in SLIDE_SUFFIXES:
@@ -154,9 +158,8 @@ def _read_slides(settings: CohortConfig, features_dir: str) -> pd.DataFrame:
     twice = first_duplicate(slides)
     if twice is not None:
         raise InputError(f"{path}: slide '{twice}' has more than one row: keep one")
-    table = pd.DataFrame({"slide_id": slides, "patient_id": patients}, dtype="str").sort_values("slide_id")
-    table["path"] = [storage.join(features_dir, f"{slide}.h5") for slide in table["slide_id"]]
-    return table.reset_index(drop=True)
+    table = pd.DataFrame({"slide_id": slides, "patient_id": patients}, dtype="str")
+    return table.sort_values("slide_id").reset_index(drop=True)
 
 
 def _split_patients(

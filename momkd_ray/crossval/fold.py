@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.cohort.genes import GeneTransform, fit_genes
+from momkd_ray.config import Config
 from momkd_ray.crossval.evaluate import FoldResult, evaluate_fold
 from momkd_ray.crossval.study import Study
+from momkd_ray.errors import InputError
 from momkd_ray.model.bundle import BundleCard, save_bundle
 from momkd_ray.model.momkd import MoMKD
 from momkd_ray.train.fit import fit
@@ -42,7 +45,7 @@ def fold_task(study: Study, fold: int, setting: int) -> tuple[FoldTask, GeneTran
     config = study.config.with_settings(study.settings[setting])
     location = study.location(fold, setting)
     slides = study.fold_slides(fold)
-    genes, omics = _teach(study, slides, location, config.folds.seed)
+    genes, omics = _teach(study, config, slides, location)
     task = FoldTask(
         config=config,
         fold=fold,
@@ -58,40 +61,34 @@ def fold_task(study: Study, fold: int, setting: int) -> tuple[FoldTask, GeneTran
 
 
 def _teach(
-    study: Study, slides: pd.DataFrame, location: str, seed: int
+    study: Study, config: Config, slides: pd.DataFrame, location: str
 ) -> tuple[GeneTransform | None, dict[str, np.ndarray]]:
     omics = study.cohort.omics
-    training = sorted(set(slides.loc[slides["role"] == "train", "patient_id"]))
-    taught = omics.loc[omics.index.isin(training)] if omics is not None else None
-    if taught is None or taught.empty:
+    if omics is None:
         return None, {}
+    training = sorted(set(slides.loc[slides["role"] == "train", "patient_id"]))
+    taught = omics.loc[omics.index.isin(training)]
+    if taught.empty:
+        raise InputError(
+            f"no training patient of {location} has omics; set cohort.omics to null to train without a teacher"
+        )
     place = storage.join(location, "genes.csv")
     if storage.exists(place):
         genes = GeneTransform.load(place)
     else:
         y_N = study.cohort.patients["y"].loc[taught.index].to_numpy()
-        genes = fit_genes(taught, y_N, study.config.genes, seed)
+        genes = fit_genes(taught, y_N, config.genes, config.folds.seed)
         genes.save(place)
     return genes, dict(zip(taught.index, genes.apply(taught), strict=True))
 
 
 def _evaluate(study: Study, task: FoldTask, best_epoch: int) -> tuple[FoldResult, pd.DataFrame]:
-    val, test = (_read_slides(study, task, role) for role in ("val", "test"))
+    val, test = (
+        pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(task.location, f"{role}_slides.parquet"))))
+        for role in ("val", "test")
+    )
     n_train = task.slides.loc[task.slides["role"] == "train", "patient_id"].nunique()
-    for role, frame in (("val", val), ("test", test)):
-        with storage.writing(storage.join(task.location, f"{role}_predictions_by_slide.parquet")) as stream:
-            frame.to_parquet(stream, index=False)
     return evaluate_fold(task.fold, val, test, study.cohort.classes, int(n_train), best_epoch)
-
-
-def _read_slides(study: Study, task: FoldTask, role: str) -> pd.DataFrame:
-    """A role's slide-level predictions in the user's own names."""
-    classes = study.cohort.classes
-    system, path = storage.filesystem(storage.join(task.location, f"{role}_slides.parquet"))
-    table = pd.read_parquet(path, filesystem=system)
-    table["label"] = [classes[y] for y in table["y"]]
-    named = table.rename(columns={f"p_{y}": f"p_{name}" for y, name in enumerate(classes)})
-    return named[["slide_id", "patient_id", "label", *(f"p_{name}" for name in classes)]]
 
 
 def _save_model(study: Study, task: FoldTask, result: FoldResult, val_auc: float, genes: GeneTransform | None) -> None:

@@ -56,6 +56,7 @@ def train_folds(study: Study, units: Sequence[Unit], narrator: Narrator, *, own_
         if result.metrics and result.metrics.get("bad_input"):
             raise InputError(result.metrics["bad_input"])
     failed = [str(result.error).strip().splitlines()[-1] for result in results if result.error]
+    failed += [result.metrics["run_failed"] for result in results if "run_failed" in (result.metrics or {})]
     if failed:
         raise RunError(
             f"{len(failed)} of {len(missing)} folds failed, the first with: {failed[0]}; finished folds are kept: "
@@ -69,9 +70,12 @@ def _trial(params: dict[str, Any], study: Study) -> None:
     try:
         result = run_fold(study, unit["fold"], unit["setting"])
     except Exception as error:
-        # told as a metric: raised, Tune would try the same bad input again and again
+        # told as a metric: raised, Tune would try again what cannot end better
         if wrong := input_error_within(error):
             tune.report({"bad_input": str(wrong), **unit})
+            return
+        if isinstance(error, RunError):
+            tune.report({"run_failed": str(error), **unit})
             return
         raise
     tune.report({**unit, "finished": True, "epoch": result.best_epoch, "val_auc": result.val_scores["auc"]})

@@ -18,7 +18,7 @@ from momkd_ray.bags.stream import BagSource
 from momkd_ray.cohort.folds import FoldPlan
 from momkd_ray.cohort.formats import read_content
 from momkd_ray.cohort.tables import Cohort, load_cohort
-from momkd_ray.config import GENE_SELECTIONS, Config
+from momkd_ray.config import GENE_SELECTIONS, Config, absolute
 from momkd_ray.errors import InputError
 from momkd_ray.progress import Narrator
 from momkd_ray.synthetic import generate_cohort
@@ -63,7 +63,7 @@ def open_cohort(config: Config, narrator: Narrator) -> Cohort:
 def ensure_store(config: Config, cohort: Cohort, narrator: Narrator) -> BagStore:
     """The bag store of the cohort's slides, ingested where it is absent or incomplete; Ray must be up."""
     store = config.store
-    if covers(config.store_uri, cohort.slides["slide_id"], store.dtype, store.neighbors):
+    if covers(config.store_uri, cohort.slides, store.dtype, store.neighbors):
         return BagStore.open(config.store_uri)
     total = len(cohort.slides)
     narrator.say(f"Reading {total} feature files into the bag store {config.store_uri}")
@@ -87,20 +87,21 @@ def open_study(config: Config, cohort: Cohort, plan: FoldPlan, narrator: Narrato
     settings = tuple(
         dict(zip(config.search, values, strict=True)) for values in itertools.product(*config.search.values())
     )
-    for setting in settings:
-        config.with_settings(setting)
-    study = Study(config, cohort, plan, store, store, settings, _fingerprint(config, cohort, plan, store))
+    study = Study(config, cohort, plan, store, store, settings, fingerprint(config, cohort, plan, store))
     _claim_run_dir(study)
     return study
 
 
-def _fingerprint(config: Config, cohort: Cohort, plan: FoldPlan, store: BagStore) -> str:
-    digest = hashlib.sha256()
+def fingerprint(config: Config, cohort: Cohort, plan: FoldPlan, store: BagStore) -> str:
+    """A hash of all that a result depends on: configuration, cohort, folds, features and the version."""
+    digest = hashlib.sha256(__version__.encode())
     digest.update(config.answer_fingerprint().encode() + cohort.fingerprint().encode())
-    if config.genes.select not in GENE_SELECTIONS:
-        digest.update(read_content(config.genes.select))
+    for select in [config.genes.select, *config.search.get("genes.select", [])]:
+        if select not in GENE_SELECTIONS:
+            digest.update(read_content(absolute(str(select))))
     digest.update(plan.table.sort_index().to_csv().encode())
-    digest.update("".join(sorted(store.slides["sha256"].loc[cohort.slides["slide_id"]])).encode())
+    slide_ids = sorted(cohort.slides["slide_id"])
+    digest.update("".join(f"{s}:{sha}" for s, sha in store.slides["sha256"].loc[slide_ids].items()).encode())
     return digest.hexdigest()[:16]
 
 

@@ -33,6 +33,11 @@ class MoMKDOutput:
     reconstruction_RG: Tensor | None = None
 
 
+def _unit(x_NS: Tensor) -> Tensor:
+    """Rows of unit norm, in float32 even under autocast: angles are divided by a small tau and sharpened by 20."""
+    return F.normalize(x_NS.float(), dim=-1)
+
+
 class MoMKD(nn.Module):
     """The whole network.
 
@@ -67,23 +72,24 @@ class MoMKD(nn.Module):
         """
         noise = self._noise(batch)
         context_PH = self.slide_encoder(batch, noise)
-        patches_PS = F.normalize(self.project_patch(context_PH), dim=-1)
+        patches_PS = _unit(self.project_patch(context_PH))
         attention_P = self.attention(patches_PS, batch)
-        pooled_BH = context_PH.new_zeros(len(batch), context_PH.shape[1])
-        pooled_BH = pooled_BH.index_add(0, batch.bag_of_patch_P, attention_P[:, None] * context_PH)
+        pooled_BH = torch.zeros(len(batch), context_PH.shape[1], device=context_PH.device)
+        pooled_BH = pooled_BH.index_add(0, batch.bag_of_patch_P, attention_P[:, None] * context_PH.float())
         omics_RS, reconstruction_RG = self._omics(batch, noise)
         return MoMKDOutput(
             logits_BY=self._classify(pooled_BH, noise),
             attention_P=attention_P,
             patches_PS=patches_PS,
-            slide_BS=F.normalize(self.project_slide(pooled_BH), dim=-1),
+            slide_BS=_unit(self.project_slide(pooled_BH)),
             omics_RS=omics_RS,
             reconstruction_RG=reconstruction_RG,
         )
 
     def attention(self, patches_PS: Tensor, batch: BagBatch) -> Tensor:
         """a (P,): softmax within each bag of how much nearer a patch is to class 1's memory than to class 0's."""
-        similarity_PYK = torch.einsum("ps,yks->pyk", patches_PS, self.memory.components.detach())
+        with torch.autocast(patches_PS.device.type, enabled=False):
+            similarity_PYK = torch.einsum("ps,yks->pyk", patches_PS, self.memory.components.detach())
         nearest_PY = similarity_PYK.amax(dim=-1)
         tau = self.log_tau.exp().clamp(0.01, 2.0)
         score_P = (nearest_PY[:, 1] - nearest_PY[:, 0]) / tau
@@ -104,7 +110,7 @@ class MoMKD(nn.Module):
             output.patches_PS, batch.bag_of_patch_P, labels_B, self.memory.raw_YKS, patches_B
         )
         terms = {
-            "ce": F.cross_entropy(output.logits_BY, labels_B, reduction="none"),
+            "ce": F.cross_entropy(output.logits_BY.float(), labels_B, reduction="none"),
             "memory": committed_B + c.orthogonality * losses.orthogonality(components_YKS)[labels_B],
             "align_slide": losses.soft_angle(output.slide_BS, labels_B, components_YKS, *angle),
             "align_omics": torch.zeros_like(committed_B),
@@ -114,7 +120,7 @@ class MoMKD(nn.Module):
             assert batch.omics_bag_R is not None and batch.omics_RG is not None
             rows_R = batch.omics_bag_R
             align_R = losses.soft_angle(output.omics_RS, labels_B[rows_R], components_YKS, *angle)
-            error_R = (output.reconstruction_RG - batch.omics_RG).square().mean(dim=1)
+            error_R = (output.reconstruction_RG.float() - batch.omics_RG).square().mean(dim=1)
             terms["align_omics"] = terms["align_omics"].index_add(0, rows_R, align_R)
             terms["reconstruction"] = terms["reconstruction"].index_add(0, rows_R, error_R)
         weights = {
@@ -160,7 +166,7 @@ class MoMKD(nn.Module):
         rows = batch.rows_with_omics()
         embedding_RE = self.omics_encoder(batch.omics_RG, rows, noise)
         reconstruction_RG = self.omics_decoder(embedding_RE, rows, noise)
-        return F.normalize(self.project_omics(embedding_RE), dim=-1), reconstruction_RG
+        return _unit(self.project_omics(embedding_RE)), reconstruction_RG
 
     def _classify(self, pooled_BH: Tensor, noise: BagNoise | None) -> Tensor:
         hidden_BF = F.relu(self.classifier1(self.classifier_norm(pooled_BH)))

@@ -56,13 +56,17 @@ def model_from_released(state: Mapping[str, Tensor], *, dropout: float = 0.5, om
             f"this is not a checkpoint of the released MoMKD: it has no '{missing[0]}'"
             + (f" and {len(missing) - 1} other parameters" if len(missing) > 1 else "")
         )
-    hidden, width = state["wsi_encoder.gat1.lin_l.weight"].shape
-    omics_hidden, genes = state["rna_tower.encoder.0.weight"].shape
-    _, components, shared = state[RELEASED_MEMORY[0]].shape
+    try:
+        hidden, width = state["wsi_encoder.gat1.lin_l.weight"].shape
+        omics_hidden, genes = state["rna_tower.encoder.0.weight"].shape
+        _, components, shared = state[RELEASED_MEMORY[0]].shape
+        _, heads, _ = state["wsi_encoder.gat1.att"].shape
+    except ValueError as error:
+        raise InputError("the checkpoint's shapes do not fit together: a weight has too few dimensions") from error
     model = MoMKD(
         ModelConfig(
             hidden=hidden,
-            heads=state["wsi_encoder.gat1.att"].shape[1],
+            heads=heads,
             shared=shared,
             dropout=dropout,
             omics_hidden=omics_hidden,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -12,7 +11,7 @@ from momkd_ray import storage
 from momkd_ray.bags.batch import collate
 from momkd_ray.bags.ingest import feature_faults
 from momkd_ray.bags.readers import read_bag
-from momkd_ray.cohort.tables import read_table
+from momkd_ray.cohort.tables import read_slides
 from momkd_ray.errors import InputError
 from momkd_ray.model.bundle import BundleCard, load_bundle
 from momkd_ray.progress import Narrator
@@ -23,10 +22,10 @@ SLIDES_PER_BATCH = 4
 class SlidePredictor:
     """A Ray Data worker that holds the models and predicts slides."""
 
-    def __init__(self, models: Sequence[str]) -> None:
+    def __init__(self, models: Sequence[str], gpus: float) -> None:
         import torch
 
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device("cuda" if gpus else "cpu")
         loaded = [load_bundle(location) for location in models]
         self.models = [model.to(self.device) for model, _ in loaded]
         self.card = loaded[0][1]
@@ -38,6 +37,11 @@ class SlidePredictor:
     def _predict(self, slide_id: str, path: str) -> dict[str, Any]:
         try:
             bag = read_bag(path, slide_id, self.card.neighbors, self.card.width)
+            encoder = bag.provenance.get("encoder")
+            if self.card.encoder and encoder and encoder != self.card.encoder:
+                raise InputError(
+                    f"{path} holds features of {encoder}, but the model was trained on {self.card.encoder}"
+                )
         except InputError as error:
             return {"slide_id": slide_id, "path": path, "p": float("nan"), "reason": str(error)}
         batch = collate([bag]).to(self.device)
@@ -69,10 +73,11 @@ def predict_folder(
     patients = patients_of(slides, table)
     _refuse(feature_faults(table), len(table), out)
     dataset = ray.data.from_pandas(table).repartition(max(1, -(-len(table) // SLIDES_PER_BATCH)))
-    workers = max(1, int(ray.cluster_resources().get("GPU", 0) / gpus if gpus else ray.cluster_resources()["CPU"]))
+    have = ray.cluster_resources()
+    workers = max(1, int(have.get("GPU", 0) / gpus if gpus else have.get("CPU", 0)))
     predicted = dataset.map_batches(
         SlidePredictor,
-        fn_constructor_args=[list(models)],
+        fn_constructor_args=[list(models), gpus],
         batch_format="pandas",
         batch_size=SLIDES_PER_BATCH,
         concurrency=(1, workers),
@@ -126,17 +131,19 @@ def slides_of(features: str) -> pd.DataFrame:
 
 
 def patients_of(slides: str | None, table: pd.DataFrame) -> dict[str, str]:
-    """slide_id -> patient_id; each slide its own patient where no table is given."""
+    """slide_id -> patient_id; each slide its own patient where no table is given.
+
+    Raises:
+        InputError: the table lacks a column, lists a slide twice, or has other slides than the folder.
+    """
     if slides is None:
         return {slide: slide for slide in table["slide_id"]}
-    known = read_table(slides)
-    for column in ("PATIENT", "FILENAME"):
-        if column not in known.columns:
-            raise InputError(f"{slides} has no column {column}; it has {', '.join(map(str, known.columns))}")
-    stems = [PurePosixPath(str(name)).name.removesuffix(".h5") for name in known["FILENAME"]]
-    patients = {stem: str(patient) for stem, patient in zip(stems, known["PATIENT"], strict=True)}
+    known = read_slides(slides, "PATIENT", "FILENAME")
+    patients = dict(zip(known["slide_id"], known["patient_id"], strict=True))
     if missing := sorted(set(table["slide_id"]) - set(patients)):
-        raise InputError(f"{slides} names no patient for slide {missing[0]} ({len(missing)} such slides)")
+        raise InputError(f"{slides} names no patient for slide {missing[0]} ({len(missing)} such slides); add it")
+    if missing := sorted(set(patients) - set(table["slide_id"])):
+        raise InputError(f"{slides} lists slide {missing[0]}, which has no .h5 file ({len(missing)} such slides)")
     return patients
 
 

@@ -111,11 +111,7 @@ def _content(run: FinishedRun) -> dict[str, Any]:
         "label": run.label,
         "classes": run.classes,
         "counts": run.figures["counts"],
-        "cohort": _sentences(run.figures.get("cohort", [])),
-        "left_out": [
-            *_sentences(run.figures.get("rejected", [])),
-            *_sentences(run.figures.get("excluded", [])),
-        ],
+        "cohort": run.figures.get("cohort", []),
         "metrics": [{"name": name, **run.figures["metrics"][key]} for key, name in _METRIC_NAMES.items()],
         "folds": run.figures["folds"],
         "confusion": _confusion(run),
@@ -159,12 +155,3 @@ def _figures(run: FinishedRun) -> dict[str, Any]:
         "histogram": figures.histogram_figure(y_N, p_N, thresholds, run.classes),
         "training": {fold: figures.training_figure(fold, epochs, best[fold]) for fold, epochs in run.epochs.items()},
     }
-
-
-def _sentences(value: Any) -> list[str]:
-    """Lines to read, of a list, a mapping or one value."""
-    if isinstance(value, dict):
-        return [f"{key}: {one}" for key, one in value.items()]
-    if isinstance(value, list):
-        return [", ".join(_sentences(one)) if isinstance(one, dict) else str(one) for one in value]
-    return [str(value)]

@@ -57,7 +57,7 @@ def _fit_workers(task: FoldTask) -> dict[str, Any]:
             num_workers=cluster.workers, use_gpu=bool(cluster.gpus_per_worker), resources_per_worker=resources
         ),
         run_config=train.RunConfig(
-            # the fold's own checkpoint carries its state; a fixed name would let Train resume from a stale one too
+            # what resumes is the fold's own checkpoint: Train is given none to keep under this name
             name=f"{task.fingerprint}-fold-{task.fold}",
             storage_path=f"{task.location}/train",
             callbacks=[TuneReportCallback()],

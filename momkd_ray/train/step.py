@@ -84,7 +84,7 @@ class Stepper:
         with self.network.no_sync() if quiet else contextlib.nullcontext():  # type: ignore[operator]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
                 output = self.network(batch)
-                terms = self.model.losses(output, batch)
+            terms = self.model.losses(output, batch)
             loss = terms["total"].sum() * scale
             if batch.omics_RG is None:
                 # a parameter that the pass left alone still has a gradient, zero, on every rank alike

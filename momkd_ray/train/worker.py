@@ -107,7 +107,10 @@ class FoldTraining:
     def resume(self) -> Progress | None:
         """The state of the fold's checkpoint, everything put back; None without one."""
         place = storage.join(self.task.location, STATE_FILE)
-        return restore(place, self.stepper, self.scheduler, self.task.fingerprint)
+        progress = restore(place, self.stepper, self.scheduler, self.task.fingerprint)
+        if len(set(self.collective.gather(progress is None))) > 1:
+            raise InputError(f"not every worker sees {place}: put run.dir where all nodes see it, such as s3://")
+        return progress
 
     def begin(self) -> Progress:
         """Initialise the memory by k-means over patch projections of the training slides (method 4)."""
@@ -132,7 +135,7 @@ class FoldTraining:
     def finished(self, progress: Progress) -> bool:
         """Whether the last epoch is done or the validation AUC has not risen for `patience` epochs."""
         train = self.config.train
-        return progress.epoch >= train.epochs or progress.stale_epochs > train.patience
+        return progress.epoch >= train.epochs or progress.stale_epochs >= train.patience
 
     def epoch(self, progress: Progress) -> dict[str, Any]:
         """Train one epoch, validate, and move scheduler and early stopping."""
@@ -180,11 +183,18 @@ class FoldTraining:
         """Predict validation and test slides with the best epoch's weights; rank 0 writes them."""
         self.model.load_state_dict(progress.best_weights)
         for role in ("val", "test"):
-            slides = self._predict_slides(role)
+            slides = self._named(self._predict_slides(role))
             if self.collective.rank == 0:
                 with storage.writing(storage.join(self.task.location, f"{role}_slides.parquet")) as stream:
                     slides.to_parquet(stream, index=False)
         return {"best_epoch": progress.best_epoch, "val_auc": progress.best_auc}
+
+    def _named(self, slides: pd.DataFrame) -> pd.DataFrame:
+        """Predictions in the user's own class names."""
+        classes = (self.config.cohort.negative, self.config.cohort.positive)
+        named = slides.assign(label=[classes[y] for y in slides["y"]])
+        named = named.rename(columns={f"p_{y}": f"p_{name}" for y, name in enumerate(classes)})
+        return named[["slide_id", "patient_id", "label", *(f"p_{name}" for name in classes)]]
 
     def _train_steps(self, progress: Progress) -> tuple[list[StepOutcome], float]:
         """The rest of the epoch's steps, and the seconds this worker waited for bags."""
@@ -243,8 +253,8 @@ class FoldTraining:
             )
         chosen = np.sort(rng.permutation(len(sample_NS))[: config.init_patches])
         start = torch.from_numpy(rng.permutation(len(chosen))[: config.components])
-        sample = torch.from_numpy(sample_NS[chosen]).to(self.device)
-        centroids_KS, _ = spherical_kmeans(sample, start.to(self.device), config.init_iterations)
+        # on the CPU, where sums come in one order: every rank must find the same centroids to the last bit
+        centroids_KS, _ = spherical_kmeans(torch.from_numpy(sample_NS[chosen]), start, config.init_iterations)
         return centroids_KS
 
     def _predict_slides(self, role: str) -> pd.DataFrame:
