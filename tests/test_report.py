@@ -53,7 +53,7 @@ def write_run(folder: Path, classes: tuple[str, str] = CLASSES, label: str = "PR
         storage.write_text(f"{folder}/fold={fold}/metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     pooled = pd.concat(tables)
     figures = summarise(results, pooled, classes, seed=1)
-    figures |= {"cohort": [f"{len(pooled)} patients have a slide and a label."], "excluded": {"no slide": 3}}
+    figures |= {"cohort": [f"{len(pooled)} patients have a slide and a label.", "3 patients left out (no slide)."]}
     storage.write_json(f"{folder}/metrics.json", figures)
     pooled.to_parquet(folder / "predictions.parquet")
     cohort = {"label": label, "negative": classes[0], "positive": classes[1]}
@@ -141,7 +141,7 @@ def test_page_tells_the_figures(tmp_path: Path, page: str) -> None:
         for value in (one["pooled"], *one["folds"]):
             assert f"{value:.3f}" in parsed.text
     assert "150 patients have a slide and a label." in parsed.text
-    assert "no slide: 3" in parsed.text
+    assert "3 patients left out (no slide)." in parsed.text
     assert "epochs: 18" in parsed.text
 
 

@@ -217,7 +217,7 @@ def test_a_fold_trains_without_any_omics(tmp_path: Path) -> None:
     _, lines, test = outcome_of(tmp_path)
     assert "loss_align_omics" not in lines[0]
     assert len(test) == 6
-    assert np.isfinite(test[["p_0", "p_1"]]).all(axis=None)
+    assert np.isfinite(test[["p_negative", "p_positive"]]).all(axis=None)
 
 
 def test_early_stopping_counts_epochs_without_a_better_validation_auc(tmp_path: Path) -> None:

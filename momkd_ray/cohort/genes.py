@@ -6,6 +6,7 @@ import csv
 import difflib
 import io
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import numpy as np
 import numpy.typing as npt
