@@ -193,3 +193,33 @@ def test_predicting_an_empty_folder_or_without_a_model_is_refused(
     common = ["predict", "--features", str(tmp_path), "--out", str(tmp_path / "p.csv")]
     assert outcome(*common, "--model", str(tmp_path / "none")) == 1
     assert "no model bundle" in capsys.readouterr().err
+
+
+def test_one_fold_can_be_trained_and_predicts_new_slides(
+    own_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_cluster: Connection
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(own_config.to_yaml())
+    assert outcome("train", "--config", str(path), "--fold", "7") == 1
+    assert "the folds are 0, 1" in capsys.readouterr().err
+    assert outcome("train", "--config", str(path), "--fold", "1", "--set", "train.epochs=1") == 0
+    run = Path(own_config.run.dir)
+    assert (run / "fold=1" / "result.json").exists()
+    assert not (run / "fold=0").exists()
+
+    model, features, out = str(run / "fold=1" / "model"), own_config.features.dir, tmp_path / "p.parquet"
+    common = ["predict", "--model", model, "--features", features, "--out", str(out)]
+    assert outcome(*common) == 0
+    table = pd.read_parquet(out)
+    assert list(table.columns) == ["slide_id", "patient_id", "p_negative", "p_positive", "predicted"]
+    assert (table["slide_id"] == table["patient_id"]).all()
+    assert len(table) == len(list(Path(features).iterdir()))
+
+    # a table that leaves a slide out, or names one that has no file, loses nothing in silence
+    slides = pd.read_csv(own_config.cohort.slides)
+    slides.iloc[1:].to_csv(tmp_path / "fewer.csv", index=False)
+    assert outcome(*common, "--slides", str(tmp_path / "fewer.csv")) == 1
+    assert "names no patient" in capsys.readouterr().err
+    (Path(features) / slides["FILENAME"].iloc[0]).unlink()
+    assert outcome(*common, "--slides", own_config.cohort.slides) == 1
+    assert "has no .h5 file" in capsys.readouterr().err

@@ -260,7 +260,8 @@ def test_killed_in_the_middle_the_same_command_ends_like_an_uninterrupted_run(
     time.sleep(3)  # Ray's workers notice that their driver is gone
     assert not (tmp_path / "broken" / "metrics.json").exists()
     done = sorted(p.parent.name for p in (tmp_path / "broken").glob("fold=*/result.json"))
-    epochs_before = third.read_text().count("\n")
+    before = third.read_text()
+    epochs_before = before.count("\n")
     assert "fold=2" not in done
     assert 3 <= epochs_before < 30
     stamps = {name: (tmp_path / "broken" / name / "result.json").stat().st_mtime_ns for name in done}
@@ -270,6 +271,8 @@ def test_killed_in_the_middle_the_same_command_ends_like_an_uninterrupted_run(
         assert f"{len(done)} of 3 folds are finished already" in output
     for name, stamp in stamps.items():
         assert (tmp_path / "broken" / name / "result.json").stat().st_mtime_ns == stamp
+    # the seconds of these epochs are those measured before the kill: they were not trained again
+    assert third.read_text().startswith(before)
     metrics, predictions = comparable(str(tmp_path / "broken"))
     expected, expected_predictions = comparable(whole.run.dir)
     assert metrics == expected

@@ -274,14 +274,14 @@ class FoldTraining:
             table[f"p_{y}"] = p_NY[:, y]
         return table
 
-    def _train_auc(self, outcomes: Sequence[StepOutcome]) -> float:
-        """AUC over the epoch's training draws, as they were predicted while training."""
+    def _train_auc(self, outcomes: Sequence[StepOutcome]) -> float | None:
+        """AUC over the epoch's training draws, as they were predicted while training; None if all were of a class."""
         ids = [s for o in outcomes for s in o.slide_ids]
         p = torch.cat([o.positive_B for o in outcomes]).tolist() if outcomes else []
         drawn = [pair for part in self.collective.gather(list(zip(ids, p, strict=True))) for pair in part]
         class_of = dict(zip(self.by_role["train"].ids, self.by_role["train"].y, strict=True))
         y, p_all = [class_of[s] for s, _ in drawn], [value for _, value in drawn]
-        return float(roc_auc_score(y, p_all)) if len(set(y)) == CLASSES else float("nan")
+        return float(roc_auc_score(y, p_all)) if len(set(y)) == CLASSES else None
 
 
 def patient_auc(y: pd.Series, p: pd.Series, patient: pd.Series) -> float:
