@@ -65,9 +65,8 @@ def ensure_store(config: Config, cohort: Cohort, narrator: Narrator) -> BagStore
     store = config.store
     if covers(config.store_uri, cohort.slides, store.dtype, store.neighbors):
         return BagStore.open(config.store_uri)
-    total = len(cohort.slides)
-    narrator.say(f"Reading {total} feature files into the bag store {config.store_uri}")
-    return ingest(
+    narrator.say(f"Checking {len(cohort.slides)} feature files and reading them into {config.store_uri}")
+    made = ingest(
         cohort.slides,
         config.store_uri,
         store.dtype,
@@ -75,6 +74,9 @@ def ensure_store(config: Config, cohort: Cohort, narrator: Narrator) -> BagStore
         store.part_mb,
         on_progress=lambda done, of: narrator.count("ingest", done, of, "slides"),
     )
+    patches = int(made.slides["n_patches"].sum())
+    narrator.say(f"All could be read: {len(made.slides):,} bags with {patches:,} patches of width {made.width}")
+    return made
 
 
 def open_study(config: Config, cohort: Cohort, plan: FoldPlan, narrator: Narrator) -> Study:
