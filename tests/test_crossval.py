@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -216,9 +217,9 @@ def test_models_of_different_features_do_not_predict_together(
         )
 
 
-def momkd(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+def momkd(*arguments: str, variables: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
     """The command in a process of its own, with a Ray of its own."""
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | (variables or {})
     return subprocess.Popen(
         [sys.executable, "-m", "momkd_ray.cli", *arguments],
         env=environment,
@@ -236,7 +237,8 @@ def finished(process: subprocess.Popen[str]) -> str:
 
 
 def comparable(run: str) -> tuple[Any, pd.DataFrame]:
-    return storage.read_json(f"{run}/metrics.json"), pd.read_parquet(f"{run}/predictions.parquet")
+    predictions = pd.read_parquet(io.BytesIO(storage.read_bytes(f"{run}/predictions.parquet")))
+    return storage.read_json(f"{run}/metrics.json"), predictions
 
 
 @pytest.mark.slow
@@ -291,6 +293,45 @@ def test_two_ray_train_workers_end_like_one(tiny_config: Config, tmp_path: Path)
     assert (p - expected_p).abs().max() < 1e-5
     assert metrics["metrics"]["auc"]["folds"] == pytest.approx(expected["metrics"]["auc"]["folds"], abs=1e-5)
     assert metrics["fingerprint"] == expected["fingerprint"]
+
+
+@pytest.mark.slow
+def test_from_s3_to_s3_gives_what_the_disk_gives(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        variables = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+        variables |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        s3 = boto3.client("s3")
+        s3.create_bucket(Bucket="momkd")
+        cohort = Path(tiny_config.features.dir).parent
+        for path in (p for p in cohort.rglob("*") if p.is_file()):
+            s3.upload_file(str(path), "momkd", f"cohort/{path.relative_to(cohort)}")
+        tree = tiny_config.model_dump(mode="json")
+        for name in ("clinical", "slides", "omics"):
+            tree["cohort"][name] = f"s3://momkd/cohort/{Path(tree['cohort'][name]).name}"
+        tree["features"]["dir"] = "s3://momkd/cohort/features"
+        tree["run"]["dir"] = "s3://momkd/run"
+        remote = saved(Config.model_validate(tree), tmp_path / "s3")
+        finished(momkd("crossval", "--config", str(remote), variables=variables))
+        finished(momkd("crossval", "--config", str(saved(tiny_config, tmp_path / "disk"))))
+        metrics, predictions = comparable("s3://momkd/run")
+        expected, expected_predictions = comparable(tiny_config.run.dir)
+        assert metrics == expected
+        pd.testing.assert_frame_equal(predictions, expected_predictions)
+        keys = {item["Key"] for item in s3.list_objects_v2(Bucket="momkd", Prefix="run/")["Contents"]}
+        assert {"run/report.html", "run/fold=0/model/model.json", "run/bags/manifest.json"} <= keys
+        assert not [key for key in keys if key.endswith(".tmp")]
+    finally:
+        server.stop()
 
 
 @pytest.mark.slow
