@@ -242,18 +242,21 @@ def comparable(run: str) -> tuple[Any, pd.DataFrame]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("workers", "folds", "epochs"), [(1, 3, 30), (2, 2, 12)])
 def test_killed_in_the_middle_the_same_command_ends_like_an_uninterrupted_run(
-    tiny_config: Config, tmp_path: Path
+    tiny_config: Config, tmp_path: Path, workers: int, folds: int, epochs: int
 ) -> None:
-    whole = changed(tiny_config, train__epochs=30, train__patience=30, folds__n=3)
+    settings = {"train__epochs": epochs, "train__patience": epochs, "train__bags_per_step": 2, "folds__n": folds}
+    whole = changed(tiny_config, cluster__workers=workers, **settings)
     broken = changed(whole, run__dir=str(tmp_path / "broken"))
     finished(momkd("crossval", "--config", str(saved(whole, tmp_path / "a"))))
 
     path = str(saved(broken, tmp_path / "b"))
     process = momkd("crossval", "--config", path, start_new_session=True)
-    third = tmp_path / "broken" / "fold=2" / "metrics.jsonl"
+    last_fold = f"fold={folds - 1}"
+    told = tmp_path / "broken" / last_fold / "metrics.jsonl"
     deadline = time.monotonic() + 300
-    while not (third.exists() and third.read_text().count("\n") >= 3):
+    while not (told.exists() and told.read_text().count("\n") >= 3):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -262,19 +265,19 @@ def test_killed_in_the_middle_the_same_command_ends_like_an_uninterrupted_run(
     time.sleep(3)  # Ray's workers notice that their driver is gone
     assert not (tmp_path / "broken" / "metrics.json").exists()
     done = sorted(p.parent.name for p in (tmp_path / "broken").glob("fold=*/result.json"))
-    before = third.read_text()
+    before = told.read_text()
     epochs_before = before.count("\n")
-    assert "fold=2" not in done
-    assert 3 <= epochs_before < 30
+    assert last_fold not in done
+    assert 3 <= epochs_before < epochs
     stamps = {name: (tmp_path / "broken" / name / "result.json").stat().st_mtime_ns for name in done}
 
     output = finished(momkd("crossval", "--config", path))
     if done:
-        assert f"{len(done)} of 3 folds are finished already" in output
+        assert f"{len(done)} of {folds} folds are finished already" in output
     for name, stamp in stamps.items():
         assert (tmp_path / "broken" / name / "result.json").stat().st_mtime_ns == stamp
     # the seconds of these epochs are those measured before the kill: they were not trained again
-    assert third.read_text().startswith(before)
+    assert told.read_text().startswith(before)
     metrics, predictions = comparable(str(tmp_path / "broken"))
     expected, expected_predictions = comparable(whole.run.dir)
     assert metrics == expected
