@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from momkd_ray.config import Config, absolute, load_config
-from momkd_ray.errors import InputError, RunError, input_error_within
+from momkd_ray.errors import InputError, RunError, StoppedError, input_error_within
 
 app = typer.Typer(
     help="Train, cross-validate and run MoMKD on Ray.",
@@ -106,6 +106,7 @@ def predict(
     features: Annotated[str, typer.Option(help="Folder of .h5 feature files, local or s3://.")],
     out: Annotated[str, typer.Option(help="Where to write: a .csv or .parquet file.")],
     slides: Annotated[str | None, typer.Option(help="Table with PATIENT and FILENAME.")] = None,
+    patients: Annotated[bool, typer.Option("--patients", help="A row a patient: its slides' mean.")] = False,
     gpus: Annotated[float, typer.Option(help="GPUs a worker holds.")] = 0,
     address: AddressOption = None,
 ) -> None:
@@ -119,7 +120,9 @@ def predict(
         if slides is None:
             narrator.say("No --slides table: every slide counts as its own patient")
         table = absolute(slides) if slides else None
-        predict_folder(models, absolute(features), absolute(out), narrator, slides=table, gpus=gpus)
+        predict_folder(
+            models, absolute(features), absolute(out), narrator, slides=table, by_patient=patients, gpus=gpus
+        )
     print(absolute(out))
 
 
@@ -194,7 +197,7 @@ def metrics_table(metrics: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb; exit code 0 done, 1 bad input, 2 usage, 3 run failed.
+    """Run a verb; exit code 0 done, 1 bad input, 2 usage, 3 run failed, 130 interrupted.
 
     Args:
         arguments: verb and options; the process's own by default.
@@ -205,11 +208,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if wrong := input_error_within(error):
             print(f"momkd-ray: {' '.join(str(wrong).split())}", file=sys.stderr)
             sys.exit(1)
-        if isinstance(error, RunError):
+        if isinstance(error, RunError | StoppedError):
             print(f"momkd-ray: {' '.join(str(error).split())}", file=sys.stderr)
         else:
             traceback.print_exception(error)
-        sys.exit(3)
+        sys.exit(130 if isinstance(error, StoppedError) else 3)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def connected(address: str | None = None) -> Iterator[Connection]:
             os.environ.setdefault(name, value)
     import ray
 
-    _quiet_data()
+    _quiet()
     if ray.is_initialized():
         yield Connection(own, _dashboard())
         return
@@ -78,12 +78,13 @@ def _check_listening(address: str) -> None:
         raise InputError(f"no Ray cluster answers at {address}: {error.strerror or error}") from error
 
 
-def _quiet_data() -> None:
-    """Our own progress display tells what Ray Data's bars and its log of every execution would."""
+def _quiet() -> None:
+    """Our own progress display tells what Ray Data's bars and logs would, and we go on without `Tuner.restore`."""
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for name in ("ray.data", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _dashboard() -> str:

@@ -1,4 +1,4 @@
-"""The two ways a run ends early, and the exit codes they carry."""
+"""The ways a run ends early, and the exit codes they carry."""
 
 
 class InputError(Exception):
@@ -7,6 +7,10 @@ class InputError(Exception):
 
 class RunError(Exception):
     """The input was good but the run could not be finished (exit 3)."""
+
+
+class StoppedError(Exception):
+    """The user stopped the run, which can go on (exit 130)."""
 
 
 def input_error_within(error: BaseException) -> InputError | None:

@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from momkd_ray.cluster import Connection, connected
 from momkd_ray.config import Config, SyntheticConfig
 from momkd_ray.synthetic import generate_cohort
+
+# on a busy machine a single example may take any time
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -215,6 +215,13 @@ def test_one_fold_can_be_trained_and_predicts_new_slides(
     assert (table["slide_id"] == table["patient_id"]).all()
     assert len(table) == len(list(Path(features).iterdir()))
 
+    assert outcome(*common, "--slides", own_config.cohort.slides, "--patients") == 0
+    patients = pd.read_parquet(out)
+    owner = pd.read_csv(own_config.cohort.slides).set_index("FILENAME")["PATIENT"]
+    expected = table.groupby(owner.loc[table["slide_id"] + ".h5"].to_numpy())["p_positive"].mean()
+    assert patients.set_index("patient_id")["p_positive"].to_dict() == pytest.approx(expected.to_dict())
+    assert "slide_id" not in patients
+
     # a table that leaves a slide out, or names one that has no file, loses nothing in silence
     slides = pd.read_csv(own_config.cohort.slides)
     slides.iloc[1:].to_csv(tmp_path / "fewer.csv", index=False)

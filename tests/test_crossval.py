@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,14 @@ def test_the_whole_way_gives_every_patient_one_prediction_and_goes_on_where_it_s
 
     with pytest.raises(InputError, match="another configuration"):
         crossval(changed(tiny_config, train__lr=0.1))
+    other = tmp_path / "other"
+    shutil.copytree(tiny_config.features.dir, other, copy_function=shutil.copy)
+    parts = sorted((run / "bags").iterdir())
+    with pytest.raises(InputError, match="other slides or feature files"):
+        crossval(changed(tiny_config, features__dir=str(other)))
+    with pytest.raises(InputError, match="does not exist"):
+        crossval(changed(tiny_config, features__dir=str(tmp_path / "nowhere"), run__dir=str(tmp_path / "new")))
+    assert sorted((run / "bags").iterdir()) == parts
 
     # the same slides, features alone: the fold's own model gives what the fold's test said, up to float16
     slides = pd.read_parquet(run / "fold=0" / "test_slides.parquet")
@@ -170,8 +179,6 @@ def test_bad_input_found_by_a_fold_is_an_input_error(tiny_config: Config, ray_cl
 
 
 def test_bad_feature_files_are_all_listed(tiny_config: Config, ray_cluster: Connection, tmp_path: Path) -> None:
-    import shutil
-
     import h5py
 
     features = tmp_path / "features"
@@ -239,6 +246,23 @@ def finished(process: subprocess.Popen[str]) -> str:
 def comparable(run: str) -> tuple[Any, pd.DataFrame]:
     predictions = pd.read_parquet(io.BytesIO(storage.read_bytes(f"{run}/predictions.parquet")))
     return storage.read_json(f"{run}/metrics.json"), predictions
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_one_sentence_and_the_same_command_goes_on(tiny_config: Config, tmp_path: Path) -> None:
+    config = changed(tiny_config, train__epochs=60, train__patience=60)
+    path = str(saved(config, tmp_path / "c"))
+    process = momkd("crossval", "--config", path, start_new_session=True)
+    told = Path(config.run.dir) / "fold=0" / "metrics.jsonl"
+    while not told.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "the same command goes on" in output.strip().splitlines()[-1]
+    assert "Traceback" not in output
+    finished(momkd("crossval", "--config", path))
 
 
 @pytest.mark.slow

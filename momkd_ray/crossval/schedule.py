@@ -17,7 +17,7 @@ from momkd_ray.cluster import folds_side_by_side
 from momkd_ray.crossval.evaluate import FoldResult, summarise
 from momkd_ray.crossval.fold import RESULT_FILE, fold_is_finished, run_fold
 from momkd_ray.crossval.study import Study
-from momkd_ray.errors import InputError, RunError, input_error_within
+from momkd_ray.errors import InputError, RunError, StoppedError, input_error_within
 from momkd_ray.progress import Narrator
 from momkd_ray.train.fit import TRAIN_ENVIRONMENT
 
@@ -33,6 +33,7 @@ def cross_validate(study: Study, narrator: Narrator, *, own_cluster: bool) -> di
     Raises:
         InputError: the input does not allow a fold to be trained.
         RunError: a fold failed more often than `cluster.max_failures`.
+        StoppedError: the user stopped it.
     """
     units = [(fold, setting) for setting in range(len(study.settings)) for fold in study.plan.folds]
     train_folds(study, units, narrator, own_cluster=own_cluster)
@@ -62,6 +63,9 @@ def train_folds(study: Study, units: Sequence[Unit], narrator: Narrator, *, own_
             f"{len(failed)} of {len(missing)} folds failed, the first with: {failed[0]}; finished folds are kept: "
             "the same command goes on with the others"
         )
+    # Tune takes Ctrl-C for a wish to end early and returns
+    if not all(fold_is_finished(study, *unit) for unit in missing):
+        raise StoppedError("interrupted; finished folds and epochs are kept: the same command goes on from there")
 
 
 def _trial(params: dict[str, Any], study: Study) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from momkd_ray import __version__, storage
 from momkd_ray.bags.ingest import covers, ingest
-from momkd_ray.bags.store import BagStore
+from momkd_ray.bags.store import MANIFEST, BagStore
 from momkd_ray.bags.stream import BagSource
 from momkd_ray.cohort.folds import FoldPlan
 from momkd_ray.cohort.formats import read_content
@@ -65,6 +65,10 @@ def ensure_store(config: Config, cohort: Cohort, narrator: Narrator) -> BagStore
     store = config.store
     if covers(config.store_uri, cohort.slides, store.dtype, store.neighbors):
         return BagStore.open(config.store_uri)
+    if not storage.names_below(config.features.dir):
+        raise InputError(
+            f"features.dir {config.features.dir} does not exist or is empty: name the folder of the .h5 files"
+        )
     narrator.say(f"Checking {len(cohort.slides)} feature files and reading them into {config.store_uri}")
     made = ingest(
         cohort.slides,
@@ -85,6 +89,7 @@ def open_study(config: Config, cohort: Cohort, plan: FoldPlan, narrator: Narrato
     Raises:
         InputError: bad feature files, or the run directory holds a run of another configuration or other data.
     """
+    _refuse_other_features(config, cohort)
     store = ensure_store(config, cohort, narrator)
     settings = tuple(
         dict(zip(config.search, values, strict=True)) for values in itertools.product(*config.search.values())
@@ -92,6 +97,17 @@ def open_study(config: Config, cohort: Cohort, plan: FoldPlan, narrator: Narrato
     study = Study(config, cohort, plan, store, store, settings, fingerprint(config, cohort, plan, store))
     _claim_run_dir(study)
     return study
+
+
+def _refuse_other_features(config: Config, cohort: Cohort) -> None:
+    """Refuse, before anything is read into a finished run's store, features that the run was not made of."""
+    ran = storage.exists(storage.join(config.run.dir, "provenance.json"))
+    stored = storage.exists(storage.join(config.store_uri, MANIFEST))
+    if ran and stored and not covers(config.store_uri, cohort.slides, config.store.dtype, config.store.neighbors):
+        raise InputError(
+            f"{config.run.dir} holds a run of other slides or feature files than those of {config.features.dir}: "
+            "choose another run.dir, or remove that one"
+        )
 
 
 def fingerprint(config: Config, cohort: Cohort, plan: FoldPlan, store: BagStore) -> str:

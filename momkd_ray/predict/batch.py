@@ -50,7 +50,14 @@ class SlidePredictor:
 
 
 def predict_folder(
-    models: Sequence[str], features: str, out: str, narrator: Narrator, *, slides: str | None, gpus: float
+    models: Sequence[str],
+    features: str,
+    out: str,
+    narrator: Narrator,
+    *,
+    slides: str | None,
+    gpus: float,
+    by_patient: bool = False,
 ) -> pd.DataFrame:
     """Predict every `.h5` file of a folder and write the table; Ray must be up.
 
@@ -58,6 +65,7 @@ def predict_folder(
         models: bundles; their probabilities and thresholds are averaged.
         features: the folder, local or `s3://`.
         out: a `.csv` or `.parquet` file: slide_id, patient_id, p_<class> ..., predicted.
+        by_patient: a row a patient, the mean of its slides, instead of a row a slide.
         slides: a table with PATIENT and FILENAME; without it every slide is its own patient.
         gpus: GPUs a Ray Data worker holds.
 
@@ -94,7 +102,7 @@ def predict_folder(
         narrator.count("predict", len(rows), len(table), "slides")
     _refuse([row for row in rows if row["reason"]], len(table), out)
     result = pd.DataFrame(rows).sort_values("slide_id").reset_index(drop=True)
-    named = named_predictions(result["slide_id"], result["p"], patients, cards)
+    named = named_predictions(result["slide_id"], result["p"], patients, cards, by_patient=by_patient)
     with storage.writing(out) as stream:
         if out.endswith(".csv"):
             named.to_csv(stream, index=False)
@@ -153,20 +161,19 @@ def patients_of(slides: str | None, table: pd.DataFrame) -> dict[str, str]:
 
 
 def named_predictions(
-    slide_ids: pd.Series, p: pd.Series, patients: dict[str, str], cards: Sequence[BundleCard]
+    slide_ids: pd.Series, p: pd.Series, patients: dict[str, str], cards: Sequence[BundleCard], *, by_patient: bool
 ) -> pd.DataFrame:
     """The prediction table in the user's own class names, with the models' mean threshold."""
     negative, positive = cards[0].classes
     threshold = sum(card.threshold for card in cards) / len(cards)
-    return pd.DataFrame(
-        {
-            "slide_id": slide_ids,
-            "patient_id": [patients[slide] for slide in slide_ids],
-            f"p_{negative}": 1 - p,
-            f"p_{positive}": p,
-            "predicted": [positive if value >= threshold else negative for value in p],
-        }
-    )
+    table = pd.DataFrame({"slide_id": slide_ids, "patient_id": [patients[slide] for slide in slide_ids], "p": p})
+    if by_patient:
+        table = table.groupby("patient_id")["p"].mean().reset_index()
+    p = table.pop("p")
+    table[f"p_{negative}"] = 1 - p
+    table[f"p_{positive}"] = p
+    table["predicted"] = [positive if value >= threshold else negative for value in p]
+    return table
 
 
 def _refuse(faults: Sequence[dict[str, Any]], total: int, out: str) -> None:
