@@ -83,14 +83,9 @@ def predict_folder(
     dataset = ray.data.from_pandas(table).repartition(max(1, -(-len(table) // SLIDES_PER_BATCH)))
     have = ray.cluster_resources()
     workers = max(1, int(have.get("GPU", 0) / gpus if gpus else have.get("CPU", 0)))
-
-    class OurPredictor(SlidePredictor):
-        # arguments handed to Ray would lie in the object store, and a restarted actor may not find them there
-        def __init__(self) -> None:
-            super().__init__(models, gpus)
-
     predicted = dataset.map_batches(
-        OurPredictor,
+        SlidePredictor,
+        fn_constructor_args=[list(models), gpus],
         batch_format="pandas",
         batch_size=SLIDES_PER_BATCH,
         concurrency=(1, workers),
