@@ -311,9 +311,8 @@ def _unknown_key(path: list[str], source: str) -> str:
     """The sentence about a key that is not in the tree: the nearest one, and all that stand beside it."""
     key, known = ".".join(path), list(dotted_keys())
     section = ".".join(path[:-1])
-    beside = sorted(
-        {k.removeprefix(f"{section}.").split(".")[0] for k in known if not section or k.startswith(section)}
-    )
+    inside = f"{section}." if section else ""
+    beside = sorted({k.removeprefix(inside).split(".")[0] for k in known if k.startswith(inside)})
     nearest = difflib.get_close_matches(path[-1], beside, n=1)
     if nearest:
         best = ".".join([*path[:-1], *nearest])
@@ -321,6 +320,8 @@ def _unknown_key(path: list[str], source: str) -> str:
         best = elsewhere[0]
     else:
         best = next((k for k in known if k.rsplit(".", 1)[-1] == path[-1]), "")
+    if not beside:  # the section itself is unknown
+        section, beside = "", sorted({k.split(".")[0] for k in known})
     hint = f"the nearest valid key is '{best}'; " if best else ""
     place = f"'{section}' has" if section else "the sections are"
     return f"{source}: unknown configuration key '{key}'; {hint}{place} {', '.join(beside)}"

@@ -48,6 +48,7 @@ def test_set_replaces_values_of_every_kind(written: str) -> None:
         ("train.lr.x=1", "no keys below"),
         ("cohort.positive=yes", "quote it"),
         ("search={'train.lrr': [1]}", "'train.lr'"),
+        ("search={'trian.lr': [1]}", "'train.lr'; the sections are cluster, cohort,"),
         ("search={'run.dir': [a]}", "cannot vary"),
         ("search={'train.lr': []}", "no values"),
         ("search={'genes.n': [5, many]}", "valid integer"),

@@ -60,11 +60,22 @@ def open_cohort(config: Config, narrator: Narrator) -> Cohort:
     return cohort
 
 
-def ensure_store(config: Config, cohort: Cohort, narrator: Narrator) -> BagStore:
-    """The bag store of the cohort's slides, ingested where it is absent or incomplete; Ray must be up."""
+def ensure_store(config: Config, cohort: Cohort, narrator: Narrator, *, for_run: bool = False) -> BagStore:
+    """The bag store of the cohort's slides, ingested where it is absent or incomplete; Ray must be up.
+
+    Raises:
+        InputError: bad feature files; or, `for_run`, the run directory holds a run of other features, which is told
+            before anything is read into its store.
+    """
     store = config.store
     if covers(config.store_uri, cohort.slides, store.dtype, store.neighbors):
         return BagStore.open(config.store_uri)
+    ran = for_run and storage.exists(storage.join(config.run.dir, "provenance.json"))
+    if ran and storage.exists(storage.join(config.store_uri, MANIFEST)):
+        raise InputError(
+            f"{config.run.dir} holds a run of other slides or feature files than those of {config.features.dir}: "
+            "choose another run.dir, or remove that one"
+        )
     if not storage.names_below(config.features.dir):
         raise InputError(
             f"features.dir {config.features.dir} does not exist or is empty: name the folder of the .h5 files"
@@ -89,25 +100,13 @@ def open_study(config: Config, cohort: Cohort, plan: FoldPlan, narrator: Narrato
     Raises:
         InputError: bad feature files, or the run directory holds a run of another configuration or other data.
     """
-    _refuse_other_features(config, cohort)
-    store = ensure_store(config, cohort, narrator)
+    store = ensure_store(config, cohort, narrator, for_run=True)
     settings = tuple(
         dict(zip(config.search, values, strict=True)) for values in itertools.product(*config.search.values())
     )
     study = Study(config, cohort, plan, store, store, settings, fingerprint(config, cohort, plan, store))
     _claim_run_dir(study)
     return study
-
-
-def _refuse_other_features(config: Config, cohort: Cohort) -> None:
-    """Refuse, before anything is read into a finished run's store, features that the run was not made of."""
-    ran = storage.exists(storage.join(config.run.dir, "provenance.json"))
-    stored = storage.exists(storage.join(config.store_uri, MANIFEST))
-    if ran and stored and not covers(config.store_uri, cohort.slides, config.store.dtype, config.store.neighbors):
-        raise InputError(
-            f"{config.run.dir} holds a run of other slides or feature files than those of {config.features.dir}: "
-            "choose another run.dir, or remove that one"
-        )
 
 
 def fingerprint(config: Config, cohort: Cohort, plan: FoldPlan, store: BagStore) -> str:
