@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import posixpath
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pyarrow as pa
 from pyarrow import NativeFile, fs
 
 from momkd_ray.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def filesystem(location: str) -> tuple[fs.FileSystem, str]:
@@ -84,6 +88,19 @@ def write_text(location: str, text: str) -> None:
 def write_json(location: str, value: Any) -> None:
     """Write one whole JSON file; NaN is refused."""
     write_text(location, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_table(location: str, table: pd.DataFrame) -> None:
+    """Write one whole Parquet file, without the frame's index."""
+    with writing(location) as stream:
+        table.to_parquet(stream, index=False)
+
+
+def read_table(location: str) -> pd.DataFrame:
+    """The frame of a Parquet file that `write_table` wrote."""
+    import pandas as pd
+
+    return pd.read_parquet(io.BytesIO(read_bytes(location)))
 
 
 def read_bytes(location: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -34,8 +33,7 @@ def run_fold(study: Study, fold: int, setting: int) -> FoldResult:
     trained = fit(task)
     result, patients = _evaluate(study, task, trained["best_epoch"])
     _save_model(study, task, result, trained["val_auc"], genes)
-    with storage.writing(storage.join(task.location, "test_predictions.parquet")) as stream:
-        patients.to_parquet(stream, index=False)
+    storage.write_table(storage.join(task.location, "test_predictions.parquet"), patients)
     storage.write_json(storage.join(task.location, RESULT_FILE), result.to_json())
     return result
 
@@ -83,10 +81,7 @@ def _teach(
 
 
 def _evaluate(study: Study, task: FoldTask, best_epoch: int) -> tuple[FoldResult, pd.DataFrame]:
-    val, test = (
-        pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(task.location, f"{role}_slides.parquet"))))
-        for role in ("val", "test")
-    )
+    val, test = (storage.read_table(storage.join(task.location, f"{role}_slides.parquet")) for role in ("val", "test"))
     n_train = task.slides.loc[task.slides["role"] == "train", "patient_id"].nunique()
     return evaluate_fold(task.fold, val, test, study.cohort.classes, int(n_train), best_epoch)
 

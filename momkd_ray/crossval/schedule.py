@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -186,7 +185,7 @@ def _conclude(study: Study, chosen: dict[int, int]) -> dict[str, Any]:
     frames = []
     for fold, setting in chosen.items():
         place = storage.join(study.location(fold, setting), "test_predictions.parquet")
-        frames.append(pd.read_parquet(io.BytesIO(storage.read_bytes(place))))
+        frames.append(storage.read_table(place))
     pooled = pd.concat(frames).sort_values("patient_id").reset_index(drop=True)
     metrics = summarise(results, pooled, classes, study.config.folds.seed)
     metrics |= {
@@ -203,7 +202,6 @@ def _conclude(study: Study, chosen: dict[int, int]) -> dict[str, Any]:
                 for s in range(len(study.settings))
             ],
         }
-    with storage.writing(storage.join(run_dir, "predictions.parquet")) as stream:
-        pooled.to_parquet(stream, index=False)
+    storage.write_table(storage.join(run_dir, "predictions.parquet"), pooled)
     storage.write_json(storage.join(run_dir, "metrics.json"), metrics)
     return metrics

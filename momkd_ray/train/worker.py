@@ -185,8 +185,7 @@ class FoldTraining:
         for role in ("val", "test"):
             slides = self._named(self._predict_slides(role))
             if self.collective.rank == 0:
-                with storage.writing(storage.join(self.task.location, f"{role}_slides.parquet")) as stream:
-                    slides.to_parquet(stream, index=False)
+                storage.write_table(storage.join(self.task.location, f"{role}_slides.parquet"), slides)
         return {"best_epoch": progress.best_epoch, "val_auc": progress.best_auc}
 
     def _named(self, slides: pd.DataFrame) -> pd.DataFrame:
