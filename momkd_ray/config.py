@@ -52,7 +52,10 @@ class FeaturesConfig(Section):
     """Where the feature files of the slides are."""
 
     dir: Location
-    format: Literal["auto", "trident"] = "auto"
+    format: Literal["auto", "trident", "clam", "stamp", "released"] = "auto"  # auto: what the file's datasets say
+    # auto: the file's own edge_index_k<neighbors> (released), else the nearest neighbours by coordinates;
+    # knn: always by coordinates; none: no graph, for features without coordinates
+    graph: Literal["auto", "knn", "none"] = "auto"
 
 
 class StoreConfig(Section):

@@ -9,6 +9,7 @@ import posixpath
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -47,8 +48,27 @@ def exists(location: str) -> bool:
     return bool(system.get_file_info(path).type == fs.FileType.File)
 
 
+@dataclass(frozen=True)
+class FileInfo:
+    """A file as its folder lists it; `stamp` changes when its content is written anew."""
+
+    name: str
+    size: int
+    stamp: str
+
+
+def files_below(location: str) -> list[FileInfo]:
+    """The files directly inside a folder, sorted by name, in one listing; none where there is no such folder."""
+    system, path = filesystem(location)
+    found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(
+        (FileInfo(i.base_name, i.size, f"{i.size}-{i.mtime_ns}") for i in found if i.type == fs.FileType.File),
+        key=lambda file: file.name,
+    )
+
+
 def names_below(location: str) -> list[str]:
-    """The names directly inside a folder, sorted; none where there is no such folder."""
+    """The names of files and folders directly inside a folder, sorted; none where there is no such folder."""
     system, path = filesystem(location)
     return sorted(info.base_name for info in system.get_file_info(fs.FileSelector(path, allow_not_found=True)))
 

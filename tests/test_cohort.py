@@ -127,6 +127,8 @@ def test_tables_are_joined_and_sorted(tmp_path: Path) -> None:
         "slide_id": ["S1", "S2", "S3", "S4"],
         "patient_id": ["P1", "P2", "P3", "P4"],
         "path": [f"/features/S{i}.h5" for i in range(1, 5)],
+        "file": [""] * 4,
+        "bytes": [0] * 4,
     }
     assert cohort.omics is not None
     assert cohort.omics.index.tolist() == ["P1", "P3"]

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import pandas as pd
 
-from momkd_ray import storage
+from momkd_ray.cohort.files import files_of, list_features
 from momkd_ray.cohort.formats import first_duplicate, identifiers, read_table, require_columns, texts
 from momkd_ray.cohort.omics import read_omics
 from momkd_ray.config import CohortConfig, Config
@@ -20,7 +20,7 @@ from momkd_ray.errors import InputError
 
 __all__ = ["Cohort", "load_cohort", "read_table", "slide_id_of"]
 
-SLIDE_SUFFIXES = frozenset({".h5", ".hdf5", ".svs", ".ndpi", ".tif", ".tiff", ".mrxs"})
+SLIDE_SUFFIXES = frozenset({".h5", ".hdf5", ".pt", ".svs", ".ndpi", ".tif", ".tiff", ".mrxs"})
 EXAMPLES = 3  # identifiers shown for each reason
 
 LeftOut = list[tuple[str, str, str]]  # (kind, identifier, reason)
@@ -31,7 +31,8 @@ class Cohort:
     """The patients of a study and what is known of them.
 
     patients: index `patient_id` (sorted), columns `label` (the user's class name) and `y` (1 = positive).
-    slides: columns `slide_id` (sorted), `patient_id`, `path` of the feature file.
+    slides: columns `slide_id` (sorted), `patient_id`, and of the feature file `path`, `file` (size and time of
+        change, '' where there is none) and `bytes`.
     omics: index `patient_id` (sorted, some or all patients), float32 genes; None where none are given.
     classes: (negative, positive).
     excluded: columns `kind` (patient, slide or omics), `id`, `reason`.
@@ -92,7 +93,7 @@ def load_cohort(config: Config) -> Cohort:
     """Read the tables of `config.cohort` and join them by patient.
 
     Patients with another label than the two classes, or without a slide, are left out; so are the slides and
-    omics of patients who are not in. Whether the feature files exist is not looked at here.
+    omics of patients who are not in. A feature file that does not exist is not refused here.
 
     Raises:
         InputError: a table or column is missing, an identifier is blank or double, a class has no patient.
@@ -102,7 +103,9 @@ def load_cohort(config: Config) -> Cohort:
         raise InputError(f"cohort.positive and cohort.negative are both '{settings.positive}': name two classes")
     labels = _read_labels(settings)
     slides = read_slides(settings.slides, settings.patient_column, settings.slide_column)
-    slides["path"] = [storage.join(config.features.dir, f"{slide}.h5") for slide in slides["slide_id"]]
+    files = files_of(slides["slide_id"].tolist(), config.features.dir, list_features(config.features.dir))
+    slides["path"], slides["file"] = [file.path for file in files], [file.stamp for file in files]
+    slides["bytes"] = [file.size for file in files]
     kept, left_out = _split_patients(labels, set(slides["patient_id"]), settings)
     slides, slides_out = _split_slides(slides, kept, labels)
     left_out += slides_out

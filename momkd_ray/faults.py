@@ -1,0 +1,84 @@
+"""What is wrong with the inputs, one row at a time: listed together, then refused or left out as the user says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import pandas as pd
+
+from momkd_ray import storage
+from momkd_ray.errors import InputError
+
+OnError = Literal["stop", "skip"]
+"""Bad inputs end the command (after all are listed), or are left out and listed beside its results."""
+
+Problem = Literal[
+    "missing",  # no such file, or a blank cell where a value is needed
+    "unreadable",  # damaged, or of a format that is not known
+    "truncated",  # ends before it should
+    "empty",  # no patches, no genes
+    "not finite",  # NaN or inf, or beyond the precision it is kept at
+    "constant",  # all patches or all genes are the same
+    "duplicated",  # named twice, or the content of another
+    "misshapen",  # shapes, columns or types that do not fit
+    "mixed",  # another encoder or width than the rest
+    "unmatched",  # nothing that belongs to it
+]
+
+REJECTED = "rejected.csv"
+COLUMNS = ("kind", "id", "problem", "location", "reason")
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """One bad input: what it is, what kind of fault it has, the file, and one sentence that says how to mend it."""
+
+    kind: Literal["patient", "slide", "omics"]
+    id: str
+    problem: Problem
+    location: str
+    reason: str
+
+
+class FileFaultError(InputError):
+    """The fault of one feature file: an `InputError` that carries what kind of fault it is."""
+
+    def __init__(self, problem: Problem, reason: str) -> None:
+        super().__init__(problem, reason)
+        self.problem: Problem = problem
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def faults_table(faults: Iterable[Fault]) -> pd.DataFrame:
+    """Faults as rows of `COLUMNS`, sorted."""
+    return pd.DataFrame([asdict(fault) for fault in sorted(set(faults))], columns=list(COLUMNS), dtype="str")
+
+
+def write_rejected(folder: str, faults: Iterable[Fault]) -> str:
+    """List faults in `rejected.csv` of a folder; returns where."""
+    place = storage.join(folder, REJECTED)
+    storage.write_text(place, faults_table(faults).to_csv(index=False, lineterminator="\n"))
+    return place
+
+
+def refuse(faults: Sequence[Fault], what: str, listed_in: str = "") -> None:
+    """Raise the first fault's sentence, with how many there are, unless there is none.
+
+    Args:
+        faults: what is wrong.
+        what: what the faults are counted among, such as `5 feature files`.
+        listed_in: the file that lists all of them.
+
+    Raises:
+        InputError: there is a fault.
+    """
+    if not faults:
+        return
+    first = min(faults)
+    where = f"; all are listed in {listed_in}" if listed_in else ""
+    raise InputError(f"{len(faults)} of {what} cannot be used, the first: {first.reason}{where}")
