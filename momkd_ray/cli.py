@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,10 @@ app = typer.Typer(
 
 ConfigOption = Annotated[str, typer.Option("--config", "-c", help="The YAML configuration.")]
 SetOption = Annotated[list[str], typer.Option("--set", help="Replace a value: a.b=value. May be repeated.")]
+OnErrorOption = Annotated[
+    Literal["stop", "skip"],
+    typer.Option(help="Bad inputs end the command, or are left out and listed in rejected.csv beside its results."),
+]
 AddressOption = Annotated[str | None, typer.Option(help="Of a running Ray cluster; default: one of its own.")]
 
 
@@ -47,6 +51,7 @@ def train(
     config: ConfigOption,
     fold: Annotated[int, typer.Option(help="The fold to train.")],
     set_: SetOption = [],  # noqa: B006
+    on_error: OnErrorOption = "stop",
     address: AddressOption = None,
 ) -> None:
     """Train and test one fold."""
@@ -58,19 +63,52 @@ def train(
 
     settings = load_config(config, set_)
     with Narrator() as narrator:
-        cohort = open_cohort(settings, narrator)
-        plan = make_folds(settings, cohort)
+        cohort = open_cohort(settings, narrator, on_error)
+        plan = make_folds(settings, cohort, on_error)
         if fold not in plan.folds:
             raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, plan.folds))}")
     with connected(address) as ray, Narrator() as narrator:
-        study = open_study(settings, cohort, plan, narrator)
+        study = open_study(settings, cohort, plan, narrator, on_error)
         units = [(fold, setting) for setting in range(len(study.settings))]
         train_folds(study, units, narrator, own_cluster=ray.own)
     print(study.location(fold))
 
 
 @app.command()
-def ingest(config: ConfigOption, set_: SetOption = [], address: AddressOption = None) -> None:  # noqa: B006
+def audit(
+    config: ConfigOption,
+    set_: SetOption = [],  # noqa: B006
+    out: Annotated[str | None, typer.Option(help="Folder of audit.csv, audit.json; default: <run.dir>/audit.")] = None,
+    on_error: OnErrorOption = "stop",
+    address: AddressOption = None,
+) -> None:
+    """Read every input once and list all that is wrong; exit code 1 if anything is, unless `--on-error skip`."""
+    from momkd_ray import storage
+    from momkd_ray.bags.audit import audit_inputs
+    from momkd_ray.cluster import connected
+    from momkd_ray.progress import Narrator
+    from momkd_ray.synthetic import generate_cohort
+
+    settings = load_config(config, set_)
+    if settings.synthetic is not None:
+        generate_cohort(settings.synthetic)
+    folder = absolute(out) if out else storage.join(settings.run.dir, "audit")
+    with connected(address), Narrator() as narrator:
+        findings = audit_inputs(settings, lambda done, of: narrator.count("audit", done, of, "slides"))
+    findings.write(folder)
+    print(findings.text())
+    print(f"\nAll of it: {storage.join(folder, 'audit.csv')}")
+    if findings.faults and on_error == "stop":
+        raise InputError(findings.verdict())
+
+
+@app.command()
+def ingest(
+    config: ConfigOption,
+    set_: SetOption = [],  # noqa: B006
+    on_error: OnErrorOption = "stop",
+    address: AddressOption = None,
+) -> None:
     """Feature files -> bag store."""
     from momkd_ray.cluster import connected
     from momkd_ray.crossval.study import ensure_store, open_cohort
@@ -78,9 +116,9 @@ def ingest(config: ConfigOption, set_: SetOption = [], address: AddressOption = 
 
     settings = load_config(config, set_)
     with Narrator() as narrator:
-        cohort = open_cohort(settings, narrator)
+        cohort = open_cohort(settings, narrator, on_error)
     with connected(address), Narrator() as narrator:
-        store = ensure_store(settings, cohort, narrator)
+        store, _ = ensure_store(settings, cohort, narrator, on_error)
     print(f"{store.uri}: {len(store.slides)} bags, {int(store.slides['n_patches'].sum())} patches of {store.width}")
 
 
@@ -103,11 +141,12 @@ def split(config: ConfigOption, set_: SetOption = []) -> None:  # noqa: B006
 @app.command()
 def predict(
     model: Annotated[list[str], typer.Option(help="A model bundle. Several form an ensemble.")],
-    features: Annotated[str, typer.Option(help="Folder of .h5 feature files, local or s3://.")],
+    features: Annotated[str, typer.Option(help="Folder of .h5 or .pt feature files, local or s3://.")],
     out: Annotated[str, typer.Option(help="Where to write: a .csv or .parquet file.")],
     slides: Annotated[str | None, typer.Option(help="Table with PATIENT and FILENAME.")] = None,
     patients: Annotated[bool, typer.Option("--patients", help="A row a patient: its slides' mean.")] = False,
     gpus: Annotated[float, typer.Option(help="GPUs a worker holds.")] = 0,
+    on_error: OnErrorOption = "stop",
     address: AddressOption = None,
 ) -> None:
     """Predict slides from histology alone."""
@@ -121,7 +160,14 @@ def predict(
             narrator.say("No --slides table: every slide counts as its own patient")
         table = absolute(slides) if slides else None
         predict_folder(
-            models, absolute(features), absolute(out), narrator, slides=table, by_patient=patients, gpus=gpus
+            models,
+            absolute(features),
+            absolute(out),
+            narrator,
+            slides=table,
+            by_patient=patients,
+            gpus=gpus,
+            on_error=on_error,
         )
     print(absolute(out))
 
@@ -164,7 +210,7 @@ def import_released(
     print(absolute(out))
 
 
-def _crossval(settings: Config, address: str | None) -> None:
+def _crossval(settings: Config, address: str | None, on_error: Literal["stop", "skip"] = "stop") -> None:
     from momkd_ray.cluster import connected
     from momkd_ray.cohort.folds import make_folds
     from momkd_ray.crossval.schedule import cross_validate
@@ -173,13 +219,13 @@ def _crossval(settings: Config, address: str | None) -> None:
     from momkd_ray.report.page import write_report
 
     with Narrator() as narrator:
-        cohort = open_cohort(settings, narrator)
-        plan = make_folds(settings, cohort)
+        cohort = open_cohort(settings, narrator, on_error)
+        plan = make_folds(settings, cohort, on_error)
         narrator.say(f"Connecting to Ray at {address}" if address else "Connecting to Ray")
     with connected(address) as ray, Narrator() as narrator:
         if ray.dashboard:
             narrator.say(f"Dashboard: {ray.dashboard}")
-        study = open_study(settings, cohort, plan, narrator)
+        study = open_study(settings, cohort, plan, narrator, on_error)
         metrics = cross_validate(study, narrator, own_cluster=ray.own)
     page = write_report(settings.run.dir)
     print(metrics_table(metrics["metrics"]))

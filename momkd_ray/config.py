@@ -46,6 +46,14 @@ class CohortConfig(Section):
     label: str
     positive: str = "positive"
     negative: str = "negative"
+    bag: Literal["slide", "patient"] = "slide"  # a bag a slide, averaged by patient; or one bag of all of a patient's
+
+
+class OmicsConfig(Section):
+    """What becomes of patients without omics."""
+
+    # keep: they train the slide branch; drop: they do not train. Both validate and test them, from histology alone.
+    missing: Literal["keep", "drop"] = "keep"
 
 
 class FeaturesConfig(Section):
@@ -155,6 +163,8 @@ class ClusterConfig(Section):
     workers: Positive = 1
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    read_threads: Positive = 2  # that read bags while a worker computes: one reads storage while one makes batches
+    read_ahead_mb: Positive = 256  # of bags in memory beside the one computed on; a larger bag comes alone
     max_failures: Annotated[int, Field(ge=-1)] = 3
 
 
@@ -180,6 +190,7 @@ class Config(Section):
 
     cohort: CohortConfig
     features: FeaturesConfig
+    omics: OmicsConfig = OmicsConfig()
     store: StoreConfig = StoreConfig()
     folds: FoldsConfig = FoldsConfig()
     genes: GenesConfig = GenesConfig()
@@ -206,8 +217,9 @@ class Config(Section):
 
         What the files at those places hold is for the caller to hash.
         """
-        tree = self.model_dump(mode="json", exclude={"cluster", "run", "synthetic", "features"})
+        tree = self.model_dump(mode="json", exclude={"cluster", "run", "synthetic"})
         elsewhere = {
+            "features": ("dir", "format"),
             "cohort": ("clinical", "slides", "omics"),
             "store": ("uri", "part_mb", "memory_share"),
             "folds": ("file",),

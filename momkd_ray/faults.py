@@ -59,11 +59,24 @@ def faults_table(faults: Iterable[Fault]) -> pd.DataFrame:
     return pd.DataFrame([asdict(fault) for fault in sorted(set(faults))], columns=list(COLUMNS), dtype="str")
 
 
-def write_rejected(folder: str, faults: Iterable[Fault]) -> str:
-    """List faults in `rejected.csv` of a folder; returns where."""
-    place = storage.join(folder, REJECTED)
-    storage.write_text(place, faults_table(faults).to_csv(index=False, lineterminator="\n"))
-    return place
+def settle(faults: Sequence[Fault], what: str, place: str, on_error: OnError) -> None:
+    """List faults in a CSV file, and refuse them under `stop`; without faults no list of an earlier try stays.
+
+    Args:
+        faults: what is wrong.
+        what: what the faults are counted among, such as `5 feature files`.
+        place: the CSV file.
+        on_error: whether faults end the command.
+
+    Raises:
+        InputError: there is a fault, and `on_error` is `stop`.
+    """
+    if faults:
+        storage.write_text(place, faults_table(faults).to_csv(index=False, lineterminator="\n"))
+        if on_error == "stop":
+            refuse(faults, what, place)
+    elif storage.exists(place):
+        storage.delete(place)
 
 
 def refuse(faults: Sequence[Fault], what: str, listed_in: str = "") -> None:

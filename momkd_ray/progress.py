@@ -21,6 +21,7 @@ class Narrator:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
+        self._began: dict[str, tuple[float, int]] = {}  # when a count was first told, and what was done by then
 
     def __enter__(self) -> Narrator:
         if self.console.is_terminal:
@@ -48,13 +49,26 @@ class Narrator:
         self.console.print(sentence, markup=False)
 
     def count(self, name: str, done: int, total: int, note: str = "") -> None:
-        """Show that `done` of `total` are done; on a plain output at most a line every ten seconds, and the last."""
+        """Show that `done` of `total` are done, and about how long the rest takes.
+
+        On a plain output at most a line every ten seconds, and the last.
+        """
         if self._bars is not None:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=total, note=note)
             self._bars.update(self._tasks[name], completed=done, total=total, note=note)
             return
         now = time.monotonic()
+        began, before = self._began.setdefault(name, (now, done))
         if done >= total or now - self._last_line.get(name, -PLAIN_LINE_EVERY_S) >= PLAIN_LINE_EVERY_S:
             self._last_line[name] = now
-            print(f"{name}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
+            left = _time_left(done - before, total - done, now - began)
+            print(f"{name}: {done}/{total} {note}".rstrip() + left, file=sys.stderr, flush=True)
+
+
+def _time_left(done: int, remaining: int, seconds: float) -> str:
+    """The estimate from the pace so far; '' while there is none, or nothing remains."""
+    if done <= 0 or remaining <= 0:
+        return ""
+    left = round(seconds / done * remaining)
+    return f", about {left // 60} min {left % 60} s left" if left >= 60 else f", about {left} s left"

@@ -139,3 +139,31 @@ def read_text(location: str) -> str:
 def read_json(location: str) -> Any:
     """The value of a JSON file."""
     return json.loads(read_text(location))
+
+
+def read_into(location: str, offset: int, buffer: Any) -> None:
+    """Fill a writable buffer with the bytes of a file from `offset`; `OSError` where it ends before."""
+    system, path = filesystem(location)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        if os.preadv(fd, [buffer], offset) != len(buffer):
+            raise OSError(f"{location} ends early")
+    finally:
+        os.close(fd)
+
+
+def opened(location: str) -> Any:
+    """A file to read at random."""
+    system, path = filesystem(location)
+    return system.open_input_file(path)
+
+
+def delete(location: str) -> None:
+    """Remove a file."""
+    system, path = filesystem(location)
+    system.delete_file(path)
+
+
+def absolute(location: str) -> str:
+    """A local path made absolute; a URI as it is."""
+    return location if "://" in location else os.path.abspath(location)

@@ -143,7 +143,7 @@ def test_bad_feature_files_get_one_sentence_and_exit_code_1(
     assert last.startswith("momkd-ray: ")
     assert file_name in last
     assert re.search(words.format(file_name), last)
-    assert pd.read_csv(f"{own_config.store_uri}/rejected.csv")["slide_id"].tolist() == [file_name.removesuffix(".h5")]
+    assert pd.read_csv(f"{own_config.store_uri}/rejected.csv")["id"].tolist() == [file_name.removesuffix(".h5")]
 
 
 def test_split_writes_folds_that_can_be_imported(own_config: Config, tmp_path: Path) -> None:
@@ -229,4 +229,8 @@ def test_one_fold_can_be_trained_and_predicts_new_slides(
     assert "names no patient" in capsys.readouterr().err
     (Path(features) / slides["FILENAME"].iloc[0]).unlink()
     assert outcome(*common, "--slides", own_config.cohort.slides) == 1
-    assert "has no .h5 file" in capsys.readouterr().err
+    assert "no feature file" in capsys.readouterr().err
+    assert outcome(*common, "--slides", own_config.cohort.slides, "--on-error", "skip") == 0
+    left_out = slides["FILENAME"].iloc[0].removesuffix(".h5")
+    assert pd.read_csv(f"{out}.rejected.csv")["id"].tolist() == [left_out]
+    assert pd.read_parquet(out)["slide_id"].tolist() == [s for s in table["slide_id"] if s != left_out]

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from momkd_ray import storage
-from momkd_ray.bags.stream import SharedBags, share_bags
+from momkd_ray.bags.share import SharedBags, share_bags
 from momkd_ray.cluster import Connection, folds_side_by_side
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.config import Config
@@ -189,16 +189,16 @@ def test_bad_feature_files_are_all_listed(tiny_config: Config, ray_cluster: Conn
     with h5py.File(second, "r+") as file:
         file["features"][3, 2] = float("nan")
     config = changed(tiny_config, features__dir=str(features))
-    with pytest.raises(InputError, match=r"1 of .*rejected\.csv"):
+    with pytest.raises(InputError, match=r"2 of .*rejected\.csv"):
         crossval(config)
     first.unlink()
-    with pytest.raises(InputError, match=r"1 of .*rejected\.csv"):
+    with pytest.raises(InputError, match=r"2 of .*no feature file.*rejected\.csv"):
         crossval(config)
     shutil.copy(Path(tiny_config.features.dir) / first.name, first)
     with pytest.raises(InputError, match="NaN"):
         crossval(config)
     listed = pd.read_csv(f"{config.store_uri}/rejected.csv")
-    assert listed["slide_id"].tolist() == [second.stem]
+    assert listed[["kind", "id", "problem"]].to_numpy().tolist() == [["slide", second.stem, "not finite"]]
 
 
 def test_models_of_different_features_do_not_predict_together(

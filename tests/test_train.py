@@ -12,12 +12,9 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given
-from hypothesis import strategies as st
 
 from momkd_ray.bags.graph import knn_graph
 from momkd_ray.bags.readers import Bag
-from momkd_ray.bags.stream import divide, passes, plan_epoch, read_ahead
 from momkd_ray.config import Config
 from momkd_ray.errors import InputError
 from momkd_ray.train.fit import fit
@@ -70,9 +67,10 @@ def fold_task(location: Path, *, omics: bool = True, **train: Any) -> FoldTask:
         }
     )
     ids = [f"slide-{i:02d}" for i in range(26)]
-    slides = pd.DataFrame(
+    bags = pd.DataFrame(
         {
-            "slide_id": ids,
+            "bag_id": ids,
+            "slides": ids,
             "patient_id": [f"P{i:02d}" for i in range(26)],
             "y": [i % 2 for i in range(26)],
             "role": ["train"] * 14 + ["val"] * 6 + ["test"] * 6,
@@ -81,13 +79,13 @@ def fold_task(location: Path, *, omics: bool = True, **train: Any) -> FoldTask:
     )
     genes = {
         p: np.random.default_rng(i).standard_normal(GENES).astype(np.float32) + i % 2
-        for i, p in enumerate(slides["patient_id"][:14])
+        for i, p in enumerate(bags["patient_id"][:14])
         if i % 3
     }
     return FoldTask(
         config=config,
         fold=0,
-        slides=slides,
+        bags=bags,
         omics=genes if omics else {},
         genes=GENES if omics else 0,
         width=WIDTH,
@@ -263,61 +261,3 @@ def test_bf16_is_never_chosen_on_a_cpu() -> None:
     assert not uses_bf16("auto", torch.device("cpu"))
     with pytest.raises(InputError, match="precision"):
         uses_bf16("bf16", torch.device("cpu"))
-
-
-sizes = st.lists(st.integers(1, 20_000), min_size=1, max_size=60)
-
-
-@given(sizes, st.integers(1, 9))
-def test_every_bag_falls_to_exactly_one_worker_and_shares_are_even(patches: list[int], workers: int) -> None:
-    shares = divide(patches, workers)
-    assert sorted(place for share in shares for place in share) == list(range(len(patches)))
-    loads = [sum(patches[place] for place in share) for share in shares]
-    # the largest-first rule is within 4/3 of the best division, which is at least the mean and the largest bag
-    assert max(loads) <= 4 / 3 * max(sum(patches) / workers, max(patches)) + max(patches)
-    if len(patches) >= workers:
-        assert all(shares)
-
-
-@given(sizes, st.integers(1, 30_000))
-def test_passes_keep_order_and_limit(patches: list[int], limit: int) -> None:
-    groups = passes(patches, limit)
-    assert [place for group in groups for place in group] == list(range(len(patches)))
-    assert all(sum(patches[i] for i in group) <= limit or len(group) == 1 for group in groups)
-
-
-@given(st.integers(2, 50), st.integers(1, 9), st.integers(0, 99), st.integers(0, 99))
-def test_an_epoch_without_balance_takes_every_slide_once(n: int, bags: int, seed: int, epoch: int) -> None:
-    ids, labels = [f"s{i}" for i in range(n)], np.arange(n) % 2
-    plan = plan_epoch(ids, labels, seed=seed, epoch=epoch, bags_per_step=bags, balanced=False)
-    assert sorted(draw.slide for step in plan for draw in step) == list(range(n))
-    assert [len(step) for step in plan[:-1]] == [bags] * (len(plan) - 1)
-    assert plan == plan_epoch(ids, labels, seed=seed, epoch=epoch, bags_per_step=bags, balanced=False)
-
-
-def test_a_balanced_epoch_draws_rare_and_common_classes_alike() -> None:
-    ids, labels = [f"s{i}" for i in range(2000)], (np.arange(2000) < 100).astype(int)
-    plan = plan_epoch(ids, labels, seed=1, epoch=0, bags_per_step=7, balanced=True)
-    drawn = [draw for step in plan for draw in step]
-    assert len(drawn) == 2000
-    assert 0.45 < np.mean([labels[draw.slide] for draw in drawn]) < 0.55
-    # a slide drawn twice in an epoch gets another dropout each time
-    assert len({draw.seed for draw in drawn}) == 2000
-    other = plan_epoch(ids, labels, seed=1, epoch=1, bags_per_step=7, balanced=True)
-    assert [d.slide for s in other for d in s] != [d.slide for d in drawn]
-
-
-def test_reading_ahead_keeps_the_order_and_passes_errors_on() -> None:
-    ids = [f"slide-{i:02d}" for i in (5, 3, 3, 9)]
-    assert [bag.slide_id for bag in read_ahead(MadeBags(), ids, depth=2)] == ids
-
-    class Broken(MadeBags):
-        def read(self, slide_id: str) -> Bag:
-            if slide_id == "slide-09":
-                raise InputError("slide-09 is damaged")
-            return super().read(slide_id)
-
-    bags = read_ahead(Broken(), ids, depth=4)
-    assert [next(bags).slide_id for _ in range(3)] == ids[:3]
-    with pytest.raises(InputError, match="slide-09"):
-        next(bags)

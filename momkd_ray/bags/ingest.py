@@ -12,35 +12,36 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from itertools import chain, groupby
-from typing import Any, cast
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyarrow import fs
 from pyarrow import parquet as pq
 
 from momkd_ray import storage
-from momkd_ray.bags.readers import Bag, header_of, read_bag
+from momkd_ray.bags.readers import Bag, Recipe, read_bag
 from momkd_ray.bags.store import (
     MANIFEST,
     SCHEMA,
-    SCHEMA_VERSION,
     WRITER_OPTIONS,
     BagStore,
+    Entry,
+    Form,
     bags_table,
+    buffer_sizes,
     open_part,
-    stored_as,
+    places,
+    write_manifest,
 )
-from momkd_ray.errors import InputError, RunError
-
-REJECTED = "rejected.csv"
+from momkd_ray.config import Config
+from momkd_ray.errors import InputError, run_error_within
+from momkd_ray.faults import REJECTED, Fault, FileFaultError, OnError, refuse, settle
 
 Progress = Callable[[int, int], None]
-Fault = dict[str, str]  # slide_id, path, reason
-Entry = dict[str, Any]  # a slide in the manifest
 
 _FOOTER_KEY = b"momkd_ray.part"
 _PARTS_PER_CPU = 4  # so that no CPU idles long at the end, and progress is seen
@@ -48,117 +49,113 @@ _PARTS_PER_CPU = 4  # so that no CPU idles long at the end, and progress is seen
 
 @dataclass(frozen=True)
 class _Source:
-    """A feature file, as planned."""
+    """A feature file, as listed."""
 
     slide_id: str
     path: str
     file: str  # size and time of change: other figures, other features
-    n_patches: int
-    width: int
+    bytes: int
 
 
-@dataclass(frozen=True)
-class _Form:
-    """What all bags of one store have in common."""
-
-    dtype: str
-    neighbors: int
-    width: int
-    schema_version: int = SCHEMA_VERSION
+def form_of(config: Config) -> Form:
+    """The form of the store that a configuration asks for."""
+    store, graph = config.store, config.features.graph
+    return Form(store.dtype, 0 if graph == "none" else store.neighbors, graph)
 
 
-def feature_faults(slides: pd.DataFrame) -> list[Fault]:
-    """What the headers of the feature files show to be wrong: `slide_id`, `path`, `reason` of each bad file.
-
-    Args:
-        slides: columns `slide_id` and `path`.
-    """
-    return _survey(slides)[1]
-
-
-def covers(uri: str, slides: pd.DataFrame, dtype: str, neighbors: int) -> bool:
+def covers(uri: str, slides: pd.DataFrame, form: Form) -> bool:
     """Whether a finished store holds the bags of all these feature files, as the files are now.
 
     A slide whose file is gone counts as held: a store can be used without the files it was made from.
 
     Args:
-        slides: columns `slide_id` and `path`.
+        uri: the store's folder.
+        slides: columns `slide_id` and `file`.
+        form: the form its bags must have.
 
     Raises:
-        InputError: a store is there, but of another precision or another number of neighbours.
+        InputError: a store is there, but of another form.
     """
-    store = _finished(uri, dtype, neighbors)
+    store = _finished(uri, form)
     if store is None:
         return False
     held = _present(store)["file"]
     if not slides["slide_id"].isin(held.index).all():
         return False
-    now = [_file_figures(_absolute(str(path))) for path in slides["path"]]
-    return all(figures in ("", held[slide]) for slide, figures in zip(slides["slide_id"], now, strict=True))
+    pairs = zip(slides["slide_id"], slides["file"], strict=True)
+    return all(file in ("", held[slide_id]) for slide_id, file in pairs)
 
 
 def ingest(
     slides: pd.DataFrame,
     uri: str,
-    dtype: str,
-    neighbors: int,
-    part_mb: int,
+    form: Form,
+    *,
+    layout: str = "auto",
+    part_mb: int = 128,
+    on_error: OnError = "stop",
     on_progress: Progress | None = None,
-) -> BagStore:
+) -> tuple[BagStore, list[Fault]]:
     """Bring the bags of all slides into the store, reading only feature files whose bags are not yet there.
 
     Args:
-        slides: columns `slide_id` and `path`.
+        slides: columns `slide_id`, `patient_id`, and of the feature file `path`, `file` and `bytes`.
         uri: the store's folder, a local path or `s3://` URI.
-        dtype: `float16` or `float32`.
-        neighbors: k of the graphs.
+        form: precision and graph of the bags.
+        layout: of the feature files, `features.format`.
         part_mb: about how large a part may become.
+        on_error: whether bad feature files end the job, or are left out.
         on_progress: called with the slides done and their total.
 
+    Returns:
+        The store, and the faults of the slides that were left out; they are listed in `rejected.csv` of the store.
+
     Raises:
-        InputError: feature files are bad (all are listed in `rejected.csv` in the store's folder), or a store
-            of another form is there.
-        RunError: a part could not be written.
+        InputError: feature files are bad (all are listed in `rejected.csv` of the store) and `on_error` is `stop`,
+            none is good, or a store of another form is there.
+        RunError: a part could not be written, or storage stayed away.
     """
-    uri = _absolute(uri)
+    uri = storage.absolute(uri)
     if storage.exists(uri):
         raise InputError(f"{uri} is a file where the folder of the bag store should be; choose another store.uri")
-    old = _finished(uri, dtype, neighbors)
-    sources, faults = _survey(slides, expected_width=None if old is None else old.width)
-    if faults:
-        raise _refusal(faults, len(slides), uri)
-    form = _Form(dtype, neighbors, sources[0].width)
+    old = _finished(uri, form)
+    sources, faults = _sources(slides, old)
     entries = _kept(uri, old, sources, form)
     missing = [source for source in sources if source.slide_id not in entries]
-    done = len(sources) - len(missing)
-    if on_progress is not None:
-        on_progress(done, len(sources))
-    for result in _written_parts(_plan(missing, form, part_mb), uri, form):
+    done = len(slides) - len(missing)
+    told = on_progress or (lambda done, total: None)
+    told(done, len(slides))
+    for result in _written_parts(_plan(missing, part_mb), uri, form, layout):
         entries |= {entry["slide_id"]: entry for entry in result["entries"]}
-        faults += result["faults"]
+        faults += [Fault(**fault) for fault in result["faults"]]
         done += len(result["entries"]) + len(result["faults"])
-        if on_progress is not None:
-            on_progress(done, len(sources))
-    if faults:
-        raise _refusal(faults, len(slides), uri)
-    _finish(uri, form, entries)
-    return BagStore.open(uri)
+        told(done, len(slides))
+    faults += odd_ones(entries, slides, old) + doubles(entries, slides)
+    settle(faults, f"{len(slides)} feature files", storage.join(uri, REJECTED), on_error)
+    rejected = {fault.id for fault in faults}
+    good = {slide_id: entry for slide_id, entry in entries.items() if slide_id not in rejected}
+    if not good:
+        refuse(faults, f"{len(slides)} feature files", storage.join(uri, REJECTED))
+    first = next((e for e in good.values() if e["encoder"]), next(iter(good.values())))
+    write_manifest(uri, form, first["encoder"], first["width"], good)
+    return BagStore.open(uri), sorted(faults)
 
 
-def _absolute(location: str) -> str:
-    return location if "://" in location else storage.filesystem(location)[1]
-
-
-def _finished(uri: str, dtype: str, neighbors: int) -> BagStore | None:
+def _finished(uri: str, form: Form) -> BagStore | None:
     if not storage.exists(storage.join(uri, MANIFEST)):
         return None
     store = BagStore.open(uri)
-    if (store.dtype, store.neighbors) != (dtype, neighbors):
+    if store.form != form:
         raise InputError(
-            f"the bag store {uri} holds {store.dtype} bags with {store.neighbors} neighbors, not {dtype} "
-            f"with {neighbors}; choose another store.uri or remove that folder"
+            f"the bag store {uri} holds {_form_words(store.form)}, not {_form_words(form)}; choose another store.uri "
+            "or remove that folder"
         )
     return store
+
+
+def _form_words(form: Form) -> str:
+    graph = "no graph" if form.graph == "none" else f"{form.neighbors} neighbors (features.graph {form.graph})"
+    return f"{form.dtype} bags with {graph}"
 
 
 def _present(store: BagStore) -> pd.DataFrame:
@@ -166,63 +163,77 @@ def _present(store: BagStore) -> pd.DataFrame:
     return store.slides[store.slides["part"].isin(storage.names_below(store.uri))]
 
 
-def _survey(slides: pd.DataFrame, expected_width: int | None = None) -> tuple[list[_Source], list[Fault]]:
-    """The usable feature files sorted by slide, and the faults of the others."""
+def _sources(slides: pd.DataFrame, old: BagStore | None) -> tuple[list[_Source], list[Fault]]:
+    """The feature files to have in the store, sorted by slide, and the faults of those that are not there."""
     if slides.empty:
         raise InputError("there are no slides to read features of; check the slides table")
     twice = slides["slide_id"][slides["slide_id"].duplicated()]
     if len(twice):
         raise InputError(f"slide {twice.iloc[0]} is listed twice; list each slide with one feature file")
-    sources: list[_Source] = []
-    faults: list[Fault] = []
-    for slide_id, path in sorted(zip(slides["slide_id"], slides["path"], strict=True)):
-        try:
-            sources.append(_source(slide_id, _absolute(str(path)), expected_width))
-        except InputError as error:
-            faults.append({"slide_id": slide_id, "path": str(path), "reason": str(error)})
-    return _of_one_width(sources, faults)
+    held = set() if old is None else set(_present(old).index)
+    sources, faults = [], []
+    columns = (slides[name] for name in ("slide_id", "path", "file", "bytes"))
+    for slide_id, path, file, size in sorted(zip(*columns, strict=True)):
+        if file:
+            sources.append(_Source(slide_id, path, file, int(size)))
+        elif slide_id not in held:
+            reason = f"there is no feature file {path}; extract it or leave the slide out"
+            faults.append(Fault("slide", slide_id, "missing", path, reason))
+    return sources, faults
 
 
-def _source(slide_id: str, path: str, expected_width: int | None) -> _Source:
-    header = header_of(path, expected_width)
-    return _Source(slide_id, path, _file_figures(path), header.n_patches, header.width)
+def odd_ones(entries: Mapping[str, Entry], slides: pd.DataFrame, old: BagStore | None) -> list[Fault]:
+    """Slides of another width or encoder than a store that is there, or than most: faults that name two files.
+
+    Args:
+        entries: `width` and `encoder` of each slide that could be read.
+        slides: columns `slide_id` and `path`.
+        old: the store to agree with.
+    """
+    path_of = dict(zip(slides["slide_id"], slides["path"], strict=True))
+    asked = {slide_id: entries[slide_id] for slide_id in sorted(path_of) if slide_id in entries}
+    faults = []
+    for name, words in (("width", "features of width"), ("encoder", "features of")):
+        # a file that does not say what it was extracted with agrees with every other
+        values = {slide_id: entry[name] for slide_id, entry in asked.items() if entry[name]}
+        if not values:
+            continue
+        usual = getattr(old, name, None) or Counter(values.values()).most_common(1)[0][0]
+        model = next((path_of[slide_id] for slide_id, value in values.items() if value == usual), f"{old and old.uri}")
+        for slide_id, value in values.items():
+            if value != usual:
+                reason = (
+                    f"{path_of[slide_id]} has {words} {value}, but {model} of {usual}; extract all slides with one "
+                    "encoder"
+                )
+                faults.append(Fault("slide", slide_id, "mixed", path_of[slide_id], reason))
+    return faults
 
 
-def _file_figures(path: str) -> str:
-    """Size and time of change of a file; '' where there is none."""
-    system, inner = storage.filesystem(path)
-    info = system.get_file_info(inner)
-    return f"{info.size}-{info.mtime_ns}" if info.type == fs.FileType.File else ""
+def doubles(entries: Mapping[str, Entry], slides: pd.DataFrame) -> list[Fault]:
+    """Slides with the content of another: all but the first of a patient's; of several patients', every one.
 
-
-def _of_one_width(sources: list[_Source], faults: list[Fault]) -> tuple[list[_Source], list[Fault]]:
-    """The sources of the most frequent width; the others are faults that name two files and two widths."""
-    if not sources:
-        return sources, faults
-    width = Counter(source.width for source in sources).most_common(1)[0][0]
-    model = next(source for source in sources if source.width == width)
-    for odd in sources:
-        if odd.width != width:
+    Args:
+        entries: `sha256` of each slide that could be read.
+        slides: columns `slide_id`, `patient_id` and `path`.
+    """
+    rows = slides[slides["slide_id"].isin(list(entries))]
+    rows = rows.assign(sha256=[str(entries[slide_id]["sha256"]) for slide_id in rows["slide_id"]])
+    faults = []
+    for _, same in rows[rows["sha256"].duplicated(keep=False)].sort_values("slide_id").groupby("sha256"):
+        one_patient = same["patient_id"].nunique() == 1
+        for place in range(1 if one_patient else 0, len(same)):
+            row, other = same.iloc[place], same.iloc[0 if place else 1]
+            whose = "" if one_patient else f" of another patient ({other['patient_id']})"
             reason = (
-                f"{odd.path} has features of width {odd.width}, but {model.path} and most others of width "
-                f"{width}; extract all slides with one encoder"
+                f"{row['path']} holds the same patches as {other['path']}{whose}; keep the right one, and remove the "
+                "other from the slides table"
             )
-            faults.append({"slide_id": odd.slide_id, "path": odd.path, "reason": reason})
-    return [source for source in sources if source.width == width], faults
+            faults.append(Fault("slide", row["slide_id"], "duplicated", row["path"], reason))
+    return faults
 
 
-def _tally(faults: Sequence[Fault], total: int) -> str:
-    return f"{len(faults)} of {total} feature files cannot be used, first: {faults[0]['reason']}"
-
-
-def _refusal(faults: list[Fault], total: int, uri: str) -> InputError:
-    location = storage.join(uri, REJECTED)
-    faults = sorted(faults, key=lambda fault: fault["slide_id"])
-    storage.write_text(location, pd.DataFrame(faults).to_csv(index=False))
-    return InputError(f"{_tally(faults, total)}; all are listed in {location}")
-
-
-def _kept(uri: str, old: BagStore | None, sources: Sequence[_Source], form: _Form) -> dict[str, Entry]:
+def _kept(uri: str, old: BagStore | None, sources: Sequence[_Source], form: Form) -> dict[str, Entry]:
     """What is already stored: a finished store's slides, unless their files have changed, and wanted bags in
     parts that an unfinished job has left.
     """
@@ -230,10 +241,13 @@ def _kept(uri: str, old: BagStore | None, sources: Sequence[_Source], form: _For
     entries: dict[str, Entry] = {}
     listed: set[str] = set()
     if old is not None:
-        present = _present(old)
-        listed = set(present["part"])
-        rows = cast(list[Entry], present.reset_index().to_dict("records"))
-        entries = {row["slide_id"]: row for row in rows if file_of.get(row["slide_id"], row["file"]) == row["file"]}
+        present = set(_present(old).index)
+        listed = {old.entries[slide_id]["part"] for slide_id in present}
+        entries = {
+            slide_id: entry
+            for slide_id, entry in old.entries.items()
+            if slide_id in present and file_of.get(slide_id, entry["file"]) == entry["file"]
+        }
     left = [name for name in storage.names_below(uri) if name.endswith(".parquet") and name not in listed]
     with ThreadPoolExecutor(16) as pool:
         for part_entries in pool.map(lambda name: _footer_entries(uri, name, form), left):
@@ -243,32 +257,31 @@ def _kept(uri: str, old: BagStore | None, sources: Sequence[_Source], form: _For
     return entries
 
 
-def _footer_entries(uri: str, part: str, form: _Form) -> list[Entry]:
+def _footer_entries(uri: str, part: str, form: Form) -> list[Entry]:
     """The manifest entries of a part, from its footer; none if it is of another form or not ours."""
     try:
-        footer = json.loads(open_part(uri, part).metadata.metadata[_FOOTER_KEY])
+        with open_part(uri, part) as file:
+            footer = json.loads(file.metadata.metadata[_FOOTER_KEY])
+            return _placed(footer["entries"], file.metadata) if footer["form"] == asdict(form) else []
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return []
-    entries: list[Entry] = footer["entries"] if footer["form"] == asdict(form) else []
-    return entries
 
 
-def _plan(missing: Sequence[_Source], form: _Form, part_mb: int) -> list[list[_Source]]:
+def _plan(missing: Sequence[_Source], part_mb: int) -> list[list[_Source]]:
     """Cut slides, in order, into even parts of about `part_mb` at most, and enough to keep all CPUs busy."""
     import ray
 
     if not missing:
         return []
     cpus = int(ray.cluster_resources().get("CPU", 1))
-    per_patch = form.width * np.dtype(form.dtype).itemsize + 8 + 4 * (form.neighbors + 1)
-    end_N = np.cumsum([source.n_patches for source in missing])
-    n_parts = max(math.ceil(end_N[-1] * per_patch / (part_mb * 2**20)), _PARTS_PER_CPU * cpus)
+    end_N = np.cumsum([max(1, source.bytes) for source in missing])
+    n_parts = max(math.ceil(end_N[-1] / (part_mb * 2**20)), _PARTS_PER_CPU * cpus)
     part_N = (end_N - 1) * n_parts // end_N[-1]
     numbered = zip(part_N.tolist(), missing, strict=True)
     return [[source for _, source in part] for _, part in groupby(numbered, key=lambda pair: pair[0])]
 
 
-def _written_parts(plan: Sequence[Sequence[_Source]], uri: str, form: _Form) -> Iterator[dict[str, Any]]:
+def _written_parts(plan: Sequence[Sequence[_Source]], uri: str, form: Form, layout: str) -> Iterator[dict[str, Any]]:
     """Write the parts on all nodes; yields the entries and faults of each as it is done."""
     import ray
 
@@ -276,74 +289,70 @@ def _written_parts(plan: Sequence[Sequence[_Source]], uri: str, form: _Form) -> 
         return
     rows = [{"part": json.dumps([asdict(source) for source in part])} for part in plan]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _write_part, fn_kwargs={"uri": uri, "form": form}, num_cpus=1
+        _write_part, fn_kwargs={"uri": uri, "form": form, "layout": layout}, num_cpus=1
     )
     try:
         for row in dataset.iter_rows():
             yield json.loads(row["result"])
     except (ray.exceptions.RayError, OSError) as error:
-        cause = str(error).strip().splitlines()[-1]
-        raise RunError(f"the bag store {uri} could not be written: {cause}") from error
+        raise run_error_within(error, f"the bag store {uri} could not be written") from error
 
 
-def _write_part(row: Mapping[str, str], uri: str, form: _Form) -> dict[str, str]:
+def _write_part(row: Mapping[str, str], uri: str, form: Form, layout: str) -> dict[str, str]:
     """One task: read, connect and store a part's slides one at a time, leaving out those that are bad."""
     sources = [_Source(**fields) for fields in json.loads(row["part"])]
-    name = _part_name(sources, form)
+    name, recipe = _part_name(sources, form), Recipe(form.neighbors, form.graph, layout)
     entries: list[Entry] = []
     faults: list[Fault] = []
-    bags = _bags(sources, form, faults)
-    first = next(bags, None)
-    if first is not None:
-        with (
-            storage.writing(storage.join(uri, name)) as stream,
-            pq.ParquetWriter(stream, SCHEMA, **WRITER_OPTIONS) as writer,
-        ):
-            for source, bag in chain([first], bags):
+    metadata: list[pq.FileMetaData] = []
+    with ExitStack() as open_files:
+        writer = None
+        for source in sources:
+            try:
+                bag = read_bag(source.path, source.slide_id, recipe, dtype=form.dtype)
                 table = bags_table([bag])
-                writer.write_table(table)
-                entries.append(
-                    {
-                        "slide_id": source.slide_id,
-                        "part": name,
-                        "row_group": len(entries),
-                        "n_patches": bag.n_patches,
-                        "sha256": table.column("sha256")[0].as_py(),
-                        "file": source.file,
-                    }
+            except FileFaultError as error:
+                faults.append(Fault("slide", source.slide_id, error.problem, source.path, str(error)))
+                continue
+            if writer is None:
+                stream = open_files.enter_context(storage.writing(storage.join(uri, name)))
+                writer = open_files.enter_context(
+                    pq.ParquetWriter(stream, SCHEMA, metadata_collector=metadata, **WRITER_OPTIONS)
                 )
+            writer.write_table(table)
+            entries.append(_entry(source, bag, name, table))
+            del bag, table  # or two of the largest bags would be in memory at a time
+        if writer is not None:
             footer = {"form": asdict(form), "entries": entries}
             writer.add_key_value_metadata({_FOOTER_KEY: json.dumps(footer).encode()})
-    return {"result": json.dumps({"entries": entries, "faults": faults})}
+    if metadata:
+        entries = _placed(entries, metadata[0])
+    return {"result": json.dumps({"entries": entries, "faults": [asdict(fault) for fault in faults]})}
 
 
-def _part_name(sources: Sequence[_Source], form: _Form) -> str:
+def _entry(source: _Source, bag: Bag, part: str, table: pa.Table) -> Entry:
+    return {
+        "slide_id": source.slide_id,
+        "part": part,
+        "n_patches": bag.n_patches,
+        "width": bag.width,
+        "encoder": bag.provenance.get("encoder"),
+        "sha256": table.column("sha256")[0].as_py(),
+        "file": source.file,
+        "sizes": buffer_sizes(table),
+    }
+
+
+def _placed(entries: Sequence[Entry], part: pq.FileMetaData) -> list[Entry]:
+    """Entries with where in the part their buffers lie, which only the finished part tells."""
+    placed = []
+    for row_group, entry in enumerate(entries):
+        rest = dict(entry)
+        sizes = rest.pop("sizes")
+        placed.append(rest | {"at": places(part, row_group, sizes)})
+    return placed
+
+
+def _part_name(sources: Sequence[_Source], form: Form) -> str:
     identity = [asdict(form), [(source.slide_id, source.file) for source in sources]]
     return f"part-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}.parquet"
-
-
-def _bags(sources: Sequence[_Source], form: _Form, faults: list[Fault]) -> Iterator[tuple[_Source, Bag]]:
-    """The bags at the store's precision; those that cannot be had are added to `faults`."""
-    for source in sources:
-        try:
-            bag = read_bag(source.path, source.slide_id, form.neighbors, form.width)
-            bag = replace(bag, features=stored_as(bag.features, form.dtype, source.path))
-        except InputError as error:
-            faults.append({"slide_id": source.slide_id, "path": source.path, "reason": str(error)})
-        else:
-            yield source, bag
-
-
-def _finish(uri: str, form: _Form, entries: Mapping[str, Entry]) -> None:
-    slides = [entries[slide_id] for slide_id in sorted(entries)]
-    manifest = asdict(form) | {
-        "n_slides": len(slides),
-        "n_patches": sum(entry["n_patches"] for entry in slides),
-        "parts": sorted({entry["part"] for entry in slides}),
-        "slides": slides,
-    }
-    storage.write_json(storage.join(uri, MANIFEST), manifest)
-    rejected = storage.join(uri, REJECTED)
-    if storage.exists(rejected):
-        system, path = storage.filesystem(rejected)
-        system.delete_file(path)

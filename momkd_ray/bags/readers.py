@@ -63,14 +63,32 @@ class Header:
     width: int
 
 
-def read_bag(path: str, slide_id: str, neighbors: int, expected_width: int | None = None) -> Bag:
+@dataclass(frozen=True)
+class Recipe:
+    """How a feature file becomes a bag."""
+
+    neighbors: int = 8
+    graph: str = "auto"
+    format: str = "auto"
+
+
+def read_bag(path: str, slide_id: str, recipe: Recipe, expected_width: int | None = None, dtype=None) -> Bag:
     """The bag of one feature file at the file's own precision, with its kNN graph.
 
     Raises:
         InputError: as `read_features`.
     """
-    features_PD, coords_P2, provenance = read_features(path, expected_width)
-    indptr, indices = knn_graph(coords_P2, neighbors)
+    from momkd_ray.faults import FileFaultError
+
+    try:
+        features_PD, coords_P2, provenance = read_features(path, expected_width)
+        if dtype:
+            features_PD = features_PD.astype(dtype)
+            if not np.isfinite(features_PD).all():
+                raise InputError(f"{path} holds the value 70000, too large for float16; set store.dtype to float32")
+    except InputError as e:
+        raise FileFaultError("unreadable", str(e))
+    indptr, indices = knn_graph(coords_P2, recipe.neighbors)
     return Bag(slide_id, features_PD, coords_P2, indptr, indices, provenance)
 
 

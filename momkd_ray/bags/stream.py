@@ -1,35 +1,33 @@
-"""From the bag store to the steps of one worker: what each epoch draws, who takes which bag, and reading ahead."""
+"""What each epoch draws, which worker takes which bag, and reading ahead of the computation.
+
+Everything here follows from (seed, epoch, bags): an epoch can be taken up at any step, by any number of workers with
+any number of reading threads, and gives the same batches.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TypeVar
 
 import numpy as np
 
-from momkd_ray.bags.readers import Bag
-from momkd_ray.bags.store import BagStore, from_row, row_at
-from momkd_ray.errors import InputError
-
-
-class BagSource(Protocol):
-    """Anything that hands out bags by slide."""
-
-    def read(self, slide_id: str) -> Bag:
-        """The bag of a slide."""
-        ...
+Task = TypeVar("Task")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One bag of a step: the slide's place in the training set, and the seed of its dropout."""
+    """One bag of a step: its place in the training set, and the seed of its dropout."""
 
-    slide: int
+    bag: int
     seed: int
+
+
+Step = list[Draw]  # the bags that are learnt from together, on all workers
 
 
 def draw_seed(*parts: int | str) -> int:
@@ -39,21 +37,21 @@ def draw_seed(*parts: int | str) -> int:
 
 
 def plan_epoch(
-    slide_ids: Sequence[str],
+    bag_ids: Sequence[str],
     labels_N: np.ndarray,
     *,
     seed: int,
     epoch: int,
     bags_per_step: int,
     balanced: bool,
-) -> list[list[Draw]]:
-    """The steps of an epoch: as many draws as there are slides, cut into steps (the last may be shorter).
+) -> list[Step]:
+    """The steps of an epoch: as many draws as there are bags, cut into steps (the last may be shorter).
 
-    Balanced: each draw takes a class evenly, then one of its slides, with replacement. Otherwise every slide
-    once, shuffled. Depends on (seed, epoch) and the slides alone.
+    Balanced: each draw takes a class evenly, then one of its bags, with replacement. Otherwise every bag
+    once, shuffled. Depends on (seed, epoch) and the bags alone.
     """
     rng = np.random.default_rng(draw_seed("epoch", seed, epoch))
-    n = len(slide_ids)
+    n = len(bag_ids)
     if balanced:
         by_class = [np.flatnonzero(labels_N == y) for y in np.unique(labels_N)]
         chosen = [rng.choice(by_class[c]) for c in rng.integers(0, len(by_class), n)]
@@ -61,10 +59,38 @@ def plan_epoch(
         chosen = list(rng.permutation(n))
     seen: dict[int, int] = {}
     draws = []
-    for slide in map(int, chosen):
-        seen[slide] = seen.get(slide, 0) + 1
-        draws.append(Draw(slide, draw_seed("dropout", seed, epoch, slide_ids[slide], seen[slide])))
+    for bag in map(int, chosen):
+        seen[bag] = seen.get(bag, 0) + 1
+        draws.append(Draw(bag, draw_seed("dropout", seed, epoch, bag_ids[bag], seen[bag])))
     return [draws[i : i + bags_per_step] for i in range(0, n, bags_per_step)]
+
+
+def deal(steps: Sequence[Step], patches: Sequence[int], workers: int) -> list[list[Step]]:
+    """Each worker's share of every step, fair by patches within the step and over the epoch.
+
+    Each step is divided evenly; whoever has had least so far takes its largest share, so that neither the odd bag of a
+    step nor the remainder of an epoch always falls to the same worker.
+
+    Args:
+        steps: of the whole epoch, from its first step.
+        patches: of each bag.
+        workers: how many.
+
+    Returns:
+        For each step its draws by rank; a rank's may be empty in a step of fewer bags than workers.
+    """
+    load = [0] * workers
+    dealt = []
+    for step in steps:
+        sizes = [patches[draw.bag] for draw in step]
+        shares = divide(sizes, workers)
+        largest_first = sorted(shares, key=lambda share: -sum(sizes[place] for place in share))
+        by_rank: list[Step] = [[] for _ in range(workers)]
+        for rank, share in zip(sorted(range(workers), key=lambda r: (load[r], r)), largest_first, strict=True):
+            by_rank[rank] = [step[place] for place in share]
+            load[rank] += sum(sizes[place] for place in share)
+        dealt.append(by_rank)
+    return dealt
 
 
 def divide(patches: Sequence[int], workers: int) -> list[list[int]]:
@@ -94,90 +120,43 @@ def passes(patches: Sequence[int], limit: int) -> list[list[int]]:
     return groups
 
 
-def read_ahead(source: BagSource, slide_ids: Iterable[str], depth: int = 4) -> Iterator[Bag]:
-    """Bags in the given order, up to `depth` of them read in the background while the caller computes."""
-    pending: deque[Future[Bag]] = deque()
-    waiting = iter(slide_ids)
-    pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+def ahead(
+    tasks: Iterable[Task],
+    make: Callable[[Task], Made],
+    cost: Callable[[Task], int],
+    *,
+    threads: int,
+    limit: int,
+) -> Iterator[Made]:
+    """What `make` gives for each task, in order, made in the background while the caller computes.
+
+    Args:
+        tasks: what to make; taken from as they are needed.
+        make: called on one of `threads` threads.
+        cost: of a task, such as the bytes it will hold.
+        threads: how many tasks are made at a time.
+        limit: of the cost of all that is made or being made but not yet taken. A task above it goes alone.
+
+    Raises:
+        Exception: what `make` raised, when its task's turn comes.
+    """
+    waiting = iter(tasks)
+    pending: deque[tuple[int, Future[Made]]] = deque()
+    held, following = 0, next(waiting, None)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
     try:
         while True:
-            while len(pending) < depth and (slide_id := next(waiting, None)) is not None:
-                pending.append(pool.submit(source.read, slide_id))
+            while following is not None and (not pending or held + cost(following) <= limit):
+                pending.append((cost(following), pool.submit(make, following)))
+                held, following = held + pending[-1][0], next(waiting, None)
             if not pending:
                 return
-            yield pending.popleft().result()
+            spent, future = pending.popleft()
+            made = future.result()
+            del future  # the caller alone may hold what was made
+            # what the caller works on still counts until it comes for the next
+            yield made
+            del made
+            held -= spent
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-class SharedBags:
-    """Bags that Ray Data has read into the object store once, where every worker of every fold finds them."""
-
-    def __init__(self, blocks: Sequence[Any], places: Mapping[str, tuple[int, int]]) -> None:
-        self._blocks, self._places = list(blocks), dict(places)
-        self._opened: dict[int, Any] = {}
-
-    def read(self, slide_id: str) -> Bag:
-        """The bag of a slide, without a copy where the block lies on this node."""
-        if slide_id not in self._places:
-            raise InputError(f"slide {slide_id} is not among the shared bags; run ingest again")
-        block, row = self._places[slide_id]
-        return from_row(row_at(self._block(block), row))
-
-    def _block(self, block: int) -> Any:
-        if block not in self._opened:
-            import ray
-
-            # opened once: a block of many rows takes far longer to open than a bag to read
-            self._opened[block] = ray.get(self._blocks[block])
-        return self._opened[block]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_opened": {}}
-
-
-def stored_bytes(store: BagStore, slide_ids: Sequence[str]) -> int:
-    """About how many bytes the bags of these slides take in memory."""
-    patches = int(store.slides.loc[list(slide_ids), "n_patches"].sum())
-    per_patch = store.width * np.dtype(store.dtype).itemsize + 8 + 4 * (store.neighbors + 1)
-    return patches * per_patch
-
-
-def share_bags(store: BagStore, slide_ids: Sequence[str], memory_share: float) -> BagSource:
-    """Let Ray Data read the bags into the object store if they fit `memory_share` of every node's.
-
-    Returns the shared bags, or the store itself, which every worker then reads by row group.
-    """
-    import ray
-
-    # a worker keeps every block it has read, so the bags must fit each node, not all of them together
-    nodes = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
-    if stored_bytes(store, slide_ids) > memory_share * min(nodes):
-        return store
-    wanted = {str(s): str(sha) for s, sha in store.slides["sha256"].loc[list(slide_ids)].items()}
-    paths, file_system = store.part_paths(sorted(set(store.slides.loc[list(slide_ids), "part"])))
-    dataset = ray.data.read_parquet(paths, filesystem=file_system).map_batches(
-        _wanted_in_one_piece, fn_kwargs={"wanted": wanted}, batch_format="pyarrow", batch_size=None
-    )
-    blocks = dataset.materialize().to_arrow_refs()
-    ids_of = ray.remote(num_cpus=0)(_slide_ids)
-    found = ray.get([ids_of.remote(block) for block in blocks])
-    places = {s: (b, row) for b, ids in enumerate(found) for row, s in enumerate(ids)}
-    if missing := sorted(set(wanted) - set(places)):
-        raise InputError(f"the bag store {store.uri} has lost slide {missing[0]}; run ingest again")
-    return SharedBags(blocks, places)
-
-
-def _wanted_in_one_piece(block: Any, wanted: Mapping[str, str]) -> Any:
-    """The wanted rows of a block, contiguous: as read, each row group is a chunk of its own, slow to open and search.
-
-    A part may still hold the old bag of a slide that was ingested again into another: its hash tells.
-    """
-    keys = zip(block.column("slide_id").to_pylist(), block.column("sha256").to_pylist(), strict=True)
-    rows = [row for row, (slide_id, sha) in enumerate(keys) if wanted.get(slide_id) == sha]
-    return block.take(rows).combine_chunks()
-
-
-def _slide_ids(block: Any) -> list[str]:
-    ids: list[str] = block.column("slide_id").to_pylist()
-    return ids

@@ -39,15 +39,15 @@ def run_fold(study: Study, fold: int, setting: int) -> FoldResult:
 
 
 def fold_task(study: Study, fold: int, setting: int) -> tuple[FoldTask, GeneTransform | None]:
-    """What the workers get: the fold's slides, and its training patients' genes, chosen and scaled on them alone."""
+    """What the workers get: the fold's bags, and its training patients' genes, chosen and scaled on them alone."""
     config = study.config.with_settings(study.settings[setting])
     location = study.location(fold, setting)
-    slides = study.fold_slides(fold)
-    genes, omics = _teach(study, config, slides, location)
+    bags = study.fold_bags(fold)
+    genes, omics = _teach(study, config, bags, location)
     task = FoldTask(
         config=config,
         fold=fold,
-        slides=slides,
+        bags=bags,
         omics=omics,
         genes=0 if genes is None else len(genes.genes),
         width=study.store.width,
@@ -59,12 +59,12 @@ def fold_task(study: Study, fold: int, setting: int) -> tuple[FoldTask, GeneTran
 
 
 def _teach(
-    study: Study, config: Config, slides: pd.DataFrame, location: str
+    study: Study, config: Config, bags: pd.DataFrame, location: str
 ) -> tuple[GeneTransform | None, dict[str, np.ndarray]]:
     omics = study.cohort.omics
     if omics is None:
         return None, {}
-    training = sorted(set(slides.loc[slides["role"] == "train", "patient_id"]))
+    training = sorted(set(bags.loc[bags["role"] == "train", "patient_id"]))
     taught = omics.loc[omics.index.isin(training)]
     if taught.empty:
         raise InputError(
@@ -82,7 +82,7 @@ def _teach(
 
 def _evaluate(study: Study, task: FoldTask, best_epoch: int) -> tuple[FoldResult, pd.DataFrame]:
     val, test = (storage.read_table(storage.join(task.location, f"{role}_slides.parquet")) for role in ("val", "test"))
-    n_train = task.slides.loc[task.slides["role"] == "train", "patient_id"].nunique()
+    n_train = task.bags.loc[task.bags["role"] == "train", "patient_id"].nunique()
     return evaluate_fold(task.fold, val, test, study.cohort.classes, int(n_train), best_epoch)
 
 
@@ -90,7 +90,6 @@ def _save_model(study: Study, task: FoldTask, result: FoldResult, val_auc: float
     config = task.config
     model = MoMKD(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
     model.load_state_dict(read_state(storage.join(task.location, STATE_FILE))["progress"]["best_weights"])
-    first = study.store.read(str(study.store.slides.index[0]))
     origin: dict[str, Any] = {
         "fold": task.fold,
         "seed": config.train.seed,
@@ -104,9 +103,11 @@ def _save_model(study: Study, task: FoldTask, result: FoldResult, val_auc: float
         classes=study.cohort.classes,
         threshold=result.threshold,
         width=task.width,
-        neighbors=config.store.neighbors,
+        neighbors=study.store.form.neighbors,
+        graph=study.store.form.graph,
+        bag=config.cohort.bag,
         genes=task.genes,
-        encoder=first.provenance.get("encoder"),
+        encoder=study.store.encoder,
         model=config.model,
         memory=config.memory,
         loss=config.loss,

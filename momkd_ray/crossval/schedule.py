@@ -11,7 +11,7 @@ import pandas as pd
 from ray import tune
 
 from momkd_ray import storage
-from momkd_ray.bags.stream import share_bags
+from momkd_ray.bags.share import share_bags
 from momkd_ray.cluster import folds_side_by_side
 from momkd_ray.crossval.evaluate import FoldResult, summarise
 from momkd_ray.crossval.fold import RESULT_FILE, fold_is_finished, run_fold
@@ -50,7 +50,7 @@ def train_folds(study: Study, units: Sequence[Unit], narrator: Narrator, *, own_
     if not missing:
         return
     slides = study.cohort.slides["slide_id"].tolist()
-    study = replace(study, source=share_bags(study.store, slides, study.config.store.memory_share))
+    study = replace(study, slides=share_bags(study.store, slides, study.config.store.memory_share))
     results = _tuner(study, missing, narrator, folds_side_by_side(study.config.cluster, own_cluster)).fit()
     for result in results:
         if result.metrics and result.metrics.get("bad_input"):

@@ -12,14 +12,15 @@ from typing import Any
 import pandas as pd
 
 from momkd_ray import __version__, storage
-from momkd_ray.bags.ingest import covers, ingest
+from momkd_ray.bags.ingest import covers, form_of, ingest
+from momkd_ray.bags.share import BagSource, JointBags
 from momkd_ray.bags.store import MANIFEST, BagStore
-from momkd_ray.bags.stream import BagSource
-from momkd_ray.cohort.folds import FoldPlan
+from momkd_ray.cohort.folds import FoldPlan, make_folds
 from momkd_ray.cohort.formats import read_content
 from momkd_ray.cohort.tables import Cohort, load_cohort
 from momkd_ray.config import GENE_SELECTIONS, Config, absolute
 from momkd_ray.errors import InputError
+from momkd_ray.faults import REJECTED, Fault, OnError, settle
 from momkd_ray.progress import Narrator
 from momkd_ray.synthetic import generate_cohort
 
@@ -32,7 +33,7 @@ class Study:
     cohort: Cohort
     plan: FoldPlan
     store: BagStore
-    source: BagSource  # where the workers get the bags: the store, or what Ray Data shares of it
+    slides: BagSource  # where the workers get the slides: the store, or what Ray Data shares of it
     settings: tuple[Mapping[str, Any], ...]  # one empty mapping where there is no search
     fingerprint: str
 
@@ -41,66 +42,107 @@ class Study:
         parts = [f"setting={setting}"] if self.config.search else []
         return storage.join(self.config.run.dir, *parts, f"fold={fold}")
 
-    def fold_slides(self, fold: int) -> pd.DataFrame:
-        """The slides of a fold: slide_id, patient_id, y, role and patches, sorted by slide."""
-        slides = self.cohort.slides[["slide_id", "patient_id"]].sort_values("slide_id").reset_index(drop=True)
-        slides["y"] = self.cohort.patients["y"].loc[slides["patient_id"]].to_numpy()
-        slides["role"] = self.plan.roles(fold).loc[slides["patient_id"]].to_numpy()
+    @property
+    def source(self) -> BagSource:
+        """Where the workers get the bags, each of one slide or of all of a patient's."""
+        if self.config.cohort.bag == "slide":
+            return self.slides
+        by_patient = self.cohort.slides.sort_values("slide_id").groupby("patient_id")["slide_id"]
+        return JointBags(self.slides, {str(patient): tuple(slides) for patient, slides in by_patient})
+
+    def fold_bags(self, fold: int) -> pd.DataFrame:
+        """The bags of a fold: bag_id, slides, patient_id, y, role and patches, sorted by bag.
+
+        Raises:
+            InputError: no training patient of a class has omics, and the configuration leaves the others out.
+        """
+        slides = self.cohort.slides[["slide_id", "patient_id"]].sort_values("slide_id")
         slides["patches"] = self.store.slides["n_patches"].loc[slides["slide_id"]].to_numpy()
-        return slides
+        slides["bag_id"] = slides["patient_id" if self.config.cohort.bag == "patient" else "slide_id"]
+        by_bag = slides.groupby("bag_id", sort=True)
+        bags = by_bag.agg(
+            slides=("slide_id", ", ".join), patient_id=("patient_id", "first"), patches=("patches", "sum")
+        )
+        bags = bags.reset_index()
+        bags["y"] = self.cohort.patients["y"].loc[bags["patient_id"]].to_numpy()
+        bags["role"] = self.plan.roles(fold).loc[bags["patient_id"]].to_numpy()
+        taught = bags["role"] != "train"
+        if self.config.omics.missing == "drop" and self.cohort.omics is not None:
+            taught |= bags["patient_id"].isin(self.cohort.omics.index)
+            if bags.loc[taught & (bags["role"] == "train"), "y"].nunique() < 2:
+                raise InputError(
+                    f"fold {fold} has no training patients of both classes with omics; set omics.missing to keep"
+                )
+            bags = bags[taught].reset_index(drop=True)
+        return bags
 
 
-def open_cohort(config: Config, narrator: Narrator) -> Cohort:
+def open_cohort(config: Config, narrator: Narrator, on_error: OnError = "stop") -> Cohort:
     """The cohort of the tables (generated first where the configuration says so), its counts told."""
     if config.synthetic is not None:
         generate_cohort(config.synthetic)
-    cohort = load_cohort(config)
+    cohort = load_cohort(config, on_error)
     for sentence in cohort.summary():
         narrator.say(sentence)
     return cohort
 
 
-def ensure_store(config: Config, cohort: Cohort, narrator: Narrator, *, for_run: bool = False) -> BagStore:
+def ensure_store(
+    config: Config, cohort: Cohort, narrator: Narrator, on_error: OnError = "stop", *, for_run: bool = False
+) -> tuple[BagStore, list[Fault]]:
     """The bag store of the cohort's slides, ingested where it is absent or incomplete; Ray must be up.
+
+    Returns:
+        The store, and the faults of slides whose feature files are bad, which `on_error` let pass.
 
     Raises:
         InputError: bad feature files; or, `for_run`, the run directory holds a run of other features, which is told
             before anything is read into its store.
     """
-    store = config.store
-    if covers(config.store_uri, cohort.slides, store.dtype, store.neighbors):
-        return BagStore.open(config.store_uri)
+    form = form_of(config)
+    if covers(config.store_uri, cohort.slides, form):
+        return BagStore.open(config.store_uri), []
     ran = for_run and storage.exists(storage.join(config.run.dir, "provenance.json"))
-    if ran and storage.exists(storage.join(config.store_uri, MANIFEST)):
+    changed = ran and storage.exists(storage.join(config.store_uri, MANIFEST))
+    if changed and not storage.exists(storage.join(config.run.dir, REJECTED)):
         raise InputError(
             f"{config.run.dir} holds a run of other slides or feature files than those of {config.features.dir}: "
             "choose another run.dir, or remove that one"
         )
-    if not storage.names_below(config.features.dir):
+    if not cohort.slides["file"].any():
         raise InputError(
-            f"features.dir {config.features.dir} does not exist or is empty: name the folder of the .h5 files"
+            f"features.dir {config.features.dir} does not exist or holds no feature file of the {len(cohort.slides)} "
+            "slides: name the folder of the .h5 files"
         )
     narrator.say(f"Checking {len(cohort.slides)} feature files and reading them into {config.store_uri}")
-    made = ingest(
+    store, faults = ingest(
         cohort.slides,
         config.store_uri,
-        store.dtype,
-        store.neighbors,
-        store.part_mb,
+        form,
+        layout=config.features.format,
+        part_mb=config.store.part_mb,
+        on_error=on_error,
         on_progress=lambda done, of: narrator.count("ingest", done, of, "slides"),
     )
-    patches = int(made.slides["n_patches"].sum())
-    narrator.say(f"All could be read: {len(made.slides):,} bags with {patches:,} patches of width {made.width}")
-    return made
+    read = store.slides.loc[store.slides.index.isin(cohort.slides["slide_id"])]
+    bad = f"{len(faults)} of them cannot be used and are left out; " if faults else "All could be read: "
+    patches = int(read["n_patches"].sum())
+    narrator.say(f"{bad}{len(read):,} bags with {patches:,} patches of width {store.width}")
+    return store, faults
 
 
-def open_study(config: Config, cohort: Cohort, plan: FoldPlan, narrator: Narrator) -> Study:
+def open_study(config: Config, cohort: Cohort, plan: FoldPlan, narrator: Narrator, on_error: OnError = "stop") -> Study:
     """Everything a run needs, checked against what an earlier run left in the run directory; Ray must be up.
+
+    Slides whose feature files are bad leave the cohort, where `on_error` lets them, and the folds are made again.
 
     Raises:
         InputError: bad feature files, or the run directory holds a run of another configuration or other data.
     """
-    store = ensure_store(config, cohort, narrator, for_run=True)
+    store, faults = ensure_store(config, cohort, narrator, on_error, for_run=True)
+    if faults:
+        cohort = cohort.without_slides(faults)
+        plan = make_folds(config, cohort, on_error)
     settings = tuple(
         dict(zip(config.search, values, strict=True)) for values in itertools.product(*config.search.values())
     )
@@ -136,6 +178,7 @@ def _claim_run_dir(study: Study) -> None:
     study.plan.to_csv(storage.join(run_dir, "folds.csv"), config.cohort.patient_column)
     left_out = study.cohort.excluded.to_csv(index=False, lineterminator="\n")
     storage.write_text(storage.join(run_dir, "excluded.csv"), left_out)
+    settle(study.cohort.rejected, "the inputs", storage.join(run_dir, REJECTED), "skip")
     storage.write_text(storage.join(run_dir, "run.yaml"), config.to_yaml())
     storage.write_json(place, {"fingerprint": study.fingerprint, **versions()})
 

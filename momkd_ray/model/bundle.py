@@ -25,6 +25,8 @@ class BundleCard(Section):
     threshold: float = Field(ge=0, le=1)  # on the probability of the positive class
     width: int  # D of the features the model was trained on
     neighbors: int  # k of the graph
+    graph: Literal["auto", "knn", "none"] = "auto"  # whose edges: the feature file's own, by coordinates, or none
+    bag: Literal["slide", "patient"] = "slide"  # whose patches the model was shown at a time
     genes: int  # omics inputs of the teacher; prediction needs none
     encoder: str | None = None  # the foundation model, where the feature files name it
     model: ModelConfig

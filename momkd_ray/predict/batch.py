@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.bags.batch import collate
-from momkd_ray.bags.ingest import feature_faults
-from momkd_ray.bags.readers import read_bag
+from momkd_ray.bags.readers import Bag, Recipe, read_bag
+from momkd_ray.bags.share import joined
+from momkd_ray.cohort.files import list_features
 from momkd_ray.cohort.tables import read_slides
 from momkd_ray.errors import InputError
+from momkd_ray.faults import Fault, FileFaultError, OnError, refuse, settle
 from momkd_ray.model.bundle import BundleCard, load_bundle
 from momkd_ray.progress import Narrator
 
-SLIDES_PER_BATCH = 4
+BAGS_PER_BATCH = 4
 
 
-class SlidePredictor:
-    """A Ray Data worker that holds the models and predicts slides."""
+class BagPredictor:
+    """A Ray Data worker that holds the models and predicts bags."""
 
     def __init__(self, models: Sequence[str], gpus: float) -> None:
         import torch
@@ -31,22 +35,32 @@ class SlidePredictor:
         self.card = loaded[0][1]
 
     def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Rows `slide_id, path` -> `slide_id`, `p` (of the positive class) and `reason` (why there is none)."""
-        return pd.DataFrame([self._predict(*pair) for pair in zip(rows["slide_id"], rows["path"], strict=True)])
+        """Rows `bag_id, slides, paths` -> `bag_id`, `p` (of the positive class, NaN without a slide) and `faults`."""
+        columns = (rows[name] for name in ("bag_id", "slides", "paths"))
+        return pd.DataFrame([self._predict(*row) for row in zip(*columns, strict=True)])
 
-    def _predict(self, slide_id: str, path: str) -> dict[str, Any]:
-        try:
-            bag = read_bag(path, slide_id, self.card.neighbors, self.card.width)
-            encoder = bag.provenance.get("encoder")
-            if self.card.encoder and encoder and encoder != self.card.encoder:
-                raise InputError(
-                    f"{path} holds features of {encoder}, but the model was trained on {self.card.encoder}"
-                )
-        except InputError as error:
-            return {"slide_id": slide_id, "path": path, "p": float("nan"), "reason": str(error)}
-        batch = collate([bag]).to(self.device)
-        p = sum(float(model.predict(batch)[0][0, 1]) for model in self.models) / len(self.models)
-        return {"slide_id": slide_id, "path": path, "p": p, "reason": ""}
+    def _predict(self, bag_id: str, slides: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
+        bags: list[Bag] = []
+        faults: list[Fault] = []
+        for slide_id, path in zip(slides, paths, strict=True):
+            try:
+                bags.append(self._bag(slide_id, path))
+            except FileFaultError as error:
+                faults.append(Fault("slide", slide_id, error.problem, path, str(error)))
+        p = float("nan")
+        if bags:
+            batch = collate([joined(bag_id, bags)], device=self.device).to(self.device)
+            p = sum(float(model.predict(batch)[0][0, 1]) for model in self.models) / len(self.models)
+        return {"bag_id": bag_id, "p": p, "faults": json.dumps([asdict(fault) for fault in faults])}
+
+    def _bag(self, slide_id: str, path: str) -> Bag:
+        bag = read_bag(path, slide_id, Recipe(self.card.neighbors, self.card.graph), self.card.width)
+        encoder = bag.provenance.get("encoder")
+        if self.card.encoder and encoder and encoder != self.card.encoder:
+            raise FileFaultError(
+                "mixed", f"{path} holds features of {encoder}, but the model was trained on {self.card.encoder}"
+            )
+        return bag
 
 
 def predict_folder(
@@ -58,52 +72,67 @@ def predict_folder(
     slides: str | None,
     gpus: float,
     by_patient: bool = False,
+    on_error: OnError = "stop",
 ) -> pd.DataFrame:
-    """Predict every `.h5` file of a folder and write the table; Ray must be up.
+    """Predict every feature file of a folder and write the table; Ray must be up.
 
     Args:
         models: bundles; their probabilities and thresholds are averaged.
         features: the folder, local or `s3://`.
         out: a `.csv` or `.parquet` file: slide_id, patient_id, p_<class> ..., predicted.
+        narrator: told of the progress.
         by_patient: a row a patient, the mean of its slides, instead of a row a slide.
-        slides: a table with PATIENT and FILENAME; without it every slide is its own patient.
+        slides: a table of patients and slides; without it every slide is its own patient.
         gpus: GPUs a Ray Data worker holds.
+        on_error: whether bad feature files end it, or are left out. They are all listed in `<out>.rejected.csv`.
 
     Raises:
-        InputError: bad models or feature files; the files are all listed in `<out>.rejected.csv`.
+        InputError: bad models or feature files.
     """
-    import ray
-
     if not out.endswith((".csv", ".parquet")):
         raise InputError(f"--out {out}: write to a .csv or a .parquet file")
     cards = check_ensemble(models)
     table = slides_of(features)
-    patients = patients_of(slides, table)
-    _refuse(feature_faults(table), len(table), out)
-    dataset = ray.data.from_pandas(table).repartition(max(1, -(-len(table) // SLIDES_PER_BATCH)))
-    have = ray.cluster_resources()
-    workers = max(1, int(have.get("GPU", 0) / gpus if gpus else have.get("CPU", 0)))
-    predicted = dataset.map_batches(
-        SlidePredictor,
-        fn_constructor_args=[list(models), gpus],
-        batch_format="pandas",
-        batch_size=SLIDES_PER_BATCH,
-        concurrency=(1, workers),
-        num_gpus=gpus,
-    )
+    patients, unmatched = patients_of(slides, table, features)
+    place, total = f"{out}.rejected.csv", f"{len(table)} feature files"
+    settle(unmatched, total, place, on_error)
+    table = table[table["slide_id"].isin(list(patients))]
+    bags = bags_of(table, patients, joint=cards[0].bag == "patient")
     rows: list[dict[str, Any]] = []
-    for row in predicted.iter_rows():
+    for row in _predicted(bags, models, gpus):
         rows.append(row)
-        narrator.count("predict", len(rows), len(table), "slides")
-    _refuse([row for row in rows if row["reason"]], len(table), out)
-    result = pd.DataFrame(rows).sort_values("slide_id").reset_index(drop=True)
-    named = named_predictions(result["slide_id"], result["p"], patients, cards, by_patient=by_patient)
+        narrator.count("predict", len(rows), len(bags), "bags")
+    faults = unmatched + [Fault(**fault) for row in rows for fault in json.loads(row["faults"])]
+    settle(faults, total, place, on_error)
+    result = pd.DataFrame(rows, columns=["bag_id", "p", "faults"]).dropna(subset=["p"])
+    if result.empty:
+        refuse(faults, total, place)
+    result = result.merge(bags, on="bag_id").sort_values("bag_id").reset_index(drop=True)
+    named = named_predictions(result, cards, by_patient=by_patient or cards[0].bag == "patient")
     with storage.writing(out) as stream:
         if out.endswith(".csv"):
             named.to_csv(stream, index=False)
         else:
             named.to_parquet(stream, index=False)
     return named
+
+
+def _predicted(bags: pd.DataFrame, models: Sequence[str], gpus: float) -> Iterator[dict[str, Any]]:
+    import ray
+
+    columns = ["bag_id", "slides", "paths"]
+    dataset = ray.data.from_items(bags[columns].to_dict("records"))
+    have = ray.cluster_resources()
+    workers = max(1, int(have.get("GPU", 0) / gpus if gpus else have.get("CPU", 0)))
+    predicted = dataset.repartition(max(1, -(-len(bags) // BAGS_PER_BATCH))).map_batches(
+        BagPredictor,
+        fn_constructor_args=[list(models), gpus],
+        batch_format="pandas",
+        batch_size=BAGS_PER_BATCH,
+        concurrency=(1, workers),
+        num_gpus=gpus,
+    )
+    yield from predicted.iter_rows()
 
 
 def check_ensemble(models: Sequence[str]) -> list[BundleCard]:
@@ -116,7 +145,7 @@ def check_ensemble(models: Sequence[str]) -> list[BundleCard]:
         raise InputError("no model is given: pass --model with the folder of a bundle, once for each model")
     cards = [load_bundle(location)[1] for location in models]
     for location, card in zip(models, cards, strict=True):
-        for name in ("label", "classes", "width", "neighbors", "encoder"):
+        for name in ("label", "classes", "width", "neighbors", "graph", "bag", "encoder"):
             ours, first = getattr(card, name), getattr(cards[0], name)
             if ours != first:
                 raise InputError(
@@ -126,42 +155,54 @@ def check_ensemble(models: Sequence[str]) -> list[BundleCard]:
 
 
 def slides_of(features: str) -> pd.DataFrame:
-    """The `.h5` files of a folder as `slide_id, path`, sorted."""
-    names = [name for name in storage.names_below(features) if name.endswith(".h5") and not name.startswith(".")]
-    if not names:
-        raise InputError(f"{features} holds no .h5 feature files")
-    return pd.DataFrame(
-        {
-            "slide_id": [name.removesuffix(".h5") for name in names],
-            "path": [storage.join(features, n) for n in names],
-        }
-    )
+    """The feature files of a folder as `slide_id, path`, sorted."""
+    files = list_features(features)
+    if not files:
+        raise InputError(f"{features} holds no .h5 or .pt feature files")
+    return pd.DataFrame([{"slide_id": file.slide_id, "path": file.path} for file in files.values()])
 
 
-def patients_of(slides: str | None, table: pd.DataFrame) -> dict[str, str]:
-    """slide_id -> patient_id; each slide its own patient where no table is given.
+def patients_of(slides: str | None, table: pd.DataFrame, features: str) -> tuple[dict[str, str], list[Fault]]:
+    """slide_id -> patient_id, each slide its own patient where no table is given; and what does not match.
 
     Raises:
-        InputError: the table lacks a column, lists a slide twice, or has other slides than the folder.
+        InputError: the table lacks a column, or lists a slide twice.
     """
     if slides is None:
-        return {slide: slide for slide in table["slide_id"]}
+        return {slide: slide for slide in table["slide_id"]}, []
     known = read_slides(slides, "PATIENT", "FILENAME")
     patients = dict(zip(known["slide_id"], known["patient_id"], strict=True))
-    if missing := sorted(set(table["slide_id"]) - set(patients)):
-        raise InputError(f"{slides} names no patient for slide {missing[0]} ({len(missing)} such slides); add it")
-    if missing := sorted(set(patients) - set(table["slide_id"])):
-        raise InputError(f"{slides} lists slide {missing[0]}, which has no .h5 file ({len(missing)} such slides)")
-    return patients
+    faults = [
+        Fault("slide", slide, "unmatched", path, f"{slides} names no patient for slide {slide} ({path}); add its row")
+        for slide, path in zip(table["slide_id"], table["path"], strict=True)
+        if slide not in patients
+    ]
+    for slide in sorted(set(patients) - set(table["slide_id"])):
+        reason = f"{slides} lists slide {slide}, which has no feature file in {features}; extract it or remove its row"
+        faults.append(Fault("slide", slide, "missing", storage.join(features, slide), reason))
+    return patients, faults
 
 
-def named_predictions(
-    slide_ids: pd.Series, p: pd.Series, patients: dict[str, str], cards: Sequence[BundleCard], *, by_patient: bool
-) -> pd.DataFrame:
-    """The prediction table in the user's own class names, with the models' mean threshold."""
+def bags_of(table: pd.DataFrame, patients: Mapping[str, str], *, joint: bool) -> pd.DataFrame:
+    """What is predicted at a time: `bag_id, patient_id`, and lists of its `slides` and their `paths`."""
+    slides = table.assign(patient_id=[patients[slide] for slide in table["slide_id"]])
+    slides["bag_id"] = slides["patient_id" if joint else "slide_id"]
+    by_bag = slides.groupby("bag_id", sort=True)
+    bags = by_bag.agg(patient_id=("patient_id", "first"), slides=("slide_id", list), paths=("path", list))
+    return bags.reset_index()
+
+
+def named_predictions(bags: pd.DataFrame, cards: Sequence[BundleCard], *, by_patient: bool) -> pd.DataFrame:
+    """The prediction table in the user's own class names, with the models' mean threshold.
+
+    Args:
+        bags: `bag_id, patient_id, p` of the positive class.
+        cards: of the models.
+        by_patient: a row a patient, the mean of its bags, instead of a row a slide.
+    """
     negative, positive = cards[0].classes
     threshold = sum(card.threshold for card in cards) / len(cards)
-    table = pd.DataFrame({"slide_id": slide_ids, "patient_id": [patients[slide] for slide in slide_ids], "p": p})
+    table = bags[["bag_id", "patient_id", "p"]].rename(columns={"bag_id": "slide_id"})
     if by_patient:
         table = table.groupby("patient_id")["p"].mean().reset_index()
     p = table.pop("p")
@@ -169,15 +210,3 @@ def named_predictions(
     table[f"p_{positive}"] = p
     table["predicted"] = [positive if value >= threshold else negative for value in p]
     return table
-
-
-def _refuse(faults: Sequence[dict[str, Any]], total: int, out: str) -> None:
-    if not faults:
-        return
-    listed = pd.DataFrame(faults)[["slide_id", "path", "reason"]]
-    place = f"{out}.rejected.csv"
-    storage.write_text(place, listed.to_csv(index=False, lineterminator="\n"))
-    raise InputError(
-        f"{len(faults)} of {total} feature files cannot be used, the first: {listed['reason'].iat[0]}; "
-        f"all are listed in {place}"
-    )

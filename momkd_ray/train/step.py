@@ -27,7 +27,7 @@ class StepOutcome:
     sums_L: Tensor  # each of LOSS_NAMES summed over the bags
     bags: int
     bags_with_omics: int
-    slide_ids: tuple[str, ...]
+    bag_ids: tuple[str, ...]
     positive_B: Tensor  # probability of class 1
 
 
@@ -95,7 +95,7 @@ class Stepper:
             sums_L=torch.stack([terms[name].detach().float().sum() for name in LOSS_NAMES]),
             bags=len(batch),
             bags_with_omics=0 if batch.omics_RG is None else len(batch.omics_RG),
-            slide_ids=batch.slide_ids,
+            bag_ids=batch.bag_ids,
             positive_B=output.logits_BY.detach().float().softmax(-1)[:, 1],
         )
         return outcome, evidence, classes
@@ -105,7 +105,7 @@ class Stepper:
             sums_L=sum((o.sums_L for o in outcomes), torch.zeros(len(LOSS_NAMES), device=self.device)),
             bags=sum(o.bags for o in outcomes),
             bags_with_omics=sum(o.bags_with_omics for o in outcomes),
-            slide_ids=tuple(s for o in outcomes for s in o.slide_ids),
+            bag_ids=tuple(b for o in outcomes for b in o.bag_ids),
             positive_B=torch.cat([o.positive_B for o in outcomes] or [torch.zeros(0, device=self.device)]),
         )
 

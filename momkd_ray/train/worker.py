@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from momkd_ray import storage
 from momkd_ray.bags.batch import BagBatch, collate
-from momkd_ray.bags.readers import Bag
-from momkd_ray.bags.stream import BagSource, Draw, divide, draw_seed, passes, plan_epoch, read_ahead
+from momkd_ray.bags.share import BagSource
+from momkd_ray.bags.stream import Step, ahead, deal, divide, draw_seed, passes, plan_epoch
 from momkd_ray.config import Config
 from momkd_ray.errors import InputError, RunError
 from momkd_ray.model.memory import spherical_kmeans
@@ -28,6 +28,9 @@ from momkd_ray.train.sync import Collective, device_of_worker, join_workers, mer
 
 STATE_FILE = "checkpoint.pt"
 
+Task = TypeVar("Task")
+Made = TypeVar("Made")
+
 
 @dataclass(frozen=True)
 class FoldTask:
@@ -35,7 +38,7 @@ class FoldTask:
 
     config: Config
     fold: int
-    slides: pd.DataFrame  # slide_id, patient_id, y, role (train | val | test), patches; sorted by slide_id
+    bags: pd.DataFrame  # bag_id, slides, patient_id, y, role (train | val | test), patches; sorted by bag_id
     omics: dict[str, np.ndarray]  # patient -> (G,) float32, selected and scaled; training patients only
     genes: int
     width: int
@@ -45,19 +48,20 @@ class FoldTask:
 
 
 @dataclass(frozen=True)
-class RoleSlides:
-    """The slides of one role, as columns."""
+class RoleBags:
+    """The bags of one role, as columns."""
 
     ids: list[str]
+    slides: list[str]
     patients: list[str]
     y: list[int]
     patches: list[int]
 
     @classmethod
-    def of(cls, slides: pd.DataFrame, role: str) -> RoleSlides:
-        """Those of a fold's slides that have this role."""
-        own = slides[slides["role"] == role]
-        return cls(*(own[name].tolist() for name in ("slide_id", "patient_id", "y", "patches")))
+    def of(cls, bags: pd.DataFrame, role: str) -> RoleBags:
+        """Those of a fold's bags that have this role."""
+        own = bags[bags["role"] == role]
+        return cls(*(own[name].tolist() for name in ("bag_id", "slides", "patient_id", "y", "patches")))
 
 
 Report = Callable[[dict[str, Any]], None]
@@ -91,7 +95,7 @@ class FoldTraining:
         config = task.config
         self.task, self.config, self.collective = task, config, collective
         self.device = device_of_worker(config.cluster.gpus_per_worker)
-        self.by_role = {role: RoleSlides.of(task.slides, role) for role in ("train", "val", "test")}
+        self.by_role = {role: RoleBags.of(task.bags, role) for role in ("train", "val", "test")}
         torch.manual_seed(draw_seed("weights", config.train.seed, task.fold) % 2**63)
         model = MoMKD(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
         self.stepper = Stepper(model, config.train, collective, self.device)
@@ -114,20 +118,21 @@ class FoldTraining:
 
     def begin(self) -> Progress:
         """Initialise the memory by k-means over patch projections of the training slides (method 4)."""
-        config, slides = self.config.memory, self.by_role["train"]
-        class_of = dict(zip(slides.ids, slides.y, strict=True))
+        config, bags = self.config.memory, self.by_role["train"]
+        class_of = dict(zip(bags.ids, bags.y, strict=True))
         samples: dict[str, np.ndarray] = {}
-        for bag in self._my_bags(slides):
-            rng = np.random.default_rng(draw_seed("memory", self.config.train.seed, bag.slide_id))
-            wanted = min(bag.n_patches, -(-config.init_patches // slides.y.count(class_of[bag.slide_id])))
-            patches = np.sort(rng.choice(bag.n_patches, wanted, replace=False))
+        for bag_id, batch in self._my_bags(bags):
+            rng = np.random.default_rng(draw_seed("memory", self.config.train.seed, bag_id))
+            n_patches = batch.patches_per_bag[0]
+            wanted = min(n_patches, -(-config.init_patches // bags.y.count(class_of[bag_id])))
+            patches = np.sort(rng.choice(n_patches, wanted, replace=False))
             with torch.no_grad():
-                projected_PS = self.model.eval()(collate([bag]).to(self.device)).patches_PS
-            samples[bag.slide_id] = projected_PS[torch.from_numpy(patches).to(self.device)].cpu().numpy()
+                projected_PS = self.model.eval()(batch.to(self.device)).patches_PS
+            samples[bag_id] = projected_PS[torch.from_numpy(patches).to(self.device)].cpu().numpy()
         samples = merged(self.collective.gather(samples))
         centroids = []
         for y in range(CLASSES):
-            own = [samples[s] for s in slides.ids if class_of[s] == y]
+            own = [samples[s] for s in bags.ids if class_of[s] == y]
             centroids.append(self._centroids(np.concatenate(own), y))
         self.model.memory.initialise(torch.stack(centroids).to(self.device))
         return Progress()
@@ -140,7 +145,7 @@ class FoldTraining:
     def epoch(self, progress: Progress) -> dict[str, Any]:
         """Train one epoch, validate, and move scheduler and early stopping."""
         began = time.monotonic()
-        outcomes, waited = self._train_steps(progress)
+        outcomes, waits = self._train_steps(progress)
         trained = time.monotonic()
         losses = mean_losses(outcomes, self.collective, self.device)
         if not np.isfinite(losses["loss_total"]):
@@ -149,7 +154,7 @@ class FoldTraining:
                 "lower train.lr or train.clip_norm"
             )
         train_auc = self._train_auc(outcomes)
-        val = self._predict_slides("val")
+        val = self._predict_bags("val")
         val_auc = patient_auc(val["y"], val["p_1"], val["patient_id"])
         metrics: dict[str, Any] = {
             "fold": self.task.fold,
@@ -159,7 +164,8 @@ class FoldTraining:
             "train_auc": train_auc,
             "val_auc": val_auc,
             "seconds_train": round(trained - began, 3),
-            "seconds_input_wait": round(waited, 3),
+            "seconds_first_batch": round(waits[0], 3),
+            "seconds_input_wait": round(sum(waits), 3),
             "seconds_validate": round(time.monotonic() - trained, 3),
         }
         self.scheduler.step(val_auc)
@@ -183,7 +189,7 @@ class FoldTraining:
         """Predict validation and test slides with the best epoch's weights; rank 0 writes them."""
         self.model.load_state_dict(progress.best_weights)
         for role in ("val", "test"):
-            slides = self._named(self._predict_slides(role))
+            slides = self._named(self._predict_bags(role))
             if self.collective.rank == 0:
                 storage.write_table(storage.join(self.task.location, f"{role}_slides.parquet"), slides)
         return {"best_epoch": progress.best_epoch, "val_auc": progress.best_auc}
@@ -195,52 +201,68 @@ class FoldTraining:
         named = named.rename(columns={f"p_{y}": f"p_{name}" for y, name in enumerate(classes)})
         return named[["slide_id", "patient_id", "label", *(f"p_{name}" for name in classes)]]
 
-    def _train_steps(self, progress: Progress) -> tuple[list[StepOutcome], float]:
-        """The rest of the epoch's steps, and the seconds this worker waited for bags."""
-        train, slides = self.config.train, self.by_role["train"]
+    def _train_steps(self, progress: Progress) -> tuple[list[StepOutcome], list[float]]:
+        """The rest of the epoch's steps, and for each the seconds this worker waited for its bags."""
+        train, bags, rank = self.config.train, self.by_role["train"], self.collective.rank
         plan = plan_epoch(
-            slides.ids,
-            np.array(slides.y),
+            bags.ids,
+            np.array(bags.y),
             seed=draw_seed(train.seed, self.task.fold),
             epoch=progress.epoch,
             bags_per_step=train.bags_per_step,
             balanced=train.balanced,
-        )[progress.step :]
-        shares = [self._share(step) for step in plan]
+        )
+        shares = [by_rank[rank] for by_rank in deal(plan, bags.patches, self.collective.world)]
         # a rank left without a bag in a short last step takes part with the step's first one at weight 0
         needed = [share or step[:1] for share, step in zip(shares, plan, strict=True)]
-        bags = read_ahead(self.task.source, (slides.ids[draw.slide] for draws in needed for draw in draws))
-        outcomes, waited = [], 0.0
-        for step, share, draws in zip(plan, shares, needed, strict=True):
+        ready = self._ahead(
+            needed[progress.step :], self._batches, lambda draws: sum(bags.patches[draw.bag] for draw in draws)
+        )
+        outcomes, waits = [], []
+        for step, share in list(zip(plan, shares, strict=True))[progress.step :]:
             began = time.monotonic()
-            own = [next(bags) for _ in draws]
-            waited += time.monotonic() - began
-            batches = self._batches(draws, own)
+            batches = next(ready)
+            waits.append(time.monotonic() - began)
             outcomes.append(self.stepper.step(batches if share else [], len(step), filler=batches[0]))
-        return outcomes, waited
+        return outcomes, waits
 
-    def _share(self, step: Sequence[Draw]) -> list[Draw]:
-        patches = self.by_role["train"].patches
-        shares = divide([patches[draw.slide] for draw in step], self.collective.world)
-        return [step[place] for place in shares[self.collective.rank]]
-
-    def _batches(self, draws: Sequence[Draw], bags: Sequence[Bag]) -> list[BagBatch]:
-        slides = self.by_role["train"]
-        groups = passes([bag.n_patches for bag in bags], self.config.train.patches_per_pass)
+    def _batches(self, draws: Step) -> list[BagBatch]:
+        """The batches of this rank's draws of a step, one a pass; runs ahead of the training on a thread of its own."""
+        bags, device = self.by_role["train"], self.device
+        groups = passes([bags.patches[draw.bag] for draw in draws], self.config.train.patches_per_pass)
         return [
             collate(
-                [bags[i] for i in group],
-                labels=[slides.y[draws[i].slide] for i in group],
-                omics=[self.task.omics.get(slides.patients[draws[i].slide]) for i in group],
+                [self.task.source.read(bags.ids[draws[i].bag]) for i in group],
+                labels=[bags.y[draws[i].bag] for i in group],
+                omics=[self.task.omics.get(bags.patients[draws[i].bag]) for i in group],
                 seeds=[draws[i].seed for i in group],
+                device=device,
             )
             for group in groups
         ]
 
-    def _my_bags(self, slides: RoleSlides) -> Iterator[Bag]:
-        """The bags of this rank's share of some slides."""
-        mine = divide(slides.patches, self.collective.world)[self.collective.rank]
-        return read_ahead(self.task.source, (slides.ids[place] for place in mine))
+    def _my_bags(self, bags: RoleBags) -> Iterator[tuple[str, BagBatch]]:
+        """The bags of this rank's share, one at a time so that no neighbour changes a digit of another."""
+        mine = divide(bags.patches, self.collective.world)[self.collective.rank]
+        yield from self._ahead(
+            mine,
+            lambda place: (bags.ids[place], collate([self.task.source.read(bags.ids[place])], device=self.device)),
+            lambda place: bags.patches[place],
+        )
+
+    def _ahead(
+        self, tasks: Iterable[Task], make: Callable[[Task], Made], patches: Callable[[Task], int]
+    ) -> Iterator[Made]:
+        """What is made of each task, in order, by the threads that read ahead within their memory."""
+        cluster = self.config.cluster
+        bytes_per_patch = 4 * self.task.width
+        return ahead(
+            tasks,
+            make,
+            lambda task: patches(task) * bytes_per_patch,
+            threads=cluster.read_threads,
+            limit=cluster.read_ahead_mb * 2**20,
+        )
 
     def _centroids(self, sample_NS: np.ndarray, y: int) -> torch.Tensor:
         config = self.config.memory
@@ -256,17 +278,16 @@ class FoldTraining:
         centroids_KS, _ = spherical_kmeans(torch.from_numpy(sample_NS[chosen]), start, config.init_iterations)
         return centroids_KS
 
-    def _predict_slides(self, role: str) -> pd.DataFrame:
-        """Probabilities of every slide of a role, one bag at a time so that no neighbour changes a digit."""
+    def _predict_bags(self, role: str) -> pd.DataFrame:
+        """Probabilities of every bag of a role."""
         self.model.eval()
-        slides = self.by_role[role]
+        bags = self.by_role[role]
         mine = {
-            bag.slide_id: self.model.predict(collate([bag]).to(self.device))[0][0].tolist()
-            for bag in self._my_bags(slides)
+            bag_id: self.model.predict(batch.to(self.device))[0][0].tolist() for bag_id, batch in self._my_bags(bags)
         }
         probabilities = merged(self.collective.gather(mine))
-        table = pd.DataFrame({"slide_id": slides.ids, "patient_id": slides.patients, "y": slides.y})
-        p_NY = np.array([probabilities[s] for s in slides.ids])
+        table = pd.DataFrame({"slide_id": bags.slides, "patient_id": bags.patients, "y": bags.y})
+        p_NY = np.array([probabilities[bag_id] for bag_id in bags.ids])
         if not np.isfinite(p_NY).all():
             raise RunError(f"fold {self.task.fold}: the model predicts NaN; lower train.lr")
         for y in range(CLASSES):
@@ -275,7 +296,7 @@ class FoldTraining:
 
     def _train_auc(self, outcomes: Sequence[StepOutcome]) -> float | None:
         """AUC over the epoch's training draws, as they were predicted while training; None if all were of a class."""
-        ids = [s for o in outcomes for s in o.slide_ids]
+        ids = [bag_id for o in outcomes for bag_id in o.bag_ids]
         p = torch.cat([o.positive_B for o in outcomes]).tolist() if outcomes else []
         drawn = [pair for part in self.collective.gather(list(zip(ids, p, strict=True))) for pair in part]
         class_of = dict(zip(self.by_role["train"].ids, self.by_role["train"].y, strict=True))

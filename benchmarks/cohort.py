@@ -1,0 +1,56 @@
+"""A cohort of random feature files to measure with, as large as asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+
+def write_cohort(
+    folder: Path, slides: int, patches: int, width: int, dtype: str = "float32", chunked: bool = True
+) -> pd.DataFrame:
+    """Feature files as TRIDENT writes them, and the cohort's slides as the bag store takes them.
+
+    Args:
+        folder: made; holds `features/`, `clinical.csv` and `slides.csv`.
+        slides: how many, one a patient.
+        patches: of a slide, within a tenth either way.
+        width: D.
+        dtype: of the features.
+        chunked: a chunk a patch, as TRIDENT writes; else contiguous.
+    """
+    (folder / "features").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    noise_ND = rng.normal(size=(int(1.1 * patches) + 1, width)).astype(dtype)  # drawn once: drawing is the slow part
+    rows = []
+    for i in range(slides):
+        n = int(patches * rng.uniform(0.9, 1.1))
+        path = folder / "features" / f"slide-{i:05d}.h5"
+        features_PD = noise_ND[:n].copy()
+        features_PD[:, 0] = i  # no two slides are the same
+        side = int(np.ceil(n**0.5))
+        coords_P2 = np.stack(np.divmod(np.arange(n), side), 1) * 256
+        with h5py.File(path, "w") as file:
+            file.create_dataset("features", data=features_PD, chunks=(1, width) if chunked else None)
+            file.create_dataset("coords", data=coords_P2, chunks=(1, 2) if chunked else None)
+        stat = path.stat()
+        rows.append((path.stem, f"P{i:05d}", str(path), f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size))
+    table = pd.DataFrame(rows, columns=["slide_id", "patient_id", "path", "file", "bytes"])
+    labels = ["positive" if i % 2 else "negative" for i in range(slides)]
+    pd.DataFrame({"PATIENT": table["patient_id"], "LABEL": labels}).to_csv(folder / "clinical.csv", index=False)
+    names = table["slide_id"] + ".h5"
+    pd.DataFrame({"PATIENT": table["patient_id"], "FILENAME": names}).to_csv(folder / "slides.csv", index=False)
+    return table
+
+
+def config_of(folder: Path, **sections: dict[str, object]) -> dict[str, object]:
+    """A configuration of that cohort."""
+    return {
+        "cohort": {"clinical": str(folder / "clinical.csv"), "slides": str(folder / "slides.csv"), "label": "LABEL"},
+        "features": {"dir": str(folder / "features")},
+        "store": {"uri": str(folder / "bags")},
+        "run": {"dir": str(folder / "run")},
+    } | sections

@@ -1,0 +1,99 @@
+"""`ingest` on one CPU and on two, of the same feature files in the same run.
+
+python benchmarks/ingest.py [--slides 300] [--patches 1000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+from cohort import write_cohort
+from table import machine, print_table
+
+ROUNDS = 3
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--slides", type=int, default=300)
+    arguments.add_argument("--patches", type=int, default=1000)
+    arguments.add_argument("--width", type=int, default=1536)
+    arguments.add_argument("--child", nargs=3, metavar=("CPUS", "TABLE", "STORE"), help=argparse.SUPPRESS)
+    options = arguments.parse_args()
+    if options.child:
+        print(json.dumps(timed_ingest(int(options.child[0]), *options.child[1:])))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        slides = write_cohort(Path(folder) / "cohort", options.slides, options.patches, options.width)
+        slides.to_parquet(f"{folder}/slides.parquet")
+        runs: dict[int, list[dict[str, float]]] = {1: [], 2: []}
+        for _ in range(ROUNDS):
+            for cpus in runs:
+                store = f"{folder}/store"
+                command = [sys.executable, __file__, "--child", str(cpus), f"{folder}/slides.parquet", store]
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                runs[cpus].append(json.loads(done.stdout.splitlines()[-1]))
+                shutil.rmtree(store)
+        report(slides, runs)
+
+
+def timed_ingest(cpus: int, table: str, uri: str) -> dict[str, float]:
+    """Seconds of the ingest proper (Ray is up, its workers are warm), and of CPU that this machine spent on it."""
+    import ray
+
+    from momkd_ray.bags.ingest import ingest
+    from momkd_ray.bags.store import Form
+
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    slides = pd.read_parquet(table)
+    ingest(slides.head(2 * cpus), f"{uri}-warm", Form("float16", 8, "auto"))
+    shutil.rmtree(f"{uri}-warm")
+    began, busy = time.perf_counter(), busy_seconds()
+    ingest(slides, uri, Form("float16", 8, "auto"), part_mb=64)
+    return {"seconds": time.perf_counter() - began, "busy": busy_seconds() - busy}
+
+
+def busy_seconds() -> float:
+    """CPU seconds of all processes of this machine since it started."""
+    user, nice, system = (int(n) for n in Path("/proc/stat").read_text().split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
+def report(slides: pd.DataFrame, runs: dict[int, list[dict[str, float]]]) -> None:
+    best = {cpus: min(done, key=lambda run: run["seconds"]) for cpus, done in runs.items()}
+    megabytes = slides["bytes"].sum() / 1e6
+    rows = [
+        [
+            cpus,
+            f"{run['seconds']:.1f}",
+            f"{len(slides) / run['seconds']:.0f}",
+            f"{megabytes / run['seconds']:.0f}",
+            f"{run['busy'] / run['seconds']:.2f}",
+            f"{best[1]['seconds'] / run['seconds']:.2f}x",
+        ]
+        for cpus, run in best.items()
+    ]
+    print(machine())
+    print_table(
+        f"ingest of {len(slides):,} TRIDENT files ({megabytes:.0f} MB), best of {ROUNDS}",
+        ["CPUs", "s", "slides/s", "MB/s read", "CPUs busy", "against one CPU"],
+        rows,
+    )
+    print(
+        f"peak resident memory of the driver: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MiB"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Bags from the store to the training step, with two workers: what a step waits for its input, and the rate of reading.
+
+python benchmarks/input.py [--slides 300] [--patches 1000] [--epochs 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from cohort import config_of, write_cohort
+from table import machine, print_table
+
+from momkd_ray import storage
+from momkd_ray.bags.readers import Bag
+from momkd_ray.bags.share import BagSource, share_bags
+from momkd_ray.bags.store import BagStore, from_row, row_at
+from momkd_ray.bags.stream import ahead
+from momkd_ray.cluster import connected
+from momkd_ray.cohort.folds import make_folds
+from momkd_ray.config import Config
+from momkd_ray.crossval.fold import fold_task
+from momkd_ray.crossval.study import Study, open_cohort, open_study
+from momkd_ray.progress import Narrator
+from momkd_ray.train.worker import train_loop_per_worker
+
+WORKERS = 2
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--slides", type=int, default=300)
+    arguments.add_argument("--patches", type=int, default=1000)
+    arguments.add_argument("--width", type=int, default=1536)
+    arguments.add_argument("--epochs", type=int, default=3)
+    options = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as name, connected():
+        folder = Path(name) / "cohort"
+        write_cohort(folder, options.slides, options.patches, options.width)
+        config = Config.model_validate(
+            config_of(
+                folder,
+                cluster={"workers": WORKERS},
+                train={"epochs": options.epochs, "patience": options.epochs, "bags_per_step": WORKERS},
+            )
+        )
+        cohort = open_cohort(config, Narrator())
+        study = open_study(config, cohort, make_folds(config, cohort), Narrator())
+        print(machine())
+        rates(study.store)
+        training(study)
+
+
+def rates(store: BagStore) -> None:
+    """Every bag of the store once, by one consumer and by two at a time, page cache warm."""
+    ids = store.slides.index.tolist()
+    for slide_id in ids:
+        store.read(slide_id)  # verified, and in the page cache
+    shared = share_bags(store, ids, 0.9)
+    megabytes = int(store.slides["n_patches"].sum()) * store.width * 2 / 1e6
+    rows = []
+    for consumers in (1, WORKERS):
+        ways: dict[str, Callable[[], list[tuple[float, float]]]] = {
+            "ray.data, read_parquet().iter_batches()": lambda n=consumers: by_ray_data(store, n, once=False),
+            "ray.data, the same after materialize()": lambda n=consumers: by_ray_data(store, n, once=True),
+            "the store's row groups, read ahead": lambda n=consumers: by_stream(store, ids, n),
+            "shared in the object store, read ahead": lambda n=consumers: by_stream(shared, ids, n),
+        }
+        found = {name: way() for name, way in ways.items()}
+        peer = max(seconds for seconds, _ in found["ray.data, read_parquet().iter_batches()"])
+        for name, timed in found.items():
+            slowest, first = max(seconds for seconds, _ in timed), max(first for _, first in timed)
+            rows.append([consumers, name, f"{megabytes / slowest:.0f}", f"{first * 1e3:.0f}", f"{peer / slowest:.1f}x"])
+    print_table(
+        f"Payload, {len(ids)} bags, {megabytes:.0f} MB at float16",
+        ["consumers", "read by", "first bag, ms", "MB/s with it", "MB/s after it", "against iter_batches"],
+        rows,
+    )
+
+
+def consume(bags: Iterator[Bag]) -> tuple[float, float]:
+    """Seconds to take every bag and look at its last value, and to the first one."""
+    began = time.perf_counter()
+    first = 0.0
+    for bag in bags:
+        assert bag.features[-1, -1] == bag.features[-1, -1]
+        first = first or time.perf_counter() - began
+    return time.perf_counter() - began, first
+
+
+def by_ray_data(store: BagStore, consumers: int, *, once: bool) -> list[tuple[float, float]]:
+    import ray
+
+    paths = [storage.join(store.uri, part) for part in sorted(set(store.slides["part"]))]
+    dataset = ray.data.read_parquet(paths)
+    if once:
+        dataset = dataset.materialize()
+
+    def bags(shard: Any) -> Iterator[Bag]:
+        for block in shard.iter_batches(batch_size=1, batch_format="pyarrow"):
+            yield from_row(row_at(block, 0))
+
+    if consumers == 1:
+        return [consume(bags(dataset))]
+    take = ray.remote(num_cpus=0)(lambda shard: consume(bags(shard)))
+    return list(ray.get([take.remote(shard) for shard in dataset.streaming_split(consumers, equal=False)]))
+
+
+def by_stream(source: BagSource, ids: list[str], consumers: int) -> list[tuple[float, float]]:
+    import ray
+
+    def bags(mine: list[str]) -> Iterator[Bag]:
+        return ahead(mine, source.read, lambda _: 4 * 2**20, threads=2, limit=64 * 2**20)
+
+    def all_but_the_first_pass(mine: list[str]) -> tuple[float, float]:
+        consume(bags(mine))  # a process verifies each bag once
+        return consume(bags(mine))
+
+    if consumers == 1:
+        return [all_but_the_first_pass(ids)]
+    take = ray.remote(num_cpus=0)(all_but_the_first_pass)
+    return list(ray.get([take.remote(ids[rank::consumers]) for rank in range(consumers)]))
+
+
+class Watched:
+    """A source that notes when its first bag was there."""
+
+    def __init__(self, source: BagSource) -> None:
+        self.source, self.stands, self.first = source, 0.0, 0.0
+
+    def read(self, bag_id: str) -> Bag:
+        bag = self.source.read(bag_id)
+        self.first = self.first or time.monotonic() - self.stands
+        return bag
+
+
+def watched_loop(loop: dict[str, Any]) -> dict[str, Any]:
+    from ray import train
+
+    source = Watched(loop["task"].source)
+    source.stands = time.monotonic()
+    done = train_loop_per_worker(loop | {"task": replace(loop["task"], source=source), "report": train.report})
+    return done | {"first_bag": source.first}
+
+
+def training(study: Study) -> None:
+    """A fold of the default model by two Ray Train workers, streaming from the store and from the object store."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    rows = []
+    ids = study.cohort.slides["slide_id"].tolist()
+    for name, source in (
+        ("the store's row groups", study.store),
+        ("the object store", share_bags(study.store, ids, 0.9)),
+    ):
+        place = storage.join(study.config.run.dir, name.split()[-1])
+        task, _ = fold_task(replace(study, slides=source), 0, 0)
+        result = TorchTrainer(
+            watched_loop,
+            train_loop_config={"task": replace(task, location=place)},
+            scaling_config=ScalingConfig(num_workers=WORKERS, resources_per_worker={"CPU": 1}),
+            run_config=RunConfig(name="input", storage_path=place),
+        ).fit()
+        metrics = pd.read_json(f"{place}/metrics.jsonl", lines=True)
+        for line in metrics.to_dict("records"):
+            share = line["seconds_input_wait"] / line["seconds_train"]
+            first = f"{result.return_value['first_bag']:.3f}" if line["epoch"] == 0 else ""
+            rows.append(
+                [
+                    name,
+                    line["epoch"],
+                    f"{line['seconds_train']:.1f}",
+                    f"{line['seconds_input_wait']:.3f}",
+                    f"{share:.2%}",
+                    first,
+                    f"{line['seconds_first_batch']:.3f}",
+                ]
+            )
+    patches = int(study.store.slides["n_patches"].mean())
+    print_table(
+        f"Training the default model, {WORKERS} workers, bags of about {patches:,} x {study.store.width}",
+        [
+            "read from",
+            "epoch",
+            "training s",
+            "waiting s",
+            "share",
+            "first bag, s after the worker stands",
+            "first batch, s",
+        ],
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
