@@ -42,12 +42,12 @@ class Study:
         return storage.join(self.config.run.dir, *parts, f"fold={fold}")
 
     def fold_slides(self, fold: int) -> pd.DataFrame:
-        """The slides of a fold: slide_id, patient_id, y, role and patches, sorted by slide."""
+        """The slides of the patients of a fold: slide_id, patient_id, y, role and patches, sorted by slide."""
         slides = self.cohort.slides[["slide_id", "patient_id"]].sort_values("slide_id").reset_index(drop=True)
         slides["y"] = self.cohort.patients["y"].loc[slides["patient_id"]].to_numpy()
-        slides["role"] = self.plan.roles(fold).loc[slides["patient_id"]].to_numpy()
+        slides["role"] = self.plan.roles(fold).reindex(slides["patient_id"], fill_value="").to_numpy()
         slides["patches"] = self.store.slides["n_patches"].loc[slides["slide_id"]].to_numpy()
-        return slides
+        return slides[slides["role"] != ""].reset_index(drop=True)
 
 
 def open_cohort(config: Config, narrator: Narrator) -> Cohort:
@@ -133,7 +133,7 @@ def _claim_run_dir(study: Study) -> None:
                 f"{run_dir} holds a run of another configuration or other data (fingerprint {earlier}, now "
                 f"{study.fingerprint}; compare its run.yaml): choose another run.dir, or remove that one"
             )
-    study.plan.to_csv(storage.join(run_dir, "folds.csv"), config.cohort.patient_column)
+    study.plan.to_csv(storage.join(run_dir, "folds.csv"), study.cohort.patient_column)
     left_out = study.cohort.excluded.to_csv(index=False, lineterminator="\n")
     storage.write_text(storage.join(run_dir, "excluded.csv"), left_out)
     storage.write_text(storage.join(run_dir, "run.yaml"), config.to_yaml())

@@ -11,8 +11,9 @@ from momkd_ray import storage
 from momkd_ray.bags.batch import collate
 from momkd_ray.bags.ingest import feature_faults
 from momkd_ray.bags.readers import read_bag
-from momkd_ray.cohort.tables import read_slides
+from momkd_ray.cohort.slides import read_slides
 from momkd_ray.errors import InputError
+from momkd_ray.faults import refuse
 from momkd_ray.model.bundle import BundleCard, load_bundle
 from momkd_ray.progress import Narrator
 
@@ -66,7 +67,7 @@ def predict_folder(
         features: the folder, local or `s3://`.
         out: a `.csv` or `.parquet` file: slide_id, patient_id, p_<class> ..., predicted.
         by_patient: a row a patient, the mean of its slides, instead of a row a slide.
-        slides: a table with PATIENT and FILENAME; without it every slide is its own patient.
+        slides: a table of patients and slides, as `cohort.slides`; without it every slide is its own patient.
         gpus: GPUs a Ray Data worker holds.
 
     Raises:
@@ -142,12 +143,13 @@ def patients_of(slides: str | None, table: pd.DataFrame) -> dict[str, str]:
     """slide_id -> patient_id; each slide its own patient where no table is given.
 
     Raises:
-        InputError: the table lacks a column, lists a slide twice, or has other slides than the folder.
+        InputError: the table lacks a column, has a bad row, or has other slides than the folder.
     """
     if slides is None:
         return {slide: slide for slide in table["slide_id"]}
-    known = read_slides(slides, "PATIENT", "FILENAME")
-    patients = dict(zip(known["slide_id"], known["patient_id"], strict=True))
+    known = read_slides(slides)
+    refuse(known.faults, f"the {known.rows:,} rows of {slides}")
+    patients = dict(zip(known.table["slide_id"], known.table["patient_id"], strict=True))
     if missing := sorted(set(table["slide_id"]) - set(patients)):
         raise InputError(f"{slides} names no patient for slide {missing[0]} ({len(missing)} such slides); add it")
     if missing := sorted(set(patients) - set(table["slide_id"])):
