@@ -175,7 +175,7 @@ def test_interval_holds_the_estimate_and_repeats(seed: int) -> None:
     for name in METRICS:
         low, high = intervals[name]
         assert 0 <= low <= point[name] <= high <= 1
-        assert high - low > 0.02
+        assert high - low > 0.02 or point[name] == 1, "where nothing is wrong, no replicate is"
     order = rng.permutation(80)
     assert intervals == bootstrap_intervals(y[order], p[order], p[order] >= 0.5, seed, n=400)
     wider = bootstrap_intervals(y, p, p >= 0.5, seed, n=400, level=0.99)
