@@ -230,3 +230,18 @@ def test_one_fold_can_be_trained_and_predicts_new_slides(
     (Path(features) / slides["FILENAME"].iloc[0]).unlink()
     assert outcome(*common, "--slides", own_config.cohort.slides) == 1
     assert "has no .h5 file" in capsys.readouterr().err
+
+
+def test_the_slides_to_predict_are_named_as_those_of_a_cohort(tmp_path: Path) -> None:
+    from momkd_ray.errors import InputError
+    from momkd_ray.predict.batch import patients_of
+
+    path = tmp_path / "clam.csv"
+    path.write_text(",case_id,slide_id\n0,A,a1.F6E9A5DF\n1,A,a2\n2,B,007\n")
+    slides = pd.DataFrame({"slide_id": ["007", "a1.F6E9A5DF", "a2"]})
+    assert patients_of(str(path), slides) == {"a1.F6E9A5DF": "A", "a2": "A", "007": "B"}
+    path.write_text(path.read_text() + "3,B,a2\n")
+    with pytest.raises(
+        InputError, match=r"1 of the 4 rows of .*clam\.csv cannot be used.*slide 'a2' is of patient 'A'"
+    ):
+        patients_of(str(path), slides)
