@@ -132,9 +132,10 @@ def split(config: ConfigOption, set_: SetOption = []) -> None:  # noqa: B006
 
     settings = load_config(config, set_)
     with Narrator() as narrator:
-        plan = make_folds(settings, open_cohort(settings, narrator))
+        cohort = open_cohort(settings, narrator)
+        plan = make_folds(settings, cohort)
     place = storage.join(settings.run.dir, "folds.csv")
-    plan.to_csv(place, settings.cohort.patient_column)
+    plan.to_csv(place, cohort.patient_column)
     print(place)
 
 
@@ -143,7 +144,7 @@ def predict(
     model: Annotated[list[str], typer.Option(help="A model bundle. Several form an ensemble.")],
     features: Annotated[str, typer.Option(help="Folder of .h5 or .pt feature files, local or s3://.")],
     out: Annotated[str, typer.Option(help="Where to write: a .csv or .parquet file.")],
-    slides: Annotated[str | None, typer.Option(help="Table with PATIENT and FILENAME.")] = None,
+    slides: Annotated[str | None, typer.Option(help="Table of patients and slides.")] = None,
     patients: Annotated[bool, typer.Option("--patients", help="A row a patient: its slides' mean.")] = False,
     gpus: Annotated[float, typer.Option(help="GPUs a worker holds.")] = 0,
     on_error: OnErrorOption = "stop",

@@ -39,10 +39,11 @@ class CohortConfig(Section):
     """Who: the tables, and the columns that name patients, slides and labels."""
 
     clinical: Location
-    slides: Location
+    slides: Location | None = None  # default: the clinical table, which then has a row a slide, as CLAM's
     omics: Location | None = None  # a table (patient x genes) or a folder of <patient>.npy
-    patient_column: str = "PATIENT"  # STAMP's name for it
-    slide_column: str = "FILENAME"  # STAMP's name for it
+    # default: found by name in each table (cohort/columns.py); a name given here must be in all of them
+    patient_column: str | None = None
+    slide_column: str | None = None
     label: str
     positive: str = "positive"
     negative: str = "negative"
@@ -82,9 +83,16 @@ class FoldsConfig(Section):
     n: Annotated[int, Field(ge=2)] = 5  # paper: five folds
     seed: Seed = 1
     stratify: bool = True
+    site: str | None = None  # a clinical column: all patients of a site are tested in the same fold
     validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
-    file: Location | None = None  # a table with the patient column and `column`
-    column: str = "fold"
+    file: Location | None = None  # a table, STAMP's splits.json, CLAM's folder of splits or Patho-Bench's k=all.tsv
+    column: str = "fold"  # of a table: the fold a patient is tested in
+
+    @model_validator(mode="after")
+    def _site_is_for_drawn_folds(self) -> FoldsConfig:
+        if self.site is not None and self.file is not None:
+            raise ValueError("site and file are both given, but imported folds are used as they are: leave one out")
+        return self
 
 
 class GenesConfig(Section):
@@ -220,7 +228,7 @@ class Config(Section):
         tree = self.model_dump(mode="json", exclude={"cluster", "run", "synthetic"})
         elsewhere = {
             "features": ("dir", "format"),
-            "cohort": ("clinical", "slides", "omics"),
+            "cohort": ("clinical", "slides", "omics", "patient_column", "slide_column"),
             "store": ("uri", "part_mb", "memory_share"),
             "folds": ("file",),
             "train": ("patches_per_pass",),

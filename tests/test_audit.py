@@ -1,4 +1,4 @@
-"""The audit lists everything that is wrong, once, and what it leaves is exactly what a run with `--on-error skip` uses."""
+"""The audit lists all that is wrong, once, and what it leaves is what a run with `--on-error skip` uses."""
 
 from __future__ import annotations
 

@@ -234,3 +234,18 @@ def test_one_fold_can_be_trained_and_predicts_new_slides(
     left_out = slides["FILENAME"].iloc[0].removesuffix(".h5")
     assert pd.read_csv(f"{out}.rejected.csv")["id"].tolist() == [left_out]
     assert pd.read_parquet(out)["slide_id"].tolist() == [s for s in table["slide_id"] if s != left_out]
+
+
+def test_the_slides_to_predict_are_named_as_those_of_a_cohort(tmp_path: Path) -> None:
+    from momkd_ray.predict.batch import patients_of
+
+    path = tmp_path / "clam.csv"
+    path.write_text(",case_id,slide_id\n0,A,a1.F6E9A5DF\n1,A,a2\n2,B,007\n")
+    slides = pd.DataFrame({"slide_id": ["007", "a1.F6E9A5DF", "a2"]})
+    slides["path"] = slides["slide_id"] + ".h5"
+    assert patients_of(str(path), slides, "features") == ({"a1.F6E9A5DF": "A", "a2": "A", "007": "B"}, [])
+    path.write_text(path.read_text() + "3,B,a2\n")
+    patients, faults = patients_of(str(path), slides, "features")
+    assert patients == {"a1.F6E9A5DF": "A", "007": "B"}
+    assert [(fault.id, fault.problem) for fault in faults] == [("a2", "duplicated")]
+    assert "slide 'a2' is of patient 'A'" in faults[0].reason

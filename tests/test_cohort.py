@@ -1,9 +1,10 @@
+"""The tables of a cohort, in every dialect, joined; what is bad in them and what is left out."""
+
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,46 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from written_tables import CLINICAL, OMICS, SLIDES, config_for, fails, reasons, write
 
-from momkd_ray.cohort.folds import FoldPlan, check_disjoint, make_folds
-from momkd_ray.cohort.genes import GeneTransform, fit_genes
-from momkd_ray.cohort.tables import Cohort, load_cohort, read_table, slide_id_of
-from momkd_ray.config import Config, GenesConfig
+from momkd_ray.cohort.formats import read_table
+from momkd_ray.cohort.slides import slide_id_of
+from momkd_ray.cohort.tables import Cohort, load_cohort
+from momkd_ray.config import Config
 from momkd_ray.errors import InputError
-
-CLINICAL = "PATIENT,PR\nP2,negative\nP1,positive\nP3,positive\nP4,negative\n"
-SLIDES = "PATIENT,FILENAME\nP1,S1.h5\nP2,S2.h5\nP3,S3.h5\nP4,S4.h5\n"
-OMICS = "PATIENT,A,B\nP3,3,30\nP1,1,10\n"
-
-
-def config_for(folder: Path, **sections: dict[str, Any]) -> Config:
-    cohort = {"clinical": str(folder / "clinical.csv"), "slides": str(folder / "slides.csv"), "label": "PR"}
-    tree = {"cohort": cohort | sections.pop("cohort", {}), "features": {"dir": "/features"}} | sections
-    return Config.model_validate(tree)
-
-
-def write(folder: Path, clinical: str = CLINICAL, slides: str = SLIDES, omics: str | None = None) -> Config:
-    (folder / "clinical.csv").write_text(clinical)
-    (folder / "slides.csv").write_text(slides)
-    if omics is None:
-        return config_for(folder)
-    (folder / "omics.csv").write_text(omics)
-    return config_for(folder, cohort={"omics": str(folder / "omics.csv")})
-
-
-def fails(config: Config, *fragments: str) -> str:
-    with pytest.raises(InputError) as caught:
-        load_cohort(config)
-    message = str(caught.value)
-    assert "\n" not in message
-    for fragment in fragments:
-        assert fragment in message
-    return message
-
-
-def reasons(cohort: Cohort) -> dict[tuple[str, str], str]:
-    return {(row.kind, row.id): row.reason for row in cohort.excluded.itertuples()}
-
+from momkd_ray.faults import Fault
 
 # --- tables
 
@@ -190,7 +159,7 @@ def test_nothing_is_lost_between_the_tables_and_the_cohort(tiny_config: Config) 
         (CLINICAL, SLIDES + "P1,\n", ["'FILENAME' is blank in data row 5"]),
         (CLINICAL, SLIDES + "P1,sub/S9.h5\n", ["'sub/S9.h5'", "data row 5"]),
         (CLINICAL, SLIDES + "P1,.h5\n", ["'.h5'"]),
-        (CLINICAL.replace("PATIENT", "Patient"), SLIDES, ["no column 'PATIENT'", "nearest is 'Patient'"]),
+        (CLINICAL.replace("PATIENT", "Person"), SLIDES, ["no column that names the patients", "cohort.patient_column"]),
         (CLINICAL.replace("PR", "ER"), SLIDES, ["clinical.csv has no column 'PR'", "'ER'"]),
         (CLINICAL.replace("positive", "1").replace("negative", "0"), SLIDES, ["'1' (2)", "'0' (2)"]),
         (CLINICAL.replace("positive", "negative"), SLIDES, ["'positive'", "'negative' (4)"]),
@@ -224,348 +193,300 @@ def test_the_fingerprint_follows_the_content_and_not_the_order_or_place(tmp_path
     assert len({base, *changed}) == 5
 
 
-# --- omics
+# --- dialects
+
+SLIDE = "TCGA-{}-01Z-00-DX{}.F6E9A5DF-D8FB-45CF-B4BD-C6B76294C291"
+OF_PATIENT = {"3C-AALI": 2, "3C-AALJ": 1, "4H-AAAK": 1, "5L-AAT0": 1}
+
+
+def dialect(folder: Path, name: str) -> Config:
+    """The same four patients and five slides as a tool writes them; the first two patients are positive."""
+    rows = [(f"TCGA-{p}", SLIDE.format(p, i + 1), int(p[:2] == "3C")) for p, n in OF_PATIENT.items() for i in range(n)]
+    table = pd.DataFrame(rows, columns=["case_id", "slide_id", "y"])
+    features = folder / "features"
+    features.mkdir()
+    for slide in table["slide_id"]:
+        (features / f"{slide}.h5").touch()
+    named = table["y"].map({0: "wild type", 1: "mutated"})
+    cohort = {"clinical": str(folder / "one.csv"), "slides": None, "label": "label"}
+    cohort |= {"positive": "mutated", "negative": "wild type"}
+    if name == "STAMP":
+        clinical = table.assign(PATIENT=table["case_id"], TP53=named).drop_duplicates("PATIENT")
+        clinical[["PATIENT", "TP53"]].to_excel(folder / "clini.xlsx", index=False)
+        slides = pd.DataFrame({"FILENAME": table["slide_id"] + ".h5", "PATIENT": table["case_id"]})
+        slides.to_csv(folder / "slide.csv", index=False)
+        cohort |= {"clinical": str(folder / "clini.xlsx"), "slides": str(folder / "slide.csv"), "label": "TP53"}
+    elif name == "CLAM":  # with the index that pandas writes
+        table.assign(label=named).drop(columns="y").to_csv(folder / "one.csv")
+    elif name == "Patho-Bench":
+        folds = table.rename(columns={"y": "TP53_mutation"}).assign(fold_0="train", fold_1="test")
+        folds.to_csv(folder / "k=all.tsv", sep="\t", index=False)
+        cohort |= {"clinical": str(folder / "k=all.tsv"), "label": "TP53_mutation", "positive": "1", "negative": "0"}
+    else:
+        spelt = table.rename(columns={"case_id": "Patient ID", "slide_id": "Slide"}).assign(label=named)
+        spelt.to_parquet(folder / "one.parquet", index=False)
+        cohort |= {"clinical": str(folder / "one.parquet")}
+    return config_for(folder, cohort=cohort, features={"dir": str(features)})
 
 
 @pytest.mark.parametrize(
-    ("omics", "fragments"),
-    [
-        (OMICS.replace("30", "inf"), ["'B'", "'P3'", "infinite"]),
-        (OMICS.replace("30", ""), ["'B'", "'P3'", "blank"]),
-        (OMICS.replace("30", "1e300"), ["'B'", "'P3'"]),
-        (OMICS.replace("30", "low"), ["'B'", "'P3'", "'low'"]),
-        (OMICS + "P1,1,10\n", ["'P1'", "more than one row"]),
-        (OMICS.replace("B", "A"), ["two columns named 'A'"]),
-        (OMICS.replace(",B", ","), ["without a name"]),
-        (OMICS.replace("P1", "Q1").replace("P3", "Q3"), ["none of the 4 patients", "'P1'"]),
-        ("PATIENT\nP1\n", ["no gene columns"]),
-    ],
+    ("name", "column"),
+    [("STAMP", "PATIENT"), ("CLAM", "case_id"), ("Patho-Bench", "case_id"), ("plain", "Patient ID")],
 )
-def test_bad_omics_name_patient_and_gene(tmp_path: Path, omics: str, fragments: list[str]) -> None:
-    fails(write(tmp_path, omics=omics), "omics.csv", *fragments)
-
-
-def test_an_entirely_blank_row_means_no_omics_and_keeps_the_patient(tmp_path: Path) -> None:
-    cohort = load_cohort(write(tmp_path, omics=OMICS + "P2,,NA\n"))
-    assert cohort.omics is not None
-    assert cohort.omics.index.tolist() == ["P1", "P3"]
-    assert "P2" in cohort.patients.index
-    assert "entirely blank" in reasons(cohort)["omics", "P2"]
-
-
-def test_parquet_csv_and_a_folder_of_vectors_agree(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(3, 5)).astype(np.float32)
-    patients, genes = ["P4", "P1", "elsewhere"], [f"G{i}" for i in range(5)]
-    frame = pd.DataFrame(values, columns=genes)
-    frame.insert(0, "PATIENT", patients)
-    write(tmp_path)
-    frame.to_csv(tmp_path / "o.csv", index=False)
-    frame.to_parquet(tmp_path / "o.parquet")
-    (tmp_path / "o").mkdir()
-    for patient, row in zip(patients, values, strict=True):
-        np.save(tmp_path / "o" / f"{patient}.npy", row)
-    (tmp_path / "o" / "genes.txt").write_text("\n".join(genes))
-    cohorts = [
-        load_cohort(config_for(tmp_path, cohort={"omics": str(tmp_path / name)}))
-        for name in ("o.csv", "o.parquet", "o")
+def test_every_dialect_gives_the_same_cohort(tmp_path: Path, name: str, column: str) -> None:
+    cohort = load_cohort(dialect(tmp_path, name))
+    assert cohort.patients["y"].to_dict() == {f"TCGA-{p}": int(p[:2] == "3C") for p in OF_PATIENT}
+    assert cohort.slides["slide_id"].tolist() == [
+        SLIDE.format(p, i + 1) for p, n in OF_PATIENT.items() for i in range(n)
     ]
-    assert cohorts[0].omics is not None
-    assert cohorts[0].omics.to_numpy().tolist() == values[[1, 0]].tolist()
-    assert len({cohort.fingerprint() for cohort in cohorts}) == 1
-    assert all(("omics", "elsewhere") in reasons(cohort) for cohort in cohorts)
+    assert cohort.slides["patient_id"].tolist() == [f"TCGA-{p}" for p, n in OF_PATIENT.items() for _ in range(n)]
+    assert (cohort.slides["file"] != "").all()
+    assert cohort.patient_column == column
+    assert cohort.excluded.empty
+    assert not cohort.rejected
+    assert not cohort.strays
 
 
-def test_vectors_get_gene_names_and_must_agree_in_length(tmp_path: Path) -> None:
-    write(tmp_path)
-    folder = tmp_path / "o"
-    folder.mkdir()
-    config = config_for(tmp_path, cohort={"omics": str(folder)})
-    np.save(folder / "P1.npy", np.ones(3))
-    omics = load_cohort(config).omics
-    assert omics is not None
-    assert omics.columns.tolist() == ["g0000", "g0001", "g0002"]
-    np.save(folder / "P2.npy", np.ones(4))
-    fails(config, "P2.npy has 4 values", "3")
-    np.save(folder / "P2.npy", np.ones((1, 3)))
-    fails(config, "P2.npy", "1-d vector")
-    (folder / "P2.npy").write_bytes(b"no")
-    fails(config, "P2.npy", "not a NumPy vector")
-    np.save(folder / "P2.npy", np.array([1, np.nan, 2]))
-    fails(config, "'g0001'", "'P2'")
-    (folder / "P2.npy").unlink()
-    (folder / "genes.txt").write_text("A\nB\n")
-    fails(config, "names 2 genes", "3 values")
-    (folder / "genes.txt").write_text("A\nB\nA\n")
-    fails(config, "'A' twice")
-
-
-# --- folds
-
-
-def cohort_of(labels: Sequence[int], order: Sequence[int] | None = None) -> Cohort:
-    names = [f"P{i:04d}" for i in range(len(labels))]
-    patients = pd.DataFrame(
-        {"label": [("neg", "pos")[y] for y in labels], "y": list(labels)},
-        index=pd.Index(names, name="patient_id"),
+def test_numeric_slides_are_kept_as_written_and_their_files_are_found(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("case_id,slide_id,PR\n1,007,positive\n2,12.50,negative\n3,1e5,negative\n")
+    for name in ("007.h5", "12.50.pt", "1e5.h5", "7.h5", ".hidden.h5"):
+        (tmp_path / name).touch()
+    cohort = load_cohort(
+        config_for(
+            tmp_path,
+            cohort={"clinical": str(tmp_path / "one.csv"), "slides": None},
+            features={"dir": str(tmp_path)},
+        )
     )
-    if order is not None:
-        patients = patients.iloc[list(order)]
-    empty = pd.DataFrame(columns=["kind", "id", "reason"])
-    return Cohort(patients, pd.DataFrame(columns=["slide_id", "patient_id", "path"]), None, ("neg", "pos"), empty)
+    assert cohort.slides["slide_id"].tolist() == ["007", "12.50", "1e5"]
+    assert [Path(path).name for path in cohort.slides["path"]] == ["007.h5", "12.50.pt", "1e5.h5"]
+    assert cohort.strays == ("7.h5",)
+    assert "1 feature file of no row of the slides' table: 7.h5." in cohort.summary()
 
 
-def fold_config(tmp_path: Path = Path("/none"), **folds: object) -> Config:
-    return config_for(tmp_path, folds=folds)
-
-
-@hypothesis_settings(max_examples=40, deadline=None)
-@given(
-    positives=st.integers(4, 40),
-    negatives=st.integers(4, 40),
-    n=st.integers(2, 4),
-    seed=st.integers(0, 2**40),
-    validation=st.floats(0.01, 0.49),
-    data=st.data(),
+@pytest.mark.parametrize(
+    ("header", "settings", "said"),
+    [
+        ("PATIENT,case_id,slide_id", {}, "several columns that may name the patients ('PATIENT', 'case_id')"),
+        ("patient,slide_id,FILENAME", {}, "several columns that may name the slides ('slide_id', 'FILENAME')"),
+        ("who,slide_id,x", {}, "no column that names the patients, such as 'PATIENT' or 'case_id'"),
+        ("PATIENT,what,x", {}, "cohort.slides is not given"),
+        ("PATIENT,slide_id,x", {"patient_column": "case_id"}, "no column 'case_id'"),
+        ("PATIENT,slide_id,x", {"slide_column": "slides"}, "no column 'slides'; the nearest is 'slide_id'"),
+        ("PATIENT,what,x", {"slide_column": "what"}, ""),
+        ("PATIENT,case_id,slide_id", {"patient_column": "PATIENT"}, ""),
+        ("Case ID,Slide-ID,x", {}, ""),
+        ("case_id,slide_id,Patient", {}, ""),
+    ],
 )
-def test_every_plan_is_a_partition_with_both_classes_everywhere(
-    positives: int, negatives: int, n: int, seed: int, validation: float, data: st.DataObject
+def test_columns_are_found_by_name_or_asked_for(
+    tmp_path: Path, header: str, settings: dict[str, str], said: str
 ) -> None:
-    labels = [1] * positives + [0] * negatives
-    config = fold_config(n=n, seed=seed, validation=validation)
-    cohort = cohort_of(labels)
-    plan = make_folds(config, cohort)
-    assert plan.folds == list(range(n))
-    tested = pd.concat([plan.roles(fold)[lambda roles: roles == "test"] for fold in plan.folds])
-    assert sorted(tested.index) == sorted(cohort.patients.index)
-    for fold in plan.folds:
-        roles = plan.roles(fold)
-        assert (plan.table["fold"][roles == "test"] == fold).all()
-        for y, total in ((1, positives), (0, negatives)):
-            counts = roles[cohort.patients["y"] == y].value_counts()
-            assert set(counts.index) == {"train", "val", "test"}
-            assert abs(counts["test"] - total / n) < 1
-            assert abs(counts["val"] - validation * (total - counts["test"])) <= 1
-    order = data.draw(st.permutations(range(len(labels))))
-    pd.testing.assert_frame_equal(make_folds(config, cohort_of(labels, order)).table, plan.table)
-
-
-def test_the_seed_moves_the_folds() -> None:
-    cohort = cohort_of([0, 1] * 20)
-    one, two = (make_folds(fold_config(n=2, seed=seed), cohort).table for seed in (1, 2))
-    assert not one.equals(two)
-
-
-def test_the_validation_set_depends_on_seed_and_fold_alone(tmp_path: Path) -> None:
-    """Imported twice, once without the patients of another fold's test set swapped: fold 0 is the same."""
-    cohort = cohort_of([0, 1] * 10)
-    names = cohort.patients.index
-    plans = []
-    for folds in ([0] * 8 + [1] * 6 + [2] * 6, [0] * 8 + [2] * 6 + [1] * 6):
-        pd.DataFrame({"PATIENT": names, "fold": folds}).to_csv(tmp_path / "f.csv", index=False)
-        plans.append(make_folds(fold_config(tmp_path, file=str(tmp_path / "f.csv")), cohort))
-    assert plans[0].roles(0).equals(plans[1].roles(0))
-
-
-def test_unstratified_folds_differ_from_stratified_ones() -> None:
-    cohort = cohort_of([0] * 30 + [1] * 30)
-    plan = make_folds(fold_config(n=3, stratify=False), cohort)
-    counts = cohort.patients.groupby(plan.table["fold"])["y"].sum()
-    assert plan.table["fold"].value_counts().tolist() == [20, 20, 20]
-    assert counts.nunique() > 1
-
-
-def test_too_few_patients_of_a_class_are_counted() -> None:
-    with pytest.raises(InputError, match="class 'pos' has 3 patients, too few for 5 folds"):
-        make_folds(fold_config(n=5), cohort_of([0] * 20 + [1] * 3))
-    with pytest.raises(InputError, match="leaves 1 patients of class 'pos'"):
-        make_folds(fold_config(n=2), cohort_of([0] * 20 + [1] * 2))
-
-
-def imported(tmp_path: Path, rows: str, labels: Sequence[int] = (0, 1) * 4) -> FoldPlan:
-    (tmp_path / "f.csv").write_text("PATIENT,site\n" + rows)
-    return make_folds(fold_config(tmp_path, file=str(tmp_path / "f.csv"), column="site"), cohort_of(labels))
-
-
-GOOD_FOLDS = "".join(f"P{i:04d},{7 if i < 4 else 2}\n" for i in range(8))
-
-
-def test_imported_folds_are_kept_as_they_are(tmp_path: Path) -> None:
-    plan = imported(tmp_path, "stranger,9\n" + GOOD_FOLDS)
-    assert plan.folds == [2, 7]
-    assert plan.table["fold"].tolist() == [7] * 4 + [2] * 4
-    assert "stranger" not in plan.table.index
+    (tmp_path / "one.csv").write_text(f"{header},PR\nP1,S1,x,positive\nP2,S2,y,negative\n")
+    config = config_for(tmp_path, cohort={"clinical": str(tmp_path / "one.csv"), "slides": None} | settings)
+    if said:
+        fails(config, "one.csv", said)
+    elif header.endswith("slide_id"):
+        assert load_cohort(config).slides["slide_id"].tolist() == ["x", "y"]
+    else:
+        assert load_cohort(config).slides["slide_id"].tolist() == ["S1", "S2"]
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("rows", "said"),
     [
-        (GOOD_FOLDS + "P0000,2\n", "patient P0000 is in folds 7 and 2"),
-        (GOOD_FOLDS + "P0000,7\n", "patient P0000 is in fold 7 twice"),
-        (GOOD_FOLDS.replace("P0003,7\n", "").replace("P0001,7", "P0001,"), "2 of the 8 patients.*'P0001'"),
-        (GOOD_FOLDS.replace("P0005,2", "P0005,left"), "'P0005' is 'left'.*whole number"),
-        (GOOD_FOLDS.replace("P0005,2", "P0005,2.5"), "'P0005' is '2.5'"),
-        (GOOD_FOLDS.replace(",7", ",2"), "every patient.*fold 2"),
-        (GOOD_FOLDS.replace("P0000,7", "P0000,3"), "fold 3 would test no patient of class 'pos'"),
+        (
+            "P1,S3,negative\n",
+            "patient 'P1' has several values of 'PR' ('positive' in data row 1, 'negative' in data row 3)",
+        ),
+        ("P1,S3,\n", "patient 'P1' has several values of 'PR' ('positive' in data row 1, blank in data row 3)"),
+        ("P2,S3,unsure\nP2,S4,unsure\n", "'negative' in data row 2, 'unsure' in data rows 3 and 4"),
     ],
 )
-def test_bad_imported_folds_name_the_patient(tmp_path: Path, rows: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        imported(tmp_path, rows)
+def test_the_rows_of_a_patient_must_agree(tmp_path: Path, rows: str, said: str) -> None:
+    one = tmp_path / "one.csv"
+    one.write_text("case_id,slide_id,PR\nP1,S1,positive\nP2,S2,negative\n" + rows)
+    config = config_for(tmp_path, cohort={"clinical": str(one), "slides": None})
+    fails(config, "one.csv", said, "give all its rows the same one")
+    with one.open("a") as stream:
+        stream.write("P8,S8,positive\nP9,S9,negative\nP9,S10,negative\nQ,S11,a\nQ,S12,b\n")
+    cohort = load_cohort(config, "skip")
+    assert [(fault.kind, fault.problem) for fault in cohort.rejected] == [("patient", "duplicated")]
+    assert {"P8", "P9"} < set(cohort.patients.index)
+    assert cohort.rejected[0].id not in cohort.patients.index
+    assert reasons(cohort)["slide", f"S{cohort.rejected[0].id[1]}"] == "its patient is rejected"
+    assert "neither" in reasons(cohort)["patient", "Q"], "labels that are not studied may differ"
 
 
-def test_a_plan_survives_its_file_exactly(tmp_path: Path) -> None:
-    plan = make_folds(fold_config(n=3), cohort_of([0, 1] * 12))
-    path = str(tmp_path / "folds.csv")
-    plan.to_csv(path, "PATIENT")
-    again = pd.read_csv(path, dtype={"PATIENT": str}).set_index("PATIENT").rename_axis("patient_id")
-    pd.testing.assert_frame_equal(again, plan.table, check_dtype=False, check_index_type=False)
+# --- bad rows
 
 
-def test_a_patient_on_two_sides_is_an_error() -> None:
-    plan = make_folds(fold_config(n=2), cohort_of([0, 1] * 6))
-    name = plan.table.index[3]
-    own, other = int(plan.table.loc[name, "fold"]), 1 - int(plan.table.loc[name, "fold"])
-    leaks = []
-    for column, value in ((f"role_{own}", "train"), (f"role_{other}", "test"), (f"role_{other}", "tset")):
-        table = plan.table.copy()
-        table.loc[name, column] = value
-        leaks.append(table)
-    twice = plan.table.loc[[name]].assign(fold=other)
-    leaks.append(pd.concat([plan.table, twice]))
-    for table in leaks:
-        with pytest.raises(InputError, match=str(name)):
-            check_disjoint(FoldPlan(table))
+def everything_wrong(folder: Path) -> Config:
+    """Ten good patients and, one by one, the faults that a table can have."""
+    names = [f"P{i}" for i in range(10)]
+    labels = ["positive", "negative"] * 5
+    clinical = [f"{name},{label}" for name, label in zip(names, labels, strict=True)]
+    clinical += ["D1,positive", "D1,positive", ",negative", "X1,positive", "X2,negative", "B1,positive"]
+    slides = [f"{name},{name}a.h5" for name in names] + ["P0,P0b.h5"]
+    slides += [
+        "P0,P0b.svs",
+        "D1,D1a.h5",
+        "X1,shared.h5",
+        "X2,shared.h5",
+        "X2,X2a.h5",
+        "B1,sub/B1.h5",
+        ",lost.h5",
+        "P1,",
+    ]
+    omics = [f"{name},{i},{i + 0.5},{-i}" for i, name in enumerate(names)]
+    omics[1], omics[2], omics[3] = "P1,1,,2", "P2,1,inf,2", "P3,1,low,2"
+    omics[4], omics[6] = "P4,7,7,7", "P6,5,5.5,-5"
+    omics += ["P7,1,2,3", ",1,2,3"]
+    (folder / "clinical.csv").write_text("PATIENT,PR\n" + "\n".join(clinical) + "\n")
+    (folder / "slides.csv").write_text("PATIENT,FILENAME\n" + "\n".join(slides) + "\n")
+    (folder / "omics.csv").write_text("PATIENT,A,B,C\n" + "\n".join(omics) + "\n")
+    return config_for(folder, cohort={"omics": str(folder / "omics.csv")})
 
 
-# --- genes
+def test_every_fault_is_listed_and_nothing_good_is_touched(tmp_path: Path) -> None:
+    config = everything_wrong(tmp_path)
+    fails(config, "15 of the 47 rows of the cohort's tables cannot be used, the first: ")
+    cohort = load_cohort(config, "skip")
+    assert {(fault.kind, fault.id): fault.problem for fault in cohort.rejected} == {
+        ("patient", "D1"): "duplicated",
+        ("patient", "data row 13"): "missing",
+        ("slide", "P0b"): "duplicated",
+        ("slide", "shared"): "duplicated",
+        ("slide", "sub/B1"): "misshapen",
+        ("slide", "lost"): "missing",
+        ("slide", "data row 19"): "missing",
+        ("omics", "P1"): "missing",
+        ("omics", "P2"): "not finite",
+        ("omics", "P3"): "misshapen",
+        ("omics", "P4"): "constant",
+        ("omics", "P5"): "duplicated",
+        ("omics", "P6"): "duplicated",
+        ("omics", "P7"): "duplicated",
+        ("omics", "data row 12"): "missing",
+    }
+    assert cohort.patients.index.tolist() == ["P0", *(f"P{i}" for i in range(1, 10)), "X2"]
+    assert cohort.slides["slide_id"].tolist() == ["P0a", "P0b", *(f"P{i}a" for i in range(1, 10)), "X2a"]
+    assert cohort.omics is not None
+    assert cohort.omics.index.tolist() == ["P0", "P8", "P9"]
+    found = reasons(cohort)
+    assert found == {
+        ("patient", "B1"): "all its slides are rejected",
+        ("patient", "X1"): "all its slides are rejected",
+        ("slide", "D1a"): "its patient is rejected",
+    }
+    assert all(str(tmp_path) in fault.location and fault.location in fault.reason for fault in cohort.rejected)
+    assert "3 omics entries rejected (duplicated): P5, P6, P7." in cohort.summary()
 
 
-def expression(n: int = 60, genes: int = 40, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
-    """Counts in which genes 0 to 3 follow the label, and gene 5 does not vary."""
-    rng = np.random.default_rng(seed)
-    y = np.arange(n) % 2
-    log = rng.normal(6, 1, (n, genes))
-    log[:, :4] += 2.0 * y[:, None]
-    log[:, 5] = 3
-    names = [f"G{i:02d}" for i in range(genes)]
-    return pd.DataFrame(np.exp2(log).astype(np.float32), columns=names, index=[f"P{i}" for i in range(n)]), y
+def test_what_belongs_to_nothing_is_told_from_what_is_left_out_by_choice(tmp_path: Path) -> None:
+    clinical = CLINICAL + "E,Equivocal\nX,negative\n"
+    slides = SLIDES + "E,SE.h5\nghost,SG.h5\n"
+    excluded = load_cohort(write(tmp_path, clinical, slides, OMICS + "E,1,2\nghost,1,2\nX,3,4\n")).excluded
+    assert list(excluded.columns) == ["kind", "id", "reason", "problem"]
+    problems = {(row.kind, row.id): row.problem for row in excluded.itertuples()}
+    assert problems == {
+        ("patient", "E"): "",
+        ("patient", "X"): "unmatched",
+        ("slide", "SE"): "",
+        ("slide", "SG"): "unmatched",
+        ("omics", "E"): "",
+        ("omics", "X"): "",
+        ("omics", "ghost"): "unmatched",
+    }
 
 
-@pytest.mark.parametrize("select", ["xgboost", "anova", "variance", "all"])
-def test_training_values_come_out_standardised(select: str) -> None:
-    omics, y = expression()
-    transform = fit_genes(omics, y, GenesConfig(select=select, n=12), seed=1)
-    scaled = transform.apply(omics)
-    assert transform.log
-    assert len(transform.genes) == len(set(transform.genes)) == (39 if select == "all" else 12)
-    assert "G05" not in transform.genes
-    assert scaled.dtype == np.float32
-    np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-5)
-    np.testing.assert_allclose(scaled.std(axis=0), 1, atol=1e-5)
-    assert np.isfinite(transform.importance).all()
+def test_a_class_whose_rows_are_all_bad_is_refused_even_when_skipping(tmp_path: Path) -> None:
+    config = write(tmp_path, slides=SLIDES.replace("P1,", "P1,x/").replace("P3,", "P3,x/"))
+    for on_error in ("stop", "skip"):
+        with pytest.raises(InputError, match=r"no patient of class 'positive' is left, because 2 rows.*'x/S1.h5'"):
+            load_cohort(config, on_error)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("select", ["xgboost", "anova"])
-def test_informative_genes_are_found_and_importance_falls(select: str) -> None:
-    omics, y = expression(n=200)
-    transform = fit_genes(omics, y, GenesConfig(select=select, n=30), seed=1)
-    assert set(transform.genes[:3]) <= {"G00", "G01", "G02", "G03"}
-    assert (np.diff(transform.importance) <= 0).all()
+VICTIMS = ("clinical", "slide", "twice", "stolen", "blank", "word", "constant", "copied", "no number of genes")
 
 
-def test_genes_xgboost_leaves_at_zero_are_filled_by_anova_and_said() -> None:
-    omics, y = expression(n=24)
-    transform = fit_genes(omics, y, GenesConfig(select="xgboost", n=39), seed=1)
-    by_anova = fit_genes(omics, y, GenesConfig(select="anova", n=39), seed=1).genes
-    filled = [gene for gene, value in zip(transform.genes, transform.importance, strict=True) if value == 0]
-    assert len(filled) > 0
-    assert filled == [gene for gene in by_anova if gene in filled]
-    assert f"of which {len(filled)} with no gain" in transform.note
-
-
-def test_only_the_rows_handed_in_are_seen() -> None:
-    omics, y = expression()
-    train = omics.iloc[:40]
-    before = fit_genes(train.copy(), y[:40], GenesConfig(select="xgboost", n=10), seed=1)
-    omics.iloc[40:] = 1e9
-    after = fit_genes(omics.iloc[:40], y[:40], GenesConfig(select="xgboost", n=10), seed=1)
-    assert before.genes == after.genes
-    assert before.mean.tolist() == after.mean.tolist()
-
-
-@pytest.mark.parametrize(("change", "log"), [("counts", True), ("logged", False), ("scaled", False)])
-def test_the_scale_of_the_values_is_detected(change: str, log: bool) -> None:
-    omics, y = expression()
-    values = {"counts": omics, "logged": np.log2(omics + 1), "scaled": omics - omics.mean()}[change]
-    assert fit_genes(values, y, GenesConfig(select="anova", n=5), seed=1).log is log
-
-
-def test_counts_and_their_logarithm_give_the_same_answer() -> None:
-    omics, y = expression()
-    logged = np.log2(omics.astype(np.float64) + 1)
-    one, two = (fit_genes(frame, y, GenesConfig(select="anova", n=8), seed=1) for frame in (omics, logged))
-    assert one.genes == two.genes
-    np.testing.assert_allclose(one.apply(omics), two.apply(logged), atol=1e-5)
-
-
-@pytest.mark.parametrize("select", ["xgboost", "anova", "variance"])
-def test_a_transform_survives_its_file_exactly(tmp_path: Path, select: str) -> None:
-    omics, y = expression()
-    omics.columns = ["NA", 'quo"te,d', *omics.columns[2:]]
-    transform = fit_genes(omics, y, GenesConfig(select=select, n=39), seed=1)
-    path = str(tmp_path / "genes.csv")
-    transform.save(path)
-    loaded = GeneTransform.load(path)
-    for name in ("importance", "mean", "sd"):
-        assert getattr(loaded, name).tobytes() == getattr(transform, name).tobytes()
-    for name in ("genes", "log", "method", "note"):
-        assert getattr(loaded, name) == getattr(transform, name)
-    (tmp_path / "other.csv").write_text("gene,mean\nA,1\n")
-    with pytest.raises(InputError, match=r"other\.csv"):
-        GeneTransform.load(str(tmp_path / "other.csv"))
-
-
-@pytest.mark.parametrize(
-    ("name", "text"), [("g.txt", "G07\n\nG05\nG01\n"), ("g.csv", "rank,gene\n1,G07\n2,G05\n3,G01\n")]
+@hypothesis_settings(max_examples=60)
+@given(
+    st.dictionaries(st.integers(0, 11), st.sampled_from(VICTIMS), max_size=7),
+    st.randoms(use_true_random=False),
 )
-def test_a_list_is_taken_in_its_order_less_what_does_not_vary(tmp_path: Path, name: str, text: str) -> None:
-    omics, y = expression()
-    (tmp_path / name).write_text(text)
-    transform = fit_genes(omics, y, GenesConfig(select=str(tmp_path / name), n=1), seed=1)
-    assert transform.genes == ("G07", "G01")
-    assert "2 of the 3 genes listed" in transform.note
+def test_skip_leaves_exactly_the_good_rows(victims: dict[int, str], random: object) -> None:
+    names = [f"P{i:02}" for i in range(12)] + ["Z0", "Z1"]
+    clinical = [f"{name},{('negative', 'positive')[i % 2]}" for i, name in enumerate(names)]
+    slides = [f"{name},{name}.h5" for name in names]
+    rng = np.random.default_rng(0)
+    omics = {name: [f"{value:.4f}" for value in rng.normal(size=5)] for name in names}
+    gone, silent = set(), set()
+    for i, fault in victims.items():
+        name = names[i]
+        if fault == "clinical":
+            clinical.append(clinical[i])
+        elif fault == "slide":
+            slides[i] = f"{name},folder/{name}.h5"
+        elif fault == "twice":
+            slides.append(f"{name},{name}.svs")
+        elif fault == "stolen":
+            slides.append(f"Z0,{name}.h5")
+        else:
+            omics[name] = {
+                "blank": [*omics[name][:4], ""],
+                "word": ["low", *omics[name][1:]],
+                "constant": ["2"] * 5,
+                "copied": omics["Z1"],
+            }.get(fault, ["1e99", *omics[name][1:]])
+            silent |= {name} | ({"Z1"} if fault == "copied" else set())
+        gone |= {name} if fault in ("clinical", "slide", "stolen") else set()
+    lines = [f"{name},{','.join(values)}" for name, values in omics.items()]
+    random.shuffle(clinical), random.shuffle(slides), random.shuffle(lines)  # type: ignore[attr-defined]
+    with tempfile.TemporaryDirectory() as folder:
+        config = write(
+            Path(folder),
+            "PATIENT,PR\n" + "\n".join(clinical) + "\n",
+            "PATIENT,FILENAME\n" + "\n".join(slides) + "\n",
+            "PATIENT,A,B,C,D,E\n" + "\n".join(lines) + "\n",
+        )
+        cohort = load_cohort(config, "skip")
+        if victims:
+            fails(config, f"{len(cohort.rejected)} of the ")
+        else:
+            assert load_cohort(config).fingerprint() == cohort.fingerprint()
+    left = [name for name in names if name not in gone]
+    assert cohort.patients.index.tolist() == left
+    assert cohort.slides["slide_id"].tolist() == left
+    assert cohort.omics is not None
+    assert cohort.omics.index.tolist() == [name for name in left if name not in silent]
+    for name, row in zip(cohort.omics.index, cohort.omics.to_numpy(), strict=True):
+        assert row.tolist() == [np.float32(value) for value in omics[name]]
+    assert {fault.id for fault in cohort.rejected} >= {names[i] for i, fault in victims.items() if fault == "clinical"}
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("G01\nTP53\nMYC\n", "2 genes.*TP53, MYC"),
-        ("G01\nG01\n", "'G01' twice"),
-        ("\n", "no genes"),
-        ("a,b\nc,d\n", "none named 'gene'"),
-        ("G05\n", "no gene of .* varies"),
-    ],
-)
-def test_a_bad_list_says_why(tmp_path: Path, text: str, message: str) -> None:
-    omics, y = expression()
-    (tmp_path / "g.txt").write_text(text)
-    with pytest.raises(InputError, match=message):
-        fit_genes(omics, y, GenesConfig(select=str(tmp_path / "g.txt")), seed=1)
+def feature_fault(slide: str) -> Fault:
+    return Fault(
+        "slide", slide, "unreadable", f"/features/{slide}.h5", f"/features/{slide}.h5 is damaged: write it again"
+    )
 
 
-def test_what_cannot_be_fitted_or_applied_says_why() -> None:
-    omics, y = expression()
-    with pytest.raises(InputError, match="did you mean 'xgboost'"):
-        fit_genes(omics, y, GenesConfig(select="xgbost"), seed=1)
-    with pytest.raises(InputError, match="one class"):
-        fit_genes(omics, np.ones_like(y), GenesConfig(), seed=1)
-    with pytest.raises(InputError, match="no gene varies"):
-        fit_genes(omics * 0 + 1, y, GenesConfig(), seed=1)
-    transform = fit_genes(omics, y, GenesConfig(select="anova", n=5), seed=1)
-    with pytest.raises(InputError, match="lack 1 of the chosen genes: G0"):
-        transform.apply(omics.drop(columns=transform.genes[0]))
-    spoiled = omics.copy()
-    spoiled.loc["P7", transform.genes[2]] = -1
-    with pytest.raises(InputError, match=f"'{transform.genes[2]}' of patient 'P7' is -1"):
-        transform.apply(spoiled)
+def test_slides_that_turned_out_bad_take_their_lonely_patients_along(tmp_path: Path) -> None:
+    cohort = load_cohort(write(tmp_path, slides=SLIDES + "P2,S2b.h5\n", omics=OMICS))
+    less = cohort.without_slides([feature_fault("S1"), feature_fault("S2")])
+    assert less.patients.index.tolist() == ["P2", "P3", "P4"]
+    assert less.slides["slide_id"].tolist() == ["S2b", "S3", "S4"]
+    assert less.slides.index.tolist() == [0, 1, 2]
+    assert less.omics is not None
+    assert less.omics.index.tolist() == ["P3"]
+    assert reasons(less) == {
+        ("patient", "P1"): "all its slides are rejected",
+        ("omics", "P1"): "its patient is left out",
+    }
+    assert (less.excluded["problem"] == "").all()
+    assert less.rejected == (feature_fault("S1"), feature_fault("S2"))
+    assert len(cohort.patients) == 4, "the cohort itself stays"
+    with pytest.raises(InputError, match=r"no patient of class 'positive' is left, .*S1\.h5 is damaged"):
+        cohort.without_slides([feature_fault("S1"), feature_fault("S3")])
+    same: Cohort = cohort.without_slides([])
+    assert same.fingerprint() == cohort.fingerprint()

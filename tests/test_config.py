@@ -82,7 +82,14 @@ def test_every_unknown_key_next_to_a_known_one_is_led_back(written: str) -> None
 
 def test_where_and_on_what_a_run_happens_does_not_change_its_fingerprint(written: str) -> None:
     same = load_config(written).answer_fingerprint()
-    for override in ("cluster.workers=4", "run.dir=/elsewhere", "store.part_mb=7", "train.patches_per_pass=9"):
+    for override in (
+        "cluster.workers=4",
+        "run.dir=/elsewhere",
+        "store.part_mb=7",
+        "train.patches_per_pass=9",
+        "cohort.slides=/elsewhere.csv",
+        "cohort.patient_column=PATIENT",  # what the column holds is in the cohort's own fingerprint
+    ):
         assert load_config(written, [override]).answer_fingerprint() == same
     for override in ("train.lr=0.5", "train.seed=9", "memory.rule=fixed", "store.dtype=float32", "folds.seed=4"):
         assert load_config(written, [override]).answer_fingerprint() != same

@@ -111,6 +111,31 @@ def test_the_whole_way_gives_every_patient_one_prediction_and_goes_on_where_it_s
     assert set(pd.read_csv(tmp_path / "p.csv")["slide_id"]) == set(predicted["slide_id"])
 
 
+def test_a_split_that_tests_patients_several_times_or_never_is_run_as_it_is(
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path
+) -> None:
+    y = open_cohort(tiny_config, Narrator()).patients["y"]
+    positive, negative = (y.index[y == value].tolist() for value in (1, 0))
+    tested = [*positive[:3], *negative[:3]]
+    splits = [
+        {"test_patients": tested, "train_patients": sorted({*y.index} - {*tested})},
+        {"test_patients": tested[1:], "train_patients": [*positive[4:], *negative[3:]]},
+    ]
+    (tmp_path / "splits.json").write_text(json.dumps({"splits": splits}))
+    config = changed(tiny_config, folds__file=str(tmp_path / "splits.json"))
+    study = study_of(config)
+    assert set(study.fold_slides(1)["patient_id"]) == {*y.index} - {positive[0], positive[3]}
+    assert set(study.fold_slides(1)["role"]) == {"train", "val", "test"}
+
+    metrics = cross_validate(study, Narrator(), own_cluster=True)
+    predictions = pd.read_parquet(Path(config.run.dir) / "predictions.parquet")
+    assert sorted(predictions["patient_id"]) == sorted([*tested, *tested[1:]])
+    assert metrics["counts"]["patients"] == len(tested)
+    assert [fold["n_test"] for fold in metrics["folds"]] == [6, 5]
+    assert (Path(config.run.dir) / "folds.csv").read_text().splitlines()[0] == "PATIENT,role_0,role_1"
+    assert "each counts once" in Path(write_report(config.run.dir)).read_text()
+
+
 def test_a_search_chooses_each_fold_on_its_own_validation_patients(
     tiny_config: Config, ray_cluster: Connection
 ) -> None:

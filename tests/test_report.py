@@ -31,12 +31,20 @@ def slides(rng: np.random.Generator, patients: list[str], classes: tuple[str, st
     return pd.DataFrame(rows, columns=["slide_id", "patient_id", "label", f"p_{classes[0]}", f"p_{classes[1]}"])
 
 
-def write_run(folder: Path, classes: tuple[str, str] = CLASSES, label: str = "PR", folds: int = 5) -> str:
+def write_run(
+    folder: Path,
+    classes: tuple[str, str] = CLASSES,
+    label: str = "PR",
+    folds: int = 5,
+    *,
+    every_patient_in_every_fold: bool = False,
+) -> str:
     rng = np.random.default_rng(0)
     results, tables = [], []
     for fold in range(folds):
         validation = slides(rng, [f"V{fold}-{i:02}" for i in range(24)], classes)
-        test = slides(rng, [f"T{fold}-{i:02}" for i in range(30)], classes)
+        own = 0 if every_patient_in_every_fold else fold
+        test = slides(rng, [f"T{own}-{i:02}" for i in range(30)], classes)
         result, table = evaluate_fold(fold, validation, test, classes, n_train=96, best_epoch=7)
         results.append(result)
         tables.append(table)
@@ -174,6 +182,19 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert not [name for _, name, _ in parsed.attributes if name.startswith("on")]
     for name in HOSTILE:
         assert f"truly {name}" in parsed.text
+
+
+def test_patients_tested_in_several_folds_count_once(tmp_path: Path, page: str) -> None:
+    run = write_run(tmp_path, folds=3, every_patient_in_every_fold=True)
+    text = Page(Path(write_report(run)).read_text()).text
+    assert "30 patients:" in text
+    assert "pooled, each counts once" in text
+    assert "pooled, each counts once" not in page
+    cells = re.search(r"truly negative\s*(\d+)\s*(\d+)\s*truly positive\s*(\d+)\s*(\d+)", text)
+    assert cells is not None
+    assert sum(map(int, cells.groups())) == 30
+    pooled = json.loads((tmp_path / "metrics.json").read_text())["metrics"]["auc"]["pooled"]
+    assert f"pooled AUC {pooled:.3f}" in Path(run, "report.html").read_text()
 
 
 def test_many_folds_fit(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from momkd_ray import storage
 from momkd_ray.bags.ingest import doubles, form_of, odd_ones
 from momkd_ray.bags.readers import Recipe, read_bag
 from momkd_ray.bags.store import digest, to_row
-from momkd_ray.cohort.folds import ROLES, FoldPlan, make_folds
+from momkd_ray.cohort.folds import FoldPlan, make_folds
+from momkd_ray.cohort.splits import ROLES
 from momkd_ray.cohort.tables import Cohort, load_cohort
 from momkd_ray.config import Config
 from momkd_ray.errors import InputError, run_error_within

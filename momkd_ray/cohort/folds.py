@@ -1,9 +1,8 @@
-"""Patient-level folds, drawn or imported, each with a validation set cut from its training patients."""
+"""Patient-level folds, drawn or imported, each with a validation set of its own."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,64 +10,86 @@ import numpy.typing as npt
 import pandas as pd
 
 from momkd_ray import storage
-from momkd_ray.cohort.formats import first_duplicate, identifiers, read_table, require_columns, texts
+from momkd_ray.cohort.formats import first_duplicate
+from momkd_ray.cohort.splits import ROLES, Split, read_split
 from momkd_ray.cohort.tables import Cohort
 from momkd_ray.config import Config, FoldsConfig
 from momkd_ray.errors import InputError
+from momkd_ray.faults import Fault, OnError
 
-ROLES = ("train", "val", "test")
+ROLE = "role_"
 
 Integers = npt.NDArray[np.int64]
+RoleNames = npt.NDArray[np.object_]
 
 
 @dataclass(frozen=True, eq=False)
 class FoldPlan:
     """Who is trained on, validated on and tested on in each fold.
 
-    table: index `patient_id`; `fold` (the fold the patient is tested in) and a column `role_<fold>` per fold.
+    table: index `patient_id`; a column `role_<fold>` per fold, 'train', 'val', 'test' or, where the patient is not in
+        it, ''. Where each patient is tested exactly once, that fold stands in a column `fold` before them.
+    rejected: patients of the cohort that the imported split does not mention; they are not in the table.
     """
 
     table: pd.DataFrame
+    rejected: tuple[Fault, ...] = ()
 
     @property
     def folds(self) -> list[int]:
         """The fold numbers, sorted."""
-        return sorted(int(fold) for fold in self.table["fold"].unique())
+        return sorted(int(name.removeprefix(ROLE)) for name in self.table.columns if name.startswith(ROLE))
 
     def roles(self, fold: int) -> pd.Series[str]:
-        """patient_id -> 'train', 'val' or 'test' in this fold."""
-        return self.table[f"role_{fold}"]
+        """patient_id -> 'train', 'val', 'test' or '' in this fold."""
+        return self.table[f"{ROLE}{fold}"]
 
     def to_csv(self, location: str, patient_column: str) -> None:
         """Write the plan whole."""
         storage.write_text(location, self.table.to_csv(index_label=patient_column, lineterminator="\n"))
 
 
-def make_folds(config: Config, cohort: Cohort) -> FoldPlan:
-    """Draw the folds, or take them from `folds.file`, and cut each fold's validation set.
+def make_folds(config: Config, cohort: Cohort, on_error: OnError = "stop") -> FoldPlan:
+    """Draw the folds, or take them from `folds.file`, and cut a validation set where none is given.
 
-    The result depends on the patients, their labels and `folds.seed`, never on the order of the tables' rows.
+    The result depends on the patients, their labels and sites and `folds.seed`, never on the order of the tables' rows.
+
+    Args:
+        config: the whole tree.
+        cohort: whose patients get roles.
+        on_error: `skip` leaves out the patients of the cohort that an imported split does not mention.
 
     Raises:
-        InputError: too few patients of a class; an imported fold is missing, doubled or not a number; or a
-            part of a fold would lack a class.
+        InputError: too few patients or sites; an imported split is missing, damaged or has a patient on two sides; or
+            a part of a fold would lack a class.
     """
     patients = cohort.patients.sort_index()
-    names = [str(name) for name in patients.index]
-    y_N = patients["y"].to_numpy(dtype=np.int64)
+    rejected: tuple[Fault, ...] = ()
     if config.folds.file is None:
-        fold_N = _drawn_folds(config.folds, y_N, cohort.classes)
+        split, remedy = _drawn(config.folds, patients, cohort.classes)
     else:
-        fold_N = _imported_folds(config.folds.file, config.folds.column, config.cohort.patient_column, names)
-    _check_test_classes(fold_N, y_N, cohort.classes)
-    roles = {f"role_{fold}": _roles(config.folds, fold, fold_N, y_N, cohort.classes) for fold in _distinct(fold_N)}
-    plan = FoldPlan(_plan_table(names, fold_N.tolist(), roles))
+        split, remedy = read_split(config, cohort), f"mend {config.folds.file}"
+        rejected = _unmentioned(split, patients, config.folds.file, on_error)
+        patients = patients.drop([fault.id for fault in rejected])
+        if len(split.roles) < 2:
+            raise InputError(f"{config.folds.file} gives one fold only: give two or more")
+    y_N = patients["y"].to_numpy(dtype=np.int64)
+    names = [str(name) for name in patients.index]
+    roles = {
+        fold: np.asarray([own.get(name, "") for name in names], object) for fold, own in sorted(split.roles.items())
+    }
+    for fold, role_N in roles.items():
+        for part in ROLES if fold in split.validated else ("test",):
+            _check_part(fold, part, role_N, y_N, cohort.classes, remedy)
+    for fold in sorted(roles.keys() - split.validated):
+        _cut_validation(config.folds, fold, roles[fold], y_N, cohort.classes)
+    plan = FoldPlan(_plan_table(names, roles), rejected)
     check_disjoint(plan)
     return plan
 
 
 def check_disjoint(plan: FoldPlan) -> None:
-    """Assert that no patient is on two sides of a split and that each is tested in exactly one fold.
+    """Assert that no patient is on two sides of a split, and that `fold`, if there, is where each is tested.
 
     Raises:
         InputError: naming the patient.
@@ -76,13 +97,14 @@ def check_disjoint(plan: FoldPlan) -> None:
     table = plan.table
     twice = first_duplicate(str(name) for name in table.index)
     if twice is not None:
-        parts = ", ".join(f"fold {fold}" for fold in table.loc[[twice], "fold"])
-        raise InputError(f"patient '{twice}' is in the folds twice ({parts}): a patient must be on one side of a split")
+        raise InputError(f"patient '{twice}' is in the folds twice: a patient must be on one side of a split")
     for fold in plan.folds:
         roles = plan.roles(fold)
-        strange = roles[~roles.isin(ROLES)]
+        strange = roles[~roles.isin([*ROLES, ""])]
         if len(strange):
             raise InputError(f"patient '{strange.index[0]}' has role '{strange.iloc[0]}' in fold {fold}")
+        if "fold" not in table.columns:
+            continue
         crossed = table.index[(roles == "test") != (table["fold"] == fold)]
         if len(crossed):
             name, own = crossed[0], table.loc[crossed[0], "fold"]
@@ -92,83 +114,88 @@ def check_disjoint(plan: FoldPlan) -> None:
             )
 
 
-def _plan_table(patients: list[str], folds: list[int], roles: dict[str, list[str]]) -> pd.DataFrame:
-    columns: dict[str, object] = {"fold": np.asarray(folds, np.int64)}
-    columns |= {name: pd.array(values, dtype="str") for name, values in roles.items()}
-    return pd.DataFrame(columns, index=pd.Index(patients, name="patient_id", dtype="str"))
+def _plan_table(patients: list[str], roles: Mapping[int, RoleNames]) -> pd.DataFrame:
+    index = pd.Index(patients, name="patient_id", dtype="str")
+    columns = {f"{ROLE}{fold}": pd.array(role_N.tolist(), dtype="str") for fold, role_N in roles.items()}
+    table = pd.DataFrame(columns, index=index)
+    tested_NF = table.to_numpy() == "test"
+    if (tested_NF.sum(axis=1) == 1).all():
+        table.insert(0, "fold", np.asarray(list(roles), np.int64)[tested_NF.argmax(axis=1)])
+    return table
 
 
-def _distinct(fold_N: Integers) -> list[int]:
-    return [int(fold) for fold in np.unique(fold_N)]
+def _unmentioned(split: Split, patients: pd.DataFrame, path: str, on_error: OnError) -> tuple[Fault, ...]:
+    """The patients of the cohort that the split says nothing of."""
+    mentioned = set().union(*split.roles.values())
+    without = [str(name) for name in patients.index if name not in mentioned]
+    remedy = "add them to it, or take them out of the clinical table"
+    if without and (on_error == "stop" or len(without) == len(patients)):
+        raise InputError(
+            f"{path} gives no fold to {len(without)} of the {len(patients)} patients of the cohort, "
+            f"such as '{without[0]}': {remedy}"
+        )
+    return tuple(
+        Fault("patient", name, "unmatched", path, f"{path} gives no fold to patient '{name}': {remedy}")
+        for name in without
+    )
 
 
-def _drawn_folds(settings: FoldsConfig, y_N: Integers, classes: tuple[str, str]) -> Integers:
-    from sklearn.model_selection import KFold, StratifiedKFold
+def _drawn(settings: FoldsConfig, patients: pd.DataFrame, classes: tuple[str, str]) -> tuple[Split, str]:
+    """Folds in which every patient is tested once, and what to do where one lacks a class."""
+    from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
+    y_N = patients["y"].to_numpy(dtype=np.int64)
     for y, name in enumerate(classes):
         count = int((y_N == y).sum())
         if count < settings.n:
             remedy = f"set folds.n to {count} or fewer" if count > 1 else "two is the least"
             raise InputError(f"class '{name}' has {count} patients, too few for {settings.n} folds: {remedy}")
-    splitter = StratifiedKFold if settings.stratify else KFold
-    fold_N = np.empty(len(y_N), np.int64)
-    splits = splitter(settings.n, shuffle=True, random_state=settings.seed % 2**32).split(y_N[:, None], y_N)
+    options = {"shuffle": True, "random_state": settings.seed % 2**32}
+    if settings.site is None:
+        splitter = StratifiedKFold if settings.stratify else KFold
+        splits = splitter(settings.n, **options).split(y_N[:, None], y_N)
+        remedy = "use fewer or stratified folds"
+    else:
+        site_N = patients["site"].to_numpy()
+        _check_sites(settings, len(set(site_N)))
+        # of one class it evens out the sizes of the folds alone
+        spread_N = y_N if settings.stratify else np.zeros_like(y_N)
+        splits = StratifiedGroupKFold(settings.n, **options).split(y_N[:, None], spread_N, site_N)
+        remedy = f"use fewer folds, or a column with more sites than '{settings.site}'"
+    roles = {}
     for fold, (_, tested) in enumerate(splits):
-        fold_N[tested] = fold
-    return fold_N
+        role_N = np.full(len(y_N), "train", object)
+        role_N[tested] = "test"
+        roles[fold] = dict(zip(map(str, patients.index), role_N, strict=True))
+    return Split(roles, frozenset()), remedy
 
 
-def _imported_folds(path: str, column: str, patient_column: str, patients: Iterable[str]) -> Integers:
-    """The fold of each of these patients, in their order; other patients of the file are of no concern."""
-    frame = read_table(path)
-    require_columns(list(frame.columns), path, patient_column, column)
-    by_patient: dict[str, str | None] = {}
-    for patient, fold in zip(identifiers(frame, patient_column, path), texts(frame[column]), strict=True):
-        if patient in by_patient:
-            before = by_patient[patient]
-            where = f"folds {before} and {fold}" if before != fold else f"fold {fold} twice"
-            raise InputError(f"{path}: patient {patient} is in {where}: keep one row")
-        by_patient[patient] = fold
-    names = list(patients)
-    without = [name for name in names if by_patient.get(name) is None]
-    if without:
+def _check_sites(settings: FoldsConfig, sites: int) -> None:
+    if sites < settings.n:
+        remedy = f"set folds.n to {sites} or fewer" if sites > 1 else "leave folds.site out"
         raise InputError(
-            f"{path} gives no '{column}' to {len(without)} of the {len(names)} patients of the cohort, "
-            f"such as '{without[0]}'"
+            f"the cohort's patients are of {sites} sites ('{settings.site}'), too few for {settings.n} folds: {remedy}"
         )
-    fold_N = np.asarray([_fold_number(by_patient[name], name, path) for name in names], np.int64)
-    if len(_distinct(fold_N)) < 2:
-        raise InputError(f"{path}: every patient of the cohort is in fold {fold_N[0]} of '{column}': give two or more")
-    return fold_N
 
 
-def _fold_number(text: str | None, patient: str, path: str) -> int:
-    if text is None or not re.fullmatch(r"\d{1,9}(\.0+)?", text.strip()):
-        raise InputError(f"{path}: the fold of patient '{patient}' is '{text or ''}': it must be a whole number")
-    return int(text.strip().partition(".")[0])
-
-
-def _check_test_classes(fold_N: Integers, y_N: Integers, classes: tuple[str, str]) -> None:
-    for fold in _distinct(fold_N):
-        for y, name in enumerate(classes):
-            if not np.any((fold_N == fold) & (y_N == y)):
-                raise InputError(
-                    f"fold {fold} would test no patient of class '{name}': "
-                    "use fewer or stratified folds, or mend folds.file"
-                )
-
-
-def _roles(settings: FoldsConfig, fold: int, fold_N: Integers, y_N: Integers, classes: tuple[str, str]) -> list[str]:
-    """Each patient's role in one fold; the validation patients are drawn class by class."""
-    role_N = np.where(fold_N == fold, "test", "train").astype(object)
+def _check_part(fold: int, role: str, role_N: RoleNames, y_N: Integers, classes: tuple[str, str], remedy: str) -> None:
+    verb = {"train": "train on", "val": "validate on", "test": "test"}[role]
     for y, name in enumerate(classes):
-        members = np.flatnonzero((fold_N != fold) & (y_N == y))
+        if not np.any((role_N == role) & (y_N == y)):
+            raise InputError(f"fold {fold} would {verb} no patient of class '{name}': {remedy}")
+
+
+def _cut_validation(
+    settings: FoldsConfig, fold: int, role_N: RoleNames, y_N: Integers, classes: tuple[str, str]
+) -> None:
+    """Make some of a fold's training patients its validation patients, drawn class by class."""
+    for y, name in enumerate(classes):
+        members = np.flatnonzero((role_N == "train") & (y_N == y))
         if len(members) < 2:
             raise InputError(
-                f"fold {fold} leaves {len(members)} patients of class '{name}' outside its test set: "
+                f"fold {fold} leaves {len(members)} patients of class '{name}' beside its test set: "
                 "training and validation need one each"
             )
         share = min(max(1, round(settings.validation * len(members))), len(members) - 1)
         rng = np.random.default_rng([settings.seed, fold, y])
         role_N[rng.permutation(members)[:share]] = "val"
-    return [str(role) for role in role_N]

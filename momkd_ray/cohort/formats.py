@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -22,6 +23,9 @@ from momkd_ray.errors import InputError
 # "null" and "None" are real values in some label columns (p53 staining patterns), so they are not in here.
 MISSING = ("", "NA", "N/A", "NaN", "nan", "#N/A", "<NA>")
 
+ColumnOf = Callable[[list[str]], str]
+"""Picks one of a table's columns, or raises an `InputError`."""
+
 
 def read_table(path: str) -> pd.DataFrame:
     """Read a table, local or s3://, by its suffix.
@@ -36,8 +40,14 @@ def read_table(path: str) -> pd.DataFrame:
     return frame
 
 
-def arrow_table(path: str) -> pa.Table:
-    """What `read_table` reads, before it becomes a pandas frame: text, float and integer columns."""
+def arrow_table(path: str, text_column: ColumnOf | None = None) -> pa.Table:
+    """What `read_table` reads, before it becomes a pandas frame: text, float and integer columns.
+
+    Args:
+        path: local or s3://.
+        text_column: given for a table of numbers: names its one column of text, from its columns. If every cell
+            of the others is a number or blank, a .csv or .tsv file is then read as numbers at once.
+    """
     reader = _READERS.get(PurePosixPath(path).suffix.lower())
     if reader is None:
         raise InputError(f"{path} is not a table this program reads: its name must end in {', '.join(_READERS)}")
@@ -45,7 +55,7 @@ def arrow_table(path: str) -> pa.Table:
     if not content.strip():
         raise InputError(f"{path} is empty")
     try:
-        table = reader(content)
+        table = reader(content, text_column)
         _check_header(table.column_names, path)
         table = _with_blanks_missing(table)
     except UnicodeDecodeError as error:
@@ -93,17 +103,31 @@ def texts(column: pd.Series[Any]) -> list[str | None]:
     ]
 
 
-def identifiers(frame: pd.DataFrame, column: str, path: str) -> list[str]:
-    """A column of identifiers as text.
-
-    Raises:
-        InputError: one is blank; its row is named.
-    """
-    found = texts(frame[column])
-    for row, value in enumerate(found, start=1):
+def rows_by_value(column: pd.Series[Any]) -> tuple[dict[str, list[int]], list[int]]:
+    """The data rows (from 1) of each value as text, in the order of the table; and the rows where it is blank."""
+    rows: dict[str, list[int]] = {}
+    blank = []
+    for row, value in enumerate(texts(column), start=1):
         if value is None:
-            raise InputError(f"{path}: '{column}' is blank in data row {row}: fill it in or remove the row")
-    return [value for value in found if value is not None]
+            blank.append(row)
+        else:
+            rows.setdefault(value, []).append(row)
+    return rows, blank
+
+
+def blank_cell(path: str, column: str, row: int) -> str:
+    """The sentence about a cell that names something and is blank."""
+    return f"{path}: '{column}' is blank in data row {row}: fill it in or remove the row"
+
+
+def data_rows(rows: Sequence[int]) -> str:
+    """Rows named in a sentence: `data row 3`, `data rows 1 and 5`, `data rows 1, 2, 3 and 9 more`."""
+    if len(rows) == 1:
+        return f"data row {rows[0]}"
+    if len(rows) == 2:
+        return f"data rows {rows[0]} and {rows[1]}"
+    shown = ", ".join(map(str, rows[:3]))
+    return f"data rows {shown}" + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")
 
 
 def first_duplicate(values: Iterable[str]) -> str | None:
@@ -124,21 +148,32 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _read_csv(content: bytes) -> pa.Table:
-    return _read_delimited(content, ",")
+def _read_csv(content: bytes, text_column: ColumnOf | None) -> pa.Table:
+    return _read_delimited(content, ",", text_column)
 
 
-def _read_tsv(content: bytes) -> pa.Table:
-    return _read_delimited(content, "\t")
+def _read_tsv(content: bytes, text_column: ColumnOf | None) -> pa.Table:
+    return _read_delimited(content, "\t", text_column)
 
 
-def _read_delimited(content: bytes, delimiter: str) -> pa.Table:
-    """Arrow's reader, because it refuses a row with too few or too many fields; every column as text."""
+def _read_delimited(content: bytes, delimiter: str, text_column: ColumnOf | None) -> pa.Table:
     text = content.decode("utf-8-sig").lstrip("\r\n")
-    header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-    body = text.encode()
+    lines = (match.group() for match in re.finditer(r"[^\r\n]*(?:\r\n|\r|\n|$)", text))
+    header = next(csv.reader(lines, delimiter=delimiter))
     if not text.partition("\n")[2].strip("\r\n"):
         return pa.table([pa.array([], pa.string())] * len(header), names=header)
+    types = dict.fromkeys(header, pa.string())
+    if text_column is None or len(types) < len(header):
+        return _parsed(text.encode(), delimiter, header, types)
+    numbers = dict.fromkeys(header, pa.float64()) | {text_column(header): pa.string()}
+    try:
+        return _parsed(text.encode(), delimiter, header, numbers)
+    except pa.ArrowInvalid:  # as text, so that the cell that is no number can be named
+        return _parsed(text.encode(), delimiter, header, types)
+
+
+def _parsed(body: bytes, delimiter: str, header: list[str], types: dict[str, pa.DataType]) -> pa.Table:
+    """Arrow's reader, because it refuses a row with too few or too many fields."""
     return pyarrow.csv.read_csv(
         io.BytesIO(body),
         # one block: a row of 20,000 genes may not straddle two
@@ -146,15 +181,15 @@ def _read_delimited(content: bytes, delimiter: str) -> pa.Table:
             column_names=header, skip_rows=1, block_size=min(len(body) + 1, 2**31 - 1)
         ),
         parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=types, null_values=list(MISSING)),
     )
 
 
-def _read_parquet(content: bytes) -> pa.Table:
+def _read_parquet(content: bytes, _: ColumnOf | None) -> pa.Table:
     return pyarrow.parquet.read_table(io.BytesIO(content))
 
 
-def _read_xlsx(content: bytes) -> pa.Table:
+def _read_xlsx(content: bytes, _: ColumnOf | None) -> pa.Table:
     sheet = pd.read_excel(io.BytesIO(content), header=None, dtype=object, keep_default_na=False, engine="openpyxl")
     cells = [["" if cell is None else _text(cell) for cell in row] for row in sheet.to_numpy().tolist()]
     rows = [row for row in cells if any(row)]  # formatted but empty rows and columns are no data
@@ -162,7 +197,7 @@ def _read_xlsx(content: bytes) -> pa.Table:
     return pa.table([pa.array(column[1:], pa.string()) for column in columns], names=[column[0] for column in columns])
 
 
-_READERS: dict[str, Callable[[bytes], pa.Table]] = {
+_READERS: dict[str, Callable[[bytes, ColumnOf | None], pa.Table]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".parquet": _read_parquet,

@@ -4,38 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+import posixpath
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from momkd_ray.cohort.clinical import ClinicalTable, read_clinical
 from momkd_ray.cohort.files import files_of, list_features
-from momkd_ray.cohort.formats import first_duplicate, identifiers, read_table, require_columns, texts
-from momkd_ray.cohort.omics import read_omics
+from momkd_ray.cohort.omics import OmicsTable, read_omics
+from momkd_ray.cohort.slides import SlideTable, read_slides
 from momkd_ray.config import CohortConfig, Config
 from momkd_ray.errors import InputError
+from momkd_ray.faults import Fault, OnError, refuse
 
-__all__ = ["Cohort", "load_cohort", "read_table", "slide_id_of"]
-
-SLIDE_SUFFIXES = frozenset({".h5", ".hdf5", ".pt", ".svs", ".ndpi", ".tif", ".tiff", ".mrxs"})
 EXAMPLES = 3  # identifiers shown for each reason
+EXCLUDED = ("kind", "id", "reason", "problem")
+ALL_REJECTED = "all its slides are rejected"
+PATIENT_OUT = "its patient is left out"
 
-LeftOut = list[tuple[str, str, str]]  # (kind, identifier, reason)
+LeftOut = list[tuple[str, str, str, str]]  # a row of EXCLUDED
 
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
     """The patients of a study and what is known of them.
 
-    patients: index `patient_id` (sorted), columns `label` (the user's class name) and `y` (1 = positive).
+    patients: index `patient_id` (sorted), columns `label` (the user's class name), `y` (1 = positive) and, where
+        `folds.site` names one, `site`.
     slides: columns `slide_id` (sorted), `patient_id`, and of the feature file `path`, `file` (size and time of
         change, '' where there is none) and `bytes`.
     omics: index `patient_id` (sorted, some or all patients), float32 genes; None where none are given.
     classes: (negative, positive).
-    excluded: columns `kind` (patient, slide or omics), `id`, `reason`.
+    excluded: columns `kind` (patient, slide or omics), `id`, `reason`, and `problem`: '' for what the configuration
+        leaves out and all that follows from it, `unmatched` for what belongs to nothing. None of it is a fault.
+    patient_column: the clinical table's name for the patients.
+    rejected: bad rows and files; what they name is left out.
+    strays: names of feature files that no row of the slides' table names.
     """
 
     patients: pd.DataFrame
@@ -43,6 +49,33 @@ class Cohort:
     omics: pd.DataFrame | None
     classes: tuple[str, str]
     excluded: pd.DataFrame
+    patient_column: str = "patient_id"
+    rejected: tuple[Fault, ...] = ()
+    strays: tuple[str, ...] = ()
+
+    def without_slides(self, faults: Iterable[Fault]) -> Cohort:
+        """The cohort after feature files turned out bad, with the faults in `rejected`.
+
+        Their slides go. A patient left with no slide is excluded, and so are its omics.
+
+        Raises:
+            InputError: no patient of a class is left.
+        """
+        found = tuple(faults)
+        bad = {fault.id for fault in found if fault.kind == "slide"}
+        slides = self.slides[~self.slides["slide_id"].isin(bad)].reset_index(drop=True)
+        stays = self.patients.index.isin(slides["patient_id"])
+        left_out: LeftOut = [("patient", str(name), ALL_REJECTED, "") for name in self.patients.index[~stays]]
+        patients, omics = self.patients[stays], self.omics
+        if omics is not None:
+            inside = omics.index.isin(patients.index)
+            left_out += [("omics", str(name), PATIENT_OUT, "") for name in omics.index[~inside]]
+            omics = omics[inside]
+        _check_classes_left(patients["label"], self.classes, found)
+        excluded = pd.concat([self.excluded, _excluded(left_out)], ignore_index=True)
+        return replace(
+            self, patients=patients, slides=slides, omics=omics, excluded=excluded, rejected=self.rejected + found
+        )
 
     def summary(self) -> list[str]:
         """The cohort in plain sentences: what is in it, then everything left out and why."""
@@ -54,6 +87,7 @@ class Cohort:
             f"{_count(len(self.slides), 'slide')}; {_count(several, 'patient')} with several.",
             self._omics_sentence(),
             *self._exclusion_sentences(),
+            *self._rejection_sentences(),
         ]
 
     def fingerprint(self) -> str:
@@ -79,144 +113,165 @@ class Cohort:
         return f"{_count(with_omics, 'patient')} with omics ({_count(genes, 'gene')}), {without:,} without."
 
     def _exclusion_sentences(self) -> list[str]:
-        sentences = []
-        for (kind, reason), group in self.excluded.groupby(["kind", "reason"], sort=True):
-            ids = list(group["id"])
-            more = f" and {len(ids) - EXAMPLES:,} more" if len(ids) > EXAMPLES else ""
-            noun = "omics entr" if kind == "omics" else str(kind)
-            counted = _count(len(ids), noun, *(("y", "ies") if kind == "omics" else ("", "s")))
-            sentences.append(f"{counted} left out ({reason}): {', '.join(ids[:EXAMPLES])}{more}.")
+        return [
+            f"{_entries(str(kind), len(group))} left out ({reason}): {_examples(list(group['id']))}."
+            for (kind, reason), group in self.excluded.groupby(["kind", "reason"], sort=True)
+        ]
+
+    def _rejection_sentences(self) -> list[str]:
+        of: dict[tuple[str, str], list[str]] = {}
+        for fault in sorted(self.rejected):
+            of.setdefault((fault.kind, fault.problem), []).append(fault.id)
+        sentences = [
+            f"{_entries(kind, len(ids))} rejected ({problem}): {_examples(ids)}." for (kind, problem), ids in of.items()
+        ]
+        if self.strays:
+            files = _count(len(self.strays), "feature file")
+            sentences.append(f"{files} of no row of the slides' table: {_examples(self.strays)}.")
         return sentences
 
 
-def load_cohort(config: Config) -> Cohort:
+def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
     """Read the tables of `config.cohort` and join them by patient.
 
     Patients with another label than the two classes, or without a slide, are left out; so are the slides and
     omics of patients who are not in. A feature file that does not exist is not refused here.
 
+    Args:
+        config: the whole tree.
+        on_error: what to do about bad rows. `stop` refuses the tables, after all were looked at; `skip` leaves
+            the rows out and lists them in `rejected`. A patient whose omics are bad stays, without omics.
+
     Raises:
-        InputError: a table or column is missing, an identifier is blank or double, a class has no patient.
+        InputError: a table or column is missing, a class has no patient or, with `stop`, a row is bad.
     """
     settings = config.cohort
     if settings.positive == settings.negative:
         raise InputError(f"cohort.positive and cohort.negative are both '{settings.positive}': name two classes")
-    labels = _read_labels(settings)
-    slides = read_slides(settings.slides, settings.patient_column, settings.slide_column)
-    files = files_of(slides["slide_id"].tolist(), config.features.dir, list_features(config.features.dir))
-    slides["path"], slides["file"] = [file.path for file in files], [file.stamp for file in files]
-    slides["bytes"] = [file.size for file in files]
-    kept, left_out = _split_patients(labels, set(slides["patient_id"]), settings)
-    slides, slides_out = _split_slides(slides, kept, labels)
-    left_out += slides_out
-    patients = pd.DataFrame(
-        {
-            "label": pd.Series(list(kept.values()), dtype="str"),
-            "y": [int(label == settings.positive) for label in kept.values()],
-        }
-    ).set_index(pd.Index(list(kept), name="patient_id", dtype="str"))
+    clinical = read_clinical(settings, config.folds.site)
+    _check_labels(settings, clinical)
+    listing = read_slides(settings.slides or settings.clinical, settings.patient_column, settings.slide_column)
+    patients, left_out = _patients_in(settings, clinical, listing)
+    slides, slides_out = _slides_in(listing, patients, clinical)
     omics = None
     if settings.omics is not None:
-        omics, omics_out = read_omics(settings.omics, settings.patient_column, list(kept))
-        left_out += [("omics", name, reason) for name, reason in omics_out]
-    excluded = pd.DataFrame(left_out, columns=["kind", "id", "reason"], dtype="str")
-    return Cohort(patients, slides, omics, (settings.negative, settings.positive), excluded)
+        omics = read_omics(settings.omics, settings.patient_column, patients.index.tolist())
+    faults = [*clinical.faults, *listing.faults, *(omics.faults if omics else ())]
+    if on_error == "stop":
+        total = clinical.rows + (listing.rows if settings.slides else 0) + (omics.rows if omics else 0)
+        refuse(faults, f"the {total:,} rows of the cohort's tables")
+    listed = list_features(config.features.dir)
+    files = files_of(slides["slide_id"].tolist(), config.features.dir, listed)
+    slides["path"], slides["file"] = [file.path for file in files], [file.stamp for file in files]
+    slides["bytes"] = [file.size for file in files]
+    return Cohort(
+        patients=patients,
+        slides=slides,
+        omics=omics.values if omics else None,
+        classes=(settings.negative, settings.positive),
+        excluded=_excluded([*left_out, *slides_out, *_omics_out(omics, clinical)]),
+        patient_column=clinical.patient_column,
+        rejected=tuple(sorted(faults)),
+        strays=tuple(posixpath.basename(file.path) for name, file in listed.items() if name not in listing.named),
+    )
 
 
-def slide_id_of(file_name: str) -> str:
-    """The file name without one recognised suffix; dots inside the name stay."""
-    suffix = PurePosixPath(file_name).suffix
-    return file_name[: -len(suffix)] if suffix.lower() in SLIDE_SUFFIXES else file_name
-
-
-def _read_labels(settings: CohortConfig) -> dict[str, str | None]:
-    """Every patient's label as written, by patient, sorted."""
-    path, column = settings.clinical, settings.patient_column
-    frame = read_table(path)
-    require_columns(list(frame.columns), path, column, settings.label)
-    patients = identifiers(frame, column, path)
-    twice = first_duplicate(patients)
-    if twice is not None:
-        raise InputError(f"{path}: patient '{twice}' has more than one row: keep one")
-    return dict(sorted(zip(patients, texts(frame[settings.label]), strict=True)))
-
-
-def read_slides(path: str, patient_column: str, slide_column: str) -> pd.DataFrame:
-    """Which patient each slide is of: columns slide_id, patient_id; sorted by slide_id.
-
-    Raises:
-        InputError: a column is missing, an identifier is blank, a slide is listed twice or with its folder.
-    """
-    frame = read_table(path)
-    require_columns(list(frame.columns), path, patient_column, slide_column)
-    patients = identifiers(frame, patient_column, path)
-    names = identifiers(frame, slide_column, path)
-    for row, name in enumerate(names, start=1):
-        # a name that is nothing but a suffix, such as ".h5", has no suffix to pathlib
-        if "/" in name or "\\" in name or name.lower() in SLIDE_SUFFIXES:
-            raise InputError(
-                f"{path}: '{name}' in data row {row} is not the name of a file: give the name alone, without its folder"
-            )
-    slides = [slide_id_of(name) for name in names]
-    twice = first_duplicate(slides)
-    if twice is not None:
-        raise InputError(f"{path}: slide '{twice}' has more than one row: keep one")
-    table = pd.DataFrame({"slide_id": slides, "patient_id": patients}, dtype="str")
-    return table.sort_values("slide_id").reset_index(drop=True)
-
-
-def _split_patients(
-    labels: Mapping[str, str | None], with_slide: set[str], settings: CohortConfig
-) -> tuple[dict[str, str], LeftOut]:
-    """The labels of the patients kept, and the patients left out."""
-    classes = (settings.negative, settings.positive)
-    _check_classes(labels, settings)
-    kept: dict[str, str] = {}
-    left_out: LeftOut = []
-    for patient, label in labels.items():
-        if label is None:
-            left_out.append(("patient", patient, "the label is blank"))
-        elif label not in classes:
-            reason = f"the label is '{label}', neither '{settings.positive}' nor '{settings.negative}'"
-            left_out.append(("patient", patient, reason))
-        elif patient not in with_slide:
-            left_out.append(("patient", patient, "no slide"))
-        else:
-            kept[patient] = label
-    for name in classes:
-        if name not in kept.values():
-            raise InputError(
-                f"no patient of class '{name}' has a slide in {settings.slides}: "
-                f"compare its '{settings.patient_column}' with that of {settings.clinical}"
-            )
-    return kept, left_out
-
-
-def _check_classes(labels: Mapping[str, str | None], settings: CohortConfig) -> None:
-    counts = Counter(label for label in labels.values() if label is not None)
+def _check_labels(settings: CohortConfig, clinical: ClinicalTable) -> None:
+    """Each class is the label of some patient, good or bad."""
     for key, name in (("positive", settings.positive), ("negative", settings.negative)):
-        if name not in counts:
-            shown = ", ".join(f"'{value}' ({count})" for value, count in counts.most_common(8)) or "all blank"
-            more = f" and {len(counts) - 8} other values" if len(counts) > 8 else ""
+        if not clinical.counts[name]:
+            shown = ", ".join(f"'{value}' ({count})" for value, count in clinical.counts.most_common(8)) or "all blank"
+            more = f" and {len(clinical.counts) - 8} other values" if len(clinical.counts) > 8 else ""
             raise InputError(
                 f"{settings.clinical}: no '{settings.label}' is '{name}' (cohort.{key}); its values are {shown}{more}"
             )
 
 
-def _split_slides(
-    slides: pd.DataFrame, kept: Mapping[str, str], labels: Mapping[str, str | None]
-) -> tuple[pd.DataFrame, LeftOut]:
-    inside = slides["patient_id"].isin(list(kept))
-    outside = slides[~inside]
+def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: SlideTable) -> tuple[pd.DataFrame, LeftOut]:
+    """The patients kept, and those left out."""
+    classes, with_slide = (settings.negative, settings.positive), set(listing.table["patient_id"])
+    kept: dict[str, str] = {}
+    left_out: LeftOut = []
+    for patient, label in clinical.labels.items():
+        if label is None:
+            left_out.append(("patient", patient, "the label is blank", ""))
+        elif label not in classes:
+            reason = f"the label is '{label}', neither '{settings.positive}' nor '{settings.negative}'"
+            left_out.append(("patient", patient, reason, ""))
+        elif patient in with_slide:
+            kept[patient] = label
+        elif patient in listing.bereft:
+            left_out.append(("patient", patient, ALL_REJECTED, ""))
+        else:
+            left_out.append(("patient", patient, "no slide", "unmatched"))
+    _check_classes_left(kept.values(), classes, [*clinical.faults, *listing.faults])
+    for name in classes:
+        if name not in kept.values():
+            raise InputError(
+                f"no patient of class '{name}' has a slide in {settings.slides or settings.clinical}: compare its "
+                f"'{listing.patient_column}' with the '{clinical.patient_column}' of {settings.clinical}"
+            )
+    table = pd.DataFrame(index=pd.Index(list(kept), name="patient_id", dtype="str"))
+    table["label"] = pd.Series(list(kept.values()), table.index, dtype="str")
+    table["y"] = [int(label == settings.positive) for label in kept.values()]
+    if clinical.sites:
+        table["site"] = pd.Series([clinical.sites[patient] for patient in kept], table.index, dtype="str")
+    return table, left_out
+
+
+def _slides_in(listing: SlideTable, patients: pd.DataFrame, clinical: ClinicalTable) -> tuple[pd.DataFrame, LeftOut]:
+    inside = listing.table["patient_id"].isin(patients.index)
+    outside = listing.table[~inside]
     left_out = [
-        (
-            "slide",
-            slide,
-            "its patient is left out" if patient in labels else "its patient is not in the clinical table",
-        )
+        ("slide", slide, *_why_outside(patient, clinical))
         for slide, patient in zip(outside["slide_id"], outside["patient_id"], strict=True)
     ]
-    return slides[inside].reset_index(drop=True), left_out
+    return listing.table[inside].reset_index(drop=True), left_out
+
+
+def _omics_out(omics: OmicsTable | None, clinical: ClinicalTable) -> LeftOut:
+    if omics is None:
+        return []
+    others = [("omics", patient, *_why_outside(patient, clinical)) for patient in omics.of_others]
+    blank = [
+        ("omics", patient, "the row is entirely blank; its patient is kept, without omics", "")
+        for patient in omics.blank
+    ]
+    strange = [("omics", name, "it is neither a .npy vector nor genes.txt", "unmatched") for name in omics.strange]
+    return [*strange, *others, *blank]
+
+
+def _why_outside(patient: str, clinical: ClinicalTable) -> tuple[str, str]:
+    """Reason and problem of a slide or omics entry whose patient is not in the cohort."""
+    if patient in clinical.labels:
+        return PATIENT_OUT, ""
+    if patient in clinical.named:
+        return "its patient is rejected", ""
+    return "its patient is not in the clinical table", "unmatched"
+
+
+def _check_classes_left(labels: Iterable[str], classes: tuple[str, str], faults: Sequence[Fault]) -> None:
+    """Raise if bad rows or files left a class without patients."""
+    left = set(labels)
+    for name in classes:
+        if name not in left and faults:
+            raise InputError(
+                f"no patient of class '{name}' is left, because {len(faults)} rows or files cannot be used, "
+                f"the first: {min(faults).reason}"
+            )
+
+
+def _excluded(left_out: LeftOut) -> pd.DataFrame:
+    return pd.DataFrame(left_out, columns=list(EXCLUDED), dtype="str")
+
+
+def _entries(kind: str, number: int) -> str:
+    return _count(number, "omics entr", "y", "ies") if kind == "omics" else _count(number, kind)
+
+
+def _examples(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - EXAMPLES:,} more" if len(ids) > EXAMPLES else ""
+    return f"{', '.join(ids[:EXAMPLES])}{more}"
 
 
 def _count(number: int, noun: str, one: str = "", many: str = "s") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -96,22 +97,22 @@ def summarise(results: list[FoldResult], pooled: pd.DataFrame, classes: tuple[st
 
     Args:
         results: of two or more folds.
-        pooled: out-of-fold predictions, one row a patient, as `evaluate_fold` returns them. Metrics of
-            classes use `predicted`, and so the threshold of each patient's own fold.
+        pooled: predictions of all folds, one row a patient and fold it was tested in, as `evaluate_fold` returns
+            them. Their pooled metrics are those of `pool_patients`.
         classes: names of the negative and the positive class.
         seed: of the bootstrap.
 
     Returns:
         `metrics`: for each metric `mean` and `sd` (of a sample, n - 1) over the folds' test patients,
-        `pooled`, `interval` (95 %, see `bootstrap_intervals`) and `folds`; `counts`: patients, in all and
-        of each class; `folds`: every `FoldResult`.
+        `pooled`, `interval` (95 %, see `bootstrap_intervals`) and `folds`; `counts`: tested patients, in all
+        and of each class; `folds`: every `FoldResult`.
 
     Raises:
         InputError: fewer than two folds, or predictions that are not those of the folds.
     """
     results = sorted(results, key=lambda result: result.fold)
     _check_pooled(results, pooled)
-    ordered = pooled.sort_values("patient_id")
+    ordered = pool_patients(pooled, {result.fold: result.threshold for result in results}, classes)
     y_N, p_N = _truth(ordered, classes, "the pooled test patients")
     predicted_N = _as_positive(ordered["predicted"], classes, "the pooled predictions")
     together = scores_of_predictions(y_N, p_N, predicted_N)
@@ -131,13 +132,55 @@ def summarise(results: list[FoldResult], pooled: pd.DataFrame, classes: tuple[st
     return {"metrics": metrics, "counts": counts, "folds": [result.to_json() for result in results]}
 
 
+def pool_patients(predictions: pd.DataFrame, thresholds: Mapping[int, float], classes: tuple[str, str]) -> pd.DataFrame:
+    """One row a tested patient: what the folds that tested it say together.
+
+    The probability is the mean over those folds, and the class the one that most of them predict. Where as many
+    predict the one as the other, it is the positive class if the probability is, in the mean, not below the
+    folds' own thresholds. A patient tested once keeps its prediction as it is.
+
+    Args:
+        predictions: `patient_id, label, p_<negative>, p_<positive>, predicted, fold`, one row a patient and fold.
+        thresholds: by fold.
+        classes: names of the negative and the positive class.
+
+    Returns:
+        `patient_id` (sorted), `label`, `p_<negative>`, `p_<positive>`, `predicted`.
+
+    Raises:
+        InputError: a column or class is missing, or a patient has another label in another fold.
+    """
+    ordered = predictions.sort_values(["patient_id", "fold"])
+    y_R, p_R = _truth(ordered, classes, "the test patients")
+    table = pd.DataFrame(
+        {
+            "patient_id": ordered["patient_id"],
+            "positive": y_R,
+            "votes": np.where(_as_positive(ordered["predicted"], classes, "the predictions"), 1, -1),
+            "margin": p_R - ordered["fold"].map(thresholds).to_numpy(),
+        }
+    )
+    probabilities = [f"p_{name}" for name in classes]
+    by_patient = pd.concat([table, ordered[probabilities]], axis=1).groupby("patient_id", sort=True)
+    several = by_patient["positive"].nunique()
+    for patient in several.index[several > 1]:
+        raise InputError(f"patient {patient} has another label in another fold: cross-validate again")
+    votes = by_patient["votes"].sum()
+    called = (votes > 0) | ((votes == 0) & (by_patient["margin"].mean() >= 0))
+    pooled = by_patient[probabilities].mean()
+    pooled.insert(0, "label", np.where(by_patient["positive"].first(), classes[1], classes[0]))
+    pooled["predicted"] = np.where(called, classes[1], classes[0])
+    return pooled.reset_index()
+
+
 def _check_pooled(results: list[FoldResult], pooled: pd.DataFrame) -> None:
     folds = [result.fold for result in results]
     if len(folds) < 2 or len(set(folds)) < len(folds):
         raise InputError(f"the folds {folds} cannot be summarised: two or more different ones are needed")
-    twice = pooled.loc[pooled["patient_id"].duplicated(), "patient_id"]
+    twice = pooled[pooled.duplicated(["patient_id", "fold"])]
     if len(twice):
-        raise InputError(f"patient {twice.iloc[0]} is tested in two folds: make the folds again")
+        patient, fold = twice["patient_id"].iloc[0], twice["fold"].iloc[0]
+        raise InputError(f"patient {patient} is predicted twice in fold {fold}: keep one row a patient and fold")
     found = pooled["fold"].value_counts().to_dict()
     wanted = {result.fold: result.n_test for result in results}
     if found != wanted:

@@ -186,7 +186,7 @@ def _conclude(study: Study, chosen: dict[int, int]) -> dict[str, Any]:
     for fold, setting in chosen.items():
         place = storage.join(study.location(fold, setting), "test_predictions.parquet")
         frames.append(storage.read_table(place))
-    pooled = pd.concat(frames).sort_values("patient_id").reset_index(drop=True)
+    pooled = pd.concat(frames).sort_values(["patient_id", "fold"]).reset_index(drop=True)
     metrics = summarise(results, pooled, classes, study.config.folds.seed)
     metrics |= {
         "cohort": study.cohort.summary(),

@@ -51,7 +51,7 @@ class Study:
         return JointBags(self.slides, {str(patient): tuple(slides) for patient, slides in by_patient})
 
     def fold_bags(self, fold: int) -> pd.DataFrame:
-        """The bags of a fold: bag_id, slides, patient_id, y, role and patches, sorted by bag.
+        """The bags of the patients of a fold: bag_id, slides, patient_id, y, role and patches, sorted by bag.
 
         Raises:
             InputError: no training patient of a class has omics, and the configuration leaves the others out.
@@ -65,7 +65,8 @@ class Study:
         )
         bags = bags.reset_index()
         bags["y"] = self.cohort.patients["y"].loc[bags["patient_id"]].to_numpy()
-        bags["role"] = self.plan.roles(fold).loc[bags["patient_id"]].to_numpy()
+        bags["role"] = self.plan.roles(fold).reindex(bags["patient_id"], fill_value="").to_numpy()
+        bags = bags[bags["role"] != ""].reset_index(drop=True)
         taught = bags["role"] != "train"
         if self.config.omics.missing == "drop" and self.cohort.omics is not None:
             taught |= bags["patient_id"].isin(self.cohort.omics.index)
@@ -175,10 +176,10 @@ def _claim_run_dir(study: Study) -> None:
                 f"{run_dir} holds a run of another configuration or other data (fingerprint {earlier}, now "
                 f"{study.fingerprint}; compare its run.yaml): choose another run.dir, or remove that one"
             )
-    study.plan.to_csv(storage.join(run_dir, "folds.csv"), config.cohort.patient_column)
+    study.plan.to_csv(storage.join(run_dir, "folds.csv"), study.cohort.patient_column)
     left_out = study.cohort.excluded.to_csv(index=False, lineterminator="\n")
     storage.write_text(storage.join(run_dir, "excluded.csv"), left_out)
-    settle(study.cohort.rejected, "the inputs", storage.join(run_dir, REJECTED), "skip")
+    settle((*study.cohort.rejected, *study.plan.rejected), "the inputs", storage.join(run_dir, REJECTED), "skip")
     storage.write_text(storage.join(run_dir, "run.yaml"), config.to_yaml())
     storage.write_json(place, {"fingerprint": study.fingerprint, **versions()})
 

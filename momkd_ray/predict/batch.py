@@ -14,7 +14,7 @@ from momkd_ray.bags.batch import collate
 from momkd_ray.bags.readers import Bag, Recipe, read_bag
 from momkd_ray.bags.share import joined
 from momkd_ray.cohort.files import list_features
-from momkd_ray.cohort.tables import read_slides
+from momkd_ray.cohort.slides import read_slides
 from momkd_ray.errors import InputError
 from momkd_ray.faults import Fault, FileFaultError, OnError, refuse, settle
 from momkd_ray.model.bundle import BundleCard, load_bundle
@@ -82,7 +82,7 @@ def predict_folder(
         out: a `.csv` or `.parquet` file: slide_id, patient_id, p_<class> ..., predicted.
         narrator: told of the progress.
         by_patient: a row a patient, the mean of its slides, instead of a row a slide.
-        slides: a table of patients and slides; without it every slide is its own patient.
+        slides: a table of patients and slides, as `cohort.slides`; without it every slide is its own patient.
         gpus: GPUs a Ray Data worker holds.
         on_error: whether bad feature files end it, or are left out. They are all listed in `<out>.rejected.csv`.
 
@@ -166,16 +166,17 @@ def patients_of(slides: str | None, table: pd.DataFrame, features: str) -> tuple
     """slide_id -> patient_id, each slide its own patient where no table is given; and what does not match.
 
     Raises:
-        InputError: the table lacks a column, or lists a slide twice.
+        InputError: the table lacks a column.
     """
     if slides is None:
         return {slide: slide for slide in table["slide_id"]}, []
-    known = read_slides(slides, "PATIENT", "FILENAME")
-    patients = dict(zip(known["slide_id"], known["patient_id"], strict=True))
-    faults = [
+    known = read_slides(slides)
+    patients = dict(zip(known.table["slide_id"], known.table["patient_id"], strict=True))
+    faults = list(known.faults)
+    faults += [
         Fault("slide", slide, "unmatched", path, f"{slides} names no patient for slide {slide} ({path}); add its row")
         for slide, path in zip(table["slide_id"], table["path"], strict=True)
-        if slide not in patients
+        if slide not in patients and slide not in {fault.id for fault in known.faults}
     ]
     for slide in sorted(set(patients) - set(table["slide_id"])):
         reason = f"{slides} lists slide {slide}, which has no feature file in {features}; extract it or remove its row"

@@ -48,16 +48,19 @@ _STYLE = {
 
 
 def roc_figure(
-    y_by_fold: Mapping[int, np.ndarray], p_by_fold: Mapping[int, np.ndarray], auc: Mapping[str, Any]
+    y_by_fold: Mapping[int, np.ndarray],
+    p_by_fold: Mapping[int, np.ndarray],
+    pooled: tuple[np.ndarray, np.ndarray],
+    auc: Mapping[str, Any],
 ) -> Markup:
-    """ROC curves of the folds and of their pooled predictions; `auc` is that entry of metrics.json."""
+    """ROC curves of the folds and of the pooled patients (y, p); `auc` is that entry of metrics.json."""
     with rc_context(_STYLE):
         figure, axes = _square(curves=len(y_by_fold) + 2)
         axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=1, linestyle=(0, (1, 2)), label="chance 0.500")
         for place, (fold, value) in enumerate(zip(y_by_fold, auc["folds"], strict=True)):
             fpr, tpr, _ = roc_curve(y_by_fold[fold], p_by_fold[fold])
             axes.plot(fpr, tpr, **_fold_line(place), label=f"fold {fold}  {value:.3f}")
-        fpr, tpr, _ = roc_curve(_joined(y_by_fold), _joined(p_by_fold))
+        fpr, tpr, _ = roc_curve(*pooled)
         axes.plot(fpr, tpr, color=_INK, linewidth=2.4, label=f"pooled  {auc['pooled']:.3f}")
         axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         figure.legend(loc="outside lower center", title="AUC", ncols=_LEGEND_COLUMNS)
@@ -66,21 +69,24 @@ def roc_figure(
 
 
 def pr_figure(
-    y_by_fold: Mapping[int, np.ndarray], p_by_fold: Mapping[int, np.ndarray], auprc: Mapping[str, Any]
+    y_by_fold: Mapping[int, np.ndarray],
+    p_by_fold: Mapping[int, np.ndarray],
+    pooled: tuple[np.ndarray, np.ndarray],
+    auprc: Mapping[str, Any],
 ) -> Markup:
-    """Precision-recall curves of the folds and pooled; `auprc` is that entry of metrics.json."""
+    """Precision-recall curves of the folds and of the pooled patients (y, p); `auprc` is that entry of metrics.json."""
     with rc_context(_STYLE):
         figure, axes = _square(curves=len(y_by_fold) + 2)
-        prevalence = float(np.mean(_joined(y_by_fold)))
+        prevalence = float(np.mean(pooled[0]))
         dots = (0, (1, 2))
         axes.axhline(prevalence, color=_MUTED, linewidth=1, linestyle=dots, label=f"prevalence  {prevalence:.3f}")
         for place, (fold, value) in enumerate(zip(y_by_fold, auprc["folds"], strict=True)):
             precision, recall, _ = precision_recall_curve(y_by_fold[fold], p_by_fold[fold])
             line = _fold_line(place)
             axes.step(recall, precision, where="post", **line, label=f"fold {fold}  {value:.3f}")
-        precision, recall, _ = precision_recall_curve(_joined(y_by_fold), _joined(p_by_fold))
-        pooled = f"pooled  {auprc['pooled']:.3f}"
-        axes.step(recall, precision, where="post", color=_INK, linewidth=2.4, label=pooled)
+        precision, recall, _ = precision_recall_curve(*pooled)
+        label = f"pooled  {auprc['pooled']:.3f}"
+        axes.step(recall, precision, where="post", color=_INK, linewidth=2.4, label=label)
         axes.set(xlabel="recall (sensitivity)", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         figure.legend(loc="outside lower center", title="average precision", ncols=_LEGEND_COLUMNS)
         alt = (
@@ -139,10 +145,6 @@ def _square(curves: int) -> tuple[Figure, Axes]:
 def _fold_line(place: int) -> dict[str, Any]:
     dashes = _FOLD_DASHES[place // len(_FOLD_COLOURS) % len(_FOLD_DASHES)]
     return {"color": _FOLD_COLOURS[place % len(_FOLD_COLOURS)], "linestyle": dashes, "linewidth": 1.1}
-
-
-def _joined(by_fold: Mapping[int, np.ndarray]) -> np.ndarray:
-    return np.concatenate(list(by_fold.values()))
 
 
 def _short(name: str) -> str:

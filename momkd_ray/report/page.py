@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pyarrow import ArrowException
 
 from momkd_ray import __version__, storage
+from momkd_ray.crossval.evaluate import pool_patients
 from momkd_ray.errors import InputError
 from momkd_ray.report import figures
 
@@ -33,11 +34,17 @@ class FinishedRun:
     """What a finished cross-validation left in its directory."""
 
     figures: dict[str, Any]  # metrics.json
-    patients: pd.DataFrame  # predictions.parquet
+    predictions: pd.DataFrame  # predictions.parquet: a row a patient and fold it was tested in
     settings: str  # run.yaml
     label: str
     classes: tuple[str, str]
     epochs: dict[int, pd.DataFrame]  # by fold
+
+    @property
+    def patients(self) -> pd.DataFrame:
+        """One row a tested patient, as pooled in metrics.json."""
+        thresholds = {fold["fold"]: fold["threshold"] for fold in self.figures["folds"]}
+        return pool_patients(self.predictions, thresholds, self.classes)
 
 
 def write_report(run_dir: str) -> str:
@@ -65,7 +72,7 @@ def _read_run(run_dir: str) -> FinishedRun:
     metrics = _read(run_dir, "metrics.json", json.loads)
     settings = _read(run_dir, "run.yaml", bytes.decode)
     tree = _read(run_dir, "run.yaml", yaml.safe_load)
-    patients = _read(run_dir, "predictions.parquet", lambda content: pd.read_parquet(io.BytesIO(content)))
+    predictions = _read(run_dir, "predictions.parquet", lambda content: pd.read_parquet(io.BytesIO(content)))
     try:
         cohort = tree["cohort"]
         label, classes = str(cohort["label"]), (str(cohort["negative"]), str(cohort["positive"]))
@@ -75,14 +82,14 @@ def _read_run(run_dir: str) -> FinishedRun:
     if missing:
         raise InputError(f"{run_dir}/metrics.json lacks {missing[0]!r}: run momkd-ray crossval again")
     wanted = ["patient_id", "label", "predicted", "fold", *(f"p_{name}" for name in classes)]
-    absent = [column for column in wanted if column not in patients.columns]
+    absent = [column for column in wanted if column not in predictions.columns]
     if absent:
         raise InputError(f"{run_dir}/predictions.parquet lacks the column {absent[0]}: run momkd-ray crossval again")
     folds = [fold["fold"] for fold in metrics["folds"]]
-    if set(patients["fold"]) != set(folds):
+    if set(predictions["fold"]) != set(folds):
         raise InputError(f"{run_dir}/predictions.parquet and metrics.json have different folds: cross-validate again")
     epochs = {fold: _read(run_dir, f"fold={fold}/metrics.jsonl", _epochs) for fold in folds}
-    return FinishedRun(metrics, patients, settings, label, classes, epochs)
+    return FinishedRun(metrics, predictions, settings, label, classes, epochs)
 
 
 def _read(run_dir: str, name: str, parse: Callable[[bytes], Any]) -> Any:
@@ -114,6 +121,7 @@ def _content(run: FinishedRun) -> dict[str, Any]:
         "cohort": run.figures.get("cohort", []),
         "metrics": [{"name": name, **run.figures["metrics"][key]} for key, name in _METRIC_NAMES.items()],
         "folds": run.figures["folds"],
+        "several_tests": bool(run.predictions["patient_id"].duplicated().any()),
         "confusion": _confusion(run),
         "search": _search(run.figures["search"]) if "search" in run.figures else [],
         "settings": run.settings,
@@ -143,15 +151,16 @@ def _figures(run: FinishedRun) -> dict[str, Any]:
     positive = run.classes[1]
     y_by_fold, p_by_fold = {}, {}
     for fold in run.figures["folds"]:
-        of_fold = run.patients[run.patients["fold"] == fold["fold"]]
+        of_fold = run.predictions[run.predictions["fold"] == fold["fold"]]
         y_by_fold[fold["fold"]] = (of_fold["label"] == positive).to_numpy()
         p_by_fold[fold["fold"]] = of_fold[f"p_{positive}"].to_numpy()
-    y_N, p_N = (np.concatenate(list(by_fold.values())) for by_fold in (y_by_fold, p_by_fold))
+    patients = run.patients
+    pooled = (patients["label"] == positive).to_numpy(), patients[f"p_{positive}"].to_numpy()
     thresholds = [fold["threshold"] for fold in run.figures["folds"]]
     best = {fold["fold"]: fold["best_epoch"] for fold in run.figures["folds"]}
     return {
-        "roc": figures.roc_figure(y_by_fold, p_by_fold, run.figures["metrics"]["auc"]),
-        "pr": figures.pr_figure(y_by_fold, p_by_fold, run.figures["metrics"]["auprc"]),
-        "histogram": figures.histogram_figure(y_N, p_N, thresholds, run.classes),
+        "roc": figures.roc_figure(y_by_fold, p_by_fold, pooled, run.figures["metrics"]["auc"]),
+        "pr": figures.pr_figure(y_by_fold, p_by_fold, pooled, run.figures["metrics"]["auprc"]),
+        "histogram": figures.histogram_figure(*pooled, thresholds, run.classes),
         "training": {fold: figures.training_figure(fold, epochs, best[fold]) for fold, epochs in run.epochs.items()},
     }

@@ -1,0 +1,75 @@
+"""Which column of a table names the patients and which the slides: as the configuration says, or found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from momkd_ray.cohort.formats import require_columns
+from momkd_ray.errors import InputError
+
+# STAMP; CLAM and Patho-Bench; then cBioPortal's, the GDC's and TCGA's clinical tables
+PATIENT_COLUMNS = (
+    "PATIENT",
+    "case_id",
+    "patient_id",
+    "patient",
+    "submitter_id",
+    "case_submitter_id",
+    "bcr_patient_barcode",
+)
+SLIDE_COLUMNS = ("FILENAME", "slide_id", "slide", "filename", "file_name")
+
+
+def patient_column(columns: Iterable[str], path: str, chosen: str | None) -> str:
+    """The column that names the patients.
+
+    Args:
+        columns: of the table.
+        path: of the table, for the sentence.
+        chosen: `cohort.patient_column`; None to find it by name.
+
+    Raises:
+        InputError: the chosen one is not there, or none or several could be it.
+    """
+    return _column(list(columns), path, chosen, PATIENT_COLUMNS, "patients", "cohort.patient_column")
+
+
+def slide_column(columns: Iterable[str], path: str, chosen: str | None) -> str:
+    """The column that names the slides; as `patient_column`, with `cohort.slide_column`."""
+    return _column(list(columns), path, chosen, SLIDE_COLUMNS, "slides", "cohort.slide_column")
+
+
+def has_row_a_slide(columns: Iterable[str], chosen: str | None) -> bool:
+    """Whether a table names slides, so that a patient may have several rows in it."""
+    names = list(columns)
+    return chosen in names if chosen is not None else bool(_candidates(names, SLIDE_COLUMNS))
+
+
+def _column(columns: Sequence[str], path: str, chosen: str | None, known: Sequence[str], whose: str, key: str) -> str:
+    if chosen is not None:
+        require_columns(columns, path, chosen)
+        return chosen
+    found = _candidates(columns, known)
+    if len(found) > 1:
+        several = ", ".join(f"'{name}'" for name in found)
+        raise InputError(
+            f"{path} has several columns that may name the {whose} ({several}): set {key} to the right one"
+        )
+    if not found:
+        shown = ", ".join(f"'{name}'" for name in columns[:12]) + (", ..." if len(columns) > 12 else "")
+        raise InputError(
+            f"{path} has no column that names the {whose}, such as '{known[0]}' or '{known[1]}': "
+            f"set {key} to the one that does; its columns are {shown}"
+        )
+    return found[0]
+
+
+def _candidates(columns: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The columns with a known name; where there is none, those that differ from one in case or punctuation."""
+    exact = [column for column in columns if column in known]
+    alike = {_plain(name) for name in known}
+    return exact or [column for column in columns if _plain(column) in alike]
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())

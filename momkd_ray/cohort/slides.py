@@ -1,0 +1,106 @@
+"""The table of slides: which patient each slide is of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import pandas as pd
+
+from momkd_ray.cohort import columns
+from momkd_ray.cohort.formats import blank_cell, data_rows, read_table, texts
+from momkd_ray.faults import Fault, Problem
+
+SLIDE_SUFFIXES = frozenset({".h5", ".hdf5", ".pt", ".svs", ".ndpi", ".tif", ".tiff", ".mrxs"})
+
+Row = tuple[int, str]  # number of the data row, patient
+
+
+@dataclass(frozen=True, eq=False)
+class SlideTable:
+    """The slides of a table, and what is wrong with it.
+
+    table: columns `slide_id` (sorted), `patient_id`; the good rows, each slide once.
+    faults: of kind slide.
+    named: every slide that a row names, bad rows too.
+    bereft: patients who have a bad row.
+    """
+
+    table: pd.DataFrame
+    patient_column: str
+    rows: int
+    faults: tuple[Fault, ...]
+    named: frozenset[str]
+    bereft: frozenset[str]
+
+
+def slide_id_of(file_name: str) -> str:
+    """The file name without one recognised suffix; dots inside the name stay."""
+    suffix = PurePosixPath(file_name).suffix
+    return file_name[: -len(suffix)] if suffix.lower() in SLIDE_SUFFIXES else file_name
+
+
+def read_slides(path: str, patient_column: str | None = None, slide_column: str | None = None) -> SlideTable:
+    """Read a table with a row a slide: STAMP's, CLAM's, Patho-Bench's or another with such columns.
+
+    A row without patient or slide, or whose slide is no plain file name, is a fault. So is a slide with several
+    rows: of one patient it stays once, of two patients it is left out, because nobody knows whose it is.
+
+    Args:
+        path: local or s3://.
+        patient_column: names the patients; None to find it by name.
+        slide_column: names the slides; None to find it by name.
+
+    Raises:
+        InputError: it cannot be read, or has no such column, or several.
+    """
+    frame = read_table(path)
+    patient_column = columns.patient_column(frame.columns, path, patient_column)
+    slide_column = columns.slide_column(frame.columns, path, slide_column)
+    patients, names = texts(frame[patient_column]), texts(frame[slide_column])
+    faults: list[Fault] = []
+    rows: dict[str, list[Row]] = {}
+    bereft: set[str] = set()
+    for row, (patient, name) in enumerate(zip(patients, names, strict=True), start=1):
+        if patient is not None and name is not None and _is_plain(name):
+            rows.setdefault(slide_id_of(name), []).append((row, patient))
+            continue
+        faults.append(_bad_row(path, row, patient, name, (patient_column, slide_column)))
+        bereft |= {patient} if patient is not None else set()
+    several = {slide: found for slide, found in rows.items() if len(found) > 1}
+    faults += [_several_rows(path, slide, found) for slide, found in several.items()]
+    kept = {slide: found[0][1] for slide, found in sorted(rows.items()) if len({p for _, p in found}) == 1}
+    bereft |= {patient for slide, found in several.items() if slide not in kept for _, patient in found}
+    table = pd.DataFrame({"slide_id": list(kept), "patient_id": list(kept.values())}, dtype="str")
+    named = frozenset(slide_id_of(re.split(r"[/\\]", name)[-1]) for name in names if name is not None)
+    return SlideTable(table, patient_column, len(frame), tuple(faults), named, frozenset(bereft))
+
+
+def _is_plain(name: str) -> bool:
+    # a name that is nothing but a suffix, such as ".h5", has no suffix to pathlib
+    return not ("/" in name or "\\" in name or name.lower() in SLIDE_SUFFIXES)
+
+
+def _bad_row(path: str, row: int, patient: str | None, name: str | None, of: tuple[str, str]) -> Fault:
+    problem: Problem = "missing"
+    if patient is None or name is None:
+        reason = blank_cell(path, of[0] if patient is None else of[1], row)
+    else:
+        problem = "misshapen"
+        reason = (
+            f"{path}: '{name}' in data row {row} is not the name of a file: give the name alone, without its folder"
+        )
+    return Fault("slide", f"data row {row}" if name is None else slide_id_of(name), problem, path, reason)
+
+
+def _several_rows(path: str, slide: str, found: Sequence[Row]) -> Fault:
+    owners = {patient: row for row, patient in reversed(found)}
+    if len(owners) == 1:
+        where = data_rows([row for row, _ in found])
+        reason = f"{path}: slide '{slide}' has more than one row ({where}): keep one"
+        return Fault("slide", slide, "duplicated", path, reason)
+    whose = " and ".join(f"of patient '{patient}' (data row {row})" for patient, row in reversed(owners.items()))
+    reason = f"{path}: slide '{slide}' is {whose}: a slide belongs to one patient, correct or remove the rows"
+    return Fault("slide", slide, "duplicated", path, reason)

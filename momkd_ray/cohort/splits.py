@@ -1,0 +1,193 @@
+"""Splits made elsewhere: a table of folds, STAMP's splits.json, CLAM's splits_<i>.csv, Patho-Bench's k=all.tsv."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from momkd_ray import storage
+from momkd_ray.cohort import columns
+from momkd_ray.cohort.formats import read_content, read_table, require_columns, rows_by_value, texts
+from momkd_ray.cohort.slides import slide_id_of
+from momkd_ray.cohort.tables import Cohort
+from momkd_ray.config import Config
+from momkd_ray.errors import InputError
+
+ROLES = ("train", "val", "test")
+CLAM_FILE = re.compile(r"splits_(\d{1,9})\.csv")  # not the _bool and _descriptor files beside them
+# Patho-Bench's columns, and those of a folds.csv whose patients are not each tested once
+ROLE_COLUMN = re.compile(r"(?:fold|role)_(\d{1,9})")
+
+Roles = dict[str, str]
+"""patient -> role in a fold"""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who has which role in which fold; a patient that a fold does not mention has none in it.
+
+    roles: by fold.
+    validated: the folds that give a validation set.
+    """
+
+    roles: Mapping[int, Roles]
+    validated: frozenset[int]
+
+
+def read_split(config: Config, cohort: Cohort) -> Split:
+    """Read `folds.file`, whose kind its name and columns tell. Patients who are not in the cohort are passed over.
+
+    Raises:
+        InputError: it cannot be read, is none of the kinds, or has a patient on two sides.
+    """
+    path = str(config.folds.file)
+    patients = frozenset(str(name) for name in cohort.patients.index)
+    if path.lower().endswith(".json"):
+        return _stamp(path, patients)
+    if not storage.exists(path):
+        return _clam(path, dict(zip(cohort.slides["slide_id"], cohort.slides["patient_id"], strict=True)))
+    frame = read_table(path)
+    usual = cohort.patient_column if cohort.patient_column in frame.columns else None
+    patient_column = columns.patient_column(frame.columns, path, config.cohort.patient_column or usual)
+    if config.folds.column in frame.columns:
+        row_a_slide = columns.has_row_a_slide(frame.columns, config.cohort.slide_column)
+        return _table(frame, path, (patient_column, config.folds.column), patients, row_a_slide=row_a_slide)
+    of_fold = {int(match[1]): name for name in frame.columns if (match := ROLE_COLUMN.fullmatch(name))}
+    if not of_fold:
+        require_columns(frame.columns, path, config.folds.column)
+    return _patho_bench(frame, path, patient_column, of_fold, patients)
+
+
+def _table(
+    frame: pd.DataFrame, path: str, of: tuple[str, str], patients: frozenset[str], *, row_a_slide: bool
+) -> Split:
+    """A patient is tested in the fold of its row, and trained on in all others."""
+    rows_of, _ = rows_by_value(frame[of[0]])
+    folds = texts(frame[of[1]])
+    tested: dict[str, int] = {}
+    for patient, rows in rows_of.items():
+        if patient not in patients:
+            continue
+        values = [folds[row - 1] for row in rows]
+        if len(set(values)) > 1 or (len(rows) > 1 and not row_a_slide):
+            different = [value or "blank" for value in dict.fromkeys(values)]
+            where = f"folds {' and '.join(different)}" if len(different) > 1 else f"fold {different[0]} twice"
+            raise InputError(f"{path}: patient {patient} is in {where}: keep one row")
+        if values[0] is not None:
+            tested[patient] = _fold_number(values[0], patient, path)
+    numbers = sorted(set(tested.values()))
+    if len(numbers) == 1:
+        raise InputError(f"{path}: every patient of the cohort is in fold {numbers[0]} of '{of[1]}': give two or more")
+    roles = {
+        number: {patient: "test" if own == number else "train" for patient, own in tested.items()} for number in numbers
+    }
+    return Split(roles, frozenset())
+
+
+def _fold_number(text: str, patient: str, path: str) -> int:
+    if not re.fullmatch(r"\d{1,9}(\.0+)?", text.strip()):
+        raise InputError(f"{path}: the fold of patient '{patient}' is '{text}': it must be a whole number")
+    return int(text.strip().partition(".")[0])
+
+
+def _stamp(path: str, patients: frozenset[str]) -> Split:
+    try:
+        tree = json.loads(read_content(path))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {' '.join(str(error).split())}") from error
+    splits = tree.get("splits") if isinstance(tree, dict) else None
+    if not isinstance(splits, list) or not splits:
+        raise InputError(f"{path} has no list 'splits', as STAMP writes it")
+    roles = {}
+    for fold, split in enumerate(splits):
+        train, test = (_names(split, key, f"{path}: split {fold}") for key in ("train_patients", "test_patients"))
+        for patient in sorted(train & test & patients):
+            raise InputError(f"{path}: split {fold} trains and tests patient '{patient}': keep it on one side")
+        roles[fold] = dict.fromkeys(train & patients, "train") | dict.fromkeys(test & patients, "test")
+    return Split(roles, frozenset())
+
+
+def _names(split: Any, key: str, whose: str) -> set[str]:
+    names = split.get(key) if isinstance(split, dict) else None
+    if not isinstance(names, list):
+        raise InputError(f"{whose} has no list '{key}', as STAMP writes it")
+    return {str(name) for name in names}
+
+
+def _clam(folder: str, owners: Mapping[str, str]) -> Split:
+    """By slide in the files, by patient in the result."""
+    files = {int(match[1]): name for name in storage.names_below(folder) if (match := CLAM_FILE.fullmatch(name))}
+    if not files:
+        what = "holds no splits_<i>.csv, as CLAM writes them" if storage.names_below(folder) else "does not exist"
+        raise InputError(f"folds.file {folder} {what}")
+    roles: dict[int, Roles] = {}
+    validated = set()
+    for fold, name in sorted(files.items()):
+        path = storage.join(folder, name)
+        frame = read_table(path)
+        require_columns(frame.columns, path, "train", "test")
+        listed = [
+            (_known_slide(text, owners), role)
+            for role in ROLES
+            if role in frame.columns
+            for text in texts(frame[role])
+            if text is not None
+        ]
+        if any(role == "val" for _, role in listed):
+            validated.add(fold)
+        mine = [(owners[slide], slide, role) for slide, role in listed if slide in owners]
+        roles[fold] = _by_patient(mine, path)
+    return Split(roles, frozenset(validated))
+
+
+def _known_slide(text: str, owners: Mapping[str, str]) -> str:
+    """The slide; pandas writes a column of numbers with a gap as 12.0, and CLAM writes with pandas."""
+    slide = slide_id_of(text)
+    whole = slide.removesuffix(".0")
+    return whole if slide not in owners and whole in owners else slide
+
+
+def _by_patient(slides: Iterable[tuple[str, str, str]], path: str) -> Roles:
+    """Roles of patients from (patient, slide, role)."""
+    first: dict[str, tuple[str, str]] = {}
+    for patient, slide, role in slides:
+        before, of = first.setdefault(patient, (slide, role))
+        if role != of:
+            raise InputError(
+                f"{path}: patient '{patient}' is on two sides, slide '{before}' in {of} and slide '{slide}' in {role}: "
+                "all slides of a patient must be on one"
+            )
+    return {patient: role for patient, (_, role) in first.items()}
+
+
+def _patho_bench(
+    frame: pd.DataFrame, path: str, patient_column: str, of_fold: Mapping[int, str], patients: frozenset[str]
+) -> Split:
+    rows_of, _ = rows_by_value(frame[patient_column])
+    roles: dict[int, Roles] = {}
+    validated = set()
+    for fold, column in sorted(of_fold.items()):
+        values = [None if value is None else value.strip().lower() for value in texts(frame[column])]
+        for row, value in enumerate(values, start=1):
+            if value is not None and value not in ROLES:
+                raise InputError(
+                    f"{path}: '{column}' is '{value}' in data row {row}: it must be {', '.join(ROLES)} or blank"
+                )
+        if "val" in values:
+            validated.add(fold)
+        roles[fold] = {}
+        for patient in sorted(rows_of.keys() & patients):
+            own = {role: row for row in reversed(rows_of[patient]) if (role := values[row - 1]) is not None}
+            if len(own) > 1:
+                said = " and ".join(f"{role} in data row {row}" for role, row in reversed(own.items()))
+                raise InputError(
+                    f"{path}: patient '{patient}' is on two sides of '{column}', {said}: it must be on one"
+                )
+            if own:
+                roles[fold][patient] = next(iter(own))
+    return Split(roles, frozenset(validated))
