@@ -1,5 +1,9 @@
 """The ways a run ends early, and the exit codes they carry."""
 
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
+
 
 class InputError(Exception):
     """The user's input is wrong: one sentence naming the file, row or key, the fault and its remedy (exit 1)."""
@@ -15,6 +19,15 @@ class StoppedError(Exception):
 
 def input_error_within(error: BaseException) -> InputError | None:
     """The `InputError` behind an exception that Ray or another library has wrapped, if there is one."""
+    return _within(error, InputError)
+
+
+def run_error_within(error: BaseException) -> RunError | None:
+    """The `RunError` behind an exception that Ray or another library has wrapped, if there is one."""
+    return _within(error, RunError)
+
+
+def _within(error: BaseException, kind: type[E]) -> E | None:
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:
@@ -22,8 +35,10 @@ def input_error_within(error: BaseException) -> InputError | None:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        if isinstance(one, InputError):
-            return one
+        if isinstance(one, kind):
+            # what Ray raises for a task is of its cause's type too, but its text is the task's whole traceback
+            cause = getattr(one, "cause", None)
+            return cause if isinstance(cause, kind) else one
         queue += [one.__cause__, one.__context__, getattr(one, "cause", None)]
         # Ray Train gathers its workers' exceptions by rank
         queue += [*getattr(one, "worker_failures", {}).values(), getattr(one, "controller_failure", None)]
