@@ -19,7 +19,6 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyarrow import fs
 from pyarrow import parquet as pq
 
 from momkd_ray import storage
@@ -93,7 +92,7 @@ def covers(uri: str, slides: pd.DataFrame, dtype: str, neighbors: int) -> bool:
     held = _present(store)["file"]
     if not slides["slide_id"].isin(held.index).all():
         return False
-    now = [_file_figures(_absolute(str(path))) for path in slides["path"]]
+    now = [_file_figures(storage.absolute(str(path))) for path in slides["path"]]
     return all(figures in ("", held[slide]) for slide, figures in zip(slides["slide_id"], now, strict=True))
 
 
@@ -120,7 +119,7 @@ def ingest(
             of another form is there.
         RunError: a part could not be written.
     """
-    uri = _absolute(uri)
+    uri = storage.absolute(uri)
     if storage.exists(uri):
         raise InputError(f"{uri} is a file where the folder of the bag store should be; choose another store.uri")
     old = _finished(uri, dtype, neighbors)
@@ -143,10 +142,6 @@ def ingest(
         raise _refusal(faults, len(slides), uri)
     _finish(uri, form, entries)
     return BagStore.open(uri)
-
-
-def _absolute(location: str) -> str:
-    return location if "://" in location else storage.filesystem(location)[1]
 
 
 def _finished(uri: str, dtype: str, neighbors: int) -> BagStore | None:
@@ -177,7 +172,7 @@ def _survey(slides: pd.DataFrame, expected_width: int | None = None) -> tuple[li
     faults: list[Fault] = []
     for slide_id, path in sorted(zip(slides["slide_id"], slides["path"], strict=True)):
         try:
-            sources.append(_source(slide_id, _absolute(str(path)), expected_width))
+            sources.append(_source(slide_id, storage.absolute(str(path)), expected_width))
         except InputError as error:
             faults.append({"slide_id": slide_id, "path": str(path), "reason": str(error)})
     return _of_one_width(sources, faults)
@@ -190,9 +185,8 @@ def _source(slide_id: str, path: str, expected_width: int | None) -> _Source:
 
 def _file_figures(path: str) -> str:
     """Size and time of change of a file; '' where there is none."""
-    system, inner = storage.filesystem(path)
-    info = system.get_file_info(inner)
-    return f"{info.size}-{info.mtime_ns}" if info.type == fs.FileType.File else ""
+    info = storage.stat(path)
+    return "" if info is None else info.stamp
 
 
 def _of_one_width(sources: list[_Source], faults: list[Fault]) -> tuple[list[_Source], list[Fault]]:
@@ -343,7 +337,4 @@ def _finish(uri: str, form: _Form, entries: Mapping[str, Entry]) -> None:
         "slides": slides,
     }
     storage.write_json(storage.join(uri, MANIFEST), manifest)
-    rejected = storage.join(uri, REJECTED)
-    if storage.exists(rejected):
-        system, path = storage.filesystem(rejected)
-        system.delete_file(path)
+    storage.delete(storage.join(uri, REJECTED))

@@ -189,7 +189,7 @@ class BagStore:
 
     def part_paths(self, parts: Sequence[str]) -> tuple[list[str], fs.FileSystem]:
         """Where parts lie: their paths, and the Arrow file system these are paths of."""
-        system, folder = storage.filesystem(self.uri)
+        system, folder = storage.arrow_filesystem(self.uri)
         return [storage.join(folder, part) for part in parts], system
 
     def _damage(self, slide_id: str, part: str) -> str:
@@ -213,7 +213,7 @@ class BagStore:
 
 def open_part(uri: str, part: str) -> pq.ParquetFile:
     """A part of a store, memory-mapped where it is local."""
-    system, path = storage.filesystem(storage.join(uri, part))
-    if isinstance(system, fs.LocalFileSystem):
+    location = storage.join(uri, part)
+    if path := storage.local_path(location):
         return pq.ParquetFile(path, memory_map=True)
-    return pq.ParquetFile(system.open_input_file(path), pre_buffer=True)
+    return pq.ParquetFile(storage.opened(location))

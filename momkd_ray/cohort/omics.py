@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import fs
 
 from momkd_ray import storage
 from momkd_ray.cohort.formats import arrow_table, first_duplicate, identifiers, read_content, require_columns
@@ -30,7 +29,7 @@ def read_omics(location: str, patient_column: str, patients: Sequence[str]) -> t
         InputError: a value is blank, infinite or not a number; a patient or gene occurs twice; vectors differ
             in length; or none of the patients has omics.
     """
-    reader = _read_folder if _is_folder(location) else _read_wide_table
+    reader = _read_folder if storage.kind(location) == "folder" else _read_wide_table
     present, genes, values_NG, left_out = reader(location, patient_column, frozenset(patients))
     if not present:
         raise InputError(
@@ -48,14 +47,6 @@ def read_omics(location: str, patient_column: str, patients: Sequence[str]) -> t
     _check_finite(values_NG, kept, genes, location)
     frame = pd.DataFrame(values_NG, index=pd.Index(kept, name="patient_id", dtype="str"), columns=genes)
     return frame.sort_index(), left_out
-
-
-def _is_folder(location: str) -> bool:
-    try:
-        system, path = storage.filesystem(location)
-        return bool(system.get_file_info(path).type == fs.FileType.Directory)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"cannot read {location}: {' '.join(str(error).split())}") from error
 
 
 def _read_wide_table(
