@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from momkd_ray.config import Config, absolute, load_config
-from momkd_ray.errors import InputError, RunError, StoppedError, input_error_within
+from momkd_ray.errors import InputError, StoppedError, input_error_within, run_error_within
 
 app = typer.Typer(
     help="Train, cross-validate and run MoMKD on Ray.",
@@ -255,8 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if wrong := input_error_within(error):
             print(f"momkd-ray: {' '.join(str(wrong).split())}", file=sys.stderr)
             sys.exit(1)
-        if isinstance(error, RunError | StoppedError):
-            print(f"momkd-ray: {' '.join(str(error).split())}", file=sys.stderr)
+        if failed := error if isinstance(error, StoppedError) else run_error_within(error):
+            print(f"momkd-ray: {' '.join(str(failed).split())}", file=sys.stderr)
         else:
             traceback.print_exception(error)
         sys.exit(130 if isinstance(error, StoppedError) else 3)

@@ -1,8 +1,8 @@
 """The ways a run ends early, and the exit codes they carry."""
 
-from __future__ import annotations
+from typing import TypeVar
 
-from collections.abc import Iterator
+E = TypeVar("E", bound=BaseException)
 
 
 class InputError(Exception):
@@ -19,18 +19,24 @@ class StoppedError(Exception):
 
 def input_error_within(error: BaseException) -> InputError | None:
     """The `InputError` behind an exception that Ray or another library has wrapped, if there is one."""
-    return next((one for one in _behind(error) if isinstance(one, InputError)), None)
+    return _within(error, InputError)
 
 
-def run_error_within(error: BaseException, what: str) -> RunError:
-    """The `RunError` behind an exception that Ray has wrapped, or else one that says what failed and its cause."""
-    found = next((one for one in _behind(error) if isinstance(one, RunError)), None)
+def run_error_within(error: BaseException) -> RunError | None:
+    """The `RunError` behind an exception that Ray or another library has wrapped, if there is one."""
+    return _within(error, RunError)
+
+
+def failure(what: str, error: BaseException) -> InputError | RunError:
+    """What to raise where Ray says that a task failed: the sentence behind it, or else one that tells its cause."""
+    if wrong := input_error_within(error):
+        return wrong
+    found = run_error_within(error)
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return RunError(f"{what}: {str(found) if found else lines[-1]}")
+    return RunError(f"{what}: {found or lines[-1]}")
 
 
-def _behind(error: BaseException) -> Iterator[BaseException]:
-    """An exception and all that led to it."""
+def _within(error: BaseException, kind: type[E]) -> E | None:
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:
@@ -38,7 +44,11 @@ def _behind(error: BaseException) -> Iterator[BaseException]:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        yield one
+        if isinstance(one, kind):
+            # what Ray raises for a task is of its cause's type too, but its text is the task's whole traceback
+            cause = getattr(one, "cause", None)
+            return cause if isinstance(cause, kind) else one
         queue += [one.__cause__, one.__context__, getattr(one, "cause", None)]
         # Ray Train gathers its workers' exceptions by rank
         queue += [*getattr(one, "worker_failures", {}).values(), getattr(one, "controller_failure", None)]
+    return None

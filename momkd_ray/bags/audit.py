@@ -18,7 +18,7 @@ from momkd_ray.cohort.folds import FoldPlan, make_folds
 from momkd_ray.cohort.splits import ROLES
 from momkd_ray.cohort.tables import Cohort, load_cohort
 from momkd_ray.config import Config
-from momkd_ray.errors import InputError, run_error_within
+from momkd_ray.errors import InputError, failure
 from momkd_ray.faults import Fault, FileFaultError, faults_table
 
 SHOWN = 40  # faults on the terminal; the files have all
@@ -157,7 +157,7 @@ def _facts(config: Config, slides: pd.DataFrame, on_progress: Callable[[int, int
             facts += json.loads(row["facts"])
             on_progress(len(facts), len(rows))
     except ray.exceptions.RayError as error:
-        raise run_error_within(error, "the audit could not be finished") from error
+        raise failure("the audit could not be finished", error) from error
     return sorted(facts, key=lambda fact: str(fact["slide_id"]))
 
 

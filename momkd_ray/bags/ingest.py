@@ -38,7 +38,7 @@ from momkd_ray.bags.store import (
     write_manifest,
 )
 from momkd_ray.config import Config
-from momkd_ray.errors import InputError, run_error_within
+from momkd_ray.errors import InputError, failure
 from momkd_ray.faults import REJECTED, Fault, FileFaultError, OnError, refuse, settle
 
 Progress = Callable[[int, int], None]
@@ -295,7 +295,7 @@ def _written_parts(plan: Sequence[Sequence[_Source]], uri: str, form: Form, layo
         for row in dataset.iter_rows():
             yield json.loads(row["result"])
     except (ray.exceptions.RayError, OSError) as error:
-        raise run_error_within(error, f"the bag store {uri} could not be written") from error
+        raise failure(f"the bag store {uri} could not be written", error) from error
 
 
 def _write_part(row: Mapping[str, str], uri: str, form: Form, layout: str) -> dict[str, str]:

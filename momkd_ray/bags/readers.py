@@ -12,7 +12,6 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from pyarrow import fs
 
 from momkd_ray import storage
 from momkd_ray.bags.graph import knn_graph
@@ -126,13 +125,12 @@ def header_of(path: str, expected_width: int | None = None) -> Header:
 def _opened(path: str, *, whole: bool) -> Iterator[h5py.File]:
     """The HDF5 file; `whole` says that all of it will be read, which from S3 is one request."""
     try:
-        system, inner = storage.filesystem(path)
-        kind = system.get_file_info(inner).type
-        if kind == fs.FileType.NotFound:
+        kind = storage.kind(path)
+        if kind is None:
             raise InputError(f"there is no feature file {path}; extract it or leave the slide out")
-        if kind != fs.FileType.File:
+        if kind == "folder":
             raise InputError(f"{path} is a folder, not a feature file; name the .h5 file of the slide")
-        with h5py.File(_source(system, inner, whole), "r", rdcc_nbytes=0) as file:  # each chunk is read once
+        with h5py.File(_source(path, whole), "r", rdcc_nbytes=0) as file:  # each chunk is read once
             yield file
     except _DAMAGE as error:
         cause = " ".join(str(error).split()) or type(error).__name__
@@ -141,13 +139,10 @@ def _opened(path: str, *, whole: bool) -> Iterator[h5py.File]:
         ) from error
 
 
-def _source(system: fs.FileSystem, inner: str, whole: bool) -> Any:
-    if isinstance(system, fs.LocalFileSystem):
-        return inner
-    if not whole:
-        return system.open_input_file(inner)
-    with system.open_input_stream(inner) as stream:
-        return io.BytesIO(stream.read())
+def _source(path: str, whole: bool) -> Any:
+    if local := storage.local_path(path):
+        return local
+    return io.BytesIO(storage.read_whole(path)) if whole else storage.opened(path)
 
 
 def _checked_header(file: h5py.File, path: str, expected_width: int | None) -> Header:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from momkd_ray.bags.readers import Bag
 from momkd_ray.bags.store import BagStore, bags_table, from_row, row_at
-from momkd_ray.errors import InputError, input_error_within, run_error_within
+from momkd_ray.errors import InputError, failure, input_error_within
 
 BLOCK_BYTES = 64 * 2**20  # below Ray Data's target, so that a block stays in one piece
 
@@ -106,9 +106,7 @@ def share_bags(store: BagStore, slide_ids: Sequence[str], memory_share: float) -
         ids_of = ray.remote(num_cpus=0)(_slide_ids)
         found = ray.get([ids_of.remote(block) for block in blocks])
     except ray.exceptions.RayError as error:
-        if wrong := input_error_within(error):
-            raise wrong from error
-        raise run_error_within(error, f"the bag store {store.uri} could not be read") from error
+        raise failure(f"the bag store {store.uri} could not be read", error) from error
     places = {s: (b, row) for b, ids in enumerate(found) for row, s in enumerate(ids)}
     return SharedBags(store, blocks, places)
 

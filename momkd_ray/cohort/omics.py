@@ -17,7 +17,6 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import fs
 
 from momkd_ray import storage
 from momkd_ray.cohort import columns
@@ -85,7 +84,11 @@ def read_omics(location: str, patient_column: str | None, patients: Sequence[str
         InputError: it cannot be read, has genes in its rows or a gene twice, or has no good row of these patients.
     """
     wanted = frozenset(patients)
-    found = _read_folder(location, wanted) if _is_folder(location) else _read_table(location, patient_column, wanted)
+    found = (
+        _read_folder(location, wanted)
+        if storage.kind(location) == "folder"
+        else _read_table(location, patient_column, wanted)
+    )
     if not wanted.intersection(found.everyone):
         raise InputError(
             f"{location} has omics of none of the {len(patients)} patients of the cohort: "
@@ -111,14 +114,6 @@ def read_omics(location: str, patient_column: str | None, patients: Sequence[str
         blank=tuple(patient for patient, blank in zip(found.patients, blank_N, strict=True) if blank),
         strange=tuple(found.strange),
     )
-
-
-def _is_folder(location: str) -> bool:
-    try:
-        system, path = storage.filesystem(location)
-        return bool(system.get_file_info(path).type == fs.FileType.Directory)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"cannot read {location}: {' '.join(str(error).split())}") from error
 
 
 def _read_table(location: str, patient_column: str | None, wanted: frozenset[str]) -> _Rows:

@@ -16,7 +16,7 @@ from momkd_ray.cluster import folds_side_by_side
 from momkd_ray.crossval.evaluate import FoldResult, summarise
 from momkd_ray.crossval.fold import RESULT_FILE, fold_is_finished, run_fold
 from momkd_ray.crossval.study import Study
-from momkd_ray.errors import InputError, RunError, StoppedError, input_error_within
+from momkd_ray.errors import InputError, RunError, StoppedError, input_error_within, run_error_within
 from momkd_ray.progress import Narrator
 from momkd_ray.train.fit import TRAIN_ENVIRONMENT
 
@@ -77,8 +77,8 @@ def _trial(params: dict[str, Any], study: Study) -> None:
         if wrong := input_error_within(error):
             tune.report({"bad_input": str(wrong), **unit})
             return
-        if isinstance(error, RunError):
-            tune.report({"run_failed": str(error), **unit})
+        if failed := run_error_within(error):
+            tune.report({"run_failed": str(failed), **unit})
             return
         raise
     tune.report({**unit, "finished": True, "epoch": result.best_epoch, "val_auc": result.val_scores["auc"]})
@@ -87,6 +87,7 @@ def _trial(params: dict[str, Any], study: Study) -> None:
 def _tuner(study: Study, units: Sequence[Unit], narrator: Narrator, side_by_side: int) -> Any:
     os.environ.update(TRAIN_ENVIRONMENT)
     config = study.config
+    file_system, path = storage.arrow_filesystem(config.run.dir)
     space = [{"fold": fold, "setting": setting} for fold, setting in units]
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(_trial, study=study), _trial_resources(study)),
@@ -98,7 +99,8 @@ def _tuner(study: Study, units: Sequence[Unit], narrator: Narrator, side_by_side
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=config.run.dir,
+            storage_path=path,
+            storage_filesystem=file_system,
             verbose=0,
             callbacks=[_Told(narrator, config.train.epochs, len(units), len(study.settings))],
             failure_config=tune.FailureConfig(max_failures=config.cluster.max_failures),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from momkd_ray.errors import InputError, RunError, input_error_within
+from momkd_ray import storage
+from momkd_ray.errors import InputError, RunError, input_error_within, run_error_within
 from momkd_ray.train.worker import FoldTask, train_loop_per_worker
 
 TRAIN_ENVIRONMENT = {
@@ -47,6 +48,7 @@ def _fit_workers(task: FoldTask) -> dict[str, Any]:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     cluster = task.config.cluster
+    file_system, path = storage.arrow_filesystem(f"{task.location}/train")
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
@@ -59,7 +61,8 @@ def _fit_workers(task: FoldTask) -> dict[str, Any]:
         run_config=train.RunConfig(
             # what resumes is the fold's own checkpoint: Train is given none to keep under this name
             name=f"{task.fingerprint}-fold-{task.fold}",
-            storage_path=f"{task.location}/train",
+            storage_path=path,
+            storage_filesystem=file_system,
             callbacks=[TuneReportCallback()],
             failure_config=train.FailureConfig(max_failures=cluster.max_failures),
         ),
@@ -67,8 +70,8 @@ def _fit_workers(task: FoldTask) -> dict[str, Any]:
     try:
         result = trainer.fit()
     except Exception as error:
-        if wrong := input_error_within(error):
-            raise wrong from error
+        if known := input_error_within(error) or run_error_within(error):
+            raise known from error
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise RunError(f"fold {task.fold} failed on its workers: {lines[-1]}") from error
     returned: dict[str, Any] = result.return_value
