@@ -1,5 +1,6 @@
 """The ways a run ends early, and the exit codes they carry."""
 
+import re
 from typing import TypeVar
 
 E = TypeVar("E", bound=BaseException)
@@ -51,4 +52,6 @@ def _within(error: BaseException, kind: type[E]) -> E | None:
         queue += [one.__cause__, one.__context__, getattr(one, "cause", None)]
         # Ray Train gathers its workers' exceptions by rank
         queue += [*getattr(one, "worker_failures", {}).values(), getattr(one, "controller_failure", None)]
-    return None
+    # Ray Data keeps of what a task raised only the text
+    told = re.findall(rf"^{kind.__module__}\.{kind.__name__}: (.*)$", str(error), re.MULTILINE)
+    return kind(told[-1]) if told else None

@@ -16,7 +16,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from s3 import FaultyProxy, S3Server
 
 from momkd_ray import storage
 from momkd_ray.bags.share import SharedBags, share_bags
@@ -346,36 +345,6 @@ def test_two_ray_train_workers_end_like_one(tiny_config: Config, tmp_path: Path)
     assert (p - expected_p).abs().max() < 1e-5
     assert metrics["metrics"]["auc"]["folds"] == pytest.approx(expected["metrics"]["auc"]["folds"], abs=1e-5)
     assert metrics["fingerprint"] == expected["fingerprint"]
-
-
-@pytest.mark.slow
-def test_from_an_unreliable_s3_to_s3_gives_what_the_disk_gives(
-    tiny_config: Config, tmp_path: Path, s3_server: S3Server, s3_proxy: FaultyProxy
-) -> None:
-    cohort = Path(tiny_config.features.dir).parent
-    for path in (p for p in cohort.rglob("*") if p.is_file()):
-        s3_server.client.upload_file(str(path), s3_server.bucket, f"cohort/{path.relative_to(cohort)}")
-    tree = tiny_config.model_dump(mode="json")
-    for name in ("clinical", "slides", "omics"):
-        tree["cohort"][name] = f"{s3_server.uri}/cohort/{Path(tree['cohort'][name]).name}"
-    tree["features"]["dir"] = f"{s3_server.uri}/cohort/features"
-    tree["run"]["dir"] = f"{s3_server.uri}/run"
-    remote = saved(Config.model_validate(tree), tmp_path / "s3")
-    faults = [
-        s3_proxy.inject("status", every=9),
-        s3_proxy.inject("reset", every=17),
-        s3_proxy.inject("cut", every=23, method="GET", at_byte=100),
-    ]
-    finished(momkd("crossval", "--config", str(remote)))
-    assert all(fault.injected >= 5 for fault in faults)
-    s3_proxy.heal()
-    finished(momkd("crossval", "--config", str(saved(tiny_config, tmp_path / "disk"))))
-    metrics, predictions = comparable(f"{s3_server.uri}/run")
-    expected, expected_predictions = comparable(tiny_config.run.dir)
-    assert metrics == expected
-    pd.testing.assert_frame_equal(predictions, expected_predictions)
-    written = {"report.html", "fold=0/model/model.json", "bags/manifest.json", "fold=1/checkpoint.pt"}
-    assert written <= {key.removeprefix("run/") for key in s3_server.keys}
 
 
 @pytest.mark.slow

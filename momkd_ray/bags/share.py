@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from momkd_ray.bags.readers import Bag
 from momkd_ray.bags.store import BagStore, bags_table, from_row, row_at
-from momkd_ray.errors import InputError, failure, input_error_within
+from momkd_ray.errors import InputError, failure
 
 BLOCK_BYTES = 64 * 2**20  # below Ray Data's target, so that a block stays in one piece
 

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from momkd_ray import storage
-from momkd_ray.errors import InputError, RunError, input_error_within, run_error_within
+from momkd_ray.errors import InputError, failure
 from momkd_ray.train.worker import FoldTask, train_loop_per_worker
 
 TRAIN_ENVIRONMENT = {
@@ -70,9 +70,6 @@ def _fit_workers(task: FoldTask) -> dict[str, Any]:
     try:
         result = trainer.fit()
     except Exception as error:
-        if known := input_error_within(error) or run_error_within(error):
-            raise known from error
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise RunError(f"fold {task.fold} failed on its workers: {lines[-1]}") from error
+        raise failure(f"fold {task.fold} failed on its workers", error) from error
     returned: dict[str, Any] = result.return_value
     return returned
