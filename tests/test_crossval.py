@@ -165,6 +165,38 @@ def test_shared_bags_are_those_of_the_store(tiny_config: Config, ray_cluster: Co
         shared.read("unknown-slide")
 
 
+def test_all_slides_of_a_patient_may_be_one_bag(tiny_config: Config, ray_cluster: Connection, tmp_path: Path) -> None:
+    config = changed(tiny_config, cohort__bag="patient", train__epochs=1)
+    crossval(config)
+    study, run = study_of(config), Path(config.run.dir)
+    bags = study.fold_bags(0)
+    assert bags["bag_id"].tolist() == bags["patient_id"].tolist() == sorted(study.cohort.patients.index)
+    assert bags["patches"].sum() == study.store.slides["n_patches"].sum()
+    tested = pd.read_parquet(run / "fold=0" / "test_slides.parquet").set_index("patient_id")
+    owners = study.cohort.slides.groupby("patient_id")["slide_id"].agg(sorted)
+    assert {p: row.split(", ") for p, row in tested["slide_id"].items()} == owners[tested.index].to_dict()
+    predicted = predict_folder(
+        [str(run / "fold=0" / "model")],
+        config.features.dir,
+        str(tmp_path / "p.csv"),
+        Narrator(),
+        slides=str(config.cohort.slides),
+        gpus=0,
+    ).set_index("patient_id")
+    assert (predicted["p_positive"][tested.index] - tested["p_positive"]).abs().max() < 2e-3
+    assert len(predicted) > len(owners), "also of patients who have no label"
+
+
+def test_patients_without_omics_may_be_left_out_of_training_alone(tiny_config: Config, ray_cluster: Connection) -> None:
+    study = study_of(changed(tiny_config, omics__missing="keep"))
+    kept = study.fold_bags(0)
+    dropped = replace(study, config=changed(tiny_config, omics__missing="drop")).fold_bags(0)
+    assert study.cohort.omics is not None
+    without = ~kept["patient_id"].isin(study.cohort.omics.index) & (kept["role"] == "train")
+    assert without.any()
+    pd.testing.assert_frame_equal(dropped, kept[~without].reset_index(drop=True))
+
+
 def test_the_fingerprint_knows_which_slide_has_which_features(tiny_config: Config, ray_cluster: Connection) -> None:
     study = study_of(tiny_config)
     table = study.store.slides

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import os
 import random
@@ -30,6 +31,9 @@ PATIENCE_VARIABLE = "MOMKD_RAY_S3_PATIENCE_S"
 DEFAULT_PATIENCE_S = 120.0
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 10.0
+TOLD_AT_ATTEMPT = 5  # after three seconds or so
+
+_log = logging.getLogger(__name__)
 
 
 class BrokenAnswerError(Exception):
@@ -126,6 +130,8 @@ def patiently(
                     f"could not {doing} {location}: {spent} failed, the last with: {_cause(error)}; "
                     "see whether S3 answers, then run the same command again"
                 ) from error
+            if attempts == TOLD_AT_ATTEMPT:  # a wrong endpoint looks like an outage: do not wait for it in silence
+                _log.warning("waiting up to %.0f s for S3 to %s %s: %s", left, doing, location, _cause(error))
         wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(attempts - 1, 16)) * _jitter.uniform(0.5, 1)
         given_up.wait(min(wait, left))
 
