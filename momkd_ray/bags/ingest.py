@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import chain, groupby
 from typing import Any, cast
 
@@ -23,7 +23,8 @@ from pyarrow import fs
 from pyarrow import parquet as pq
 
 from momkd_ray import storage
-from momkd_ray.bags.readers import Bag, header_of, read_bag
+from momkd_ray.bags.arrays import Precision
+from momkd_ray.bags.readers import Bag, Recipe, header_of, read_bag
 from momkd_ray.bags.store import (
     MANIFEST,
     SCHEMA,
@@ -32,7 +33,6 @@ from momkd_ray.bags.store import (
     BagStore,
     bags_table,
     open_part,
-    stored_as,
 )
 from momkd_ray.errors import InputError, RunError
 
@@ -61,19 +61,20 @@ class _Source:
 class _Form:
     """What all bags of one store have in common."""
 
-    dtype: str
+    dtype: Precision
     neighbors: int
     width: int
     schema_version: int = SCHEMA_VERSION
 
 
-def feature_faults(slides: pd.DataFrame) -> list[Fault]:
+def feature_faults(slides: pd.DataFrame, recipe: Recipe) -> list[Fault]:
     """What the headers of the feature files show to be wrong: `slide_id`, `path`, `reason` of each bad file.
 
     Args:
         slides: columns `slide_id` and `path`.
+        recipe: how they would become bags.
     """
-    return _survey(slides)[1]
+    return _survey(slides, recipe)[1]
 
 
 def covers(uri: str, slides: pd.DataFrame, dtype: str, neighbors: int) -> bool:
@@ -100,7 +101,7 @@ def covers(uri: str, slides: pd.DataFrame, dtype: str, neighbors: int) -> bool:
 def ingest(
     slides: pd.DataFrame,
     uri: str,
-    dtype: str,
+    dtype: Precision,
     neighbors: int,
     part_mb: int,
     on_progress: Progress | None = None,
@@ -124,7 +125,7 @@ def ingest(
     if storage.exists(uri):
         raise InputError(f"{uri} is a file where the folder of the bag store should be; choose another store.uri")
     old = _finished(uri, dtype, neighbors)
-    sources, faults = _survey(slides, expected_width=None if old is None else old.width)
+    sources, faults = _survey(slides, Recipe(neighbors), expected_width=None if old is None else old.width)
     if faults:
         raise _refusal(faults, len(slides), uri)
     form = _Form(dtype, neighbors, sources[0].width)
@@ -166,7 +167,9 @@ def _present(store: BagStore) -> pd.DataFrame:
     return store.slides[store.slides["part"].isin(storage.names_below(store.uri))]
 
 
-def _survey(slides: pd.DataFrame, expected_width: int | None = None) -> tuple[list[_Source], list[Fault]]:
+def _survey(
+    slides: pd.DataFrame, recipe: Recipe, expected_width: int | None = None
+) -> tuple[list[_Source], list[Fault]]:
     """The usable feature files sorted by slide, and the faults of the others."""
     if slides.empty:
         raise InputError("there are no slides to read features of; check the slides table")
@@ -177,14 +180,14 @@ def _survey(slides: pd.DataFrame, expected_width: int | None = None) -> tuple[li
     faults: list[Fault] = []
     for slide_id, path in sorted(zip(slides["slide_id"], slides["path"], strict=True)):
         try:
-            sources.append(_source(slide_id, _absolute(str(path)), expected_width))
+            sources.append(_source(slide_id, _absolute(str(path)), recipe, expected_width))
         except InputError as error:
             faults.append({"slide_id": slide_id, "path": str(path), "reason": str(error)})
     return _of_one_width(sources, faults)
 
 
-def _source(slide_id: str, path: str, expected_width: int | None) -> _Source:
-    header = header_of(path, expected_width)
+def _source(slide_id: str, path: str, recipe: Recipe, expected_width: int | None) -> _Source:
+    header = header_of(path, recipe, expected_width)
     return _Source(slide_id, path, _file_figures(path), header.n_patches, header.width)
 
 
@@ -326,8 +329,7 @@ def _bags(sources: Sequence[_Source], form: _Form, faults: list[Fault]) -> Itera
     """The bags at the store's precision; those that cannot be had are added to `faults`."""
     for source in sources:
         try:
-            bag = read_bag(source.path, source.slide_id, form.neighbors, form.width)
-            bag = replace(bag, features=stored_as(bag.features, form.dtype, source.path))
+            bag = read_bag(source.path, source.slide_id, Recipe(form.neighbors), form.width, form.dtype)
         except InputError as error:
             faults.append({"slide_id": source.slide_id, "path": source.path, "reason": str(error)})
         else:

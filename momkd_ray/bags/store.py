@@ -17,7 +17,7 @@ from pyarrow import fs
 from pyarrow import parquet as pq
 
 from momkd_ray import storage
-from momkd_ray.bags.readers import Bag, Features
+from momkd_ray.bags.readers import Bag
 from momkd_ray.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
         "width": pa.int32(),
         "dtype": pa.string(),
         "features": pa.large_binary(),  # (P, D) of `dtype`
-        "coords": pa.large_binary(),  # (P, 2) int32
+        "coords": pa.large_binary(),  # (P, 2) int32; empty: there are none
         "edge_indptr": pa.large_binary(),  # (P + 1,) int32
         "edge_indices": pa.large_binary(),  # (M,) int32
         "sha256": pa.string(),  # of the four buffers, in this order
@@ -45,25 +45,11 @@ _INT32 = np.dtype("<i4")
 _OPEN_PARTS = 32  # a thread; each holds a file descriptor
 
 
-def stored_as(features_PD: Features, dtype: str, path: str) -> Features:
-    """Features at the store's precision.
-
-    Raises:
-        InputError: a value of the file `path` is too large for float16.
-    """
-    with np.errstate(over="ignore"):
-        stored_PD: Features = features_PD.astype(_DTYPES[dtype], copy=False)
-    if stored_PD.dtype.itemsize < features_PD.dtype.itemsize and not np.isfinite(stored_PD).all():
-        largest = float(np.abs(features_PD).max())
-        raise InputError(f"{path} holds the value {largest:g}, too large for float16; set store.dtype to float32")
-    return stored_PD
-
-
 def to_row(bag: Bag) -> dict[str, Any]:
     """One row of `SCHEMA`; the arrays as little-endian bytes."""
     buffers = {
         "features": _little_endian(bag.features, _DTYPES[bag.features.dtype.name]),
-        "coords": _little_endian(bag.coords, _INT32),
+        "coords": b"" if bag.coords is None else _little_endian(bag.coords, _INT32),
         "edge_indptr": _little_endian(bag.edge_indptr, _INT32),
         "edge_indices": _little_endian(bag.edge_indices, _INT32),
     }
@@ -93,10 +79,11 @@ def digest(row: Mapping[str, Any]) -> str:
 def from_row(row: Mapping[str, Any]) -> Bag:
     """The bag of a row; its arrays are read-only views of the row's buffers."""
     n_patches, width = int(row["n_patches"]), int(row["width"])
+    coords = np.frombuffer(row["coords"], _INT32)
     return Bag(
         slide_id=row["slide_id"],
         features=np.frombuffer(row["features"], _DTYPES[row["dtype"]]).reshape(n_patches, width),
-        coords=np.frombuffer(row["coords"], _INT32).reshape(n_patches, 2),
+        coords=coords.reshape(n_patches, 2) if coords.size else None,
         edge_indptr=np.frombuffer(row["edge_indptr"], _INT32),
         edge_indices=np.frombuffer(row["edge_indices"], _INT32),
         provenance=json.loads(row["provenance"]),

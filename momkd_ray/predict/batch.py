@@ -10,9 +10,10 @@ import pandas as pd
 from momkd_ray import storage
 from momkd_ray.bags.batch import collate
 from momkd_ray.bags.ingest import feature_faults
-from momkd_ray.bags.readers import read_bag
+from momkd_ray.bags.readers import Recipe, read_bag
 from momkd_ray.cohort.tables import read_slides
 from momkd_ray.errors import InputError
+from momkd_ray.faults import FileFaultError
 from momkd_ray.model.bundle import BundleCard, load_bundle
 from momkd_ray.progress import Narrator
 
@@ -36,11 +37,13 @@ class SlidePredictor:
 
     def _predict(self, slide_id: str, path: str) -> dict[str, Any]:
         try:
-            bag = read_bag(path, slide_id, self.card.neighbors, self.card.width)
+            bag = read_bag(path, slide_id, Recipe(self.card.neighbors), self.card.width)
             encoder = bag.provenance.get("encoder")
             if self.card.encoder and encoder and encoder != self.card.encoder:
-                raise InputError(
-                    f"{path} holds features of {encoder}, but the model was trained on {self.card.encoder}"
+                raise FileFaultError(
+                    "mixed",
+                    f"{path} holds features of {encoder}, but the model was trained on {self.card.encoder}; "
+                    "extract them with that encoder",
                 )
         except InputError as error:
             return {"slide_id": slide_id, "path": path, "p": float("nan"), "reason": str(error)}
@@ -79,7 +82,7 @@ def predict_folder(
     cards = check_ensemble(models)
     table = slides_of(features)
     patients = patients_of(slides, table)
-    _refuse(feature_faults(table), len(table), out)
+    _refuse(feature_faults(table, Recipe(cards[0].neighbors)), len(table), out)
     dataset = ray.data.from_pandas(table).repartition(max(1, -(-len(table) // SLIDES_PER_BATCH)))
     have = ray.cluster_resources()
     workers = max(1, int(have.get("GPU", 0) / gpus if gpus else have.get("CPU", 0)))
