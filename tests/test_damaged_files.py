@@ -236,6 +236,18 @@ def test_values_in_other_files_are_not_followed(tmp_path: Path, kind: str) -> No
     assert "lie in other files" in str(refused(path))
 
 
+def test_a_filter_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "a.h5", "trident", values(9), changes={"features": None})
+    with h5py.File(path, "a") as file:
+        options = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        options.set_chunk((9, WIDTH))
+        options.set_filter(32015, h5py.h5z.FLAG_OPTIONAL)  # Zstandard
+        space = h5py.h5s.create_simple((9, WIDTH))
+        dataset = h5py.h5d.create(file.id, b"features", h5py.h5t.IEEE_F32LE, space, options)
+        dataset.write_direct_chunk((0, 0), bytes(100))
+    assert "'features' is compressed by 32015, which is not installed" in str(refused(path))
+
+
 @pytest.mark.parametrize("target", ["behind the file", "another chunk"])
 def test_offsets_out_of_a_damaged_index_are_not_believed(tmp_path: Path, target: str) -> None:
     path = write_hdf5(tmp_path / "a.h5", "trident", values(N), chunking="a chunk a patch")

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
-from h5py import h5d, h5g, h5s, h5t
+from h5py import h5d, h5g, h5s, h5t, h5z
 from numpy.typing import NDArray
 
 from momkd_ray.bags.arrays import Contents, Stored
@@ -110,10 +110,13 @@ class _Reader:
 
         def read(first: int, out: NDArray[Any]) -> None:
             found = runs()
-            if found is None:
-                _through_hdf5(dataset, first, out, as_stored=precision == "bfloat16")
-            else:
+            if found is not None:
                 self._read_runs(name, found, first, out)
+                return
+            try:
+                _through_hdf5(dataset, first, out, as_stored=precision == "bfloat16")
+            except OSError as error:
+                raise self._lacking_filter(dataset) or error from error
 
         rows_at_once = 1 if in_runs or dataset.chunks is None else dataset.chunks[-2:][0]
         return Stored(name, shape, dtype, precision, read, rows_at_once)
@@ -215,6 +218,18 @@ class _Reader:
             "unreadable",
             f"{self.source.path}: the index of the chunks of '{dataset.name[1:]}' is damaged; copy or extract it again",
         )
+
+    def _lacking_filter(self, dataset: h5py.Dataset) -> FileFaultError | None:
+        """What to say where an array is compressed in a way that this HDF5 does not know."""
+        options = dataset.id.get_create_plist()
+        for code, _, _, filter_name in (options.get_filter(i) for i in range(options.get_nfilters())):
+            if not h5z.filter_avail(code):
+                return FileFaultError(
+                    "unreadable",
+                    f"{self.source.path}: '{dataset.name[1:]}' is compressed by {_text(filter_name) or code}, which is "
+                    "not installed; write it plainly (h5repack -f NONE)",
+                )
+        return None
 
     def _read_runs(self, name: str, runs: _Runs, first: int, out: NDArray[Any]) -> None:
         row_bytes = out.shape[1] * out.itemsize
