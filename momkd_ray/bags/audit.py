@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from momkd_ray import storage
+from momkd_ray.bags.arrays import Precision
 from momkd_ray.bags.ingest import doubles, form_of, odd_ones
 from momkd_ray.bags.readers import Recipe, read_bag
 from momkd_ray.bags.store import digest, to_row
@@ -161,7 +162,7 @@ def _facts(config: Config, slides: pd.DataFrame, on_progress: Callable[[int, int
     return sorted(facts, key=lambda fact: str(fact["slide_id"]))
 
 
-def _looked_at(task: Mapping[str, str], recipe: Recipe, dtype: str) -> dict[str, str]:
+def _looked_at(task: Mapping[str, str], recipe: Recipe, dtype: Precision) -> dict[str, str]:
     """One task of Ray Data: some slides, each read whole and as it would be stored."""
     facts: list[dict[str, Any]] = []
     for slide in json.loads(task["slides"]):

@@ -1,4 +1,4 @@
-"""The k-nearest-neighbour graph over the patches of a slide (method 1: k = 8)."""
+"""The graph over the patches of a slide: its k nearest neighbours (method 1: k = 8), or one that is given."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def knn_graph(coords_P2: NDArray[np.integer], k: int) -> tuple[NDArray[np.int32]
     n_patches = len(coords_P2)
     k = min(k, n_patches - 1)
     if k < 1:
-        return np.zeros(n_patches + 1, np.int32), np.zeros(0, np.int32)
+        return no_graph(n_patches)
     order_P = np.lexsort((coords_P2[:, 1], coords_P2[:, 0]))
     sorted_P2 = coords_P2[order_P].astype(np.int64)
     opens_place_P = np.r_[True, (sorted_P2[1:] != sorted_P2[:-1]).any(axis=1)]
@@ -40,6 +40,35 @@ def knn_graph(coords_P2: NDArray[np.integer], k: int) -> tuple[NDArray[np.int32]
     indices_PK = np.empty((n_patches, k), np.int32)
     indices_PK[order_P] = order_P[ranks_PK]
     return np.arange(n_patches + 1, dtype=np.int32) * np.int32(k), indices_PK.ravel()
+
+
+def no_graph(n_patches: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """`indptr` (P + 1,) and `indices` (0,) of patches without edges."""
+    return np.zeros(n_patches + 1, np.int32), np.zeros(0, np.int32)
+
+
+def csr_graph(edges_2M: NDArray[np.generic], n_patches: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Edges as CSR by query patch; duplicates and self-loops stay.
+
+    Args:
+        edges_2M: row 0 the query patches, row 1 their neighbours; whole numbers of any type.
+        n_patches: P.
+
+    Returns:
+        `indptr` (P + 1,) and `indices` (M,), int32; each row in the order of the edges.
+
+    Raises:
+        ValueError: an edge names no patch of 0 to P - 1.
+    """
+    with np.errstate(invalid="ignore"):
+        whole_2M = edges_2M.astype(np.int64)
+    odd_2M = (edges_2M != whole_2M) | (whole_2M < 0) | (whole_2M >= n_patches)
+    if odd_2M.any():
+        raise ValueError(f"names patch {edges_2M[odd_2M][0]} where there are 0 to {n_patches - 1}")
+    query_M, neighbor_M = whole_2M
+    indptr = np.zeros(n_patches + 1, np.int32)
+    np.cumsum(np.bincount(query_M, minlength=n_patches), out=indptr[1:])
+    return indptr, neighbor_M[np.argsort(query_M, kind="stable")].astype(np.int32)
 
 
 def _nearest_places(places_U2: Ints, n: int) -> Ints:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from momkd_ray import storage
-from momkd_ray.bags.readers import Bag, Recipe, read_bag
+from momkd_ray.bags.readers import Bag, Format, Recipe, read_bag
 from momkd_ray.bags.store import (
     MANIFEST,
     SCHEMA,
@@ -91,7 +91,7 @@ def ingest(
     uri: str,
     form: Form,
     *,
-    layout: str = "auto",
+    layout: Format = "auto",
     part_mb: int = 128,
     on_error: OnError = "stop",
     on_progress: Progress | None = None,
@@ -281,7 +281,7 @@ def _plan(missing: Sequence[_Source], part_mb: int) -> list[list[_Source]]:
     return [[source for _, source in part] for _, part in groupby(numbered, key=lambda pair: pair[0])]
 
 
-def _written_parts(plan: Sequence[Sequence[_Source]], uri: str, form: Form, layout: str) -> Iterator[dict[str, Any]]:
+def _written_parts(plan: Sequence[Sequence[_Source]], uri: str, form: Form, layout: Format) -> Iterator[dict[str, Any]]:
     """Write the parts on all nodes; yields the entries and faults of each as it is done."""
     import ray
 
@@ -298,7 +298,7 @@ def _written_parts(plan: Sequence[Sequence[_Source]], uri: str, form: Form, layo
         raise failure(f"the bag store {uri} could not be written", error) from error
 
 
-def _write_part(row: Mapping[str, str], uri: str, form: Form, layout: str) -> dict[str, str]:
+def _write_part(row: Mapping[str, str], uri: str, form: Form, layout: Format) -> dict[str, str]:
     """One task: read, connect and store a part's slides one at a time, leaving out those that are bad."""
     sources = [_Source(**fields) for fields in json.loads(row["part"])]
     name, recipe = _part_name(sources, form), Recipe(form.neighbors, form.graph, layout)

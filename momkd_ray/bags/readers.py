@@ -1,44 +1,70 @@
-"""Feature files of slides (TRIDENT's HDF5) to bags; every fault of a file is one sentence that names it."""
+"""Feature files of slides (TRIDENT, CLAM, STAMP, the released MoMKD) to bags; every fault is one sentence."""
 
 from __future__ import annotations
 
-import io
-import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from momkd_ray import storage
-from momkd_ray.bags.graph import knn_graph
-from momkd_ray.errors import InputError
+from momkd_ray.bags import hdf5, torchfile
+from momkd_ray.bags.arrays import Contents, Features, Precision, Stored, features_of, whole
+from momkd_ray.bags.coordinates import in_level0_pixels, in_nanometres
+from momkd_ray.bags.graph import csr_graph, knn_graph, no_graph
+from momkd_ray.bags.sources import located
+from momkd_ray.faults import FileFaultError
 
-Features = NDArray[np.float16] | NDArray[np.float32]
 Indices = NDArray[np.int32]
+Graph = Literal["auto", "knn", "none"]
+Format = Literal["auto", "trident", "clam", "stamp", "released"]
 
-# HDF5 reports damage through whichever of these the broken byte happens to provoke.
-_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
+# What only one of the two writes beside the same datasets; CLAM's own features carry no attribute at all.
+_TRIDENT_MARKS = frozenset(
+    {"encoder", "savetodir", "patch_size_level0", "level0_magnification", "target_magnification", "level0_width"}
+)
+_CLAM_MARKS = frozenset({"patch_level", "downsample", "downsampled_level_dim"})
+_NAMES_TOLD = 8  # of what is in a file where the features are not
+_ENCODER_NAMES = ("encoder", "patch_encoder", "extractor", "feature_extractor", "encoder_name", "model_name")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a feature file becomes a bag.
+
+    Attributes:
+        neighbors: k of the graph.
+        graph: `auto` takes the file's own `edge_index_k<neighbors>` if it has one, else the nearest neighbours by
+            coordinates; `knn` always these; `none` no edges, for features without coordinates.
+        format: the only layout that is read; `auto` goes by what is in the file.
+    """
+
+    neighbors: int = 8
+    graph: Graph = "auto"
+    format: Format = "auto"
 
 
 @dataclass(frozen=True)
 class Bag:
-    """One slide: its patch features, where the patches lie, and their nearest-neighbour graph.
+    """One slide: its patch features, where the patches lie, and their graph.
 
     Attributes:
         features: (P, D) float16 or float32, C-contiguous.
-        coords: (P, 2) int32, level-0 pixels.
+        coords: (P, 2) int32 in `provenance["coords_unit"]`: `level0_px`, or `nm` for STAMP's micrometres. None where
+            the file has none.
         edge_indptr: (P + 1,) int32, CSR by query patch.
-        edge_indices: (M,) int32; row i lists the neighbours j of patch i (edge i -> j), nearest first.
-        provenance: attributes of the feature file (encoder, patch size, ...) and its location.
+        edge_indices: (M,) int32; row i lists the neighbours j of patch i (edge i -> j), nearest first, or as the
+            file's own graph has them.
+        provenance: the attributes of the feature file, and its `source`, `format`, `dtype` and, where it is told,
+            `encoder`.
     """
 
     slide_id: str
     features: Features
-    coords: Indices
+    coords: Indices | None
     edge_indptr: Indices
     edge_indices: Indices
     provenance: dict[str, str]
@@ -55,193 +81,228 @@ class Bag:
 
 
 @dataclass(frozen=True)
-class Header:
-    """What a feature file says of itself before any feature is read."""
+class _Layout:
+    """The arrays of a bag, found in a file and not yet read; their shapes fit each other."""
 
-    n_patches: int
-    width: int
+    format: str
+    features: Stored
+    coords: Stored | None
+    edges: Stored | None
+    attributes: Mapping[str, str]
+    encoder: str | None
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a feature file becomes a bag."""
-
-    neighbors: int = 8
-    graph: str = "auto"
-    format: str = "auto"
-
-
-def read_bag(path: str, slide_id: str, recipe: Recipe, expected_width: int | None = None, dtype=None) -> Bag:
-    """The bag of one feature file at the file's own precision, with its kNN graph.
-
-    Raises:
-        InputError: as `read_features`.
-    """
-    from momkd_ray.faults import FileFaultError
-
-    try:
-        features_PD, coords_P2, provenance = read_features(path, expected_width)
-        if dtype:
-            features_PD = features_PD.astype(dtype)
-            if not np.isfinite(features_PD).all():
-                raise InputError(f"{path} holds the value 70000, too large for float16; set store.dtype to float32")
-    except InputError as e:
-        raise FileFaultError("unreadable", str(e))
-    indptr, indices = knn_graph(coords_P2, recipe.neighbors)
-    return Bag(slide_id, features_PD, coords_P2, indptr, indices, provenance)
+    @property
+    def n_patches(self) -> int:
+        return self.features.shape[-2]
 
 
-def read_features(path: str, expected_width: int | None = None) -> tuple[Features, NDArray[np.int32], dict[str, str]]:
-    """Features (P, D), coordinates (P, 2) int32 in level-0 pixels and provenance of a TRIDENT `.h5` file.
-
-    `features` may be (P, D) or (1, P, D) of any float type: float16 stays, all others become float32.
+def read_bag(
+    path: str,
+    slide_id: str,
+    recipe: Recipe,
+    expected_width: int | None = None,
+    dtype: Precision | None = None,
+) -> Bag:
+    """The bag of one feature file.
 
     Args:
-        path: a local path or `s3://` URI.
+        path: a local path or `s3://` URI; `.pt` files are PyTorch's, all others HDF5.
+        slide_id: the slide.
+        recipe: which layouts are read, and where the graph comes from.
         expected_width: the D that every slide of the cohort has.
+        dtype: the precision of the features; without it float16 stays and all others become float32.
 
     Raises:
-        InputError: the file is missing, damaged, incomplete, of another layout or width, or holds NaN or inf.
+        FileFaultError: the file is missing, damaged, incomplete, of another layout or width, has no coordinates
+            for the graph, or holds NaN, inf, values beyond `dtype`, or the same features throughout.
+        RunError: its store cannot be reached.
     """
-    with _opened(path, whole=True) as file:
-        header = _checked_header(file, path, expected_width)
-        features_PD = file["features"][()].reshape(header.n_patches, header.width)
-        coords_P2 = file["coords"][()].reshape(header.n_patches, 2)
-        provenance = _provenance(file, path)
-    return _checked_features(features_PD, path), _checked_coords(coords_P2, path), provenance
-
-
-def header_of(path: str, expected_width: int | None = None) -> Header:
-    """Patches and width of a feature file, from its header only.
-
-    Raises:
-        InputError: as `read_features`, but for what only the values can tell.
-    """
-    with _opened(path, whole=False) as file:
-        return _checked_header(file, path, expected_width)
+    with _contents(path) as contents:
+        layout = _layout(contents, recipe, expected_width)
+        features_PD = features_of(layout.features, path, dtype)
+        coords_P2 = _coordinates(layout, path)
+        edges_2M = None if layout.edges is None else whole(layout.edges)
+    if edges_2M is not None:
+        indptr, indices = _csr(edges_2M, len(features_PD), path)
+    elif coords_P2 is None or recipe.graph == "none":
+        indptr, indices = no_graph(len(features_PD))
+    else:
+        indptr, indices = knn_graph(coords_P2, recipe.neighbors)
+    return Bag(slide_id, features_PD, coords_P2, indptr, indices, _provenance(layout, path))
 
 
 @contextmanager
-def _opened(path: str, *, whole: bool) -> Iterator[h5py.File]:
-    """The HDF5 file; `whole` says that all of it will be read, which from S3 is one request."""
+def _contents(path: str) -> Iterator[Contents]:
+    container = torchfile if path.lower().endswith(".pt") else hdf5
+    with container.opened(located(path)) as contents:
+        yield contents
+
+
+def _coordinates(layout: _Layout, path: str) -> Indices | None:
+    if layout.coords is None:
+        return None
+    if layout.format == "stamp":
+        return in_nanometres(layout.coords, layout.attributes, path)
+    return in_level0_pixels(layout.coords, path)
+
+
+def _csr(edges_2M: NDArray[Any], n_patches: int, path: str) -> tuple[Indices, Indices]:
     try:
-        kind = storage.kind(path)
-        if kind is None:
-            raise InputError(f"there is no feature file {path}; extract it or leave the slide out")
-        if kind == "folder":
-            raise InputError(f"{path} is a folder, not a feature file; name the .h5 file of the slide")
-        with h5py.File(_source(path, whole), "r", rdcc_nbytes=0) as file:  # each chunk is read once
-            yield file
-    except _DAMAGE as error:
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"{path} cannot be read as HDF5 ({cause}); it is damaged or of another format: copy or extract it again"
-        ) from error
+        return csr_graph(edges_2M, n_patches)
+    except ValueError as error:
+        raise FileFaultError("misshapen", f"{path}: the graph {error}; write it again") from error
 
 
-def _source(path: str, whole: bool) -> Any:
-    if local := storage.local_path(path):
-        return local
-    return io.BytesIO(storage.read_whole(path)) if whole else storage.opened(path)
+def _provenance(layout: _Layout, path: str) -> dict[str, str]:
+    told = {} if layout.encoder is None else {"encoder": layout.encoder}
+    if layout.coords is not None:
+        told["coords_unit"] = "nm" if layout.format == "stamp" else "level0_px"
+    found = {"source": path, "format": layout.format, "dtype": layout.features.precision}
+    return {**layout.attributes, **told, **found}
 
 
-def _checked_header(file: h5py.File, path: str, expected_width: int | None) -> Header:
-    n_patches, width = _checked_shape(_checked_dataset(file, "features", "f", path), "features", path)
-    n_coords, n_axes = _checked_shape(_checked_dataset(file, "coords", "iuf", path), "coords", path)
-    if n_patches == 0 or width == 0:
-        raise InputError(
-            f"{path} holds no patches ('features' is {n_patches} x {width}); check the slide's tissue "
-            "segmentation or leave the slide out"
+def _layout(contents: Contents, recipe: Recipe, expected_width: int | None) -> _Layout:
+    """Find a bag's arrays by their names, and check all that their shapes and types tell."""
+    path = contents.path
+    found, name = _format(contents, recipe.format)
+    beside = contents.attributes("")
+    if beside.get("feat_type", "tile") not in ("tile", "None"):
+        raise FileFaultError(
+            "misshapen",
+            f"{path} holds features of a whole {beside['feat_type']} (feat_type), not of patches; give the tiles' file",
         )
-    if n_axes != 2:
-        raise InputError(f"{path}: 'coords' has {n_axes} columns where x and y are needed; extract it again")
-    if n_coords != n_patches:
-        raise InputError(f"{path} holds {n_patches} patches in 'features' but {n_coords} in 'coords'; extract it again")
+    features = _array(contents, name, "f")
+    n_patches, width = features.shape[-2:]
     if expected_width is not None and width != expected_width:
-        raise InputError(
+        raise FileFaultError(
+            "mixed",
             f"{path} has features of width {width} where {expected_width} is expected; "
-            "extract all slides with one encoder"
+            "extract all slides with one encoder",
         )
-    return Header(n_patches, width)
-
-
-def _checked_dataset(file: h5py.File, name: str, kinds: str, path: str) -> h5py.Dataset:
-    dataset = file.get(name)
-    if not isinstance(dataset, h5py.Dataset):
-        there = ", ".join(f"'{key}'" for key in file) or "nothing"
-        raise InputError(
-            f"{path} has no dataset '{name}' (it holds {there}); TRIDENT's files have 'features' and 'coords'"
-        )
-    if dataset.dtype.kind not in kinds:
-        wanted = "floating-point numbers" if kinds == "f" else "whole numbers"
-        raise InputError(f"{path}: '{name}' is of type {dataset.dtype}, not {wanted}; extract it again")
-    return dataset
-
-
-def _checked_shape(dataset: h5py.Dataset, name: str, path: str) -> tuple[int, int]:
-    shape: tuple[int, ...] = dataset.shape or ()
-    if len(shape) == 3 and shape[0] == 1:
-        shape = shape[1:]
-    if len(shape) != 2:
-        raise InputError(f"{path}: '{name}' has the shape {dataset.shape}, not (patches, columns); extract it again")
-    if not _is_written(dataset):
-        raise InputError(
-            f"{path}: '{name}' was not written to its end (its {shape[0]} patches are not all in the file); "
-            "extract it again"
-        )
-    n_patches, columns = shape
-    return n_patches, columns
-
-
-def _is_written(dataset: h5py.Dataset) -> bool:
-    """Whether all values are in the file: HDF5 reads silent zeros where an interrupted writer left none."""
-    if dataset.size == 0:
-        return True
-    if dataset.chunks is None:
-        return bool(dataset.id.get_storage_size() >= dataset.size * dataset.dtype.itemsize)
-    sides = zip(dataset.shape, dataset.chunks, strict=True)
-    chunks = math.prod(-(-length // chunk) for length, chunk in sides)
-    return bool(dataset.id.get_num_chunks() >= chunks)
-
-
-def _checked_features(features_PD: NDArray[Any], path: str) -> Features:
-    finite_P = np.isfinite(features_PD).all(axis=1)
-    if not finite_P.all():
-        bad = np.flatnonzero(~finite_P)
-        raise InputError(
-            f"{path} holds NaN or inf in {len(bad)} of {len(finite_P)} patches, first in patch {bad[0]}; "
-            "extract it again or leave the slide out"
-        )
-    if features_PD.dtype.itemsize == 2:
-        return features_PD.astype(np.float16, copy=False)
-    if features_PD.dtype.itemsize > 4 and np.abs(features_PD).max() > np.finfo(np.float32).max:
-        raise InputError(f"{path} holds features too large for float32; extract it again")
-    return features_PD.astype(np.float32, copy=False)
-
-
-def _checked_coords(coords_P2: NDArray[Any], path: str) -> NDArray[np.int32]:
-    if coords_P2.dtype.kind == "f":
-        if not np.isfinite(coords_P2).all():
-            raise InputError(f"{path} holds NaN or inf in 'coords'; extract it again")
-        if (coords_P2 != np.floor(coords_P2)).any():
-            raise InputError(f"{path} holds fractions in 'coords', which must be whole level-0 pixels")
-    low, high, limits = int(coords_P2.min()), int(coords_P2.max()), np.iinfo(np.int32)
-    if low < limits.min or high > limits.max or high - low > limits.max:
-        raise InputError(
-            f"{path} holds coordinates from {low} to {high}, which are no level-0 pixels; extract it again"
-        )
-    return coords_P2.astype(np.int32, copy=False)
-
-
-def _provenance(file: h5py.File, path: str) -> dict[str, str]:
-    """The attributes of the file, its coordinates and its features; of one name, the features' value."""
+    coords = _array(contents, "coords", "iuf") if "coords" in contents.names else None
+    if coords is not None:
+        _check_coords_shape(coords, n_patches, features.name, path)
+    edges = _stored_graph(contents, recipe, n_patches, coords)
     attributes: dict[str, str] = {}
-    for source in (file, file["coords"], file["features"]):
-        attributes |= {str(name): _text(value) for name, value in source.attrs.items()}
-    return attributes | {"source": path}
+    for holder in ("", *(["coords"] if coords else []), name):  # of one name, the features' value stays
+        attributes |= contents.attributes(holder)
+    encoder = _encoder(contents.attributes(name)) or _encoder(attributes)
+    return _Layout(found, features, coords, edges, attributes, encoder)
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+def _format(contents: Contents, wanted: Format) -> tuple[str, str]:
+    """The layout of a file, and what it calls the features."""
+    found = dict(_formats(contents))
+    if not found:
+        there = ", ".join(map(repr, contents.names[:_NAMES_TOLD])) or "nothing"
+        there += " and others" if len(contents.names) > _NAMES_TOLD else ""
+        raise FileFaultError(
+            "unreadable",
+            f"{contents.path} has no 'features' (TRIDENT, CLAM, released) and no 'feats' (STAMP), it holds {there}; "
+            "extract it again with one of these",
+        )
+    if wanted == "auto":
+        return next(iter(found.items()))
+    if wanted not in found:
+        raise FileFaultError(
+            "misshapen",
+            f"{contents.path} is of the layout {' or '.join(found)}, not {wanted}; set features.format to auto",
+        )
+    return wanted, found[wanted]
+
+
+def _formats(contents: Contents) -> Iterator[tuple[str, str]]:
+    """The layouts that a file may be of, the likeliest first, and what each calls the features."""
+    if "features" in contents.names:
+        if contents.container == "dict" or any(_neighbors_of(name) for name in contents.names):
+            yield "released", "features"
+        elif contents.container == "hdf5":
+            marks = set(contents.attributes("features"))
+            if "coords" in contents.names:
+                marks |= set(contents.attributes("coords"))
+            if not marks & _TRIDENT_MARKS:
+                yield "clam", "features"
+            if marks & _TRIDENT_MARKS or not marks & _CLAM_MARKS:
+                yield "trident", "features"
+        else:
+            likely, other = ("trident", "clam") if contents.container == "ndarray" else ("clam", "trident")
+            yield likely, "features"
+            yield other, "features"
+    if contents.container == "hdf5":
+        for name in ("feats", "patch_embeddings"):
+            if name in contents.names:
+                yield "stamp", name
+                return
+
+
+def _neighbors_of(name: str) -> int | None:
+    """k, of the name of a graph."""
+    match = re.fullmatch(r"edge_index_k(\d+)", name)
+    return int(match[1]) if match else None
+
+
+def _array(contents: Contents, name: str, kinds: str) -> Stored:
+    """An array of numbers (R, C) or (1, R, C)."""
+    stored = contents.array(name)
+    shape = stored.shape[1:] if len(stored.shape) == 3 and stored.shape[0] == 1 else stored.shape
+    if kinds == "f" and shape and 0 in shape:
+        raise FileFaultError(
+            "empty",
+            f"{contents.path} holds no patches ('{name}' has the shape {stored.shape}); check the slide's tissue "
+            "segmentation or leave the slide out",
+        )
+    if stored.kind not in kinds:
+        wanted = "floating-point numbers" if kinds == "f" else "whole numbers"
+        raise FileFaultError(
+            "misshapen", f"{contents.path}: '{name}' is of type {stored.precision}, not {wanted}; extract it again"
+        )
+    if len(shape) != 2:
+        raise FileFaultError(
+            "misshapen",
+            f"{contents.path}: '{name}' has the shape {stored.shape}, not two dimensions; extract it again",
+        )
+    return stored
+
+
+def _check_coords_shape(coords: Stored, n_patches: int, features: str, path: str) -> None:
+    n_coords, n_axes = coords.shape[-2:]
+    if n_axes != 2:
+        raise FileFaultError(
+            "misshapen", f"{path}: 'coords' has {n_axes} columns where x and y are needed; extract it again"
+        )
+    if n_coords != n_patches:
+        raise FileFaultError(
+            "misshapen",
+            f"{path} holds {n_patches} patches in '{features}' but {n_coords} in 'coords'; extract it again",
+        )
+
+
+def _stored_graph(contents: Contents, recipe: Recipe, n_patches: int, coords: Stored | None) -> Stored | None:
+    """The file's own graph, where that is to be used; refuse a file that offers no graph where one is needed."""
+    if recipe.graph == "none":
+        return None
+    name = f"edge_index_k{recipe.neighbors}"
+    if recipe.graph == "auto" and name in contents.names:
+        edges = _array(contents, name, "iuf")
+        if edges.shape[-2] != 2:
+            raise FileFaultError(
+                "misshapen", f"{contents.path}: '{name}' has the shape {edges.shape}, not (2, edges); write it again"
+            )
+        # without an edge between several patches, whoever wrote it had too few of them for k
+        if edges.shape[-1] or n_patches == 1:
+            return edges
+    if coords is not None:
+        return None
+    own = sorted(k for k in map(_neighbors_of, contents.names) if k)
+    if own and recipe.graph == "knn":
+        way = "set features.graph to auto for the file's own graph, or to none"
+    elif own and recipe.neighbors not in own:
+        way = f"set store.neighbors to {own[0]}, for which it has a graph, or features.graph to none"
+    else:
+        way = "give a file with coordinates, or set features.graph to none to go without a graph"
+    raise FileFaultError("misshapen", f"{contents.path} has no 'coords' to find the neighbours of patches by; {way}")
+
+
+def _encoder(attributes: Mapping[str, str]) -> str | None:
+    named = (attributes.get(name, "").strip() for name in _ENCODER_NAMES)
+    return next((text for text in named if text not in ("", "None")), None)

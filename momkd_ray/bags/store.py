@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from pyarrow import parquet as pq
 
 from momkd_ray import storage
-from momkd_ray.bags.readers import Bag
+from momkd_ray.bags.arrays import Precision
+from momkd_ray.bags.readers import Bag, Graph
 from momkd_ray.errors import InputError
 from momkd_ray.faults import FileFaultError
 
@@ -57,9 +58,9 @@ Entry = dict[str, Any]  # a slide in the manifest
 class Form:
     """What all bags of one store have in common."""
 
-    dtype: str
+    dtype: Precision
     neighbors: int
-    graph: str
+    graph: Graph
     schema_version: int = SCHEMA_VERSION
 
 
