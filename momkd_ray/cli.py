@@ -41,9 +41,14 @@ def demo(
 
 
 @app.command()
-def crossval(config: ConfigOption, set_: SetOption = [], address: AddressOption = None) -> None:  # noqa: B006
+def crossval(
+    config: ConfigOption,
+    set_: SetOption = [],  # noqa: B006
+    on_error: OnErrorOption = "stop",
+    address: AddressOption = None,
+) -> None:
     """Train and test every fold, then write metrics, predictions and the report; goes on where it stopped."""
-    _crossval(load_config(config, set_), address)
+    _crossval(load_config(config, set_), address, on_error)
 
 
 @app.command()

@@ -85,7 +85,7 @@ def test_every_fault_is_listed_with_its_kind(cohort: Cohort) -> None:
     slides.loc[len(slides)] = ["NOBODY", "of-nobody.h5"]
     slides.to_csv(cohort.config.cohort.slides, index=False)
     omics = pd.read_parquet(cohort.config.cohort.omics)
-    omics.iloc[0, 3] = np.nan
+    omics.iloc[0, 3] = np.inf
     omics.to_parquet(cohort.config.cohort.omics)
 
     code, found, table = cohort.audited()

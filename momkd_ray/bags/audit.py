@@ -13,17 +13,18 @@ import pandas as pd
 from momkd_ray import storage
 from momkd_ray.bags.arrays import Precision
 from momkd_ray.bags.ingest import doubles, form_of, odd_ones
+from momkd_ray.bags.pool import done_by_pool
 from momkd_ray.bags.readers import Recipe, read_bag
 from momkd_ray.bags.store import digest, to_row
 from momkd_ray.cohort.folds import FoldPlan, make_folds
 from momkd_ray.cohort.splits import ROLES
 from momkd_ray.cohort.tables import Cohort, load_cohort
 from momkd_ray.config import Config
-from momkd_ray.errors import InputError, failure
+from momkd_ray.errors import InputError
 from momkd_ray.faults import Fault, FileFaultError, faults_table
 
 SHOWN = 40  # faults on the terminal; the files have all
-_SLIDES_PER_TASK = 16
+_SLIDES_PER_PIECE = 8
 
 
 @dataclass(frozen=True)
@@ -142,30 +143,22 @@ def _unmatched(config: Config, cohort: Cohort) -> list[Fault]:
 
 def _facts(config: Config, slides: pd.DataFrame, on_progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
     """Of every slide what its feature file holds, or its faults."""
-    import ray
-
     form = form_of(config)
     recipe = Recipe(form.neighbors, form.graph, config.features.format)
     rows = slides[["slide_id", "path", "file"]].to_dict("records")
-    tasks = [{"slides": json.dumps(rows[i : i + _SLIDES_PER_TASK])} for i in range(0, len(rows), _SLIDES_PER_TASK)]
-    dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
-        _looked_at, fn_kwargs={"recipe": recipe, "dtype": form.dtype}, num_cpus=1
-    )
+    pieces = [json.dumps(rows[i : i + _SLIDES_PER_PIECE]) for i in range(0, len(rows), _SLIDES_PER_PIECE)]
     facts: list[dict[str, Any]] = []
     on_progress(0, len(rows))
-    try:
-        for row in dataset.iter_rows():
-            facts += json.loads(row["facts"])
-            on_progress(len(facts), len(rows))
-    except ray.exceptions.RayError as error:
-        raise failure("the audit could not be finished", error) from error
+    for done in done_by_pool(pieces, _looked_at, "the audit could not be finished", recipe=recipe, dtype=form.dtype):
+        facts += json.loads(done)
+        on_progress(len(facts), len(rows))
     return sorted(facts, key=lambda fact: str(fact["slide_id"]))
 
 
-def _looked_at(task: Mapping[str, str], recipe: Recipe, dtype: Precision) -> dict[str, str]:
-    """One task of Ray Data: some slides, each read whole and as it would be stored."""
+def _looked_at(slides: str, recipe: Recipe, dtype: Precision) -> str:
+    """What some slides hold, each read whole and as it would be stored."""
     facts: list[dict[str, Any]] = []
-    for slide in json.loads(task["slides"]):
+    for slide in json.loads(slides):
         slide_id, path = slide["slide_id"], slide["path"]
         fact: dict[str, Any] = {"slide_id": slide_id, "faults": []}
         try:
@@ -178,7 +171,7 @@ def _looked_at(task: Mapping[str, str], recipe: Recipe, dtype: Precision) -> dic
         except FileFaultError as error:
             fact["faults"] = [asdict(Fault("slide", slide_id, error.problem, path, str(error)))]
         facts.append(fact)
-    return {"facts": json.dumps(facts)}
+    return json.dumps(facts)
 
 
 def _remaining(cohort: Cohort, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,12 +10,11 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +22,7 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from momkd_ray import storage
+from momkd_ray.bags.pool import done_by_pool
 from momkd_ray.bags.readers import Bag, Format, Recipe, read_bag
 from momkd_ray.bags.store import (
     MANIFEST,
@@ -38,13 +38,13 @@ from momkd_ray.bags.store import (
     write_manifest,
 )
 from momkd_ray.config import Config
-from momkd_ray.errors import InputError, failure
+from momkd_ray.errors import InputError
 from momkd_ray.faults import REJECTED, Fault, FileFaultError, OnError, refuse, settle
 
 Progress = Callable[[int, int], None]
 
 _FOOTER_KEY = b"momkd_ray.part"
-_PARTS_PER_CPU = 4  # so that no CPU idles long at the end, and progress is seen
+_PARTS_PER_CPU = 8  # so that no CPU idles long at the end, and progress is seen
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,10 @@ def ingest(
     done = len(slides) - len(missing)
     told = on_progress or (lambda done, total: None)
     told(done, len(slides))
-    for result in _written_parts(_plan(missing, part_mb), uri, form, layout):
+    plan = [json.dumps([asdict(source) for source in part]) for part in _plan(missing, part_mb)]
+    what = f"the bag store {uri} could not be written"
+    for done_part in done_by_pool(plan, _write_part, what, uri=uri, form=form, layout=layout):
+        result = json.loads(done_part)
         entries |= {entry["slide_id"]: entry for entry in result["entries"]}
         faults += [Fault(**fault) for fault in result["faults"]]
         done += len(result["entries"]) + len(result["faults"])
@@ -275,32 +278,15 @@ def _plan(missing: Sequence[_Source], part_mb: int) -> list[list[_Source]]:
         return []
     cpus = int(ray.cluster_resources().get("CPU", 1))
     end_N = np.cumsum([max(1, source.bytes) for source in missing])
-    n_parts = max(math.ceil(end_N[-1] / (part_mb * 2**20)), _PARTS_PER_CPU * cpus)
+    n_parts = max(math.ceil(end_N[-1] / (part_mb * 2**20)), _PARTS_PER_CPU * cpus, 1)
     part_N = (end_N - 1) * n_parts // end_N[-1]
     numbered = zip(part_N.tolist(), missing, strict=True)
     return [[source for _, source in part] for _, part in groupby(numbered, key=lambda pair: pair[0])]
 
 
-def _written_parts(plan: Sequence[Sequence[_Source]], uri: str, form: Form, layout: Format) -> Iterator[dict[str, Any]]:
-    """Write the parts on all nodes; yields the entries and faults of each as it is done."""
-    import ray
-
-    if not plan:
-        return
-    rows = [{"part": json.dumps([asdict(source) for source in part])} for part in plan]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _write_part, fn_kwargs={"uri": uri, "form": form, "layout": layout}, num_cpus=1
-    )
-    try:
-        for row in dataset.iter_rows():
-            yield json.loads(row["result"])
-    except (ray.exceptions.RayError, OSError) as error:
-        raise failure(f"the bag store {uri} could not be written", error) from error
-
-
-def _write_part(row: Mapping[str, str], uri: str, form: Form, layout: Format) -> dict[str, str]:
-    """One task: read, connect and store a part's slides one at a time, leaving out those that are bad."""
-    sources = [_Source(**fields) for fields in json.loads(row["part"])]
+def _write_part(part: str, uri: str, form: Form, layout: Format) -> str:
+    """Read, connect and store a part's slides one at a time, leaving out those that are bad."""
+    sources = [_Source(**fields) for fields in json.loads(part)]
     name, recipe = _part_name(sources, form), Recipe(form.neighbors, form.graph, layout)
     entries: list[Entry] = []
     faults: list[Fault] = []
@@ -327,7 +313,7 @@ def _write_part(row: Mapping[str, str], uri: str, form: Form, layout: Format) ->
             writer.add_key_value_metadata({_FOOTER_KEY: json.dumps(footer).encode()})
     if metadata:
         entries = _placed(entries, metadata[0])
-    return {"result": json.dumps({"entries": entries, "faults": [asdict(fault) for fault in faults]})}
+    return json.dumps({"entries": entries, "faults": [asdict(fault) for fault in faults]})
 
 
 def _entry(source: _Source, bag: Bag, part: str, table: pa.Table) -> Entry:
