@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,7 @@ def crossval(config: str) -> None:
     from momkd_ray.progress import Narrator
 
     settings = load_config(config)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False, logging_level="error")
     with Narrator() as narrator:
         cohort = open_cohort(settings, narrator)

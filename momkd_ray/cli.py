@@ -103,7 +103,7 @@ def audit(
     findings.write(folder)
     print(findings.text())
     print(f"\nAll of it: {storage.join(folder, 'audit.csv')}")
-    if findings.faults and on_error == "stop":
+    if not findings.ok and on_error == "stop":
         raise InputError(findings.verdict())
 
 

@@ -197,6 +197,34 @@ def test_patients_without_omics_may_be_left_out_of_training_alone(tiny_config: C
     pd.testing.assert_frame_equal(dropped, kept[~without].reset_index(drop=True))
 
 
+def test_features_without_coordinates_train_without_a_graph(
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path
+) -> None:
+    import h5py
+    import torch
+
+    folder = tmp_path / "clam" / "pt_files"
+    folder.mkdir(parents=True)
+    for path in Path(tiny_config.features.dir).iterdir():
+        with h5py.File(path) as file:
+            torch.save(torch.from_numpy(file["features"][()]), folder / f"{path.stem}.pt")
+    config = changed(tiny_config, features__dir=str(folder.parent), train__epochs=1)
+    with pytest.raises(InputError, match=r"has no 'coords'.*features\.graph to none"):
+        crossval(config)
+    config = changed(config, features__graph="none", run__dir=str(tmp_path / "none"))
+    crossval(config)
+    store = study_of(config).store
+    assert all(store.read(slide_id).edge_indices.size == 0 for slide_id in store.entries)
+    with pytest.raises(InputError, match="no graph"):
+        study_of(changed(tiny_config, store__uri=store.uri, run__dir=str(tmp_path / "other")))
+    run = Path(config.run.dir)
+    predicted = predict_folder(
+        [str(run / "fold=1" / "model")], str(folder), str(tmp_path / "p.csv"), Narrator(), slides=None, gpus=0
+    ).set_index("slide_id")
+    tested = pd.read_parquet(run / "fold=1" / "test_slides.parquet").set_index("slide_id")
+    assert (predicted["p_positive"][tested.index] - tested["p_positive"]).abs().max() < 2e-3
+
+
 def test_the_fingerprint_knows_which_slide_has_which_features(tiny_config: Config, ray_cluster: Connection) -> None:
     study = study_of(tiny_config)
     table = study.store.slides

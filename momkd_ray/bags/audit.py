@@ -43,6 +43,11 @@ class Findings:
     folds: pd.DataFrame
     impossible: str = ""  # why nothing can be trained on what remains
 
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong, and there is enough to train on."""
+        return not self.faults and not self.impossible
+
     def verdict(self) -> str:
         """One sentence."""
         counts = Counter(f"{fault.problem} {fault.kind}" for fault in self.faults)
@@ -56,7 +61,7 @@ class Findings:
             storage.join(folder, "audit.csv"), faults_table(self.faults).to_csv(index=False, lineterminator="\n")
         )
         content = {
-            "ok": not self.faults and not self.impossible,
+            "ok": self.ok,
             "verdict": self.verdict(),
             "faults": [asdict(fault) for fault in self.faults],
             "excluded": self.excluded,
@@ -82,7 +87,8 @@ class Findings:
             yield from (table.to_string(index=False), "")
         for reason, n in self.excluded.items():
             yield f"Left out by the configuration: {n:,} ({reason})"
-        yield "What remains: " + ", ".join(f"{value:,} {name}" for name, value in self.remaining.items())
+        remaining = ", ".join(f"{value:,} {name}" for name, value in self.remaining.items())
+        yield f"What remains: {remaining or 'nothing to train on'}"
         if len(self.folds):
             yield from ("", self.folds.to_string(index=False))
         yield from ("", self.verdict()[:1].upper() + self.verdict()[1:] + ".")
@@ -112,7 +118,9 @@ def audit_inputs(config: Config, on_progress: Callable[[int, int], None]) -> Fin
     try:
         left = cohort.without_slides(bad)
         remaining = _remaining(left, good)
-        folds = _per_fold(make_folds(config, left, on_error="skip"), left)
+        plan = make_folds(config, left, on_error="skip")
+        faults += plan.rejected
+        folds = _per_fold(plan, left)
     except InputError as error:
         impossible = f"what remains cannot be cross-validated: {error}"
     return Findings(tuple(sorted({*faults, *bad})), dict(sorted(choice.items())), remaining, folds, impossible)
