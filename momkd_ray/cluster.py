@@ -94,19 +94,21 @@ def _dashboard() -> str:
     return f"http://{url}" if url else ""
 
 
+def most_of(kind: str) -> float:
+    """How much of a resource (`CPU`, `GPU`) the cluster has, or may come to have by its autoscaler."""
+    import ray
+
+    grown = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    return float(max(ray.cluster_resources().get(kind, 0.0), grown.get(kind, 0.0)))
+
+
 def folds_side_by_side(cluster: ClusterConfig, own: bool) -> int:
     """How many folds the cluster holds at once.
 
     Raises:
         InputError: a cluster of this machine alone cannot hold even one.
     """
-    import ray
-
-    # what an autoscaler may still add counts too
-    grown = None if own else ray._private.state.state.get_max_resources_from_cluster_config()
-    have = {
-        kind: max(n, (grown or {}).get(kind, 0)) for kind, n in ({"CPU": 0, "GPU": 0} | ray.cluster_resources()).items()
-    }
+    have = {kind: most_of(kind) for kind in ("CPU", "GPU")}
     needs = {
         "CPU": cluster.workers * cluster.cpus_per_worker,
         "GPU": cluster.workers * cluster.gpus_per_worker,

@@ -37,6 +37,7 @@ from momkd_ray.bags.store import (
     places,
     write_manifest,
 )
+from momkd_ray.cluster import most_of
 from momkd_ray.config import Config
 from momkd_ray.errors import InputError
 from momkd_ray.faults import REJECTED, Fault, FileFaultError, OnError, refuse, settle
@@ -53,7 +54,7 @@ class _Source:
 
     slide_id: str
     path: str
-    file: str  # size and time of change: other figures, other features
+    file: str  # size and time of change, on S3 size and ETag: another stamp, other features
     bytes: int
 
 
@@ -272,13 +273,10 @@ def _footer_entries(uri: str, part: str, form: Form) -> list[Entry]:
 
 def _plan(missing: Sequence[_Source], part_mb: int) -> list[list[_Source]]:
     """Cut slides, in order, into even parts of about `part_mb` at most, and enough to keep all CPUs busy."""
-    import ray
-
     if not missing:
         return []
-    cpus = int(ray.cluster_resources().get("CPU", 1))
     end_N = np.cumsum([max(1, source.bytes) for source in missing])
-    n_parts = max(math.ceil(end_N[-1] / (part_mb * 2**20)), _PARTS_PER_CPU * cpus, 1)
+    n_parts = max(math.ceil(end_N[-1] / (part_mb * 2**20)), _PARTS_PER_CPU * int(most_of("CPU")), 1)
     part_N = (end_N - 1) * n_parts // end_N[-1]
     numbered = zip(part_N.tolist(), missing, strict=True)
     return [[source for _, source in part] for _, part in groupby(numbered, key=lambda pair: pair[0])]

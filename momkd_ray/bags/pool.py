@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from momkd_ray.cluster import most_of
 from momkd_ray.errors import failure
 
 # Ray Data takes some tenths of a second to give a CPU its next task, so tasks are few and of many pieces
@@ -28,7 +29,7 @@ def done_by_pool(pieces: Sequence[Any], work: Callable[..., Any], doing: str, **
 
     if not pieces:
         return
-    n_tasks = max(_TASKS_PER_CPU * int(ray.cluster_resources().get("CPU", 1)), len(pieces) // _MOST_PIECES_PER_TASK)
+    n_tasks = max(_TASKS_PER_CPU * int(most_of("CPU")), len(pieces) // _MOST_PIECES_PER_TASK)
     n_tasks = min(max(n_tasks, 1), len(pieces))
     tasks = [{"pieces": list(pieces[i::n_tasks])} for i in range(n_tasks)]
     context = ray.data.DataContext.get_current()

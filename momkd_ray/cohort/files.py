@@ -13,7 +13,7 @@ FOLDERS = ("", "h5_files", "pt_files")  # CLAM keeps both of the latter side by 
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """Where the features of a slide are; `stamp` (size and time of change) is '' where there is no such file."""
+    """Where the features of a slide are; `stamp` changes with the file and is '' where there is none."""
 
     slide_id: str
     path: str
