@@ -83,8 +83,10 @@ def _quiet() -> None:
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
-    for name in ("ray.data", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # the session's log file keeps all
+            handler.setLevel(logging.CRITICAL)  # a failed task is told once, by what we raise
 
 
 def _dashboard() -> str:
@@ -103,20 +105,18 @@ def most_of(kind: str) -> float:
 
 
 def folds_side_by_side(cluster: ClusterConfig, own: bool) -> int:
-    """How many folds the cluster holds at once.
+    """How many folds the cluster holds at once, each with all the workers it may take.
 
     Raises:
-        InputError: a cluster of this machine alone cannot hold even one.
+        InputError: a cluster of this machine alone cannot hold even one with its fewest workers.
     """
-    have = {kind: most_of(kind) for kind in ("CPU", "GPU")}
-    needs = {
-        "CPU": cluster.workers * cluster.cpus_per_worker,
-        "GPU": cluster.workers * cluster.gpus_per_worker,
-    }
-    for kind, need in needs.items():
-        if own and need > have.get(kind, 0.0):
+    a_worker = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    have = {kind: most_of(kind) for kind in a_worker}
+    for kind, one in a_worker.items():
+        need = cluster.least_workers * one
+        if own and need > have[kind]:
             raise InputError(
                 f"a fold needs {need:g} {kind}s (cluster.workers times cluster.{kind.lower()}s_per_worker), "
-                f"but this machine offers {have.get(kind, 0.0):g}; lower one of them"
+                f"but this machine offers {have[kind]:g}; lower one of them"
             )
-    return max(1, int(min(have.get(kind, 0.0) / need for kind, need in needs.items() if need)))
+    return max(1, int(min(have[kind] / (cluster.most_workers * one) for kind, one in a_worker.items() if one)))

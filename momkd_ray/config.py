@@ -163,17 +163,43 @@ class TrainConfig(Section):
     patches_per_pass: Positive = 16_384  # bags of one step share a pass up to this many patches
     seed: Seed = 1
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the GPU has it, else fp32
+    # the same bits from run to run, and after a resume, for a given number of workers; slower on GPUs and many workers
+    deterministic: bool = False
 
 
 class ClusterConfig(Section):
     """What one fold may use. None of it changes a result."""
 
-    workers: Positive = 1
+    # or [least, most]: the fold goes on with what workers there are, and takes more as they come
+    workers: Positive | tuple[Positive, Positive] = 1
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
     read_threads: Positive = 2  # that read bags while a worker computes: one reads storage while one makes batches
     read_ahead_mb: Positive = 256  # of bags in memory beside the one computed on; a larger bag comes alone
-    max_failures: Annotated[int, Field(ge=-1)] = 3
+    max_failures: Annotated[int, Field(ge=-1)] = 3  # of a fold's workers, each resumed from; -1: without end
+    checkpoint_steps: Positive = 200  # besides every epoch: minutes of work at the default model's seconds a step
+    resize_interval_s: Annotated[float, Field(gt=0)] = 60  # Ray Train's own default; each change of size is a restart
+
+    @model_validator(mode="after")
+    def _least_before_most(self) -> ClusterConfig:
+        if self.least_workers > self.most_workers:
+            raise ValueError(f"workers ({self.least_workers}, {self.most_workers}) must be [least, most]")
+        return self
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change in the middle of a fold."""
+        return not isinstance(self.workers, int)
+
+    @property
+    def least_workers(self) -> int:
+        """The fewest workers that a fold goes on with."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """The workers of a fold when there is room."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 class SyntheticConfig(Section):

@@ -12,12 +12,13 @@ from momkd_ray.cohort.genes import GeneTransform, fit_genes
 from momkd_ray.config import Config
 from momkd_ray.crossval.evaluate import FoldResult, evaluate_fold
 from momkd_ray.crossval.study import Study
-from momkd_ray.errors import InputError
+from momkd_ray.errors import InputError, RunError
 from momkd_ray.model.bundle import BundleCard, save_bundle
 from momkd_ray.model.momkd import MoMKD
+from momkd_ray.train.checkpoints import Checkpoints
 from momkd_ray.train.fit import fit
-from momkd_ray.train.state import read_state
-from momkd_ray.train.worker import STATE_FILE, FoldTask
+from momkd_ray.train.task import FoldTask
+from momkd_ray.train.worker import CHECKPOINTS
 
 RESULT_FILE = "result.json"
 
@@ -31,10 +32,12 @@ def run_fold(study: Study, fold: int, setting: int) -> FoldResult:
     """Train, validate and test one fold from within its Tune trial, going on where an earlier try stopped."""
     task, genes = fold_task(study, fold, setting)
     trained = fit(task)
+    checkpoints = Checkpoints(storage.join(task.location, CHECKPOINTS), task.fingerprint)
     result, patients = _evaluate(study, task, trained["best_epoch"])
-    _save_model(study, task, result, trained["val_auc"], genes)
+    _save_model(study, task, result, trained["val_auc"], genes, checkpoints)
     storage.write_table(storage.join(task.location, "test_predictions.parquet"), patients)
     storage.write_json(storage.join(task.location, RESULT_FILE), result.to_json())
+    checkpoints.remove_all()  # the fold is never taken up again
     return result
 
 
@@ -86,10 +89,20 @@ def _evaluate(study: Study, task: FoldTask, best_epoch: int) -> tuple[FoldResult
     return evaluate_fold(task.fold, val, test, study.cohort.classes, int(n_train), best_epoch)
 
 
-def _save_model(study: Study, task: FoldTask, result: FoldResult, val_auc: float, genes: GeneTransform | None) -> None:
+def _save_model(
+    study: Study,
+    task: FoldTask,
+    result: FoldResult,
+    val_auc: float,
+    genes: GeneTransform | None,
+    checkpoints: Checkpoints,
+) -> None:
     config = task.config
     model = MoMKD(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
-    model.load_state_dict(read_state(storage.join(task.location, STATE_FILE))["progress"]["best_weights"])
+    newest = checkpoints.newest()
+    if newest is None:
+        raise RunError(f"{checkpoints.folder} holds no whole checkpoint any more; run the same command again")
+    model.load_state_dict(checkpoints.read(newest)["progress"]["best_weights"])
     origin: dict[str, Any] = {
         "fold": task.fold,
         "seed": config.train.seed,

@@ -115,7 +115,7 @@ def _trial_resources(study: Study) -> dict[str, float]:
     would keep it from them, and two such drivers wait for ever, so it takes a sliver of the head node instead.
     """
     cluster = study.config.cluster
-    if cluster.workers > 1:
+    if cluster.most_workers > 1:
         return {"cpu": 0, "node:__internal_head__": 0.01}
     return {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
 
