@@ -393,18 +393,27 @@ def test_killed_in_the_middle_the_same_command_ends_like_an_uninterrupted_run(
     pd.testing.assert_frame_equal(predictions, expected_predictions)
 
 
+def steps_of(run: str, fold: int) -> pd.DataFrame:
+    return pd.concat([pd.read_parquet(path) for path in sorted(Path(run, f"fold={fold}", "steps").iterdir())])
+
+
 @pytest.mark.slow
-def test_two_ray_train_workers_end_like_one(tiny_config: Config, tmp_path: Path) -> None:
-    one = changed(tiny_config, train__bags_per_step=2, train__epochs=3, model__dropout=0.3)
-    two = changed(one, cluster__workers=2, run__dir=str(tmp_path / "two"), store__uri=f"{one.run.dir}/bags")
-    finished(momkd("crossval", "--config", str(saved(one, tmp_path / "a"))))
-    finished(momkd("crossval", "--config", str(saved(two, tmp_path / "b"))))
-    metrics, predictions = comparable(two.run.dir)
+def test_two_and_four_ray_train_workers_end_like_one(tiny_config: Config, tmp_path: Path) -> None:
+    one = changed(tiny_config, train__bags_per_step=4, train__epochs=2, model__dropout=0.3)
+    finished(momkd("crossval", "--config", str(saved(one, tmp_path / "one"))))
     expected, expected_predictions = comparable(one.run.dir)
-    p, expected_p = predictions["p_positive"], expected_predictions["p_positive"]
-    assert (p - expected_p).abs().max() < 1e-5
-    assert metrics["metrics"]["auc"]["folds"] == pytest.approx(expected["metrics"]["auc"]["folds"], abs=1e-5)
-    assert metrics["fingerprint"] == expected["fingerprint"]
+    for workers in (2, 4):
+        many = changed(one, cluster__workers=workers, cluster__cpus_per_worker=2 / workers)
+        many = changed(many, run__dir=str(tmp_path / f"{workers}"), store__uri=f"{one.run.dir}/bags")
+        finished(momkd("crossval", "--config", str(saved(many, tmp_path / f"c{workers}"))))
+        for fold in (0, 1):
+            steps, expected_steps = steps_of(many.run.dir, fold), steps_of(one.run.dir, fold)
+            pd.testing.assert_frame_equal(steps, expected_steps, atol=1e-5, rtol=1e-5)
+        metrics, predictions = comparable(many.run.dir)
+        p, expected_p = predictions["p_positive"], expected_predictions["p_positive"]
+        assert (p - expected_p).abs().max() < 1e-5
+        assert metrics["metrics"]["auc"]["folds"] == pytest.approx(expected["metrics"]["auc"]["folds"], abs=1e-5)
+        assert metrics["fingerprint"] == expected["fingerprint"]
 
 
 @pytest.mark.slow
