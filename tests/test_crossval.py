@@ -165,6 +165,20 @@ def test_shared_bags_are_those_of_the_store(tiny_config: Config, ray_cluster: Co
         shared.read("unknown-slide")
 
 
+def test_a_bag_that_the_object_store_has_lost_is_read_from_the_store(
+    tiny_config: Config, ray_cluster: Connection
+) -> None:
+    from ray._private.internal_api import free
+
+    study = study_of(tiny_config)
+    slides = study.cohort.slides["slide_id"].tolist()
+    shared = share_bags(study.store, slides, 0.9)
+    assert isinstance(shared, SharedBags)
+    free(shared._blocks)
+    for slide_id in slides[:3]:
+        assert (shared.read(slide_id).features == study.store.read(slide_id).features).all()
+
+
 def test_all_slides_of_a_patient_may_be_one_bag(tiny_config: Config, ray_cluster: Connection, tmp_path: Path) -> None:
     config = changed(tiny_config, cohort__bag="patient", train__epochs=1)
     crossval(config)

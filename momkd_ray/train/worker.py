@@ -154,7 +154,7 @@ class FoldTraining:
         progress.history.append(metrics)
         steps = record.steps(progress.epoch)
         progress.epoch, progress.step, progress.rows_NV = progress.epoch + 1, 0, no_rows()
-        self._save(progress, steps)
+        self.save(progress, steps)
         notes, self.notes = self.notes, []
         return metrics | {"best_val_auc": progress.best_auc, "workers": self.collective.world, "notes": notes}
 
@@ -191,7 +191,7 @@ class FoldTraining:
             if progress.step % self.config.cluster.checkpoint_steps == 0 and progress.step < len(plan):
                 began = time.monotonic()
                 self._take_rows(progress, places, values)
-                self._save(progress)
+                self.save(progress)
                 saving_s += time.monotonic() - began
                 places, values = [], []
         self._take_rows(progress, places, values)
@@ -207,7 +207,7 @@ class FoldTraining:
                 "lower train.lr or train.clip_norm"
             )
 
-    def _save(self, progress: Progress, steps: pd.DataFrame | None = None) -> None:
+    def save(self, progress: Progress, steps: pd.DataFrame | None = None) -> None:
         """Rank 0 writes a checkpoint, and then what it covers: the metrics, and a finished epoch's steps."""
         if self.collective.rank != 0:
             return
