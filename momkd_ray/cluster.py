@@ -119,4 +119,8 @@ def folds_side_by_side(cluster: ClusterConfig, own: bool) -> int:
                 f"a fold needs {need:g} {kind}s (cluster.workers times cluster.{kind.lower()}s_per_worker), "
                 f"but this machine offers {have.get(kind, 0.0):g}; lower one of them"
             )
-    return max(1, int(min(have.get(kind, 0.0) / need for kind, need in needs.items() if need)))
+    # a tenth fits ten times into 1, whatever its last digit says; parts of a GPU are parts of one, never of two
+    fitting = {kind: int(have[kind] / need + 1e-9) for kind, need in needs.items() if need}
+    if 0 < needs["GPU"] < 1:
+        fitting["GPU"] = int(have["GPU"]) * int(1 / needs["GPU"] + 1e-9)
+    return max(1, min(fitting.values()))

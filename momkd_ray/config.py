@@ -263,9 +263,8 @@ class Config(Section):
 
         What the files at those places hold is for the caller to hash.
         """
-        tree = self.model_dump(
-            mode="json", exclude={"cluster", "run", "synthetic"} | (set() if self.search else {"tuning"})
-        )
+        aside = {"cluster", "run", "synthetic"} | (set() if self.search else {"tuning"})
+        tree = self.model_dump(mode="json", exclude=aside)
         elsewhere = {
             "features": ("dir", "format"),
             "cohort": ("clinical", "slides", "omics", "patient_column", "slide_column"),

@@ -27,7 +27,7 @@ class Range(BaseModel):
             raise ValueError(f"a range by log must begin above 0, not at {self.low:g}")
         if self.log and self.step is not None:
             raise ValueError("log and step exclude each other: leave one out")
-        if self.step is not None and not 0 < self.step <= self.high - self.low:
+        if self.step is not None and not 0 < self.step <= (self.high - self.low) * (1 + 1e-12):
             raise ValueError(f"step ({self.step:g}) must be above 0 and fit between low and high")
         return self
 
@@ -40,7 +40,7 @@ class Range(BaseModel):
     def value(self, place: int, whole: bool) -> float:
         """The value at this place, counted from 0, of a range that has a `count`."""
         value = self.low + place * (self.step or 1.0)
-        return round(value) if whole else float(f"{value:.12g}")
+        return round(value) if whole else min(max(float(f"{value:.12g}"), self.low), self.high)
 
     def at(self, share: float, whole: bool) -> float:
         """The value that far (0 to 1, not included) into the range, every value equally wide."""

@@ -124,8 +124,8 @@ def test_a_split_that_tests_patients_several_times_or_never_is_run_as_it_is(
     (tmp_path / "splits.json").write_text(json.dumps({"splits": splits}))
     config = changed(tiny_config, folds__file=str(tmp_path / "splits.json"))
     study = study_of(config)
-    assert set(study.fold_slides(1)["patient_id"]) == {*y.index} - {positive[0], positive[3]}
-    assert set(study.fold_slides(1)["role"]) == {"train", "val", "test"}
+    assert set(study.fold_bags(1)["patient_id"]) == {*y.index} - {positive[0], positive[3]}
+    assert set(study.fold_bags(1)["role"]) == {"train", "val", "test"}
 
     metrics = cross_validate(study, Narrator(), own_cluster=True)
     predictions = pd.read_parquet(Path(config.run.dir) / "predictions.parquet")
@@ -240,7 +240,7 @@ def test_a_fold_whose_training_patients_have_no_omics_is_refused(tiny_config: Co
     untaught = study.cohort.omics[study.cohort.omics.index.map(roles) != "train"]
     study = replace(study, cohort=replace(study.cohort, omics=untaught))
     with pytest.raises(InputError, match="no training patient"):
-        fold_task(study, 0, 0)
+        fold_task(study, 0, 0, {})
 
 
 def test_bad_input_is_found_inside_what_ray_train_raises() -> None:

@@ -19,7 +19,7 @@ from momkd_ray.bags.batch import BagBatch, collate
 from momkd_ray.bags.share import BagSource
 from momkd_ray.bags.stream import Step, ahead, deal, divide, draw_seed, passes, plan_epoch
 from momkd_ray.config import Config
-from momkd_ray.errors import InputError, RunError
+from momkd_ray.errors import DivergedError, InputError
 from momkd_ray.model.memory import spherical_kmeans
 from momkd_ray.model.momkd import CLASSES, MoMKD
 from momkd_ray.train.state import Progress, restore, save_state
@@ -67,14 +67,16 @@ class RoleBags:
 Report = Callable[[dict[str, Any]], None]
 
 
-def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any]:
+def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
     """Train a fold to its end, going on from its checkpoint if there is one.
 
     Args:
-        loop: `task` (a `FoldTask`) and `report`, called with each epoch's metrics.
+        loop: `task` (a `FoldTask`), `report`, called with each epoch's metrics, and perhaps `stop`, asked by rank 0
+            before each epoch whether to end here.
 
     Returns:
         `best_epoch` and `val_auc`; checkpoint, metrics and slide-level predictions lie in the fold's folder.
+        None where it was stopped.
     """
     task: FoldTask = loop["task"]
     report: Report = loop["report"]
@@ -82,6 +84,8 @@ def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any]:
     training = FoldTraining(task, join_workers())
     progress = training.resume() or training.begin()
     while not training.finished(progress):
+        if training.stopped(loop.get("stop")):
+            return None
         metrics = training.epoch(progress)
         training.checkpoint(progress)
         report(metrics)
@@ -142,6 +146,10 @@ class FoldTraining:
         train = self.config.train
         return progress.epoch >= train.epochs or progress.stale_epochs >= train.patience
 
+    def stopped(self, stop: Callable[[], bool] | None) -> bool:
+        """Whether the fold is to end here; rank 0 asks, so that all workers leave together."""
+        return stop is not None and any(self.collective.gather(self.collective.rank == 0 and stop()))
+
     def epoch(self, progress: Progress) -> dict[str, Any]:
         """Train one epoch, validate, and move scheduler and early stopping."""
         began = time.monotonic()
@@ -149,7 +157,7 @@ class FoldTraining:
         trained = time.monotonic()
         losses = mean_losses(outcomes, self.collective, self.device)
         if not np.isfinite(losses["loss_total"]):
-            raise RunError(
+            raise DivergedError(
                 f"fold {self.task.fold}: the loss is {losses['loss_total']} in epoch {progress.epoch}; "
                 "lower train.lr or train.clip_norm"
             )
@@ -289,7 +297,7 @@ class FoldTraining:
         table = pd.DataFrame({"slide_id": bags.slides, "patient_id": bags.patients, "y": bags.y})
         p_NY = np.array([probabilities[bag_id] for bag_id in bags.ids])
         if not np.isfinite(p_NY).all():
-            raise RunError(f"fold {self.task.fold}: the model predicts NaN; lower train.lr")
+            raise DivergedError(f"fold {self.task.fold}: the model predicts NaN; lower train.lr")
         for y in range(CLASSES):
             table[f"p_{y}"] = p_NY[:, y]
         return table
