@@ -128,8 +128,9 @@ def test_values_that_do_not_go_together_are_refused_in_a_grid_and_not_drawn(tiny
     tuning = config.tuning.model_copy(update={"method": "random", "settings": 4})
     settings = Search(config.model_copy(update={"tuning": tuning})).settings
     assert all(setting["model.hidden"] % setting["model.heads"] == 0 for setting in settings)
-    with pytest.raises(InputError, match="both new and valid"):
-        Search(config.model_copy(update={"tuning": tuning.model_copy(update={"settings": 5})}))
+    for method in ("random", "optuna"):
+        with pytest.raises(InputError, match="both new and valid"):
+            Search(config.model_copy(update={"tuning": tuning.model_copy(update={"method": method, "settings": 5})}))
 
 
 # who is next

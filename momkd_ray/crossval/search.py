@@ -35,7 +35,7 @@ class Search:
         """Go on with the recorded settings, or draw what can be drawn.
 
         Raises:
-            InputError: a combination of the grid is not valid.
+            InputError: a combination of the grid is not valid, or there are fewer valid ones than are to be drawn.
         """
         self.config, self.method = config, config.tuning.method
         self.place = storage.join(config.run.dir, SETTINGS_FILE)
@@ -46,10 +46,17 @@ class Search:
         self.total = _total(config)
         if storage.exists(self.place):
             self.settings = storage.read_json(self.place)
-        if self.method != "optuna" and len(self.settings) < self.total:
-            self.settings = []
-            while len(self.settings) < self.total:
-                self.settings.append(self._next({}))
+        if len(self.settings) < self.total:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Draw all that there are to be; by chance in Optuna's stead, only to find that there are as many."""
+        recorded, self.settings = self.settings, []
+        while len(self.settings) < self.total:
+            self.settings.append(self._next(None))
+        if self.method == "optuna":
+            self.settings = recorded
+        else:
             self._record()
 
     def draw(self, scores: Mapping[int, float | None]) -> int:
@@ -62,7 +69,8 @@ class Search:
         self._record()
         return len(self.settings) - 1
 
-    def _next(self, scores: Mapping[int, float | None]) -> Settings:
+    def _next(self, scores: Mapping[int, float | None] | None) -> Settings:
+        """The next setting; Optuna's from scores."""
         if self.method == "grid":
             setting = _cell(self.config, len(self.settings))
             self.config.with_settings(setting)
@@ -71,8 +79,10 @@ class Search:
             seed = draw_seed("setting", self.config.tuning.seed, len(self.settings), attempt)
             # training is deterministic: a setting that is there already would teach nothing, so that where the sampler
             # holds on to one, chance finds another
-            by_sampler = self.method == "optuna" and attempt < _TRIES // 100
-            setting = _proposed(self.config, seed, self.settings, scores) if by_sampler else _random(self.config, seed)
+            if self.method == "optuna" and scores is not None and attempt < _TRIES // 100:
+                setting = _proposed(self.config, seed, self.settings, scores)
+            else:
+                setting = _random(self.config, seed)
             if setting not in self.settings and _is_valid(self.config, setting):
                 return setting
         raise InputError(
