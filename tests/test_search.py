@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from ray.tune.search import Searcher
 from test_crossval import changed, comparable, crossval, finished, momkd, saved, study_of
+from test_train import fold_task
 
 from momkd_ray import storage
 from momkd_ray.cluster import Connection, folds_side_by_side
@@ -25,10 +30,11 @@ from momkd_ray.crossval.schedule import choose_settings, train_folds
 from momkd_ray.crossval.search import Search
 from momkd_ray.crossval.standing import JUDGED_EVERY, Curve, verdicts
 from momkd_ray.crossval.trials import Unit, UnitSearcher, trial_resources
-from momkd_ray.errors import InputError
+from momkd_ray.errors import InputError, StoppedError
 from momkd_ray.progress import Narrator
 from momkd_ray.report.page import write_report
 from momkd_ray.space import Range
+from momkd_ray.train.worker import train_loop_per_worker
 
 GRACE = 2
 AUCS = st.integers(0, 20).map(lambda n: n / 20)
@@ -279,6 +285,22 @@ def test_a_hard_fold_does_not_stop_its_setting_nor_itself() -> None:
     assert verdicts([same, same, same, waiting], GRACE) == {}, "not all of its folds are running"
 
 
+def stopped_worker(rank: int, folder: str) -> None:
+    """One of two workers of a fold; only the first is told to stop, when two epochs are done."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    reported: list[dict[str, Any]] = []
+    loop = {"task": fold_task(Path(folder) / "fold", epochs=5), "report": reported.append}
+    ended = train_loop_per_worker(loop | {"stop": lambda: rank == 0 and len(reported) == 2})
+    Path(folder, f"rank-{rank}.json").write_text(json.dumps([ended, [line["epoch"] for line in reported]]))
+    dist.destroy_process_group()
+
+
+def test_all_workers_of_a_stopped_fold_leave_after_the_same_epoch(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(stopped_worker, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    for rank in (0, 1):
+        assert json.loads((tmp_path / f"rank-{rank}.json").read_text()) == [None, [0, 1]]
+
+
 # the whole way
 
 
@@ -288,7 +310,7 @@ HOPELESS = 1e-12
 @pytest.fixture
 def small_search(tiny_config: Config) -> Config:
     config = changed(tiny_config, train__epochs=8, train__patience=8)
-    rates = [3e-3, 1e-2, 5e-3, HOPELESS, 2e-3]
+    rates = [3e-3, 1e-2, 5e-3, HOPELESS]
     return searched(config, {"train.lr": rates}, stop="median", grace_epochs=GRACE)
 
 
@@ -346,14 +368,6 @@ def test_optuna_is_told_the_means_and_a_setting_that_diverges_is_left_out(
     assert "diverged" in capsys.readouterr().err
 
 
-def reaches(process: Any, ready: Any) -> Iterator[None]:
-    deadline = time.monotonic() + 300
-    while not ready():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.mark.slow
 def test_a_search_killed_and_run_again_ends_like_an_uninterrupted_one(small_search: Config, tmp_path: Path) -> None:
     space = {"train.lr": {"low": 1e-5, "high": 1e-2, "log": True}, "loss.margin": [0.2, 0.3]}
@@ -364,7 +378,11 @@ def test_a_search_killed_and_run_again_ends_like_an_uninterrupted_one(small_sear
     finished(momkd("crossval", "--config", str(saved(whole, tmp_path / "a"))))
     path, run = str(saved(broken, tmp_path / "b")), Path(broken.run.dir)
     process = momkd("crossval", "--config", path, start_new_session=True)
-    list(reaches(process, lambda: len(list(run.glob("setting=3/fold=*/metrics.jsonl"))) > 0))
+    deadline = time.monotonic() + 300
+    while not list(run.glob("setting=3/fold=*/metrics.jsonl")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     time.sleep(3)  # Ray's workers notice that their driver is gone
@@ -383,5 +401,72 @@ def test_folds_of_two_workers_each_on_two_cpus_end_and_leave_no_placement_group(
     tiny_config: Config, ray_cluster: Connection
 ) -> None:
     config = changed(tiny_config, cluster__workers=2, train__bags_per_step=2, train__epochs=1, folds__n=3)
+    config = searched(config, {"train.lr": [1e-3]}, stop="median")
+    marker = Path(config.run.dir) / "setting=0" / "stopped.json"
+    storage.write_json(str(marker), {"epoch": 1, "val_auc": 0.4, "median": 0.5})
+    study = study_of(config)
+    with pytest.raises(StoppedError):
+        train_folds(study, study.plan.folds, Narrator(), own_cluster=True)
+    assert not placement_groups_left()
+    marker.unlink()
     assert len(crossval(config)["folds"]) == 3
     assert not placement_groups_left()
+
+
+GROWS = """
+import os, sys, time
+import ray
+from ray import tune
+from ray.cluster_utils import Cluster
+from momkd_ray.config import ClusterConfig
+from momkd_ray.crossval import trials
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+ray.init(address=cluster.address, log_to_driver=False)
+most = []
+
+
+class Grow(tune.Callback):
+    def on_step_end(self, iteration, trials, **info):
+        running = sum(trial.status == "RUNNING" for trial in trials)
+        if running and not most:
+            cluster.add_node(num_cpus=2)
+        most.append(max([running, *most[-1:]]))
+
+    def __getstate__(self):
+        return {}
+
+
+def trial(params):
+    # until the cluster has grown, or for ever
+    while len(ray.nodes()) < 2:
+        time.sleep(0.1)
+    time.sleep(2 * trials._ROOM_ASKED_EVERY_S)
+    tune.report({"fold": params["fold"]})
+
+
+class Search:
+    settings = [{}]
+
+
+config = ClusterConfig()
+units = iter([(fold, 0) for fold in range(4)])
+searcher = trials.UnitSearcher(units, Search(), trials.room_on_cluster(config))
+results = tune.Tuner(
+    tune.with_resources(trial, trials.trial_resources(config)),
+    tune_config=tune.TuneConfig(num_samples=-1, search_alg=searcher),
+    run_config=tune.RunConfig(storage_path=sys.argv[1], verbose=0, callbacks=[Grow()]),
+).fit()
+print("folds", sorted(result.metrics["fold"] for result in results), "first", most[0], "most", most[-1])
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_more_folds_begin_as_the_cluster_grows(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment["TUNE_MAX_PENDING_TRIALS_PG"] = "1000"
+    command = [sys.executable, "-c", GROWS, str(tmp_path)]
+    output = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300)
+    assert "folds [0, 1, 2, 3] first 1 most 3" in output.stdout, output.stderr
