@@ -74,8 +74,7 @@ def train(
             raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, plan.folds))}")
     with connected(address) as ray, Narrator() as narrator:
         study = open_study(settings, cohort, plan, narrator, on_error)
-        units = [(fold, setting) for setting in range(len(study.settings))]
-        train_folds(study, units, narrator, own_cluster=ray.own)
+        train_folds(study, [fold], narrator, own_cluster=ray.own)
     print(study.location(fold))
 
 

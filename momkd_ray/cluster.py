@@ -119,4 +119,8 @@ def folds_side_by_side(cluster: ClusterConfig, own: bool) -> int:
                 f"a fold needs {need:g} {kind}s (cluster.workers times cluster.{kind.lower()}s_per_worker), "
                 f"but this machine offers {have[kind]:g}; lower one of them"
             )
-    return max(1, int(min(have[kind] / (cluster.most_workers * one) for kind, one in a_worker.items() if one)))
+    # a tenth fits ten times into 1, whatever its last digit says; parts of a GPU are parts of one, never of two
+    fitting = {kind: int(have[kind] / (cluster.most_workers * one) + 1e-9) for kind, one in a_worker.items() if one}
+    if 0 < cluster.gpus_per_worker < 1:
+        fitting["GPU"] = int(have["GPU"]) * int(1 / cluster.gpus_per_worker + 1e-9)
+    return max(1, min(fitting.values()))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from momkd_ray.errors import InputError
+from momkd_ray.keys import Section, dotted_keys, type_of, unknown_key
+from momkd_ray.space import Range, Space, read_space
 
 
 def absolute(location: str) -> str:
@@ -27,12 +29,6 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 GENE_SELECTIONS = ("xgboost", "anova", "variance", "all")
-
-
-class Section(BaseModel):
-    """A part of the tree; a key it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class CohortConfig(Section):
@@ -167,11 +163,18 @@ class TrainConfig(Section):
     deterministic: bool = False
 
 
+def _one_or_least_and_most(workers: Any) -> Any:
+    least_and_most = list(workers) if isinstance(workers, list | tuple) and len(workers) == 2 else [workers, workers]
+    if not all(isinstance(n, int) and n > 0 for n in least_and_most) or least_and_most[0] > least_and_most[1]:
+        raise ValueError(f"it is {workers!r}, but must be a number of workers, or [least, most]")
+    return tuple(workers) if isinstance(workers, list) else workers
+
+
 class ClusterConfig(Section):
     """What one fold may use. None of it changes a result."""
 
     # or [least, most]: the fold goes on with what workers there are, and takes more as they come
-    workers: Positive | tuple[Positive, Positive] = 1
+    workers: Annotated[int | tuple[int, int], BeforeValidator(_one_or_least_and_most)] = 1
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
     read_threads: Positive = 2  # that read bags while a worker computes: one reads storage while one makes batches
@@ -179,12 +182,6 @@ class ClusterConfig(Section):
     max_failures: Annotated[int, Field(ge=-1)] = 3  # of a fold's workers, each resumed from; -1: without end
     checkpoint_steps: Positive = 200  # besides every epoch: minutes of work at the default model's seconds a step
     resize_interval_s: Annotated[float, Field(gt=0)] = 60  # Ray Train's own default; each change of size is a restart
-
-    @model_validator(mode="after")
-    def _least_before_most(self) -> ClusterConfig:
-        if self.least_workers > self.most_workers:
-            raise ValueError(f"workers ({self.least_workers}, {self.most_workers}) must be [least, most]")
-        return self
 
     @property
     def elastic(self) -> bool:
@@ -200,6 +197,41 @@ class ClusterConfig(Section):
     def most_workers(self) -> int:
         """The workers of a fold when there is room."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @model_validator(mode="after")
+    def _gpus_can_be_given(self) -> ClusterConfig:
+        gpus = self.gpus_per_worker
+        if self.most_workers > 1 and 0 < gpus < 1:
+            raise ValueError(
+                f"gpus_per_worker is {gpus:g} with {self.most_workers} workers, but NCCL wants a whole GPU for each: "
+                "set workers to 1, so that several folds share a GPU, or gpus_per_worker to 1"
+            )
+        if gpus > 1 and gpus % 1:
+            raise ValueError(f"gpus_per_worker is {gpus:g}, but above 1 only whole GPUs can be given")
+        return self
+
+
+class TuningConfig(Section):
+    """How the settings of a search are drawn, and whether hopeless ones end early."""
+
+    # grid: every combination; random: by chance; optuna: its TPE sampler, told each setting's mean over folds
+    method: Literal["grid", "random", "optuna"] = "grid"
+    settings: Positive | None = None  # that are drawn; default: 20, twice what Optuna draws by chance at first
+    seed: Seed = 1
+    # median: a setting ends in all folds when its mean over folds of the best validation AUC is below the median of
+    # those of earlier settings at the same epoch (Vizier's rule). none, because that mean also looks at other folds'
+    # validation patients, who are this fold's test patients; without it they have no say in what a fold may choose
+    stop: Literal["median", "none"] = "none"
+    grace_epochs: Positive = 10  # before the first comparison: train.patience, what a fold may go without a gain
+
+    @model_validator(mode="after")
+    def _grids_are_not_drawn(self) -> TuningConfig:
+        if self.method == "grid" and self.settings is not None:
+            raise ValueError(
+                f"settings is {self.settings}, but a grid tries every combination: leave settings out, "
+                "or set method to random or optuna"
+            )
+        return self
 
 
 class SyntheticConfig(Section):
@@ -233,9 +265,16 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     cluster: ClusterConfig = ClusterConfig()
-    search: dict[str, list[Any]] = {}  # a grid: dotted key -> values
+    # dotted key -> the values to try, or {low, high} with log: true or a step
+    search: Space = Field(default_factory=dict)
+    tuning: TuningConfig = TuningConfig()
     synthetic: SyntheticConfig | None = None
     run: RunConfig = RunConfig()
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _search_is_a_space(cls, tree: Any) -> Space:
+        return read_space(tree)
 
     @property
     def store_uri(self) -> str:
@@ -251,7 +290,8 @@ class Config(Section):
 
         What the files at those places hold is for the caller to hash.
         """
-        tree = self.model_dump(mode="json", exclude={"cluster", "run", "synthetic"})
+        aside = {"cluster", "run", "synthetic"} | (set() if self.search else {"tuning"})
+        tree = self.model_dump(mode="json", exclude=aside)
         elsewhere = {
             "features": ("dir", "format"),
             "cohort": ("clinical", "slides", "omics", "patient_column", "slide_column"),
@@ -266,7 +306,7 @@ class Config(Section):
 
     def with_settings(self, settings: Mapping[str, Any]) -> Config:
         """This tree with dotted keys replaced and no search left."""
-        tree = self.model_dump(mode="json") | {"search": {}}
+        tree = self.model_dump(mode="json") | {"search": {}, "tuning": {}}
         for key, value in settings.items():
             _assign(tree, key, value)
         return _validated(tree, "search")
@@ -320,7 +360,7 @@ def _validated(tree: dict[str, Any], source: str) -> Config:
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         path = [str(part) for part in first["loc"]]
         if first["type"] == "extra_forbidden":
-            raise InputError(_unknown_key(path, source)) from None
+            raise InputError(unknown_key(Config, path, source)) from None
         key = ".".join(path)
         if first["type"] == "missing":
             raise InputError(f"{source}: the configuration key '{key}' is missing") from None
@@ -328,12 +368,7 @@ def _validated(tree: dict[str, Any], source: str) -> Config:
             raise InputError(f"{source}: {key}: {first['ctx']['error']}") from None
         hint = " (quote it in YAML)" if first["type"] == "string_type" else ""
         raise InputError(f"{source}: '{key}' is {first['input']!r}, but {_lower(first['msg'])}{hint}") from None
-    for key, values in config.search.items():
-        _check_search_key(key, source)
-        if not values:
-            raise InputError(f"{source}: search gives no values for '{key}'; list at least one")
-        for value in values:
-            config.with_settings({key: value})
+    _check_search(config, source)
     return config
 
 
@@ -341,43 +376,47 @@ def _lower(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def dotted_keys(section: type[BaseModel] = Config, prefix: str = "") -> Iterable[str]:
-    """Every key of the tree, dotted."""
-    for name, field in section.model_fields.items():
-        inner = _section_of(field.annotation)
-        if inner is None:
-            yield prefix + name
-        else:
-            yield from dotted_keys(inner, f"{prefix}{name}.")
+def takes_whole_numbers(key: str) -> bool:
+    """Whether a dotted key of the tree takes whole numbers alone."""
+    return type_of(Config, key) is int
 
 
-def _section_of(annotation: Any) -> type[Section] | None:
-    options = getattr(annotation, "__args__", (annotation,))
-    return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
-
-
-def _unknown_key(path: list[str], source: str) -> str:
-    """The sentence about a key that is not in the tree: the nearest one, and all that stand beside it."""
-    key, known = ".".join(path), list(dotted_keys())
-    section = ".".join(path[:-1])
-    inside = f"{section}." if section else ""
-    beside = sorted({k.removeprefix(inside).split(".")[0] for k in known if k.startswith(inside)})
-    nearest = difflib.get_close_matches(path[-1], beside, n=1)
-    if nearest:
-        best = ".".join([*path[:-1], *nearest])
-    elif elsewhere := difflib.get_close_matches(key, known, n=1, cutoff=0.5):
-        best = elsewhere[0]
-    else:
-        best = next((k for k in known if k.rsplit(".", 1)[-1] == path[-1]), "")
-    if not beside:  # the section itself is unknown
-        section, beside = "", sorted({k.split(".")[0] for k in known})
-    hint = f"the nearest valid key is '{best}'; " if best else ""
-    place = f"'{section}' has" if section else "the sections are"
-    return f"{source}: unknown configuration key '{key}'; {hint}{place} {', '.join(beside)}"
+def _check_search(config: Config, source: str) -> None:
+    """Every listed value and the ends of every range are tried before anything runs."""
+    tuning = config.tuning
+    if not config.search and tuning != TuningConfig():
+        raise InputError(f"{source}: tuning is given without a search: list in search what to try")
+    counts: list[int | None] = []
+    for key, values in config.search.items():
+        _check_search_key(key, source)
+        if not isinstance(values, Range):
+            for value in values:
+                config.with_settings({key: value})
+            counts.append(len(values))
+            continue
+        if type_of(Config, key) not in (int, float):
+            raise InputError(f"{source}: search: '{key}' is no number and takes no range: list its values")
+        whole = takes_whole_numbers(key)
+        if whole and any(number % 1 for number in (values.low, values.high, values.step or 1)):
+            raise InputError(f"{source}: search: '{key}' takes whole numbers: give low, high and step as such")
+        if tuning.method == "grid" and values.step is None:
+            raise InputError(
+                f"{source}: search: '{key}' is a range, but a grid tries every value: list the values, give the "
+                "range a step, or set tuning.method to random or optuna"
+            )
+        for value in values.samples(whole):
+            config.with_settings({key: value})
+        counts.append(values.count(whole))
+    there_are = math.prod(count for count in counts if count)
+    if None not in counts and (tuning.settings or 0) > there_are:
+        raise InputError(
+            f"{source}: tuning.settings is {tuning.settings}, but search has only {there_are} combinations: "
+            "lower it, or set tuning.method to grid"
+        )
 
 
 def _check_search_key(key: str, source: str) -> None:
-    if key not in set(dotted_keys()):
-        raise InputError(_unknown_key(key.split("."), f"{source}: search"))
+    if key not in set(dotted_keys(Config)):
+        raise InputError(unknown_key(Config, key.split("."), f"{source}: search"))
     if key.split(".")[0] not in {"genes", "model", "memory", "loss", "train"} or key == "train.seed":
         raise InputError(f"{source}: search cannot vary '{key}', only genes, model, memory, loss and train")

@@ -254,7 +254,7 @@ def test_a_fold_whose_training_patients_have_no_omics_is_refused(tiny_config: Co
     untaught = study.cohort.omics[study.cohort.omics.index.map(roles) != "train"]
     study = replace(study, cohort=replace(study.cohort, omics=untaught))
     with pytest.raises(InputError, match="no training patient"):
-        fold_task(study, 0, 0)
+        fold_task(study, 0, 0, {})
 
 
 def test_bad_input_is_found_inside_what_ray_train_raises() -> None:

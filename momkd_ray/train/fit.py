@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from momkd_ray import storage
@@ -21,11 +22,19 @@ TRAIN_ENVIRONMENT = {
 ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
 
 
-def fit(task: FoldTask) -> dict[str, Any]:
+def fit(task: FoldTask, stop: Callable[[], bool] | None = None) -> dict[str, Any] | None:
     """Train a fold from within its Tune trial, to which every epoch's metrics are reported.
 
     One worker trains in the trial's own process, which saves the half minute that Ray Train takes to start; two or
     more, or a changing number, are DDP workers of a `TorchTrainer`. Both run `train_loop_per_worker`.
+
+    Args:
+        task: the fold.
+        stop: asked before each epoch whether the fold is to end by itself. A trial that Tune's scheduler ended
+            instead would leave the placement group of its workers behind.
+
+    Returns:
+        What `train_loop_per_worker` returns; None where the fold was stopped.
 
     Raises:
         InputError: fewer bags a step than workers, or bad input that a worker has found.
@@ -40,11 +49,11 @@ def fit(task: FoldTask) -> dict[str, Any]:
     if cluster.most_workers == 1:
         from ray import tune
 
-        return train_loop_per_worker({"task": task, "report": tune.report})
-    return _fit_workers(task)
+        return train_loop_per_worker({"task": task, "report": tune.report, "stop": stop})
+    return _fit_workers(task, stop)
 
 
-def _fit_workers(task: FoldTask) -> dict[str, Any]:
+def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None) -> dict[str, Any] | None:
     cluster = task.config.cluster
     os.environ.update(TRAIN_ENVIRONMENT | (ELASTIC_ENVIRONMENT if cluster.elastic else {}))
     from ray import train
@@ -65,7 +74,7 @@ def _fit_workers(task: FoldTask) -> dict[str, Any]:
         resources["GPU"] = cluster.gpus_per_worker
     trainer = TorchTrainer(
         train_loop_per_worker,
-        train_loop_config={"task": task, "report": train.report},
+        train_loop_config={"task": task, "report": train.report, "stop": stop},
         scaling_config=train.ScalingConfig(
             num_workers=cluster.workers,
             elastic_resize_monitor_interval_s=cluster.resize_interval_s,
@@ -85,5 +94,5 @@ def _fit_workers(task: FoldTask) -> dict[str, Any]:
         result = trainer.fit()
     except Exception as error:
         raise failure(f"fold {task.fold} failed on its workers", error) from error
-    returned: dict[str, Any] = result.return_value
+    returned: dict[str, Any] | None = result.return_value
     return returned

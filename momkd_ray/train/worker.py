@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from momkd_ray import storage
 from momkd_ray.bags.stream import Step, draw_seed
 from momkd_ray.config import Config
-from momkd_ray.errors import RunError
+from momkd_ray.errors import DivergedError
 from momkd_ray.model.momkd import CLASSES, MoMKD
 from momkd_ray.train.checkpoints import Checkpoints
 from momkd_ray.train.input import FoldInput
@@ -48,14 +48,16 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)  # a metrics line an epoch
 
 
-def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any]:
+def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
     """Train a fold to its end, going on from its newest checkpoint if there is one.
 
     Args:
-        loop: `task` (a `FoldTask`) and `report`, called with each epoch's metrics.
+        loop: `task` (a `FoldTask`), `report`, called with each epoch's metrics, and perhaps `stop`, asked by rank 0
+            before each epoch whether to end here.
 
     Returns:
         `best_epoch` and `val_auc`; checkpoints, metrics and slide-level predictions lie in the fold's folder.
+        None where it was stopped.
     """
     task: FoldTask = loop["task"]
     report: Report = loop["report"]
@@ -63,6 +65,8 @@ def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any]:
     training = FoldTraining(task, join_workers())
     progress = training.resume() or training.begin()
     while not training.finished(progress):
+        if training.stopped(loop.get("stop")):
+            return None
         report(training.epoch(progress))
     return training.predict(progress)
 
@@ -123,6 +127,10 @@ class FoldTraining:
         """Whether the last epoch is done or the validation AUC has not risen for `patience` epochs."""
         train = self.config.train
         return progress.epoch >= train.epochs or progress.stale_epochs >= train.patience
+
+    def stopped(self, stop: Callable[[], bool] | None) -> bool:
+        """Whether the fold is to end here; rank 0 asks, so that all workers leave together."""
+        return stop is not None and any(self.collective.gather(self.collective.rank == 0 and stop()))
 
     def epoch(self, progress: Progress) -> dict[str, Any]:
         """Train an epoch from where it stands, validate, move scheduler and early stopping, and save all of it."""
@@ -202,7 +210,7 @@ class FoldTraining:
         progress.rows_NV = with_rows_of_all(progress.rows_NV, places, values, self.collective)
         total_N = progress.rows_NV[:, 1 + VALUES.index("total")]
         if not total_N.isfinite().all():
-            raise RunError(
+            raise DivergedError(
                 f"fold {self.task.fold}: the loss is {total_N[~total_N.isfinite()][0]} in epoch {progress.epoch}; "
                 "lower train.lr or train.clip_norm"
             )
@@ -239,7 +247,7 @@ class FoldTraining:
         table = pd.DataFrame({"slide_id": bags.slides, "patient_id": bags.patients, "y": bags.y})
         p_NY = np.array([probabilities[place] for place in range(len(bags.ids))])
         if not np.isfinite(p_NY).all():
-            raise RunError(f"fold {self.task.fold}: the model predicts NaN; lower train.lr")
+            raise DivergedError(f"fold {self.task.fold}: the model predicts NaN; lower train.lr")
         for y in range(CLASSES):
             table[f"p_{y}"] = p_NY[:, y]
         return table
