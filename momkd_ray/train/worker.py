@@ -25,6 +25,7 @@ from momkd_ray.model.momkd import CLASSES, MoMKD
 from momkd_ray.train.state import Progress, restore, save_state
 from momkd_ray.train.step import StepOutcome, Stepper, mean_losses
 from momkd_ray.train.sync import Collective, device_of_worker, join_workers, merged
+from momkd_ray.train.watch import Watch
 
 STATE_FILE = "checkpoint.pt"
 
@@ -95,6 +96,8 @@ class FoldTraining:
         config = task.config
         self.task, self.config, self.collective = task, config, collective
         self.device = device_of_worker(config.cluster.gpus_per_worker)
+        classes = (config.cohort.negative, config.cohort.positive)
+        self.watch = Watch(config.run.dir, task.location, task.fold, collective.rank, classes)
         self.by_role = {role: RoleBags.of(task.bags, role) for role in ("train", "val", "test")}
         torch.manual_seed(draw_seed("weights", config.train.seed, task.fold) % 2**63)
         model = MoMKD(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
@@ -175,6 +178,7 @@ class FoldTraining:
             progress.best_weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
         progress.epoch, progress.step = progress.epoch + 1, 0
         progress.history.append(metrics)
+        self.watch.epoch(metrics, self.model.memory, self.stepper.network)
         return metrics | {"best_val_auc": progress.best_auc}
 
     def checkpoint(self, progress: Progress) -> None:
@@ -224,6 +228,7 @@ class FoldTraining:
             batches = next(ready)
             waits.append(time.monotonic() - began)
             outcomes.append(self.stepper.step(batches if share else [], len(step), filler=batches[0]))
+            self.watch.step(batches if share else [], began, waits[-1])
         return outcomes, waits
 
     def _batches(self, draws: Step) -> list[BagBatch]:
