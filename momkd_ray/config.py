@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -187,6 +188,12 @@ class SyntheticConfig(Section):
     seed: Seed = 7
 
 
+class WatchConfig(Section):
+    """Where a run is watched, beside Ray's dashboard, Prometheus and TensorBoard. None of it changes a result."""
+
+    mlflow: str | None = None  # a tracking URI, such as http://mlflow:5000; needs pip install 'momkd-ray[mlflow]'
+
+
 class RunConfig(Section):
     """Where the run is written, local or s3://."""
 
@@ -209,6 +216,7 @@ class Config(Section):
     cluster: ClusterConfig = ClusterConfig()
     search: dict[str, list[Any]] = {}  # a grid: dotted key -> values
     synthetic: SyntheticConfig | None = None
+    watch: WatchConfig = WatchConfig()
     run: RunConfig = RunConfig()
 
     @property
@@ -225,7 +233,7 @@ class Config(Section):
 
         What the files at those places hold is for the caller to hash.
         """
-        tree = self.model_dump(mode="json", exclude={"cluster", "run", "synthetic"})
+        tree = self.model_dump(mode="json", exclude={"cluster", "run", "synthetic", "watch"})
         elsewhere = {
             "features": ("dir", "format"),
             "cohort": ("clinical", "slides", "omics", "patient_column", "slide_column"),
@@ -272,7 +280,10 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
             _assign(tree, key.strip(), yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise InputError(f"--set {override}: the value is not valid YAML") from error
-    return _validated(tree, str(path))
+    config = _validated(tree, str(path))
+    if config.watch.mlflow is not None and importlib.util.find_spec("mlflow") is None:
+        raise InputError("watch.mlflow is set, but MLflow is not installed: pip install 'momkd-ray[mlflow]'")
+    return config
 
 
 def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:

@@ -18,10 +18,13 @@ from typing import Any
 import pytest
 import test_train
 import torch
+from test_crossval import changed, crossval
 
 from momkd_ray.cluster import Connection
-from momkd_ray.config import MemoryConfig
+from momkd_ray.config import Config, MemoryConfig, load_config
+from momkd_ray.errors import InputError
 from momkd_ray.model.memory import MomentumMemory
+from momkd_ray.progress import Narrator
 from momkd_ray.train.watch import GAUGES, Watch, memory_use
 
 ROOT = Path(__file__).parents[1]
@@ -177,3 +180,78 @@ def test_components_that_all_but_died_out_are_not_in_use() -> None:
     memory.mass_YK[1] = torch.tensor([0.97, 0.01, 0.01, 0.01])
     assert memory_use(memory) == [1.0, 0.25]
     assert memory_use(MomentumMemory(MemoryConfig(rule="fixed"), 2, 8)) == []
+
+
+def test_tensorboard_lists_the_epochs_of_a_run_by_fold(tiny_config: Config, ray_cluster: Connection) -> None:
+    crossval(tiny_config)
+    events = sorted(Path(tiny_config.run.dir, "tune").glob("*/events.out.tfevents.*"))
+    names = [event.parent.name for event in events]
+    assert [name[: name.rindex("-")] for name in names] == ["fold=0-setting=0", "fold=1-setting=0"]
+    for event in events:
+        assert b"val_auc" in event.read_bytes()
+        assert b"loss_align_slide" in event.read_bytes()
+
+
+def test_mlflow_has_a_run_a_fold_and_watching_changes_no_result(
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path
+) -> None:
+    for needed in ("mlflow", "sqlalchemy", "alembic"):
+        pytest.importorskip(needed, reason=f"{needed} is not installed: pip install -e '.[test]'")
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracked = changed(tiny_config, watch__mlflow=uri)
+    assert tracked.answer_fingerprint() == tiny_config.answer_fingerprint()
+    crossval(tracked)
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(tiny_config.run.dir)
+    assert experiment is not None
+    runs = sorted(client.search_runs([experiment.experiment_id]), key=lambda run: run.data.params["unit/fold"])
+    assert [run.data.params["unit/fold"] for run in runs] == ["0", "1"]
+    for fold, run in enumerate(runs):
+        assert run.info.status == "FINISHED"
+        assert run.info.run_name.startswith(f"fold={fold}-setting=0-")
+        assert run.data.tags["label"] == "LABEL"
+        lines = (Path(tiny_config.run.dir) / f"fold={fold}" / "metrics.jsonl").read_text().splitlines()
+        told = [point.value for point in client.get_metric_history(run.info.run_id, "loss_total")]
+        assert told == [json.loads(line)["loss_total"] for line in lines]
+
+
+def test_mlflow_that_cannot_be_reached_is_told_before_anything_is_trained(
+    tiny_config: Config, ray_cluster: Connection
+) -> None:
+    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install -e '.[mlflow]'")
+    with pytest.raises(InputError, match=r"watch\.mlflow http://127\.0\.0\.1:1 cannot be used"):
+        crossval(changed(tiny_config, watch__mlflow="http://127.0.0.1:1"))
+    assert not list(Path(tiny_config.run.dir).glob("fold=*/metrics.jsonl"))
+
+
+def test_mlflow_that_goes_away_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install -e '.[mlflow]'")
+    from ray import cloudpickle
+
+    from momkd_ray.crossval.track import _Tracker
+
+    said: list[str] = []
+    narrator = Narrator()
+    monkeypatch.setattr(narrator, "say", said.append)
+    tracker = _Tracker("http://127.0.0.1:1", experiment_name="run")
+    tracker.narrator = narrator
+    # of MLflow's server there is only its absence here: the first request fails as it would when it is gone
+    tracker.mlflow_util._mlflow.set_tracking_uri("http://127.0.0.1:1")
+    tracker._trial_runs, tracker.tags = {}, {}
+    for _ in range(3):
+        tracker.log_trial_start(None)
+    [sentence] = said
+    assert "the run goes on without it" in sentence
+    cloudpickle.loads(cloudpickle.dumps(tracker))  # as Tune does
+
+
+def test_asking_for_mlflow_without_having_it_is_told(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(tiny_config.to_yaml())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"momkd-ray\[mlflow\]"):
+        load_config(path, ["watch.mlflow=http://mlflow:5000"])

@@ -16,6 +16,7 @@ from momkd_ray.cluster import folds_side_by_side
 from momkd_ray.crossval.evaluate import FoldResult, summarise
 from momkd_ray.crossval.fold import RESULT_FILE, fold_is_finished, run_fold
 from momkd_ray.crossval.study import Study
+from momkd_ray.crossval.track import trackers
 from momkd_ray.errors import InputError, RunError, StoppedError, input_error_within, run_error_within
 from momkd_ray.progress import Narrator
 from momkd_ray.train.fit import TRAIN_ENVIRONMENT
@@ -102,7 +103,10 @@ def _tuner(study: Study, units: Sequence[Unit], narrator: Narrator, side_by_side
             storage_path=path,
             storage_filesystem=file_system,
             verbose=0,
-            callbacks=[_Told(narrator, config.train.epochs, len(units), len(study.settings))],
+            callbacks=[
+                _Told(narrator, config.train.epochs, len(units), len(study.settings)),
+                *trackers(config, narrator, study.fingerprint),
+            ],
             failure_config=tune.FailureConfig(max_failures=config.cluster.max_failures),
         ),
     )
@@ -121,8 +125,9 @@ def _trial_resources(study: Study) -> dict[str, float]:
 
 
 def _trial_name(trial: Any) -> str:
+    """Folds first, by which TensorBoard, sorting its runs by name, groups them."""
     unit = trial.config["unit"]
-    return f"setting={unit['setting']}-fold={unit['fold']}-{trial.trial_id}"
+    return f"fold={unit['fold']}-setting={unit['setting']}-{trial.trial_id}"
 
 
 class _Told(tune.Callback):  # type: ignore[misc]  # Ray carries no types
