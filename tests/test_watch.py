@@ -237,6 +237,7 @@ def test_mlflow_that_goes_away_does_not_stop_the_run(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(narrator, "say", said.append)
     tracker = _Tracker("http://127.0.0.1:1", experiment_name="run")
     tracker.narrator = narrator
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     # of MLflow's server there is only its absence here: the first request fails as it would when it is gone
     tracker.mlflow_util._mlflow.set_tracking_uri("http://127.0.0.1:1")
     tracker._trial_runs, tracker.tags = {}, {}
