@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +12,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from momkd_ray.config import Config, absolute, load_config
+from momkd_ray.config import Config, load_config
 from momkd_ray.errors import InputError, StoppedError, input_error_within, run_error_within
+from momkd_ray.sections import absolute
 
 app = typer.Typer(
     help="Train, cross-validate and run MoMKD on Ray.",
@@ -247,12 +250,19 @@ def metrics_table(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _terminated(*_: object) -> None:
+    print("momkd-ray: terminated; what is finished is kept: the same command goes on from there", file=sys.stderr)
+    sys.exit(143)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb; exit code 0 done, 1 bad input, 2 usage, 3 run failed, 130 interrupted.
+    """Run a verb; exit code 0 done, 1 bad input, 2 usage, 3 run failed, 130 interrupted, 143 terminated.
 
     Args:
         arguments: verb and options; the process's own by default.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         app(args=None if arguments is None else list(arguments), prog_name="momkd-ray")
     except Exception as error:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from momkd_ray.config import ClusterConfig
 from momkd_ray.errors import InputError, RunError
+from momkd_ray.sections import ClusterConfig
 
 # a cluster of our own: no token file under the home directory, no usage report, a calm console
 _OWN_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -54,6 +56,7 @@ def connected(address: str | None = None) -> Iterator[Connection]:
         return
     logging.getLogger("ray").setLevel(logging.WARNING)
     options = {"include_dashboard": True, "dashboard_host": "127.0.0.1"} if own else {}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         # left to itself, Ray would join whatever cluster last ran on this machine, even a dead one
         ray.init(address="local" if own else address, log_to_driver=False, logging_level=logging.WARNING, **options)
@@ -61,6 +64,8 @@ def connected(address: str | None = None) -> Iterator[Connection]:
         reason = str(error).strip().splitlines()[0]
         place = address or os.environ.get("RAY_ADDRESS") or "this machine"
         raise RunError(f"no Ray cluster could be reached at {place}: {reason}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process with code 15 and no word
     try:
         yield Connection(own, _dashboard())
     finally:

@@ -24,7 +24,7 @@ from test_train import fold_task
 
 from momkd_ray import storage
 from momkd_ray.cluster import Connection, folds_side_by_side
-from momkd_ray.config import ClusterConfig, Config
+from momkd_ray.config import Config
 from momkd_ray.crossval import trials
 from momkd_ray.crossval.schedule import choose_settings, train_folds
 from momkd_ray.crossval.search import Search
@@ -33,6 +33,7 @@ from momkd_ray.crossval.trials import Unit, UnitSearcher, trial_resources
 from momkd_ray.errors import InputError, StoppedError
 from momkd_ray.progress import Narrator
 from momkd_ray.report.page import write_report
+from momkd_ray.sections import ClusterConfig
 from momkd_ray.space import Range
 from momkd_ray.train.worker import train_loop_per_worker
 
@@ -418,7 +419,7 @@ import os, sys, time
 import ray
 from ray import tune
 from ray.cluster_utils import Cluster
-from momkd_ray.config import ClusterConfig
+from momkd_ray.sections import ClusterConfig
 from momkd_ray.crossval import trials
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})

@@ -15,10 +15,11 @@ from momkd_ray.bags.store import MANIFEST, BagStore
 from momkd_ray.cohort.folds import FoldPlan, make_folds
 from momkd_ray.cohort.formats import read_content
 from momkd_ray.cohort.tables import Cohort, load_cohort
-from momkd_ray.config import GENE_SELECTIONS, Config, absolute
+from momkd_ray.config import Config
 from momkd_ray.errors import InputError
 from momkd_ray.faults import REJECTED, Fault, OnError, settle
 from momkd_ray.progress import Narrator
+from momkd_ray.sections import GENE_SELECTIONS, absolute
 from momkd_ray.synthetic import generate_cohort
 
 

@@ -13,12 +13,12 @@ from ray.tune.search import Searcher
 
 from momkd_ray import storage
 from momkd_ray.cluster import folds_side_by_side
-from momkd_ray.config import ClusterConfig
 from momkd_ray.crossval.fold import fold_is_finished, fold_is_lost, run_fold
 from momkd_ray.crossval.search import Search
 from momkd_ray.crossval.standing import Standing, stop_marker
 from momkd_ray.crossval.study import Study
 from momkd_ray.errors import input_error_within, run_error_within
+from momkd_ray.sections import ClusterConfig
 from momkd_ray.train.fit import TRAIN_ENVIRONMENT
 
 Unit = tuple[int, int]  # fold, setting
@@ -47,7 +47,7 @@ def tuner_of(
     units: Iterator[Unit],
     *,
     room: Callable[[], int],
-    callback: tune.Callback,
+    callbacks: Sequence[tune.Callback],
 ) -> Any:
     """The Tuner that trains these units."""
     os.environ.update(TRAIN_ENVIRONMENT)
@@ -70,7 +70,7 @@ def tuner_of(
             storage_path=path,
             storage_filesystem=file_system,
             verbose=0,
-            callbacks=[callback],
+            callbacks=list(callbacks),
             failure_config=tune.FailureConfig(max_failures=config.cluster.max_failures),
         ),
     )

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from torch_geometric.utils import softmax
 
 from momkd_ray.bags.batch import BagBatch
-from momkd_ray.config import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model import losses
 from momkd_ray.model.dropout import BagNoise
 from momkd_ray.model.gatv2 import SlideEncoder
 from momkd_ray.model.memory import MomentumMemory
 from momkd_ray.model.omics import OmicsMLP
+from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig
 
 CLASSES = 2
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from momkd_ray.bags.batch import BagBatch
-from momkd_ray.config import TrainConfig
 from momkd_ray.errors import InputError
 from momkd_ray.model.momkd import MoMKD
+from momkd_ray.sections import TrainConfig
 from momkd_ray.train.sync import Collective, mean_in_rank_order
 
 LOSS_NAMES = ("ce", "memory", "align_slide", "align_omics", "reconstruction", "total")

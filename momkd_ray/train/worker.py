@@ -28,6 +28,7 @@ from momkd_ray.train.start import start_memory
 from momkd_ray.train.step import Stepper
 from momkd_ray.train.sync import Collective, device_of_worker, join_workers, merged
 from momkd_ray.train.task import FoldTask
+from momkd_ray.train.watch import Watch
 
 CHECKPOINTS = "checkpoints"  # below the fold's folder
 
@@ -88,6 +89,8 @@ class FoldTraining:
         self.device = device_of_worker(config.cluster.gpus_per_worker)
         self.input = FoldInput(task, collective, self.device)
         self.checkpoints = Checkpoints(storage.join(task.location, CHECKPOINTS), task.fingerprint)
+        classes = (config.cohort.negative, config.cohort.positive)
+        self.watch = Watch(config.run.dir, task.location, task.fold, collective.rank, classes)
         torch.manual_seed(draw_seed("weights", config.train.seed, task.fold) % 2**63)
         model = MoMKD(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
         self.stepper = Stepper(model, config.train, collective, self.device)
@@ -163,6 +166,7 @@ class FoldTraining:
         steps = record.steps(progress.epoch)
         progress.epoch, progress.step, progress.rows_NV = progress.epoch + 1, 0, no_rows()
         self.save(progress, steps)
+        self.watch.epoch(metrics, self.model.memory, self.stepper.network)
         notes, self.notes = self.notes, []
         return metrics | {"best_val_auc": progress.best_auc, "workers": self.collective.world, "notes": notes}
 
@@ -190,10 +194,11 @@ class FoldTraining:
         places: list[int] = []
         values: list[Tensor] = []
         for share in self.input.shares(plan, progress.step):
+            began = time.monotonic() - share.waited_s
             waits.append(share.waited_s)
-            values.append(
-                self.stepper.step(share.batches if share.draws else [], share.global_bags, filler=share.batches[0])
-            )
+            batches = share.batches if share.draws else []
+            values.append(self.stepper.step(batches, share.global_bags, filler=share.batches[0]))
+            self.watch.step(batches, began, share.waited_s)
             places += [draw.place for draw in share.draws]
             progress.step += 1
             if progress.step % self.config.cluster.checkpoint_steps == 0 and progress.step < len(plan):
