@@ -53,7 +53,9 @@ def main() -> None:
         if what == "training":
             sizes.insert(0, (250, 8))
         for patches, bags in sizes:
-            seconds = interleaved(ways(what, patches, bags), options.rounds if patches < 10_000 else 3, time.process_time)
+            seconds = interleaved(
+                ways(what, patches, bags), options.rounds if patches < 10_000 else 3, time.process_time
+            )
             rows.append(row_of(what, patches, bags, seconds))
             if bags == 1:
                 ours.append(seconds["ours"])

@@ -12,10 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.nn import GATv2Conv
 
+from momkd_ray.bags.batch import collate
+from momkd_ray.bags.graph import knn_graph
 from momkd_ray.bags.messages import MessageGraph
+from momkd_ray.bags.readers import Bag
+from momkd_ray.config import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model import kernels
 from momkd_ray.model.dropout import BagNoise, Dropout
+from momkd_ray.model.gatv2 import PART
 from momkd_ray.model.kernels import attend, cpu, reference, residual_block
+from momkd_ray.model.momkd import MoMKD
 
 CPU = torch.device("cpu")
 HEADS, WIDTH = 2, 5
@@ -37,7 +43,7 @@ def graphs(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
 
 def inputs_of(patches: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    shapes = [(patches, HEADS * WIDTH), (patches, HEADS * WIDTH), (HEADS, WIDTH)]
+    shapes = [(patches, HEADS * WIDTH), (patches, HEADS * WIDTH), (HEADS, WIDTH), (HEADS * WIDTH,)]
     return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
 
 
@@ -69,7 +75,7 @@ def test_attention_is_that_of_pytorch_geometric(made: tuple[int, list[tuple[int,
     for backend in (cpu, reference):
         with pytest.MonkeyPatch.context() as monkeypatch:
             through(backend, monkeypatch)
-            ours = attend(conv.lin_l(x), conv.lin_r(x), conv.att[0], graph, None) + conv.bias
+            ours = attend(conv.lin_l(x), conv.lin_r(x), conv.att[0], conv.bias, graph, None)
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
         for our, their in zip(gradients(ours, parameters), gradients(theirs, parameters), strict=True):
             torch.testing.assert_close(our, their, atol=1e-5, rtol=1e-4)
@@ -107,6 +113,34 @@ def test_gradients_are_those_of_finite_differences(p: float) -> None:
         assert torch.autograd.gradcheck(lambda *x, alpha=alpha: residual_block(*x, alpha, rows), block)
 
 
+def test_a_part_of_a_graph_receives_what_it_does_in_the_whole() -> None:
+    graph = graph_of(7, [(0, 1), (6, 3), (3, 6), (2, 4), (2, 4), (5, 3)])
+    sent, received, weight, bias = inputs_of(7)
+    whole = attend(sent, received, weight, bias, graph, None)
+    for backend in (cpu, reference):
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            through(backend, monkeypatch)
+            for begin, end in ((0, 3), (3, 7)):
+                part = attend(sent, received[begin:end], weight, bias, graph.receiving(begin, end), None)
+                torch.testing.assert_close(part, whole[begin:end], atol=1e-6, rtol=1e-6)
+    with pytest.raises(ValueError, match="no way back"):
+        attend(sent, received[:3], weight, bias, graph.receiving(0, 3), None).sum().backward()
+
+
+def test_a_bag_in_parts_predicts_what_it_does_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    sizes = ModelConfig(hidden=16, shared=8, omics_hidden=10, omics_embedding=10, classifier_hidden=8)
+    model = MoMKD(sizes, MemoryConfig(components=4), LossConfig(), width=12, genes=0).eval()
+    rng = np.random.default_rng(0)
+    coords = np.stack(np.divmod(np.arange(50), 7), 1).astype(np.int32)
+    bag = Bag("s", rng.standard_normal((50, 12), dtype=np.float32), coords, *knn_graph(coords, 8), {})
+    whole = model(collate([bag]))
+    monkeypatch.setitem(PART, "cpu", 16)
+    p, attention = model.predict(collate([bag]))
+    torch.testing.assert_close(p, whole.logits_BY.softmax(-1), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(attention, whole.attention_P, atol=1e-6, rtol=1e-5)
+
+
 def test_bits_do_not_depend_on_threads_or_on_the_run() -> None:
     patches = 3 * cpu.BLOCK + 7
     rng = np.random.default_rng(0)
@@ -119,7 +153,7 @@ def test_bits_do_not_depend_on_threads_or_on_the_run() -> None:
             torch.set_num_threads(threads)
             inputs = inputs_of(patches)
             out = attend(*inputs, graph, dropout)
-            block = residual_block(out, out, inputs[2].flatten(), inputs[2].flatten(), 1.0, None)
+            block = residual_block(out, out, inputs[3], inputs[3], 1.0, None)
             results.append((out, block, *torch.autograd.grad(block.square().sum(), inputs)))
     finally:
         torch.set_num_threads(before)
@@ -185,7 +219,7 @@ def test_a_graph_is_checked_where_it_is_made() -> None:
 def test_sizes_types_and_devices_that_do_not_go_together_are_refused() -> None:
     graph, inputs = graph_of(3, [(0, 1)]), inputs_of(3)
     with pytest.raises(ValueError, match=r"received is \(2, 10\), but \(3, 10\) is wanted"):
-        attend(inputs[0], inputs[1][:2], inputs[2], graph, None)
+        attend(inputs[0], inputs[1][:2], *inputs[2:], graph, None)
     with pytest.raises(ValueError, match="keys"):
         attend(*inputs, graph, dropout_on(3))
     with pytest.raises(ValueError, match="no float"):
@@ -193,4 +227,4 @@ def test_sizes_types_and_devices_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(ValueError, match="cpu and meta"):
         attend(inputs[0].to("meta"), *inputs[1:], graph, None)
     with pytest.raises(ValueError, match="residual"):
-        residual_block(inputs[0], inputs[1][:2], inputs[2].flatten(), inputs[2].flatten(), 1.0, None)
+        residual_block(inputs[0], inputs[1][:2], inputs[3], inputs[3], 1.0, None)

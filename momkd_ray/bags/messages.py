@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -64,6 +64,18 @@ class MessageGraph:
     def to(self, device: torch.device) -> MessageGraph:
         """The same graph on a device."""
         return MessageGraph(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+    def receiving(self, begin: int, end: int) -> MessageGraph:
+        """Only what patches `begin` to `end` receive; for a way forward, as nothing tells any more who sent what."""
+        first, last = int(self.received_P1[begin]), int(self.received_P1[end])
+        nothing = self.target_M[:0]
+        return replace(
+            self,
+            received_P1=self.received_P1[begin : end + 1] - first,
+            source_M=self.source_M[first:last],
+            message_M=nothing,
+            target_M=nothing,
+        )
 
     @property
     def edge_index_2M(self) -> Tensor:

@@ -74,8 +74,8 @@ class MoMKD(nn.Module):
         context_PH = self.slide_encoder(batch, noise)
         patches_PS = _unit(self.project_patch(context_PH))
         attention_P = self.attention(patches_PS, batch)
-        pooled_BH = torch.zeros(len(batch), context_PH.shape[1], device=context_PH.device)
-        pooled_BH = pooled_BH.index_add(0, batch.bag_of_patch_P, attention_P[:, None] * context_PH.float())
+        by_bag = zip(*(x.split(batch.patches_per_bag) for x in (attention_P, context_PH.float())), strict=True)
+        pooled_BH = torch.stack([attention_P @ context_PH for attention_P, context_PH in by_bag])
         omics_RS, reconstruction_RG = self._omics(batch, noise)
         return MoMKDOutput(
             logits_BY=self._classify(pooled_BH, noise),

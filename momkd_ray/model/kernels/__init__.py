@@ -11,22 +11,25 @@ from momkd_ray.bags.messages import MessageGraph
 from momkd_ray.model.dropout import Dropout
 from momkd_ray.model.kernels import cpu, reference
 
-FLOATS = {"cpu": (torch.float32, torch.float64)}
-"""What a kernel computes in; anything else, such as bfloat16 under autocast, becomes float32."""
-
 
 def attend(
-    sent_PH: Tensor, received_PH: Tensor, weight_AC: Tensor, graph: MessageGraph, dropout: Dropout | None
+    sent_PH: Tensor,
+    received_PH: Tensor,
+    weight_AC: Tensor,
+    bias_H: Tensor,
+    graph: MessageGraph,
+    dropout: Dropout | None,
 ) -> Tensor:
     """GATv2's attention and its messages (method 2), (P, H) with H = A C.
 
     Head a of message i -> j weighs softmax_i(weight[a] . leaky_relu(sent[i, a] + received[j, a])), over all that j
-    receives; after dropout, j gets the so weighted sum of sent[i, a].
+    receives; after dropout, j gets the so weighted sum of sent[i, a], and the bias.
 
     Args:
         sent_PH: W_l x, what patches send.
-        received_PH: W_r x, what they compare it with.
+        received_PH: W_r x, what they compare it with; of a part of a graph only the rows that receive.
         weight_AC: the attention's vector for each of A heads.
+        bias_H: added to every row.
         graph: of the P patches.
         dropout: of the attention, a row a message in the order received and a column a head.
 
@@ -34,15 +37,15 @@ def attend(
         ValueError: sizes, devices or types that do not go together.
     """
     heads, width = weight_AC.shape
-    shape = (len(graph.received_P1) - 1, heads * width)
-    _check(shape, sent=sent_PH, received=received_PH)
-    _check((heads, width), weight=weight_AC)
-    _check((len(graph.source_M),), keys=None if dropout is None else dropout.keys_N)
-    _check_devices(sent_PH, received_PH, weight_AC, graph.source_M, *([] if dropout is None else [dropout.keys_N]))
-    sent_PH, received_PH, weight_AC = _computable(sent_PH, received_PH, weight_AC)
-    split = (shape[0], heads, width)
-    out_PAC: Tensor = _backend(sent_PH).attend(sent_PH.view(split), received_PH.view(split), weight_AC, graph, dropout)
-    return out_PAC.flatten(1)
+    _check((len(graph.sent_P1) - 1, heads * width), sent=sent_PH)
+    _check((len(graph.received_P1) - 1, heads * width), received=received_PH)
+    _check((heads * width,), bias=bias_H)
+    keys = [] if dropout is None else [dropout.keys_N]
+    _check((len(graph.source_M),), keys=keys[0] if keys else None)
+    _check_devices(sent_PH, received_PH, weight_AC, bias_H, graph.source_M, *keys)
+    sent_PH, received_PH, weight_AC, bias_H = _computable(sent_PH, received_PH, weight_AC, bias_H)
+    out_PH: Tensor = _backend(sent_PH).attend(sent_PH, received_PH, weight_AC, bias_H, graph, dropout)
+    return out_PH
 
 
 def residual_block(
@@ -87,7 +90,7 @@ def _check_devices(*tensors: Tensor) -> None:
 
 
 def _computable(*tensors: Tensor) -> list[Tensor]:
-    """All in the one float type that the device's kernels compute in."""
+    """All in one float type: float64 if they are, else float32, whatever autocast made of them."""
     wanted = torch.float64 if all(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
     for tensor in tensors:
         if not tensor.is_floating_point():

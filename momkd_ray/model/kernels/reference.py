@@ -15,15 +15,21 @@ SLOPE = 0.2
 
 
 def attend(
-    sent_PAC: Tensor, received_PAC: Tensor, weight_AC: Tensor, graph: MessageGraph, dropout: Dropout | None
+    sent_PH: Tensor,
+    received_PH: Tensor,
+    weight_AC: Tensor,
+    bias_H: Tensor,
+    graph: MessageGraph,
+    dropout: Dropout | None,
 ) -> Tensor:
     """See `momkd_ray.model.kernels.attend`."""
     source_M, target_M = graph.edge_index_2M
-    paired_MAC = sent_PAC[source_M] + received_PAC[target_M]
-    score_MA = (F.leaky_relu(paired_MAC, SLOPE) * weight_AC).sum(dim=-1)
-    attention_MA = dropped(softmax(score_MA, target_M, num_nodes=len(sent_PAC)), dropout)
-    message_MAC = attention_MA[:, :, None] * sent_PAC[source_M]
-    return torch.zeros_like(sent_PAC, dtype=message_MAC.dtype).index_add(0, target_M, message_MAC)
+    sent_MAC = sent_PH.view(-1, *weight_AC.shape)[source_M]
+    received_PAC = received_PH.view(-1, *weight_AC.shape)
+    score_MA = (F.leaky_relu(sent_MAC + received_PAC[target_M], SLOPE) * weight_AC).sum(dim=-1)
+    attention_MA = dropped(softmax(score_MA, target_M, num_nodes=len(received_PH)), dropout)
+    message_MAC = attention_MA[:, :, None] * sent_MAC
+    return torch.zeros_like(received_PAC).index_add(0, target_M, message_MAC).flatten(1) + bias_H
 
 
 def residual_block(
