@@ -25,7 +25,6 @@ _CALM = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # what Ray itself has to say comes as plain lines: a job's log is read in files
     "RAY_COLOR_PREFIX": "0",
-    "RAY_DEDUP_LOGS": "0",
 }
 
 
@@ -97,6 +96,8 @@ def _quiet() -> None:
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
+    # it counts repeated warnings in colour; its variable is read when Ray is first imported, which may be earlier
+    ray._private.ray_logging.RAY_DEDUP_LOGS = False
     for name in ("ray.data", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
