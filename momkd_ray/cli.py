@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from momkd_ray.config import Config, absolute, load_config
+from momkd_ray.config import Config, load_config
 from momkd_ray.errors import InputError, StoppedError, input_error_within, run_error_within
+from momkd_ray.sections import absolute
 
 app = typer.Typer(
     help="Train, cross-validate and run MoMKD on Ray.",
@@ -76,8 +77,7 @@ def train(
             raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, plan.folds))}")
     with connected(address) as ray, Narrator() as narrator:
         study = open_study(settings, cohort, plan, narrator, on_error)
-        units = [(fold, setting) for setting in range(len(study.settings))]
-        train_folds(study, units, narrator, own_cluster=ray.own)
+        train_folds(study, [fold], narrator, own_cluster=ray.own)
     print(study.location(fold))
 
 

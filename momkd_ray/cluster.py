@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from momkd_ray.config import ClusterConfig
 from momkd_ray.errors import InputError, RunError
+from momkd_ray.sections import ClusterConfig
 
 # a cluster of our own: no token file under the home directory, no usage report, a calm console
 _OWN_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -98,8 +98,10 @@ def _quiet() -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
     # it counts repeated warnings in colour; its variable is read when Ray is first imported, which may be earlier
     ray._private.ray_logging.RAY_DEDUP_LOGS = False
-    for name in ("ray.data", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # the session's log file keeps all
+            handler.setLevel(logging.CRITICAL)  # a failed task is told once, by what we raise
 
 
 def _dashboard() -> str:
@@ -119,20 +121,22 @@ def most_of(kind: str) -> float:
 
 
 def folds_side_by_side(cluster: ClusterConfig, own: bool) -> int:
-    """How many folds the cluster holds at once.
+    """How many folds the cluster holds at once, each with all the workers it may take.
 
     Raises:
-        InputError: a cluster of this machine alone cannot hold even one.
+        InputError: a cluster of this machine alone cannot hold even one with its fewest workers.
     """
-    have = {kind: most_of(kind) for kind in ("CPU", "GPU")}
-    needs = {
-        "CPU": cluster.workers * cluster.cpus_per_worker,
-        "GPU": cluster.workers * cluster.gpus_per_worker,
-    }
-    for kind, need in needs.items():
-        if own and need > have.get(kind, 0.0):
+    a_worker = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    have = {kind: most_of(kind) for kind in a_worker}
+    for kind, one in a_worker.items():
+        need = cluster.least_workers * one
+        if own and need > have[kind]:
             raise InputError(
                 f"a fold needs {need:g} {kind}s (cluster.workers times cluster.{kind.lower()}s_per_worker), "
-                f"but this machine offers {have.get(kind, 0.0):g}; lower one of them"
+                f"but this machine offers {have[kind]:g}; lower one of them"
             )
-    return max(1, int(min(have.get(kind, 0.0) / need for kind, need in needs.items() if need)))
+    # a tenth fits ten times into 1, whatever its last digit says; parts of a GPU are parts of one, never of two
+    fitting = {kind: int(have[kind] / (cluster.most_workers * one) + 1e-9) for kind, one in a_worker.items() if one}
+    if 0 < cluster.gpus_per_worker < 1:
+        fitting["GPU"] = int(have["GPU"]) * int(1 / cluster.gpus_per_worker + 1e-9)
+    return max(1, min(fitting.values()))

@@ -14,6 +14,10 @@ class RunError(Exception):
     """The input was good but the run could not be finished (exit 3)."""
 
 
+class DivergedError(RunError):
+    """Training left the finite numbers, and would again."""
+
+
 class StoppedError(Exception):
     """The user stopped the run, which can go on (exit 130)."""
 
@@ -26,6 +30,11 @@ def input_error_within(error: BaseException) -> InputError | None:
 def run_error_within(error: BaseException) -> RunError | None:
     """The `RunError` behind an exception that Ray or another library has wrapped, if there is one."""
     return _within(error, RunError)
+
+
+def diverged_error_within(error: BaseException) -> DivergedError | None:
+    """The `DivergedError` behind an exception that Ray has wrapped, if there is one."""
+    return _within(error, DivergedError)
 
 
 def failure(what: str, error: BaseException) -> InputError | RunError:

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from momkd_ray.config import SyntheticConfig
 from momkd_ray.errors import InputError
+from momkd_ray.sections import SyntheticConfig
 
 MARKER = "synthetic.json"
 FORMAT = 1  # raised when the same settings would give another cohort

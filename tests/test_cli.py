@@ -113,7 +113,10 @@ BAD_FEATURES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: _edit(p, lambda f: f["features"].write_direct(np.full(f["features"].shape, np.nan, "f4"))),
         "NaN",
     ),
-    "another width": (lambda p: _edit(p, lambda f: spoiled(f, np.ones((len(f["coords"]), 5), "f4"))), "width|wide"),
+    "another width": (
+        lambda p: _edit(p, lambda f: spoiled(f, np.arange(5.0 * len(f["coords"])).reshape(-1, 5))),
+        "width|wide",
+    ),
     "no features": (lambda p: _edit(p, lambda f: spoiled(f, None)), "features"),
     "no coords": (lambda p: _edit(p, lambda f: f.pop("coords")), "coords"),
     "zero patches": (lambda p: _edit(p, lambda f: spoiled(f, np.ones((0, 16), "f4"))), "patches|rows|empty"),

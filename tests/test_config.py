@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from momkd_ray.config import Config, dotted_keys, load_config
+from momkd_ray.config import Config, load_config
 from momkd_ray.demo import demo_config
 from momkd_ray.errors import InputError
+from momkd_ray.keys import dotted_keys
 
 JOBS = Path(__file__).parents[1] / "jobs" / "configs"
 
@@ -52,6 +53,28 @@ def test_set_replaces_values_of_every_kind(written: str) -> None:
         ("search={'run.dir': [a]}", "cannot vary"),
         ("search={'train.lr': []}", "no values"),
         ("search={'genes.n': [5, many]}", "valid integer"),
+        ("search=[train.lr]", "dotted keys"),
+        ("search={'train.lr': 1}", "list of values or a range"),
+        ("search={'train.lr': {low: 1}}", "needs 'high'"),
+        ("search={'train.lr': {low: 1, high: 2, by: log}}", "no 'by'"),
+        ("search={'train.lr': {low: a, high: 2}}", "'low' is 'a', but .*valid number"),
+        ("search={'train.lr': {low: 2, high: 1, log: true}}", r"low \(2\) must be below high"),
+        ("search={'train.lr': {low: 0, high: 1, log: true}}", "above 0"),
+        ("search={'train.lr': {low: 1, high: 2, log: true, step: 1}}", "exclude each other"),
+        ("search={'train.lr': {low: 1, high: 2, step: 3}}", "fit between"),
+        ("search={'train.lr': {low: 0, high: 1, step: 0.5}}", "'train.lr' is 0.0, but .* greater than 0"),
+        ("search={'model.dropout': {low: 0, high: 1, step: 0.5}}", "less than 1"),
+        ("search={'genes.n': {low: 1.5, high: 3, step: 1}}", "whole numbers"),
+        ("search={'model.hidden': {low: 2, high: 8, step: 1}}", "multiple of heads"),
+        ("search={'memory.rule': {low: 1, high: 2}}", "no number"),
+        ("search={'train.balanced': {low: 0, high: 1}}", "no number"),
+        ("search={'train.lr': {low: 1, high: 2}}", "a grid tries every value"),
+        ("tuning={settings: 5}", "a grid tries every combination"),
+        ("tuning={method: random}", "without a search"),
+        ("search={'genes.n': [5, 5]}", "lists 5 twice"),
+        ("tuning={methods: random}", "'tuning.method'"),
+        ("cluster={workers: 2, gpus_per_worker: 0.5}", "NCCL"),
+        ("cluster={gpus_per_worker: 1.5}", "whole GPUs"),
         ("model.heads=3", "multiple of heads"),
     ],
 )
@@ -59,6 +82,21 @@ def test_a_wrong_override_is_named_in_one_sentence(written: str, override: str, 
     with pytest.raises(InputError, match=words) as caught:
         load_config(written, [override])
     assert "\n" not in str(caught.value)
+
+
+def test_a_search_of_ranges_comes_back_and_draws_no_more_than_there_is(written: str, tmp_path: Path) -> None:
+    search = "search={'memory.components': {low: 4, high: 6}, 'train.lr': [0.1, 0.2]}"
+    config = load_config(written, [search, "tuning={method: random, settings: 6}"])
+    (tmp_path / "again.yaml").write_text(config.to_yaml())
+    assert load_config(tmp_path / "again.yaml") == config
+    fold = config.with_settings({"train.lr": 0.1, "memory.components": 5})
+    assert (fold.train.lr, fold.memory.components, fold.search) == (0.1, 5, {})
+    with pytest.raises(InputError, match="only 6 combinations"):
+        load_config(written, [search, "tuning={method: random, settings: 7}"])
+    without = load_config(written)
+    assert without.model_copy(update={"tuning": config.tuning}).answer_fingerprint() == without.answer_fingerprint()
+    more = load_config(written, [search, "tuning={method: random, settings: 5}"])
+    assert more.answer_fingerprint() != config.answer_fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +113,7 @@ def test_a_wrong_file_is_named_in_one_sentence(tmp_path: Path, text: str, words:
 
 
 def test_every_unknown_key_next_to_a_known_one_is_led_back(written: str) -> None:
-    for key in dotted_keys():
+    for key in dotted_keys(Config):
         with pytest.raises(InputError, match=f"'{key}'"):
             load_config(written, [f"{key}_=1"])
 

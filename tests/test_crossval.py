@@ -124,8 +124,8 @@ def test_a_split_that_tests_patients_several_times_or_never_is_run_as_it_is(
     (tmp_path / "splits.json").write_text(json.dumps({"splits": splits}))
     config = changed(tiny_config, folds__file=str(tmp_path / "splits.json"))
     study = study_of(config)
-    assert set(study.fold_slides(1)["patient_id"]) == {*y.index} - {positive[0], positive[3]}
-    assert set(study.fold_slides(1)["role"]) == {"train", "val", "test"}
+    assert set(study.fold_bags(1)["patient_id"]) == {*y.index} - {positive[0], positive[3]}
+    assert set(study.fold_bags(1)["role"]) == {"train", "val", "test"}
 
     metrics = cross_validate(study, Narrator(), own_cluster=True)
     predictions = pd.read_parquet(Path(config.run.dir) / "predictions.parquet")
@@ -163,6 +163,20 @@ def test_shared_bags_are_those_of_the_store(tiny_config: Config, ray_cluster: Co
     assert share_bags(store, ids, 0.0) is store
     with pytest.raises(InputError, match="unknown-slide"):
         shared.read("unknown-slide")
+
+
+def test_a_bag_that_the_object_store_has_lost_is_read_from_the_store(
+    tiny_config: Config, ray_cluster: Connection
+) -> None:
+    from ray._private.internal_api import free
+
+    study = study_of(tiny_config)
+    slides = study.cohort.slides["slide_id"].tolist()
+    shared = share_bags(study.store, slides, 0.9)
+    assert isinstance(shared, SharedBags)
+    free(shared._blocks)
+    for slide_id in slides[:3]:
+        assert (shared.read(slide_id).features == study.store.read(slide_id).features).all()
 
 
 def test_all_slides_of_a_patient_may_be_one_bag(tiny_config: Config, ray_cluster: Connection, tmp_path: Path) -> None:
@@ -240,7 +254,7 @@ def test_a_fold_whose_training_patients_have_no_omics_is_refused(tiny_config: Co
     untaught = study.cohort.omics[study.cohort.omics.index.map(roles) != "train"]
     study = replace(study, cohort=replace(study.cohort, omics=untaught))
     with pytest.raises(InputError, match="no training patient"):
-        fold_task(study, 0, 0)
+        fold_task(study, 0, 0, {})
 
 
 def test_bad_input_is_found_inside_what_ray_train_raises() -> None:
@@ -393,15 +407,24 @@ def test_killed_in_the_middle_the_same_command_ends_like_an_uninterrupted_run(
     pd.testing.assert_frame_equal(predictions, expected_predictions)
 
 
+def steps_of(run: str, fold: int) -> pd.DataFrame:
+    return pd.concat([pd.read_parquet(path) for path in sorted(Path(run, f"fold={fold}", "steps").iterdir())])
+
+
 @pytest.mark.slow
-def test_two_ray_train_workers_end_like_one(tiny_config: Config, tmp_path: Path) -> None:
-    one = changed(tiny_config, train__bags_per_step=2, train__epochs=3, model__dropout=0.3)
-    two = changed(one, cluster__workers=2, run__dir=str(tmp_path / "two"), store__uri=f"{one.run.dir}/bags")
-    finished(momkd("crossval", "--config", str(saved(one, tmp_path / "a"))))
-    finished(momkd("crossval", "--config", str(saved(two, tmp_path / "b"))))
-    metrics, predictions = comparable(two.run.dir)
+def test_two_and_four_ray_train_workers_end_like_one(tiny_config: Config, tmp_path: Path) -> None:
+    one = changed(tiny_config, train__bags_per_step=4, train__epochs=2, model__dropout=0.3)
+    finished(momkd("crossval", "--config", str(saved(one, tmp_path / "one"))))
     expected, expected_predictions = comparable(one.run.dir)
-    p, expected_p = predictions["p_positive"], expected_predictions["p_positive"]
-    assert (p - expected_p).abs().max() < 1e-5
-    assert metrics["metrics"]["auc"]["folds"] == pytest.approx(expected["metrics"]["auc"]["folds"], abs=1e-5)
-    assert metrics["fingerprint"] == expected["fingerprint"]
+    for workers in (2, 4):
+        many = changed(one, cluster__workers=workers, cluster__cpus_per_worker=2 / workers)
+        many = changed(many, run__dir=str(tmp_path / f"{workers}"), store__uri=f"{one.run.dir}/bags")
+        finished(momkd("crossval", "--config", str(saved(many, tmp_path / f"c{workers}"))))
+        for fold in (0, 1):
+            steps, expected_steps = steps_of(many.run.dir, fold), steps_of(one.run.dir, fold)
+            pd.testing.assert_frame_equal(steps, expected_steps, atol=1e-5, rtol=1e-5)
+        metrics, predictions = comparable(many.run.dir)
+        p, expected_p = predictions["p_positive"], expected_predictions["p_positive"]
+        assert (p - expected_p).abs().max() < 1e-5
+        assert metrics["metrics"]["auc"]["folds"] == pytest.approx(expected["metrics"]["auc"]["folds"], abs=1e-5)
+        assert metrics["fingerprint"] == expected["fingerprint"]

@@ -11,8 +11,8 @@ from written_tables import OMICS, config_for, fails, reasons, write
 
 from momkd_ray.cohort.genes import GeneTransform, fit_genes
 from momkd_ray.cohort.tables import Cohort, load_cohort
-from momkd_ray.config import GenesConfig
 from momkd_ray.errors import InputError
+from momkd_ray.sections import GenesConfig
 
 
 @pytest.mark.parametrize(

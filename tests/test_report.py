@@ -157,15 +157,23 @@ def test_search_is_told(tmp_path: Path, page: str) -> None:
     run = write_run(tmp_path)
     figures = json.loads((tmp_path / "metrics.json").read_text())
     figures["search"] = {
-        "settings": [{"memory.components": 8}, {"memory.components": 16}],
+        "settings": [{"memory.components": k} for k in (8, 16, 32, 64)],
         "chosen": {"0": 1, "1": 1, "2": 1, "3": 1, "4": 1},
-        "val_auc": [[0.5, 0.6], [0.7, 0.9]],
+        "val_auc": [[0.5, 0.6], [0.7, 0.9], [None, None], [0.6, None]],
+        "stopped": [{"setting": 2, "epoch": 10, "val_auc": 0.51, "median": 0.7}],
+        "drawn_by": None,
+        "stopped_by": "the mean over folds",
     }
     storage.write_json(f"{run}/metrics.json", figures)
     text = Page(Path(write_report(run)).read_text()).text
     assert re.search(r"memory.components = 8\s*0.550\s*none", text)
     assert re.search(r"memory.components = 16\s*0.800\s*0, 1, 2, 3, 4", text)
+    assert re.search(r"memory.components = 32\s*stopped after 10 epochs at 0.510, median 0.700\s*none", text)
+    assert re.search(r"memory.components = 64\s*diverged in 1 folds\s*none", text)
     assert "chooses the setting" in text
+    assert "stopped in all folds by the mean over folds" in text
+    assert "had a say" in text
+    assert "had a say" not in page
     assert "memory.components" not in page
 
 

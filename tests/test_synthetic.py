@@ -14,8 +14,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from momkd_ray.cohort.tables import Cohort, load_cohort
-from momkd_ray.config import Config, SyntheticConfig
+from momkd_ray.config import Config
 from momkd_ray.errors import InputError
+from momkd_ray.sections import SyntheticConfig
 from momkd_ray.synthetic import OTHER_LABELS, generate_cohort
 
 

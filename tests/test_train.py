@@ -17,10 +17,11 @@ from momkd_ray.bags.graph import knn_graph
 from momkd_ray.bags.readers import Bag
 from momkd_ray.config import Config
 from momkd_ray.errors import InputError
+from momkd_ray.train.checkpoints import Checkpoints
 from momkd_ray.train.fit import fit
-from momkd_ray.train.state import Progress
-from momkd_ray.train.step import Stepper, uses_bf16
-from momkd_ray.train.worker import STATE_FILE, FoldTask, FoldTraining, train_loop_per_worker
+from momkd_ray.train.step import LOSS_NAMES, Stepper, uses_bf16
+from momkd_ray.train.task import FoldTask
+from momkd_ray.train.worker import CHECKPOINTS, FoldTraining, Progress, train_loop_per_worker
 
 RULES = ["ema", "gradient", "fixed"]
 WIDTH, GENES = 12, 6
@@ -95,6 +96,14 @@ def fold_task(location: Path, *, omics: bool = True, **train: Any) -> FoldTask:
     )
 
 
+def state_of(location: Path) -> dict[str, Any]:
+    """The newest checkpoint of a fold."""
+    checkpoints = Checkpoints(str(location / CHECKPOINTS), "same")
+    name = checkpoints.newest()
+    assert name is not None
+    return checkpoints.read(name)
+
+
 def recorded_course(rank: int, world: int, folder: str) -> None:
     """Train three epochs of four steps under every rule as one of `world` ranks and save what each step left."""
     torch.set_num_threads(1)
@@ -106,7 +115,7 @@ def recorded_course(rank: int, world: int, folder: str) -> None:
     def recording(self: Stepper, *args: Any, **kwargs: Any) -> Any:
         outcome = step(self, *args, **kwargs)
         model = self.model
-        losses = self.collective.sum(outcome.sums_L.clone())
+        losses = self.collective.sum(outcome.sum(0)[: len(LOSS_NAMES)])
         grads = {n: p.grad.clone() for n, p in model.named_parameters()}
         course[rule].append([losses, grads, model.memory.raw_YKS.detach().clone()])
         return outcome
@@ -118,8 +127,11 @@ def recorded_course(rank: int, world: int, folder: str) -> None:
             task = fold_task(Path(folder) / f"{rule}-{world}", rule=rule)
             reported: list[dict[str, Any]] = []
             train_loop_per_worker({"task": task, "report": reported.append})
-            weights = torch.load(Path(task.location) / STATE_FILE, weights_only=True)["model"] if rank == 0 else {}
-            course[rule] += [weights, [{k: v for k, v in m.items() if "seconds" not in k} for m in reported]]
+            weights = state_of(Path(task.location))["model"] if rank == 0 else {}
+            told = [
+                {k: v for k, v in m.items() if "seconds" not in k and k not in ("workers", "notes")} for m in reported
+            ]
+            course[rule] += [weights, told]
     finally:
         Stepper.step = step  # type: ignore[method-assign]
     torch.save(course, Path(folder) / f"course-{world}-{rank}.pt")
@@ -171,7 +183,7 @@ def test_the_memory_moves_under_ema_and_gradient_only(courses: Any) -> None:
 
 
 def outcome_of(location: Path) -> tuple[dict[str, Any], list[dict[str, Any]], pd.DataFrame]:
-    state = torch.load(location / STATE_FILE, weights_only=True)
+    state = state_of(location)
     lines = [json.loads(line) for line in (location / "metrics.jsonl").read_text().splitlines()]
     lines = [{k: v for k, v in line.items() if "seconds" not in k} for line in lines]
     return state["model"], lines, pd.read_parquet(location / "test_slides.parquet")

@@ -21,10 +21,11 @@ import torch
 from test_crossval import changed, crossval
 
 from momkd_ray.cluster import Connection
-from momkd_ray.config import Config, MemoryConfig, load_config
+from momkd_ray.config import Config, load_config
 from momkd_ray.errors import InputError
 from momkd_ray.model.memory import MomentumMemory
 from momkd_ray.progress import Narrator
+from momkd_ray.sections import MemoryConfig
 from momkd_ray.train.watch import GAUGES, Watch, memory_use
 
 ROOT = Path(__file__).parents[1]

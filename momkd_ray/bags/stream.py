@@ -21,10 +21,11 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Draw:
-    """One bag of a step: its place in the training set, and the seed of its dropout."""
+    """One bag of a step: its place in the training set, the seed of its dropout, and its own place in the epoch."""
 
     bag: int
     seed: int
+    place: int
 
 
 Step = list[Draw]  # the bags that are learnt from together, on all workers
@@ -59,9 +60,9 @@ def plan_epoch(
         chosen = list(rng.permutation(n))
     seen: dict[int, int] = {}
     draws = []
-    for bag in map(int, chosen):
+    for place, bag in enumerate(map(int, chosen)):
         seen[bag] = seen.get(bag, 0) + 1
-        draws.append(Draw(bag, draw_seed("dropout", seed, epoch, bag_ids[bag], seen[bag])))
+        draws.append(Draw(bag, draw_seed("dropout", seed, epoch, bag_ids[bag], seen[bag]), place))
     return [draws[i : i + bags_per_step] for i in range(0, n, bags_per_step)]
 
 

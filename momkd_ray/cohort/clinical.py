@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from momkd_ray.cohort import columns
 from momkd_ray.cohort.formats import blank_cell, data_rows, read_table, require_columns, rows_by_value, texts
-from momkd_ray.config import CohortConfig
 from momkd_ray.errors import InputError
 from momkd_ray.faults import Fault, Problem
+from momkd_ray.sections import CohortConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,10 @@ from momkd_ray import storage
 from momkd_ray.cohort.formats import first_duplicate
 from momkd_ray.cohort.splits import ROLES, Split, read_split
 from momkd_ray.cohort.tables import Cohort
-from momkd_ray.config import Config, FoldsConfig
+from momkd_ray.config import Config
 from momkd_ray.errors import InputError
 from momkd_ray.faults import Fault, OnError
+from momkd_ray.sections import FoldsConfig
 
 ROLE = "role_"
 

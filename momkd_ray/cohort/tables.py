@@ -15,9 +15,10 @@ from momkd_ray.cohort.clinical import ClinicalTable, read_clinical
 from momkd_ray.cohort.files import files_of, list_features
 from momkd_ray.cohort.omics import OmicsTable, read_omics
 from momkd_ray.cohort.slides import SlideTable, read_slides
-from momkd_ray.config import CohortConfig, Config
+from momkd_ray.config import Config
 from momkd_ray.errors import InputError
 from momkd_ray.faults import Fault, OnError, refuse
+from momkd_ray.sections import CohortConfig
 
 EXAMPLES = 3  # identifiers shown for each reason
 EXCLUDED = ("kind", "id", "reason", "problem")

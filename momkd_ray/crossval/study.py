@@ -1,13 +1,10 @@
-"""What a run stands on: cohort, folds, bag store and settings, brought together before anything is trained."""
+"""What a run stands on: cohort, folds and bag store, brought together before anything is trained."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -18,29 +15,33 @@ from momkd_ray.bags.store import MANIFEST, BagStore
 from momkd_ray.cohort.folds import FoldPlan, make_folds
 from momkd_ray.cohort.formats import read_content
 from momkd_ray.cohort.tables import Cohort, load_cohort
-from momkd_ray.config import GENE_SELECTIONS, Config, absolute
+from momkd_ray.config import Config
 from momkd_ray.errors import InputError
 from momkd_ray.faults import REJECTED, Fault, OnError, settle
 from momkd_ray.progress import Narrator
+from momkd_ray.sections import GENE_SELECTIONS, absolute
 from momkd_ray.synthetic import generate_cohort
 
 
 @dataclass(frozen=True)
 class Study:
-    """A cohort with its folds and bags, and the settings to try in each fold."""
+    """A cohort with its folds and bags."""
 
     config: Config
     cohort: Cohort
     plan: FoldPlan
     store: BagStore
     slides: BagSource  # where the workers get the slides: the store, or what Ray Data shares of it
-    settings: tuple[Mapping[str, Any], ...]  # one empty mapping where there is no search
     fingerprint: str
+
+    def setting_location(self, setting: int) -> str:
+        """The folder of a setting; the run directory where there is no search."""
+        run_dir = self.config.run.dir
+        return storage.join(run_dir, f"setting={setting}") if self.config.search else run_dir
 
     def location(self, fold: int, setting: int = 0) -> str:
         """The folder of a fold; under a search, of a fold trained with one setting."""
-        parts = [f"setting={setting}"] if self.config.search else []
-        return storage.join(self.config.run.dir, *parts, f"fold={fold}")
+        return storage.join(self.setting_location(setting), f"fold={fold}")
 
     @property
     def source(self) -> BagSource:
@@ -144,10 +145,7 @@ def open_study(config: Config, cohort: Cohort, plan: FoldPlan, narrator: Narrato
     if faults:
         cohort = cohort.without_slides(faults)
         plan = make_folds(config, cohort, on_error)
-    settings = tuple(
-        dict(zip(config.search, values, strict=True)) for values in itertools.product(*config.search.values())
-    )
-    study = Study(config, cohort, plan, store, store, settings, fingerprint(config, cohort, plan, store))
+    study = Study(config, cohort, plan, store, store, fingerprint(config, cohort, plan, store))
     _claim_run_dir(study)
     return study
 
@@ -156,7 +154,8 @@ def fingerprint(config: Config, cohort: Cohort, plan: FoldPlan, store: BagStore)
     """A hash of all that a result depends on: configuration, cohort, folds, features and the version."""
     digest = hashlib.sha256(__version__.encode())
     digest.update(config.answer_fingerprint().encode() + cohort.fingerprint().encode())
-    for select in [config.genes.select, *config.search.get("genes.select", [])]:
+    selections = config.search.get("genes.select", [])
+    for select in [config.genes.select, *(selections if isinstance(selections, list) else [])]:
         if select not in GENE_SELECTIONS:
             digest.update(read_content(absolute(str(select))))
     digest.update(plan.table.sort_index().to_csv().encode())

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from momkd_ray.config import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.errors import InputError
 from momkd_ray.model.momkd import MoMKD
+from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig
 
 NEIGHBORS = 8
 """k of the graphs that the released models were trained on."""

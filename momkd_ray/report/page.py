@@ -124,6 +124,8 @@ def _content(run: FinishedRun) -> dict[str, Any]:
         "several_tests": bool(run.predictions["patient_id"].duplicated().any()),
         "confusion": _confusion(run),
         "search": _search(run.figures["search"]) if "search" in run.figures else [],
+        "drawn_by": run.figures.get("search", {}).get("drawn_by"),
+        "stopped_by": run.figures.get("search", {}).get("stopped_by"),
         "settings": run.settings,
         **_figures(run),
     }
@@ -136,15 +138,21 @@ def _confusion(run: FinishedRun) -> list[list[int]]:
 
 
 def _search(search: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every setting, its mean validation AUC and the folds that chose it."""
-    return [
-        {
-            "setting": ", ".join(f"{key} = {value}" for key, value in setting.items()),
-            "val_auc": float(np.mean(search["val_auc"][place])),
-            "folds": ", ".join(fold for fold, choice in search["chosen"].items() if choice == place) or "none",
-        }
-        for place, setting in enumerate(search["settings"])
-    ]
+    """Every setting, its mean validation AUC or why there is none, and the folds that chose it."""
+    stopped = {stop["setting"]: stop for stop in search.get("stopped", [])}
+    rows = []
+    for place, setting in enumerate(search["settings"]):
+        known = [auc for auc in search["val_auc"][place] if auc is not None]
+        if stop := stopped.get(place):
+            outcome = f"stopped after {stop['epoch']} epochs at {stop['val_auc']:.3f}, median {stop['median']:.3f}"
+        elif len(known) < len(search["val_auc"][place]):
+            outcome = f"diverged in {len(search['val_auc'][place]) - len(known)} folds"
+        else:
+            outcome = f"{np.mean(known):.3f}"
+        folds = ", ".join(fold for fold, choice in search["chosen"].items() if choice == place) or "none"
+        words = ", ".join(f"{key} = {value}" for key, value in setting.items())
+        rows.append({"setting": words, "outcome": outcome, "folds": folds})
+    return rows
 
 
 def _figures(run: FinishedRun) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""Where a fold's workers run: this process alone, or Ray Train's workers."""
+"""Where a fold's workers run: this process alone, or Ray Train's workers, which may come and go."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from momkd_ray import storage
-from momkd_ray.errors import InputError, failure
-from momkd_ray.train.worker import FoldTask, train_loop_per_worker
+from momkd_ray.errors import InputError, failure, input_error_within, run_error_within
+from momkd_ray.train.task import FoldTask
+from momkd_ray.train.worker import train_loop_per_worker
 
 TRAIN_ENVIRONMENT = {
     # report() waits for the controller's poll, two seconds by default
@@ -16,54 +18,75 @@ TRAIN_ENVIRONMENT = {
     # fills the dashboard's Train page
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
 }
+# a worker group that cannot be placed is made anew for the nodes there are; by default after half a minute or more
+ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
 
 
-def fit(task: FoldTask) -> dict[str, Any]:
+def fit(task: FoldTask, stop: Callable[[], bool] | None = None) -> dict[str, Any] | None:
     """Train a fold from within its Tune trial, to which every epoch's metrics are reported.
 
     One worker trains in the trial's own process, which saves the half minute that Ray Train takes to start; two or
-    more are DDP workers of a `TorchTrainer`. Both run `train_loop_per_worker`.
+    more, or a changing number, are DDP workers of a `TorchTrainer`. Both run `train_loop_per_worker`.
+
+    Args:
+        task: the fold.
+        stop: asked before each epoch whether the fold is to end by itself. A trial that Tune's scheduler ended
+            instead would leave the placement group of its workers behind.
+
+    Returns:
+        What `train_loop_per_worker` returns; None where the fold was stopped.
 
     Raises:
-        InputError: fewer bags a step than workers.
-        RunError: the workers failed more often than `cluster.max_failures`.
+        InputError: fewer bags a step than workers, or bad input that a worker has found.
+        RunError: the workers failed more often than `cluster.max_failures`, or in a way that comes again.
     """
     cluster, bags_per_step = task.config.cluster, task.config.train.bags_per_step
-    if bags_per_step < cluster.workers:
+    if bags_per_step < cluster.most_workers:
         raise InputError(
-            f"train.bags_per_step is {bags_per_step}, fewer than cluster.workers ({cluster.workers}): "
+            f"train.bags_per_step is {bags_per_step}, fewer than cluster.workers ({cluster.most_workers}): "
             "a worker would have nothing to do; raise train.bags_per_step"
         )
-    if cluster.workers == 1:
+    if cluster.most_workers == 1:
         from ray import tune
 
-        return train_loop_per_worker({"task": task, "report": tune.report})
-    return _fit_workers(task)
+        return train_loop_per_worker({"task": task, "report": tune.report, "stop": stop})
+    return _fit_workers(task, stop)
 
 
-def _fit_workers(task: FoldTask) -> dict[str, Any]:
-    os.environ.update(TRAIN_ENVIRONMENT)
+def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None) -> dict[str, Any] | None:
+    cluster = task.config.cluster
+    os.environ.update(TRAIN_ENVIRONMENT | (ELASTIC_ENVIRONMENT if cluster.elastic else {}))
     from ray import train
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    cluster = task.config.cluster
+    class EndWhereRetryingIsNoUse(train.UserCallback):  # type: ignore[misc]  # Ray carries no types
+        """Raises in Ray Train's controller, which then does not start the workers again."""
+
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            for error in worker_exceptions.values():
+                if known := input_error_within(error) or run_error_within(error):
+                    raise known
+
     file_system, path = storage.arrow_filesystem(f"{task.location}/train")
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
     trainer = TorchTrainer(
         train_loop_per_worker,
-        train_loop_config={"task": task, "report": train.report},
+        train_loop_config={"task": task, "report": train.report, "stop": stop},
         scaling_config=train.ScalingConfig(
-            num_workers=cluster.workers, use_gpu=bool(cluster.gpus_per_worker), resources_per_worker=resources
+            num_workers=cluster.workers,
+            elastic_resize_monitor_interval_s=cluster.resize_interval_s,
+            use_gpu=bool(cluster.gpus_per_worker),
+            resources_per_worker=resources,
         ),
         run_config=train.RunConfig(
             # what resumes is the fold's own checkpoint: Train is given none to keep under this name
             name=f"{task.fingerprint}-fold-{task.fold}",
             storage_path=path,
             storage_filesystem=file_system,
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback(), EndWhereRetryingIsNoUse()],
             failure_config=train.FailureConfig(max_failures=cluster.max_failures),
         ),
     )
@@ -71,5 +94,5 @@ def _fit_workers(task: FoldTask) -> dict[str, Any]:
         result = trainer.fit()
     except Exception as error:
         raise failure(f"fold {task.fold} failed on its workers", error) from error
-    returned: dict[str, Any] = result.return_value
+    returned: dict[str, Any] | None = result.return_value
     return returned

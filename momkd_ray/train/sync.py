@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Collective(Protocol):
@@ -58,6 +61,26 @@ class Workers:
         return values
 
 
+def mean_in_rank_order(gradient: Tensor) -> torch.futures.Future[Tensor]:
+    """DDP's mean of a bucket of gradients, added rank by rank.
+
+    An all-reduce adds the ranks in an order that depends on where in a bucket a value lies, and DDP lays its buckets
+    out anew after the first step of every start: of three and more ranks, a resumed run would differ in its last bits.
+    """
+    world = dist.get_world_size()
+    of_ranks = [torch.empty_like(gradient) for _ in range(world)]
+    gathered = dist.all_gather(of_ranks, gradient, async_op=True)
+
+    def mean(_: torch.futures.Future[object]) -> Tensor:
+        total = of_ranks[0]
+        for other in of_ranks[1:]:
+            total += other
+        return total.div_(world)
+
+    future: torch.futures.Future[Tensor] = gathered.get_future().then(mean)
+    return future
+
+
 def join_workers() -> Collective:
     """The workers of the process group that is up, or this process alone."""
     return Workers() if dist.is_available() and dist.is_initialized() else Alone()
@@ -68,6 +91,6 @@ def device_of_worker(gpus: float) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if gpus else torch.device("cpu")
 
 
-def merged(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def merged(parts: Iterable[dict[K, V]]) -> dict[K, V]:
     """The union of the ranks' dictionaries, which share no key."""
     return {key: value for part in parts for key, value in part.items()}

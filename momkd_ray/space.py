@@ -1,0 +1,104 @@
+"""What a search may try for a key: values listed one by one, or a range of numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+
+class Range(BaseModel):
+    """Numbers from `low` to `high`, both included: whole ones where the key takes no others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    low: float
+    high: float
+    log: bool = False  # evenly by order of magnitude, as for a learning rate
+    step: float | None = None  # only low, low + step, ...
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Range:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g}), both finite")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a range by log must begin above 0, not at {self.low:g}")
+        if self.log and self.step is not None:
+            raise ValueError("log and step exclude each other: leave one out")
+        if self.step is not None and not 0 < self.step <= (self.high - self.low) * (1 + 1e-12):
+            raise ValueError(f"step ({self.step:g}) must be above 0 and fit between low and high")
+        return self
+
+    def count(self, whole: bool) -> int | None:
+        """How many values there are; None for any number between the ends."""
+        step = self.step or (1.0 if whole else None)
+        # a step such as 0.1 fits ten times between 0 and 1, whatever its last digit says
+        return None if step is None else math.floor((self.high - self.low) / step * (1 + 1e-12)) + 1
+
+    def value(self, place: int, whole: bool) -> float:
+        """The value at this place, counted from 0, of a range that has a `count`."""
+        value = self.low + place * (self.step or 1.0)
+        return round(value) if whole else min(max(float(f"{value:.12g}"), self.low), self.high)
+
+    def at(self, share: float, whole: bool) -> float:
+        """The value that far (0 to 1, not included) into the range, every value equally wide."""
+        if self.log:
+            # a whole number n stands for all from n up to n + 1
+            high = self.high + 1 if whole else self.high
+            value = math.exp(math.log(self.low) + share * (math.log(high) - math.log(self.low)))
+            value = min(max(value, self.low), self.high)
+            return math.floor(value * (1 + 1e-12)) if whole else value
+        n_values = self.count(whole)
+        if n_values is None:
+            return self.low + share * (self.high - self.low)
+        return self.value(min(int(share * n_values), n_values - 1), whole)
+
+    def samples(self, whole: bool) -> list[float]:
+        """Both ends, and a value or two beside the first: what the key's own limits can be tried on."""
+        n_values = self.count(whole)
+        if n_values is None:
+            return [self.low, self.at(0.5, whole), self.high]
+        return [self.value(place, whole) for place in sorted({0, 1, n_values - 1})]
+
+
+Space = dict[str, list[Any] | Range]
+
+
+def read_space(tree: Any) -> Space:
+    """The search of a configuration: dotted key -> a list of values, or a mapping with `low` and `high`.
+
+    Raises:
+        ValueError: it is neither; the sentence names the key.
+    """
+    if not isinstance(tree, Mapping):
+        raise ValueError("write dotted keys with their values, such as {train.lr: [1.0e-4, 2.0e-4]}")
+    return {str(key): _tried(str(key), values) for key, values in tree.items()}
+
+
+def _tried(key: str, values: Any) -> list[Any] | Range:
+    if isinstance(values, Range):
+        return values
+    if isinstance(values, list | tuple):
+        if not values:
+            raise ValueError(f"there are no values for '{key}'; list at least one")
+        if twice := [value for place, value in enumerate(values) if value in values[:place]]:
+            raise ValueError(f"'{key}' lists {twice[0]!r} twice")
+        return list(values)
+    if not isinstance(values, Mapping):
+        raise ValueError(f"'{key}' needs a list of values or a range such as {{low: 1.0e-5, high: 1.0e-2, log: true}}")
+    try:
+        return Range.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            reason = f"a range has low, high, log and step, no '{name}'"
+        elif first["type"] == "missing":
+            reason = f"a range needs '{name}'"
+        elif first["type"] == "value_error":
+            reason = str(first["ctx"]["error"])
+        else:
+            reason = f"'{name}' is {first['input']!r}, but {first['msg'][:1].lower()}{first['msg'][1:]}"
+        raise ValueError(f"'{key}': {reason}") from None

@@ -1,0 +1,159 @@
+"""A fold on a real cluster of several raylets loses workers, nodes, its driver and its storage, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from faulty_fold import faulty_task
+from ray.cluster_utils import Cluster
+from s3 import FaultyProxy, S3Server
+
+from momkd_ray import storage
+from momkd_ray.train.worker import train_loop_per_worker
+
+pytestmark = pytest.mark.slow
+EPOCHS = 8
+TESTS = Path(__file__).parent
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_failure_threshold": "4",
+    "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+}
+
+
+class Machines:
+    """A head without CPUs, and nodes of one CPU that come and go."""
+
+    def __init__(self) -> None:
+        head = {"num_cpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": True, "dashboard_port": 28265}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.nodes: list[Any] = []
+
+    def come(self) -> None:
+        self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20, wait=False))
+
+    def go(self) -> None:
+        """Without a word, as a spot machine that is taken away."""
+        self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
+
+
+@pytest.fixture
+def machines(s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machines]:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    machines = Machines()
+    yield machines
+    machines.cluster.shutdown()
+
+
+def plan_of(folder: Path, location: str, workers: Any, faults: list[tuple[int, str]], seconds: float) -> dict[str, Any]:
+    marks = folder / "marks"
+    marks.mkdir(parents=True)
+    return {
+        "marks": str(marks),
+        "location": location,
+        "workers": workers,
+        "epochs": EPOCHS,
+        "faults": faults,
+        "seconds": seconds,
+    }
+
+
+def driven(plan: dict[str, Any], machines: Machines, deeds: dict[str, Callable[[], None]]) -> list[dict[str, Any]]:
+    """Run the fold's driver to its end, doing what the marks ask for; again where it was killed.
+
+    Returns:
+        What was reported.
+    """
+    plan = plan | {"address": machines.cluster.address}
+    command = [sys.executable, str(TESTS / "faulty_fold.py"), json.dumps(plan)]
+    deadline = time.monotonic() + 600
+    while True:
+        driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        while driver.poll() is None:
+            assert time.monotonic() < deadline, driver.kill()
+            for kind in [kind for kind in deeds if (Path(plan["marks"]) / kind).exists()]:
+                deed = deeds.pop(kind)
+                if kind == "driver":
+                    driver.kill()
+                deed()
+            time.sleep(0.05)
+        output = driver.communicate()[0]
+        if driver.returncode != -9:
+            break
+    assert driver.returncode == 0, output
+    return [json.loads(line) for line in (Path(plan["marks"]) / "told.jsonl").read_text().splitlines()]
+
+
+def end_of(location: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The epochs' metrics but for their times, the steps' losses, and the test predictions of a fold."""
+    lines = [json.loads(line) for line in storage.read_text(f"{location}/metrics.jsonl").splitlines()]
+    epochs = pd.DataFrame(lines)
+    names = storage.names_below(f"{location}/steps")
+    steps = pd.concat([storage.read_table(f"{location}/steps/{name}") for name in names], ignore_index=True)
+    return (
+        epochs[[c for c in epochs if "seconds" not in c]],
+        steps,
+        storage.read_table(f"{location}/test_slides.parquet"),
+    )
+
+
+def undisturbed(folder: Path) -> tuple[pd.DataFrame, ...]:
+    """What one process without a fault leaves."""
+    plan = plan_of(folder / "alone", str(folder / "alone" / "fold"), 1, [], 0)
+    train_loop_per_worker({"task": faulty_task(plan), "report": lambda metrics: None})
+    return end_of(plan["location"])
+
+
+def test_five_faults_at_random_steps_change_no_number(
+    machines: Machines, s3_server: S3Server, s3_proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    rng = random.Random(4)
+    kinds = ["exception", "killed", "node", "driver", "away"]
+    rng.shuffle(kinds)
+    steps = sorted(rng.sample(range(2, 4 * EPOCHS - 2), len(kinds)))
+    print("faults", list(zip(steps, kinds, strict=True)))
+
+    def away() -> None:
+        s3_proxy.away(5).join()
+
+    def replaced() -> None:
+        machines.go()
+        time.sleep(2)
+        machines.come()
+
+    for _ in range(2):
+        machines.come()
+    faults = list(zip(steps, kinds, strict=True))
+    plan = plan_of(tmp_path, f"{s3_server.uri}/fold", 2, faults, 0.05)
+    told = driven(plan, machines, {"node": replaced, "driver": lambda: None, "away": away})
+    assert {path.name for path in Path(plan["marks"]).iterdir()} >= set(kinds)
+    resumed = [note for line in told for note in line["notes"] or [] if "goes on from" in note]
+    assert len(resumed) >= 3, told
+    for end, expected in zip(end_of(plan["location"]), undisturbed(tmp_path), strict=True):
+        pd.testing.assert_frame_equal(end, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_fold_shrinks_and_grows_in_its_middle_with_the_same_loss_curve(machines: Machines, tmp_path: Path) -> None:
+    for _ in range(2):
+        machines.come()
+    plan = plan_of(tmp_path, str(tmp_path / "fold"), [1, 2], [(6, "node"), (12, "more")], 0.25)
+    told = driven(plan, machines, {"node": machines.go, "more": machines.come})
+    worlds = [line["workers"] for line in told if line["workers"]]
+    print("workers by epoch", worlds)
+    changes = [world for i, world in enumerate(worlds) if i == 0 or world != worlds[i - 1]]
+    assert changes == [2, 1, 2]
+    for end, expected in zip(end_of(plan["location"]), undisturbed(tmp_path), strict=True):
+        pd.testing.assert_frame_equal(end, expected, rtol=1e-4, atol=1e-4)
