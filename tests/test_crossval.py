@@ -19,6 +19,7 @@ import pytest
 
 from momkd_ray import storage
 from momkd_ray.bags.share import SharedBags, share_bags
+from momkd_ray.bags.store import bags_table
 from momkd_ray.cluster import Connection, folds_side_by_side
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.config import Config
@@ -168,15 +169,33 @@ def test_shared_bags_are_those_of_the_store(tiny_config: Config, ray_cluster: Co
 def test_a_bag_that_the_object_store_has_lost_is_read_from_the_store(
     tiny_config: Config, ray_cluster: Connection
 ) -> None:
-    from ray._private.internal_api import free
+    import ray
 
-    study = study_of(tiny_config)
-    slides = study.cohort.slides["slide_id"].tolist()
-    shared = share_bags(study.store, slides, 0.9)
-    assert isinstance(shared, SharedBags)
-    free(shared._blocks)
-    for slide_id in slides[:3]:
-        assert (shared.read(slide_id).features == study.store.read(slide_id).features).all()
+    store = study_of(tiny_config).store
+    ids = store.slides.index.tolist()[:3]
+
+    class Owner:
+        def put(self) -> list[Any]:
+            return [ray.put(bags_table([store.read(slide_id) for slide_id in ids]))]
+
+    owner = ray.remote(num_cpus=0)(Owner).remote()
+    blocks = ray.get(owner.put.remote())
+    shared = SharedBags(store, blocks, {slide_id: (0, row) for row, slide_id in enumerate(ids)})
+    ray.kill(owner)  # what it put goes with it, in a while
+
+    def lost() -> bool:
+        try:
+            return not ray.get(blocks)
+        except ray.exceptions.ObjectLostError:
+            return True
+
+    deadline = time.monotonic() + 60
+    while not lost():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for slide_id in ids:
+        assert (shared.read(slide_id).features == store.read(slide_id).features).all()
+    assert not shared._opened
 
 
 def test_all_slides_of_a_patient_may_be_one_bag(tiny_config: Config, ray_cluster: Connection, tmp_path: Path) -> None:

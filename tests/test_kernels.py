@@ -16,12 +16,12 @@ from momkd_ray.bags.batch import collate
 from momkd_ray.bags.graph import knn_graph
 from momkd_ray.bags.messages import MessageGraph
 from momkd_ray.bags.readers import Bag
-from momkd_ray.config import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model import kernels
 from momkd_ray.model.dropout import BagNoise, Dropout
 from momkd_ray.model.gatv2 import PART
 from momkd_ray.model.kernels import attend, cpu, reference, residual_block
 from momkd_ray.model.momkd import MoMKD
+from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig
 
 CPU = torch.device("cpu")
 HEADS, WIDTH = 2, 5
@@ -157,6 +157,22 @@ def test_bits_do_not_depend_on_threads_or_on_the_run() -> None:
             results.append((out, block, *torch.autograd.grad(block.square().sum(), inputs)))
     finally:
         torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+def test_bits_do_not_depend_on_where_in_memory_the_arrays_lie() -> None:
+    patches, heads, width = 29, 2, 8
+    rng = np.random.default_rng(0)
+    graph = graph_of(patches, [tuple(edge) for edge in rng.integers(0, patches, (8 * patches, 2)).tolist()])
+    shapes = [(patches, heads * width), (patches, heads * width), (heads, width), (heads * width,)]
+    results: list[Any] = []
+    between: list[torch.Tensor] = []
+    for _ in range(3000):  # many small arrays, some of them side by side
+        generator = torch.Generator().manual_seed(0)
+        inputs = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+        out = residual_block(attend(*inputs, graph, None), inputs[0], inputs[3], inputs[3], 1.0, None)
+        results.append((out.detach(), *torch.autograd.grad(out.square().sum(), inputs)))
+        between = [*between[-40:], torch.empty(int(rng.integers(1, 3000)))]
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 

@@ -22,7 +22,9 @@ EPSILON = 1e-5
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile on first use for the types it meets, without the GIL, and keep the machine code on disk if possible.
 
-    Sums may be reordered to use vector instructions; infinities and NaN keep their meaning.
+    Sums may be reordered to use vector instructions; infinities and NaN keep their meaning. No loop both sums and
+    stores: where two arrays lie too near each other for vectors it would sum in another order, and the same input
+    would give other bits from one call to the next.
     """
     options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
     try:
@@ -79,6 +81,7 @@ def attend_rows(
             total = zero
             for m in range(first, last):
                 attention_MA[m, a] = math.exp(attention_MA[m, a] - highest)
+            for m in range(first, last):
                 total += attention_MA[m, a]
             out_C[:] = bias_AC[a]
             for m in range(first, last):
@@ -222,11 +225,10 @@ def normalise(x_H: Array, normed_H: Array) -> Any:
         mean += x_H[h]
     mean /= float_type(width)
     for h in range(width):
-        normed_H[h] = x_H[h] - mean
-        square += normed_H[h] * normed_H[h]
+        square += (x_H[h] - mean) * (x_H[h] - mean)
     inverse = float_type(1) / math.sqrt(square / float_type(width) + float_type(EPSILON))
     for h in range(width):
-        normed_H[h] *= inverse
+        normed_H[h] = (x_H[h] - mean) * inverse
     return inverse
 
 
@@ -289,10 +291,10 @@ def block_rows_backward(
             grad = grad_PH[p, h] * kept * slope
             grad_bias_H[h] += grad
             grad_weight_H[h] += grad * normed_H[h]
-            grad *= weight_H[h]
-            mean += grad
-            projection += grad * normed_H[h]
-            grad_x_PH[p, h] = grad
+            grad_x_PH[p, h] = grad * weight_H[h]
+        for h in range(width):
+            mean += grad_x_PH[p, h]
+            projection += grad_x_PH[p, h] * normed_H[h]
         mean /= float_type(width)
         projection /= float_type(width)
         for h in range(width):
