@@ -64,15 +64,14 @@ def train(
 ) -> None:
     """Train and test one fold."""
     from momkd_ray.cluster import connected
-    from momkd_ray.cohort.folds import make_folds
     from momkd_ray.crossval.schedule import train_folds
-    from momkd_ray.crossval.study import open_cohort, open_study
+    from momkd_ray.crossval.study import open_cohort, open_folds, open_study
     from momkd_ray.progress import Narrator
 
     settings = load_config(config, set_)
     with Narrator() as narrator:
         cohort = open_cohort(settings, narrator, on_error)
-        plan = make_folds(settings, cohort, on_error)
+        plan = open_folds(settings, cohort, narrator, on_error)
         if fold not in plan.folds:
             raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, plan.folds))}")
     with connected(address) as ray, Narrator() as narrator:
@@ -133,14 +132,13 @@ def ingest(
 def split(config: ConfigOption, set_: SetOption = []) -> None:  # noqa: B006
     """Write the folds to folds.csv in the run directory."""
     from momkd_ray import storage
-    from momkd_ray.cohort.folds import make_folds
-    from momkd_ray.crossval.study import open_cohort
+    from momkd_ray.crossval.study import open_cohort, open_folds
     from momkd_ray.progress import Narrator
 
     settings = load_config(config, set_)
     with Narrator() as narrator:
         cohort = open_cohort(settings, narrator)
-        plan = make_folds(settings, cohort)
+        plan = open_folds(settings, cohort, narrator)
     place = storage.join(settings.run.dir, "folds.csv")
     plan.to_csv(place, cohort.patient_column)
     print(place)
@@ -220,15 +218,14 @@ def import_released(
 
 def _crossval(settings: Config, address: str | None, on_error: Literal["stop", "skip"] = "stop") -> None:
     from momkd_ray.cluster import connected
-    from momkd_ray.cohort.folds import make_folds
     from momkd_ray.crossval.schedule import cross_validate
-    from momkd_ray.crossval.study import open_cohort, open_study
+    from momkd_ray.crossval.study import open_cohort, open_folds, open_study
     from momkd_ray.progress import Narrator
     from momkd_ray.report.page import write_report
 
     with Narrator() as narrator:
         cohort = open_cohort(settings, narrator, on_error)
-        plan = make_folds(settings, cohort, on_error)
+        plan = open_folds(settings, cohort, narrator, on_error)
         narrator.say(f"Connecting to Ray at {address}" if address else "Connecting to Ray")
     with connected(address) as ray, Narrator() as narrator:
         if ray.dashboard:
