@@ -146,12 +146,15 @@ def split(config: ConfigOption, set_: SetOption = []) -> None:  # noqa: B006
 
 @app.command()
 def predict(
-    model: Annotated[list[str], typer.Option(help="A model bundle. Several form an ensemble.")],
     features: Annotated[str, typer.Option(help="Folder of .h5 or .pt feature files, local or s3://.")],
     out: Annotated[str, typer.Option(help="Where to write: a .csv or .parquet file.")],
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Model bundles, such as runs/pr/fold=*/model. Several are averaged.")
+    ] = None,
+    model: Annotated[list[str], typer.Option(help="A model bundle too. May be repeated.")] = [],  # noqa: B006
     slides: Annotated[str | None, typer.Option(help="Table of patients and slides.")] = None,
     patients: Annotated[bool, typer.Option("--patients", help="A row a patient: its slides' mean.")] = False,
-    gpus: Annotated[float, typer.Option(help="GPUs a worker holds.")] = 0,
+    gpus: Annotated[float, typer.Option(help="GPUs a task holds.")] = 0,
     on_error: OnErrorOption = "stop",
     address: AddressOption = None,
 ) -> None:
@@ -160,13 +163,15 @@ def predict(
     from momkd_ray.predict.batch import predict_folder
     from momkd_ray.progress import Narrator
 
-    models = [absolute(m) for m in model]
+    bundles = list(dict.fromkeys(absolute(m) for m in [*model, *(models or [])]))
+    if not bundles:
+        raise typer.BadParameter("name a model bundle, such as runs/pr/fold=0/model", param_hint="MODELS")
     with connected(address), Narrator() as narrator:
         if slides is None:
             narrator.say("No --slides table: every slide counts as its own patient")
         table = absolute(slides) if slides else None
         predict_folder(
-            models,
+            bundles,
             absolute(features),
             absolute(out),
             narrator,

@@ -350,7 +350,9 @@ def everything_wrong(folder: Path) -> Config:
 
 def test_every_fault_is_listed_and_nothing_good_is_touched(tmp_path: Path) -> None:
     config = everything_wrong(tmp_path)
-    fails(config, "2 of the 16 rows of ", "5 of the 19 rows of ", "8 of the 12 rows of ", " cannot be used, the first: ")
+    fails(
+        config, "2 of the 16 rows of ", "5 of the 19 rows of ", "8 of the 12 rows of ", " cannot be used, the first: "
+    )
     cohort = load_cohort(config, "skip")
     assert {(fault.kind, fault.id): fault.problem for fault in cohort.rejected} == {
         ("patient", "D1"): "duplicated",
