@@ -64,15 +64,14 @@ def train(
 ) -> None:
     """Train and test one fold."""
     from momkd_ray.cluster import connected
-    from momkd_ray.cohort.folds import make_folds
     from momkd_ray.crossval.schedule import train_folds
-    from momkd_ray.crossval.study import open_cohort, open_study
+    from momkd_ray.crossval.study import open_cohort, open_folds, open_study
     from momkd_ray.progress import Narrator
 
     settings = load_config(config, set_)
     with Narrator() as narrator:
         cohort = open_cohort(settings, narrator, on_error)
-        plan = make_folds(settings, cohort, on_error)
+        plan = open_folds(settings, cohort, narrator, on_error)
         if fold not in plan.folds:
             raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, plan.folds))}")
     with connected(address) as ray, Narrator() as narrator:
@@ -133,14 +132,13 @@ def ingest(
 def split(config: ConfigOption, set_: SetOption = []) -> None:  # noqa: B006
     """Write the folds to folds.csv in the run directory."""
     from momkd_ray import storage
-    from momkd_ray.cohort.folds import make_folds
-    from momkd_ray.crossval.study import open_cohort
+    from momkd_ray.crossval.study import open_cohort, open_folds
     from momkd_ray.progress import Narrator
 
     settings = load_config(config, set_)
     with Narrator() as narrator:
         cohort = open_cohort(settings, narrator)
-        plan = make_folds(settings, cohort)
+        plan = open_folds(settings, cohort, narrator)
     place = storage.join(settings.run.dir, "folds.csv")
     plan.to_csv(place, cohort.patient_column)
     print(place)
@@ -148,12 +146,15 @@ def split(config: ConfigOption, set_: SetOption = []) -> None:  # noqa: B006
 
 @app.command()
 def predict(
-    model: Annotated[list[str], typer.Option(help="A model bundle. Several form an ensemble.")],
     features: Annotated[str, typer.Option(help="Folder of .h5 or .pt feature files, local or s3://.")],
     out: Annotated[str, typer.Option(help="Where to write: a .csv or .parquet file.")],
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Model bundles, such as runs/pr/fold=*/model. Several are averaged.")
+    ] = None,
+    model: Annotated[list[str], typer.Option(help="A model bundle too. May be repeated.")] = [],  # noqa: B006
     slides: Annotated[str | None, typer.Option(help="Table of patients and slides.")] = None,
     patients: Annotated[bool, typer.Option("--patients", help="A row a patient: its slides' mean.")] = False,
-    gpus: Annotated[float, typer.Option(help="GPUs a worker holds.")] = 0,
+    gpus: Annotated[float, typer.Option(help="GPUs a task holds.")] = 0,
     on_error: OnErrorOption = "stop",
     address: AddressOption = None,
 ) -> None:
@@ -162,13 +163,15 @@ def predict(
     from momkd_ray.predict.batch import predict_folder
     from momkd_ray.progress import Narrator
 
-    models = [absolute(m) for m in model]
+    bundles = list(dict.fromkeys(absolute(m) for m in [*model, *(models or [])]))
+    if not bundles:
+        raise typer.BadParameter("name a model bundle, such as runs/pr/fold=0/model", param_hint="MODELS")
     with connected(address), Narrator() as narrator:
         if slides is None:
             narrator.say("No --slides table: every slide counts as its own patient")
         table = absolute(slides) if slides else None
         predict_folder(
-            models,
+            bundles,
             absolute(features),
             absolute(out),
             narrator,
@@ -220,15 +223,14 @@ def import_released(
 
 def _crossval(settings: Config, address: str | None, on_error: Literal["stop", "skip"] = "stop") -> None:
     from momkd_ray.cluster import connected
-    from momkd_ray.cohort.folds import make_folds
     from momkd_ray.crossval.schedule import cross_validate
-    from momkd_ray.crossval.study import open_cohort, open_study
+    from momkd_ray.crossval.study import open_cohort, open_folds, open_study
     from momkd_ray.progress import Narrator
     from momkd_ray.report.page import write_report
 
     with Narrator() as narrator:
         cohort = open_cohort(settings, narrator, on_error)
-        plan = make_folds(settings, cohort, on_error)
+        plan = open_folds(settings, cohort, narrator, on_error)
         narrator.say(f"Connecting to Ray at {address}" if address else "Connecting to Ray")
     with connected(address) as ray, Narrator() as narrator:
         if ray.dashboard:

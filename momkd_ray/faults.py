@@ -15,17 +15,25 @@ OnError = Literal["stop", "skip"]
 """Bad inputs end the command (after all are listed), or are left out and listed beside its results."""
 
 Problem = Literal[
-    "missing",  # no such file, or a blank cell where a value is needed
+    "missing",  # no such file
+    "missing value",  # a blank cell where a value is needed
     "unreadable",  # damaged, or of a format that is not known
     "truncated",  # ends before it should
-    "empty",  # no patches, no genes
+    "empty",  # no bytes, no patches, no genes
+    "not a number",  # text in a cell of numbers
     "not finite",  # NaN or inf, or beyond the precision it is kept at
     "constant",  # all patches or all genes are the same
     "duplicated",  # named twice, or the content of another
     "misshapen",  # shapes, columns or types that do not fit
     "mixed",  # another encoder or width than the rest
     "unmatched",  # nothing that belongs to it
+    "on two sides",  # of one split
+    "of one class",  # where two are needed
+    "of few",  # so few patients that they tell little
+    "unusable",  # a table or split as a whole
 ]
+
+Kind = Literal["patient", "slide", "omics", "table", "fold"]
 
 REJECTED = "rejected.csv"
 COLUMNS = ("kind", "id", "problem", "location", "reason")
@@ -35,11 +43,23 @@ COLUMNS = ("kind", "id", "problem", "location", "reason")
 class Fault:
     """One bad input: what it is, what kind of fault it has, the file, and one sentence that says how to mend it."""
 
-    kind: Literal["patient", "slide", "omics"]
+    kind: Kind
     id: str
     problem: Problem
     location: str
     reason: str
+
+
+class FaultsError(InputError):
+    """One sentence, and the faults behind it: an `InputError` for whoever lists all of them.
+
+    `table` is where a table lies that cannot be used as a whole.
+    """
+
+    def __init__(self, sentence: str, faults: Sequence[Fault], table: str = "") -> None:
+        super().__init__(sentence)
+        self.faults = tuple(faults)
+        self.table = table
 
 
 class FileFaultError(InputError):
@@ -88,10 +108,10 @@ def refuse(faults: Sequence[Fault], what: str, listed_in: str = "") -> None:
         listed_in: the file that lists all of them.
 
     Raises:
-        InputError: there is a fault.
+        FaultsError: there is a fault.
     """
     if not faults:
         return
     first = min(faults)
     where = f"; all are listed in {listed_in}" if listed_in else ""
-    raise InputError(f"{len(faults)} of {what} cannot be used, the first: {first.reason}{where}")
+    raise FaultsError(f"{len(faults)} of {what} cannot be used, the first: {first.reason}{where}", faults)

@@ -11,6 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.progress import TimeRemainingColumn as TimeLeftColumn
 
 PLAIN_LINE_EVERY_S = 10.0
+# before that the pace says nothing: the first pieces wait for processes to start, and come all at once
+ESTIMATE_AFTER_S = 3.0
+ESTIMATE_AFTER_SHARE = 0.03
 
 
 class Narrator:
@@ -67,8 +70,8 @@ class Narrator:
 
 
 def _time_left(done: int, remaining: int, seconds: float) -> str:
-    """The estimate from the pace so far; '' while there is none, or nothing remains."""
-    if done <= 0 or remaining <= 0:
+    """The estimate from the pace so far; '' while that says nothing, or nothing remains."""
+    if done <= 0 or remaining <= 0 or seconds < ESTIMATE_AFTER_S or done < ESTIMATE_AFTER_SHARE * (done + remaining):
         return ""
     left = round(seconds / done * remaining)
     return f", about {left // 60} min {left % 60} s left" if left >= 60 else f", about {left} s left"

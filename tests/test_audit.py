@@ -59,13 +59,16 @@ def test_a_clean_cohort_passes_with_its_counts(cohort: Cohort, capsys: pytest.Ca
     code, found, table = cohort.audited()
     assert code == 0
     assert found["ok"]
-    assert not len(table)
+    assert set(table["level"]) <= {"note"}
     assert found["remaining"]["positive patients"] + found["remaining"]["negative patients"] == 24
     folds = pd.DataFrame(found["folds"])
     assert folds.groupby("role")[["positive", "negative"]].sum().loc["test"].sum() == 24
     assert set(folds["fold"]) == {0, 1}
     said = capsys.readouterr()
-    assert "no fault" in said.out
+    assert "The audit found no fault" in said.out
+    trained = folds[folds["role"] == "train"]
+    assert (trained["with omics"] <= trained["positive"] + trained["negative"]).all()
+    assert found["notes"] == [note for note in found["notes"] if note["problem"] == "of few"]
     assert "audit: 27/27 slides" in said.err
 
 
@@ -104,7 +107,9 @@ def test_every_fault_is_listed_with_its_kind(cohort: Cohort) -> None:
     )  # fmt: skip
     expected |= {"nobody-knows.h5": "unmatched", "of-nobody": "unmatched", omics["PATIENT"].iloc[0]: "not finite"}
     assert by_id[list(expected)].to_dict() == expected
-    assert set(table["id"]) == set(expected)
+    faults, notes = (table[table["level"] == level] for level in ("fault", "note"))
+    assert set(notes["id"]) - {"fold 0", "fold 1"} == {"nobody-knows.h5", "of-nobody"}
+    assert set(faults["id"]) == set(expected) - set(notes["id"])
     assert all(table["reason"].str.len() < 500)
     assert not table["reason"].str.contains("\n").any()
 

@@ -118,7 +118,7 @@ def damaged(folder: Path) -> Iterator[tuple[Path, set[Problem]]]:
         whole = path.read_bytes()
         for share in (0, 0.001, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1 - 1 / len(whole)):
             cut(share)(path)
-            yield path, {"truncated", "unreadable"}
+            yield path, {"truncated", "unreadable"} if path.stat().st_size else {"empty"}
             path.write_bytes(whole)
         for place in marks(path):
             flip(place)(path)

@@ -107,8 +107,8 @@ def test_imported_folds_are_kept_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (GOOD_FOLDS + "P0000,2\n", "patient P0000 is in folds 7 and 2"),
-        (GOOD_FOLDS + "P0000,7\n", "patient P0000 is in fold 7 twice"),
+        (GOOD_FOLDS + "P0000,2\n", "patient 'P0000' is in folds 7 and 2"),
+        (GOOD_FOLDS + "P0000,7\n", "patient 'P0000' is in fold 7 twice"),
         (GOOD_FOLDS.replace("P0003,7\n", "").replace("P0001,7", "P0001,"), "2 of the 8 patients.*'P0001'"),
         (GOOD_FOLDS.replace("P0005,2", "P0005,left"), "'P0005' is 'left'.*whole number"),
         (GOOD_FOLDS.replace("P0005,2", "P0005,2.5"), "'P0005' is '2.5'"),
@@ -231,7 +231,7 @@ def test_a_fold_without_a_class_and_contradicting_keys_are_told(tmp_path: Path) 
         load_cohort(site_config(tmp_path, rows, site="CENTRE"))
     rows[3] = ("P03", "positive", "")
     cohort = load_cohort(site_config(tmp_path, rows), "skip")
-    assert [(fault.id, fault.problem) for fault in cohort.rejected] == [("P03", "missing")]
+    assert [(fault.id, fault.problem) for fault in cohort.rejected] == [("P03", "missing value")]
     assert "P03" not in cohort.patients.index
 
 
@@ -437,7 +437,7 @@ def test_clam_slides_that_are_numbers_are_found(tmp_path: Path) -> None:
         (
             "splits.json",
             '{"splits": [{"train_patients": ["P00", "P01"], "test_patients": ["P01", "P00"]}]}',
-            "split 0 trains and tests patient 'P00': keep it on one side",
+            "2 patients .* the first: .*'P00' is trained on and tested in split 0: keep it on one side",
         ),
         (
             "k.tsv",

@@ -42,7 +42,7 @@ def by_sklearn(y: np.ndarray, p: np.ndarray, predicted: np.ndarray) -> dict[str,
     return {
         "auc": sk.roc_auc_score(y, p),
         "auprc": sk.average_precision_score(y, p),
-        "f1": sk.f1_score(y, predicted, average="macro", zero_division=0),
+        "macro_f1": sk.f1_score(y, predicted, average="macro", zero_division=0),
         "accuracy": sk.accuracy_score(y, predicted),
         "sensitivity": sk.recall_score(y, predicted),
         "specificity": sk.recall_score(y, predicted, pos_label=0),

@@ -95,15 +95,15 @@ def rejections(cohort: Cohort) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("row", "problem", "said"),
     [
-        ("P2,,4,", "missing", "gene 'A' of patient 'P2' is blank (2 such values in the row)"),
+        ("P2,,4,", "missing value", "gene 'A' of patient 'P2' is blank (2 such values in the row)"),
         ("P2,1,inf,3", "not finite", "gene 'B' of patient 'P2' is infinite"),
         ("P2,1,2,-1e300", "not finite", "gene 'C' of patient 'P2' is infinite or beyond single precision"),
-        ("P2,1,few,many", "misshapen", "gene 'B' of patient 'P2' is 'few', not a number (2 such values in the row)"),
-        ("P2,,few,2", "misshapen", "gene 'B' of patient 'P2' is 'few', not a number"),
+        ("P2,1,few,many", "not a number", "gene 'B' of patient 'P2' is 'few', not a number (2 such values in the row)"),
+        ("P2,,few,2", "not a number", "gene 'B' of patient 'P2' is 'few', not a number"),
         ("P2,4,4,4.0", "constant", "all genes of patient 'P2' are 4"),
         ("P2,1,10,9", "duplicated", "patient 'P2' has the very values of patient 'P1': find out whose they are"),
         ("P2,1,2,4\nP2,1,2,4", "duplicated", "patient 'P2' has more than one row (data rows 3 and 4): keep one"),
-        (",1,2,4", "missing", "'PATIENT' is blank in data row 3: fill it in or remove the row"),
+        (",1,2,4", "missing value", "'PATIENT' is blank in data row 3: fill it in or remove the row"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".csv", ".xlsx", ".parquet"])
@@ -146,7 +146,7 @@ def test_rows_of_a_mutation_panel_may_be_alike(tmp_path: Path) -> None:
 def test_omics_without_a_good_row_are_refused(tmp_path: Path) -> None:
     for on_error in ("stop", "skip"):
         with pytest.raises(InputError, match=r"2 of the 2 rows of .*omics\.csv cannot be used.*'low'"):
-            load_cohort(write(tmp_path, omics="PATIENT,A,B\nP3,low,1\nP1,low,2\n"), on_error)  # type: ignore[arg-type]
+            load_cohort(write(tmp_path, omics="PATIENT,A,B\nP3,low,1\nP1,3,low\n"), on_error)  # type: ignore[arg-type]
     fails(write(tmp_path, omics="PATIENT,A,B\nP3,,\nP1,,\n"), "omics.csv", "all blank", "cohort.omics to null")
 
 
@@ -175,7 +175,7 @@ def test_numbers_read_at_once_are_those_read_as_text(tmp_path: Path) -> None:
     cohorts = [load_cohort(write(tmp_path, omics=table + more), "skip") for more in ("", "Z,word,1,1,1,1,1\n")]
     assert cohorts[0].fingerprint() == cohorts[1].fingerprint()
     assert cohorts[0].rejected == cohorts[1].rejected
-    assert [(fault.id, fault.problem) for fault in cohorts[0].rejected] == [("P4", "missing")]
+    assert [(fault.id, fault.problem) for fault in cohorts[0].rejected] == [("P4", "missing value")]
 
 
 def test_bad_vectors_are_skipped(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_bad_vectors_are_skipped(tmp_path: Path) -> None:
         (np.array([1, 2, -np.inf]), "not finite"),
         (np.full(3, 5.0), "constant"),
         (b"no", "unreadable"),
-        (b"", "unreadable"),
+        (b"", "empty"),
     ):
         np.save(folder / "P3.npy", np.array([4.0, 5.0, 6.5]))
         if isinstance(content, bytes):

@@ -55,5 +55,5 @@ def cohort_of(labels: Sequence[int], order: Sequence[int] | None = None) -> Coho
     )
     if order is not None:
         patients = patients.iloc[list(order)]
-    empty = pd.DataFrame(columns=["kind", "id", "reason"])
+    empty = pd.DataFrame(columns=["kind", "id", "reason", "problem"])
     return Cohort(patients, pd.DataFrame(columns=["slide_id", "patient_id", "path"]), None, ("neg", "pos"), empty)

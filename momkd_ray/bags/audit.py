@@ -3,150 +3,153 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.bags.arrays import Precision
+from momkd_ray.bags.findings import Findings
 from momkd_ray.bags.ingest import doubles, form_of, odd_ones
 from momkd_ray.bags.pool import done_by_pool
 from momkd_ray.bags.readers import Recipe, read_bag
 from momkd_ray.bags.store import digest, to_row
+from momkd_ray.cohort.files import list_features
 from momkd_ray.cohort.folds import FoldPlan, make_folds
 from momkd_ray.cohort.splits import ROLES
-from momkd_ray.cohort.tables import Cohort, load_cohort
+from momkd_ray.cohort.tables import Cohort, LeftOut, exclusion_sentences, load_cohort
+from momkd_ray.cohort.training import few_validated, few_validated_sentence, trained_patients, untaught_folds
 from momkd_ray.config import Config
 from momkd_ray.errors import InputError
-from momkd_ray.faults import Fault, FileFaultError, faults_table
+from momkd_ray.faults import Fault, FaultsError, FileFaultError
 
-SHOWN = 40  # faults on the terminal; the files have all
 _SLIDES_PER_PIECE = 8
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What an audit found.
-
-    faults: everything that is wrong, sorted.
-    excluded: what the configuration leaves out by choice, each reason with its number.
-    remaining: patients a class, slides, patches and patients with omics, once all that is wrong is left out.
-    folds: rows `fold, role, <class> ...` in patients of what remains; empty where no folds can be made.
-    """
-
-    faults: tuple[Fault, ...]
-    excluded: dict[str, int]
-    remaining: dict[str, Any]
-    folds: pd.DataFrame
-    impossible: str = ""  # why nothing can be trained on what remains
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong, and there is enough to train on."""
-        return not self.faults and not self.impossible
-
-    def verdict(self) -> str:
-        """One sentence."""
-        counts = Counter(f"{fault.problem} {fault.kind}" for fault in self.faults)
-        parts = ", ".join(f"{n} {what}" for what, n in sorted(counts.items()))
-        wrong = f"the audit found {len(self.faults)} faults ({parts})" if self.faults else "the audit found no fault"
-        return f"{wrong}; {self.impossible}" if self.impossible else wrong
-
-    def write(self, folder: str) -> None:
-        """Write `audit.csv` (a fault a row) and `audit.json` (the same, and what remains)."""
-        storage.write_text(
-            storage.join(folder, "audit.csv"), faults_table(self.faults).to_csv(index=False, lineterminator="\n")
-        )
-        content = {
-            "ok": self.ok,
-            "verdict": self.verdict(),
-            "faults": [asdict(fault) for fault in self.faults],
-            "excluded": self.excluded,
-            "remaining": self.remaining,
-            "folds": self.folds.to_dict("records"),
-        }
-        storage.write_json(storage.join(folder, "audit.json"), content)
-
-    def text(self) -> str:
-        """The tables, in plain text."""
-        return "\n".join(self._lines())
-
-    def _lines(self) -> Iterator[str]:
-        for fault in self.faults[:SHOWN]:
-            yield f"{fault.problem:<11} {fault.kind:<8} {fault.id}: {fault.reason}"
-        if len(self.faults) > SHOWN:
-            yield f"... and {len(self.faults) - SHOWN:,} more"
-        if self.faults:
-            yield ""
-        by_problem = Counter((fault.problem, fault.kind) for fault in self.faults)
-        if by_problem:
-            table = pd.DataFrame([(*key, n) for key, n in sorted(by_problem.items())], columns=["problem", "of", "n"])
-            yield from (table.to_string(index=False), "")
-        for reason, n in self.excluded.items():
-            yield f"Left out by the configuration: {n:,} ({reason})"
-        remaining = ", ".join(f"{value:,} {name}" for name, value in self.remaining.items())
-        yield f"What remains: {remaining or 'nothing to train on'}"
-        if len(self.folds):
-            yield from ("", self.folds.to_string(index=False))
-        yield from ("", self.verdict()[:1].upper() + self.verdict()[1:] + ".")
 
 
 def audit_inputs(config: Config, on_progress: Callable[[int, int], None]) -> Findings:
     """Read every table and every feature file once; Ray must be up.
+
+    Where the patients' or slides' table cannot be used, all feature files of the folder are read.
 
     Args:
         config: says where the inputs are and what becomes of them.
         on_progress: called with the slides done and their total.
 
     Raises:
-        InputError: a whole table cannot be read, so that there is nothing to audit.
+        InputError: the configuration contradicts itself.
         RunError: storage stayed away.
     """
-    cohort = load_cohort(config, on_error="skip")
-    faults = list(cohort.rejected) + _unmatched(config, cohort)
-    facts = _facts(config, cohort.slides, on_progress)
+    cohort, faults = _tables(config)
+    slides = _all_slides(config) if cohort is None else cohort.slides
+    facts = _facts(config, slides, on_progress)
     bad = [Fault(**fault) for row in facts for fault in row["faults"]]
     good = {row["slide_id"]: row for row in facts if not row["faults"]}
-    bad += odd_ones(good, cohort.slides, None) + doubles(good, cohort.slides)
-    excluded = cohort.excluded[cohort.excluded["problem"] == ""]
-    choice = Counter(f"{kind}: {why}" for kind, why in zip(excluded["kind"], excluded["reason"], strict=True))
+    bad += odd_ones(good, slides, None) + doubles(good, slides)
+    faults += bad
+    if cohort is None:
+        return Findings(tuple(sorted({*faults})), config.features.dir, impossible="without its tables nothing remains")
+    return _judged(config, cohort, faults, bad, good)
+
+
+def _tables(config: Config) -> tuple[Cohort | None, list[Fault]]:
+    """The cohort less what is wrong with its tables; without its omics, or None, where a table cannot be used."""
+    cohort: Cohort | None
+    try:
+        cohort = load_cohort(config, on_error="skip")
+    except FaultsError as error:
+        faults = list(error.faults)
+        if not faults:
+            name = posixpath.basename(error.table.rstrip("/"))
+            faults.append(Fault("table", name, "unusable", error.table, str(error)))
+        if error.table != config.cohort.omics:
+            return None, faults
+        without = config.model_copy(update={"cohort": config.cohort.model_copy(update={"omics": None})})
+        cohort, others = _tables(without)
+        return cohort, [*faults, *others]
+    return cohort, list(cohort.rejected)
+
+
+def _all_slides(config: Config) -> pd.DataFrame:
+    """Every feature file as a slide of a patient of its own."""
+    rows = [
+        (file.slide_id, file.slide_id, file.path, file.stamp) for file in list_features(config.features.dir).values()
+    ]
+    return pd.DataFrame(rows, columns=["slide_id", "patient_id", "path", "file"])
+
+
+def _judged(
+    config: Config, cohort: Cohort, faults: list[Fault], bad: list[Fault], good: Mapping[str, Mapping[str, Any]]
+) -> Findings:
+    """What remains once all that is wrong is left out, by fold, and what is wrong with the folds."""
+    notes = _unmatched(config, cohort)
+    left_out: LeftOut = list(cohort.excluded.itertuples(index=False, name=None))
+    told = cohort.stray_sentences()
     remaining: dict[str, Any] = {}
     folds, impossible = pd.DataFrame(), ""
     try:
         left = cohort.without_slides(bad)
         remaining = _remaining(left, good)
-        plan = make_folds(config, left, on_error="skip")
-        faults += plan.rejected
-        folds = _per_fold(plan, left)
-    except InputError as error:
+        plan, wrong = _plan(config, left)
+        faults = [*faults, *wrong]
+        if plan is None or untaught_folds(config, left, plan):
+            impossible = "what remains cannot be cross-validated"
+        if plan is not None:
+            left_out = [*left.excluded.itertuples(index=False, name=None), *plan.left_out]
+            few = few_validated(config, left, plan)
+            notes += [*_notes(plan.left_out, str(config.folds.file)), *few]
+            told += few_validated_sentence(few, config)
+            folds = _per_fold(config, plan, left)
+    except FaultsError as error:
         impossible = f"what remains cannot be cross-validated: {error}"
-    return Findings(tuple(sorted({*faults, *bad})), dict(sorted(choice.items())), remaining, folds, impossible)
+    counts = Counter(f"{kind}: {reason}" for kind, _, reason, problem in left_out if not problem)
+    return Findings(
+        tuple(sorted({*faults})),
+        config.features.dir,
+        notes=tuple(sorted({*notes})),
+        told=(*exclusion_sentences(left_out), *told),
+        excluded=dict(sorted(counts.items())),
+        remaining=remaining,
+        folds=folds,
+        impossible=impossible,
+    )
+
+
+def _plan(config: Config, cohort: Cohort) -> tuple[FoldPlan | None, list[Fault]]:
+    """The folds, None where they cannot be made, and what is wrong with them."""
+    try:
+        plan = make_folds(config, cohort, on_error="skip")
+    except InputError as error:
+        if isinstance(error, FaultsError) and error.faults:
+            return None, list(error.faults)
+        place = config.folds.file or config.cohort.clinical
+        return None, [Fault("fold", "all folds", "unusable", place, str(error))]
+    return plan, [*plan.rejected, *untaught_folds(config, cohort, plan)]
+
+
+def _notes(left_out: LeftOut, place: str) -> list[Fault]:
+    return [
+        Fault(kind, name, "unmatched", place, f"{place}: {kind} {name}: {reason}")
+        for kind, name, reason, problem in left_out
+        if problem
+    ]
 
 
 def _unmatched(config: Config, cohort: Cohort) -> list[Fault]:
     """Rows and feature files that belong to nothing."""
-    rows = cohort.excluded[cohort.excluded["problem"] != ""]
     location = {"patient": config.cohort.clinical, "slide": config.cohort.slides or config.cohort.clinical}
     location["omics"] = config.cohort.omics or ""
-    faults = [
-        Fault(row["kind"], row["id"], row["problem"], place, f"{place}: {row['kind']} {row['id']}: {row['reason']}")
-        for row in rows.to_dict("records")
-        for place in [location[row["kind"]]]
-    ]
-    return faults + [
-        Fault(
-            "slide",
-            name,
-            "unmatched",
-            storage.join(config.features.dir, name),
-            f"{storage.join(config.features.dir, name)} is of no slide in {location['slide']}; add its row, or move "
-            "the file away",
-        )
-        for name in cohort.strays
-    ]
+    notes: list[Fault] = []
+    for kind, place in location.items():
+        notes += _notes([row for row in cohort.excluded.itertuples(index=False, name=None) if row[0] == kind], place)
+    for name in cohort.strays:
+        path = storage.join(config.features.dir, name)
+        reason = f"{path} is of no slide in {location['slide']}; add its row, or move the file away"
+        notes.append(Fault("slide", name, "unmatched", path, reason))
+    return notes
 
 
 def _facts(config: Config, slides: pd.DataFrame, on_progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
@@ -191,12 +194,17 @@ def _remaining(cohort: Cohort, facts: Mapping[str, Mapping[str, Any]]) -> dict[s
     }
 
 
-def _per_fold(plan: FoldPlan, cohort: Cohort) -> pd.DataFrame:
-    """Patients of each class in each role of each fold."""
+def _per_fold(config: Config, plan: FoldPlan, cohort: Cohort) -> pd.DataFrame:
+    """Patients of each class in each role of each fold, as they are used, and the training patients with omics."""
     rows: list[dict[str, Any]] = []
     for fold in plan.folds:
         roles = plan.roles(fold)
         for role in ROLES:
-            labels = cohort.patients["label"].loc[roles.index[roles == role]]
-            rows.append({"fold": fold, "role": role} | {name: int((labels == name).sum()) for name in cohort.classes})
-    return pd.DataFrame(rows)
+            trains = role == "train"
+            patients = trained_patients(config, cohort, plan, fold) if trains else roles.index[roles == role]
+            labels = cohort.patients["label"].loc[patients]
+            row: dict[str, Any] = {"fold": fold, "role": role}
+            row |= {name: int((labels == name).sum()) for name in cohort.classes}
+            taught = 0 if cohort.omics is None else int(patients.isin(cohort.omics.index).sum())
+            rows.append(row | {"with omics": taught if trains else None})
+    return pd.DataFrame(rows, dtype=object)

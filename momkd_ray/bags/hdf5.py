@@ -68,7 +68,7 @@ def _fault(source: Source, error: Exception) -> FileFaultError:
         return FileFaultError(
             "unreadable", f"{source.path} asks for more memory than there is; extract it again or use a larger machine"
         )
-    if source.size == 0 or "truncated file" in cause:
+    if "truncated file" in cause:
         return FileFaultError(
             "truncated", f"{source.path} ends before it should ({source.size} bytes); copy or extract it again"
         )

@@ -60,6 +60,8 @@ def located(path: str) -> Source:
         RunError: its store cannot be reached.
     """
     found = storage.stat(path)
+    if found is not None and not found.size:
+        raise FileFaultError("empty", f"{path} is empty (0 bytes); copy or extract it again")
     if found is not None:
         return Source(path, found.size, storage.local_path(path))
     if storage.kind(path) == "folder":

@@ -85,7 +85,7 @@ def _check_records(raw: BinaryIO, size: int) -> None:
 
 def _fault(source: Source, error: Exception) -> FileFaultError:
     cause = " ".join(str(error).rpartition("WeightsUnpickler error: ")[2].split())
-    if source.size == 0 or isinstance(error, EOFError) or _CUT.search(cause):
+    if isinstance(error, EOFError) or _CUT.search(cause):
         return FileFaultError(
             "truncated", f"{source.path} ends before it should ({source.size} bytes); copy or extract it again"
         )

@@ -73,7 +73,7 @@ def read_clinical(settings: CohortConfig, site: str | None) -> ClinicalTable:
             faults.append(_fault(path, patient, "duplicated", differing))
         elif None in its_sites:
             what = f"has no '{site}' ({data_rows(rows)}): fill it in, or leave folds.site out"
-            faults.append(_fault(path, patient, "missing", what))
+            faults.append(_fault(path, patient, "missing value", what))
         else:
             labels[patient] = own[0]
             if its_sites:
@@ -87,7 +87,7 @@ def _fault(path: str, patient: str, problem: Problem, what: str) -> Fault:
 
 
 def _blank_patient(path: str, column: str, row: int) -> Fault:
-    return Fault("patient", f"data row {row}", "missing", path, blank_cell(path, column, row))
+    return Fault("patient", f"data row {row}", "missing value", path, blank_cell(path, column, row))
 
 
 def _differing(column: str, rows: Sequence[int], values: Sequence[str | None]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from momkd_ray.cohort.formats import require_columns
+from momkd_ray.cohort.formats import PANDAS_INDEX, require_columns
 from momkd_ray.errors import InputError
 
 # STAMP; CLAM and Patho-Bench; then cBioPortal's, the GDC's and TCGA's clinical tables
@@ -56,6 +56,12 @@ def _column(columns: Sequence[str], path: str, chosen: str | None, known: Sequen
             f"{path} has several columns that may name the {whose} ({several}): set {key} to the right one"
         )
     if not found:
+        if index := next((name for name in columns if name.startswith(PANDAS_INDEX)), None):
+            raise InputError(
+                f"{path} has no column that names the {whose}, such as '{known[0]}' or '{known[1]}': if they are the "
+                f"DataFrame's index, which pandas wrote without a name as '{index}', write the file again after "
+                f"rename_axis('{known[0]}').reset_index(), or else set {key}"
+            )
         shown = ", ".join(f"'{name}'" for name in columns[:12]) + (", ..." if len(columns) > 12 else "")
         raise InputError(
             f"{path} has no column that names the {whose}, such as '{known[0]}' or '{known[1]}': "

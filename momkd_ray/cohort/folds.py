@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,10 @@ import pandas as pd
 from momkd_ray import storage
 from momkd_ray.cohort.formats import first_duplicate
 from momkd_ray.cohort.splits import ROLES, Split, read_split
-from momkd_ray.cohort.tables import Cohort
+from momkd_ray.cohort.tables import NEVER_TESTED, NOT_TRAINED, STRANGER, Cohort, LeftOut
 from momkd_ray.config import Config
 from momkd_ray.errors import InputError
-from momkd_ray.faults import Fault, OnError
+from momkd_ray.faults import Fault, FaultsError, OnError
 from momkd_ray.sections import FoldsConfig
 
 ROLE = "role_"
@@ -31,10 +31,12 @@ class FoldPlan:
     table: index `patient_id`; a column `role_<fold>` per fold, 'train', 'val', 'test' or, where the patient is not in
         it, ''. Where each patient is tested exactly once, that fold stands in a column `fold` before them.
     rejected: patients of the cohort that the imported split does not mention; they are not in the table.
+    left_out: rows of a cohort's `excluded`: whom the split names in vain or never tests, and who does not train.
     """
 
     table: pd.DataFrame
     rejected: tuple[Fault, ...] = ()
+    left_out: LeftOut = ()
 
     @property
     def folds(self) -> list[int]:
@@ -61,15 +63,19 @@ def make_folds(config: Config, cohort: Cohort, on_error: OnError = "stop") -> Fo
         on_error: `skip` leaves out the patients of the cohort that an imported split does not mention.
 
     Raises:
-        InputError: too few patients or sites; an imported split is missing, damaged or has a patient on two sides; or
-            a part of a fold would lack a class.
+        InputError: too few patients or sites; an imported split is missing or damaged; or a part of a fold would lack
+            a class.
+        FaultsError: an imported split has patients on two sides.
     """
     patients = cohort.patients.sort_index()
     rejected: tuple[Fault, ...] = ()
+    strangers: LeftOut = ()
     if config.folds.file is None:
         split, remedy = _drawn(config.folds, patients, cohort.classes)
     else:
         split, remedy = read_split(config, cohort), f"mend {config.folds.file}"
+        _refuse_leaks(split.leaks, config.folds.file)
+        strangers = _strangers(split, cohort)
         rejected = _unmentioned(split, patients, config.folds.file, on_error)
         patients = patients.drop([fault.id for fault in rejected])
         if len(split.roles) < 2:
@@ -84,7 +90,8 @@ def make_folds(config: Config, cohort: Cohort, on_error: OnError = "stop") -> Fo
             _check_part(fold, part, role_N, y_N, cohort.classes, remedy)
     for fold in sorted(roles.keys() - split.validated):
         _cut_validation(config.folds, fold, roles[fold], y_N, cohort.classes)
-    plan = FoldPlan(_plan_table(names, roles), rejected)
+    table = _plan_table(names, roles)
+    plan = FoldPlan(table, rejected, (*strangers, *_never_tested(table), *_not_trained(config, cohort, table)))
     check_disjoint(plan)
     return plan
 
@@ -139,6 +146,39 @@ def _unmentioned(split: Split, patients: pd.DataFrame, path: str, on_error: OnEr
         Fault("patient", name, "unmatched", path, f"{path} gives no fold to patient '{name}': {remedy}")
         for name in without
     )
+
+
+def _refuse_leaks(leaks: Sequence[Fault], path: str) -> None:
+    if leaks:
+        patients = len({fault.id for fault in leaks})
+        several = f"{patients} patients cannot be on one side of {path}, the first: " if patients > 1 else ""
+        raise FaultsError(f"{several}{leaks[0].reason}", leaks)
+
+
+def _strangers(split: Split, cohort: Cohort) -> LeftOut:
+    """Whom the split names although the tables do not; whoever the cohort leaves out has its reason there."""
+    known = {("patient", str(name)) for name in cohort.patients.index}
+    known |= {("slide", str(name)) for name in cohort.slides["slide_id"]}
+    known |= set(zip(cohort.excluded["kind"], cohort.excluded["id"], strict=True))
+    known |= {(fault.kind, fault.id) for fault in cohort.rejected}
+    return tuple((kind, name, STRANGER, "unmatched") for kind, name in sorted(split.named - known))
+
+
+def _never_tested(table: pd.DataFrame) -> LeftOut:
+    tested = (_roles_of(table) == "test").any(axis=1)
+    return tuple(("patient", str(name), NEVER_TESTED, "unmatched") for name in table.index[~tested])
+
+
+def _not_trained(config: Config, cohort: Cohort, table: pd.DataFrame) -> LeftOut:
+    """Who has the role of a training patient somewhere, but no omics to train with where they are asked for."""
+    if cohort.omics is None or config.omics.missing == "keep":
+        return ()
+    asked = (_roles_of(table) == "train").any(axis=1) & ~table.index.isin(cohort.omics.index)
+    return tuple(("patient", str(name), NOT_TRAINED, "") for name in table.index[asked])
+
+
+def _roles_of(table: pd.DataFrame) -> pd.DataFrame:
+    return table[[name for name in table.columns if name.startswith(ROLE)]]
 
 
 def _drawn(settings: FoldsConfig, patients: pd.DataFrame, classes: tuple[str, str]) -> tuple[Split, str]:

@@ -23,6 +23,8 @@ from momkd_ray.errors import InputError
 # "null" and "None" are real values in some label columns (p53 staining patterns), so they are not in here.
 MISSING = ("", "NA", "N/A", "NaN", "nan", "#N/A", "<NA>")
 
+PANDAS_INDEX = "__index_level_"  # how pandas' Parquet names a DataFrame's index without a name
+
 ColumnOf = Callable[[list[str]], str]
 """Picks one of a table's columns, or raises an `InputError`."""
 
@@ -186,7 +188,10 @@ def _parsed(body: bytes, delimiter: str, header: list[str], types: dict[str, pa.
 
 
 def _read_parquet(content: bytes, _: ColumnOf | None) -> pa.Table:
-    return pyarrow.parquet.read_table(io.BytesIO(content))
+    table = pyarrow.parquet.read_table(io.BytesIO(content))
+    # the numbers of rows that were once elsewhere; text in an index may be the patients
+    rows = [f.name for f in table.schema if f.name.startswith(PANDAS_INDEX) and pa.types.is_integer(f.type)]
+    return table.drop_columns(rows)
 
 
 def _read_xlsx(content: bytes, _: ColumnOf | None) -> pa.Table:

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from momkd_ray import storage
 from momkd_ray.cohort import columns
 from momkd_ray.cohort.formats import (
+    PANDAS_INDEX,
     arrow_table,
     blank_cell,
     data_rows,
@@ -90,8 +91,9 @@ def read_omics(location: str, patient_column: str | None, patients: Sequence[str
         else _read_table(location, patient_column, wanted)
     )
     if not wanted.intersection(found.everyone):
+        theirs = f"such as '{min(found.everyone)}'" if found.everyone else "for it names none"
         raise InputError(
-            f"{location} has omics of none of the {len(patients)} patients of the cohort: "
+            f"{location} has omics of none of the {len(patients)} patients of the cohort, {theirs}: "
             f"write its identifiers as in the clinical table, such as '{min(patients)}'"
         )
     words = np.asarray([row in found.words for row in range(len(found.patients))], bool)
@@ -126,13 +128,18 @@ def _read_table(location: str, patient_column: str | None, wanted: frozenset[str
     if not genes:
         raise InputError(f"{location} has no gene columns besides '{column}'")
     for gene in genes:
-        if not gene.strip() or gene.startswith("__index_level_"):  # what pandas writes for a nameless index
+        if gene.startswith(PANDAS_INDEX):
+            raise InputError(
+                f"{location} has the column '{gene}', a DataFrame's index without a name as pandas writes it: write "
+                "the file again after reset_index(drop=True)"
+            )
+        if not gene.strip():
             raise InputError(f"{location} has a column without a name: name it after its gene or remove it")
     rows_of, blank = rows_by_value(table.column(column).to_pandas())
     if not wanted.intersection(rows_of):
         _refuse_transposed(genes, location, wanted)
     faults = [
-        Fault("omics", f"data row {row}", "missing", location, blank_cell(location, column, row)) for row in blank
+        Fault("omics", f"data row {row}", "missing value", location, blank_cell(location, column, row)) for row in blank
     ]
     single: dict[str, int] = {}
     for patient, rows in rows_of.items():
@@ -142,6 +149,8 @@ def _read_table(location: str, patient_column: str | None, wanted: frozenset[str
             what = f"patient '{patient}' has more than one row ({data_rows(rows)}): keep one"
             faults.append(_fault(patient, "duplicated", location, what))
     values_NG, words = _matrix(table.select(genes), np.asarray(list(single.values()), np.int64) - 1)
+    if words:
+        _refuse_text(table.select([gene for gene in genes if gene in {gene for gene, _ in words.values()}]), location)
     return _Rows(
         patients=list(single),
         places=[location] * len(single),
@@ -152,8 +161,19 @@ def _read_table(location: str, patient_column: str | None, wanted: frozenset[str
         everyone=list(rows_of),
         rows=table.num_rows,
         strange=[],
-        nan=("missing", "blank"),
+        nan=("missing value", "blank"),
     )
+
+
+def _refuse_text(table: pa.Table, location: str) -> None:
+    """Raise for a column that has text and no number in any row: it is no gene, and its rows are not to blame."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        values_N, words = _numbers(column)
+        if words and np.isnan(values_N).all():
+            raise InputError(
+                f"{location}: column '{name}' has a number in none of the {table.num_rows:,} rows (the first text is "
+                f"'{words[min(words)]}'), so it is no gene: remove it"
+            )
 
 
 def _patient_column(names: list[str], location: str, chosen: str | None, wanted: frozenset[str]) -> str:
@@ -249,6 +269,8 @@ def _vector(path: str) -> Floats:
         content = read_content(path)
     except InputError as error:
         raise FileFaultError("unreadable", str(error)) from error
+    if not content:
+        raise FileFaultError("empty", f"{path} is empty (0 bytes): write it again or remove it")
     try:
         vector = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
@@ -306,7 +328,7 @@ def _not_whole(found: _Rows, row: int, bad_G: npt.NDArray[np.bool_]) -> Fault:
     patient, count = found.patients[row], int(bad_G.sum())
     if row in found.words:
         gene, word = found.words[row]
-        problem: Problem = "misshapen"
+        problem: Problem = "not a number"
         what = f"'{word}', not a number"
     else:
         column = int(np.flatnonzero(bad_G)[0])

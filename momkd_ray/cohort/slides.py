@@ -84,7 +84,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _bad_row(path: str, row: int, patient: str | None, name: str | None, of: tuple[str, str]) -> Fault:
-    problem: Problem = "missing"
+    problem: Problem = "missing value"
     if patient is None or name is None:
         reason = blank_cell(path, of[0] if patient is None else of[1], row)
     else:

@@ -17,6 +17,7 @@ from momkd_ray.cohort.slides import slide_id_of
 from momkd_ray.cohort.tables import Cohort
 from momkd_ray.config import Config
 from momkd_ray.errors import InputError
+from momkd_ray.faults import Fault, Kind, Problem
 
 ROLES = ("train", "val", "test")
 CLAM_FILE = re.compile(r"splits_(\d{1,9})\.csv")  # not the _bool and _descriptor files beside them
@@ -33,17 +34,21 @@ class Split:
 
     roles: by fold.
     validated: the folds that give a validation set.
+    named: (kind, id) of every patient, or slide, that the split gives a role.
+    leaks: patients on two sides, or with two rows where there should be one; a fault for each, and fold.
     """
 
     roles: Mapping[int, Roles]
     validated: frozenset[int]
+    named: frozenset[tuple[Kind, str]] = frozenset()
+    leaks: tuple[Fault, ...] = ()
 
 
 def read_split(config: Config, cohort: Cohort) -> Split:
-    """Read `folds.file`, whose kind its name and columns tell. Patients who are not in the cohort are passed over.
+    """Read `folds.file`, whose kind its name and columns tell. Patients who are not in the cohort get no role.
 
     Raises:
-        InputError: it cannot be read, is none of the kinds, or has a patient on two sides.
+        InputError: it cannot be read, or is none of the kinds.
     """
     path = str(config.folds.file)
     patients = frozenset(str(name) for name in cohort.patients.index)
@@ -70,6 +75,7 @@ def _table(
     rows_of, _ = rows_by_value(frame[of[0]])
     folds = texts(frame[of[1]])
     tested: dict[str, int] = {}
+    leaks = []
     for patient, rows in rows_of.items():
         if patient not in patients:
             continue
@@ -77,16 +83,26 @@ def _table(
         if len(set(values)) > 1 or (len(rows) > 1 and not row_a_slide):
             different = [value or "blank" for value in dict.fromkeys(values)]
             where = f"folds {' and '.join(different)}" if len(different) > 1 else f"fold {different[0]} twice"
-            raise InputError(f"{path}: patient {patient} is in {where}: keep one row")
-        if values[0] is not None:
+            problem: Problem = "on two sides" if len(different) > 1 else "duplicated"
+            leaks.append(_leak(path, patient, f"is in {where}: keep one row", problem))
+        elif values[0] is not None:
             tested[patient] = _fold_number(values[0], patient, path)
     numbers = sorted(set(tested.values()))
-    if len(numbers) == 1:
+    if len(numbers) == 1 and not leaks:
         raise InputError(f"{path}: every patient of the cohort is in fold {numbers[0]} of '{of[1]}': give two or more")
     roles = {
         number: {patient: "test" if own == number else "train" for patient, own in tested.items()} for number in numbers
     }
-    return Split(roles, frozenset())
+    named = (patient for patient, rows in rows_of.items() if any(folds[row - 1] is not None for row in rows))
+    return Split(roles, frozenset(), _patients(named), tuple(leaks))
+
+
+def _patients(names: Iterable[str]) -> frozenset[tuple[Kind, str]]:
+    return frozenset(("patient", name) for name in names)
+
+
+def _leak(path: str, patient: str, what: str, problem: Problem = "on two sides") -> Fault:
+    return Fault("patient", patient, problem, path, f"{path}: patient '{patient}' {what}")
 
 
 def _fold_number(text: str, patient: str, path: str) -> int:
@@ -104,12 +120,15 @@ def _stamp(path: str, patients: frozenset[str]) -> Split:
     if not isinstance(splits, list) or not splits:
         raise InputError(f"{path} has no list 'splits', as STAMP writes it")
     roles = {}
+    leaks = []
+    named: set[str] = set()
     for fold, split in enumerate(splits):
         train, test = (_names(split, key, f"{path}: split {fold}") for key in ("train_patients", "test_patients"))
-        for patient in sorted(train & test & patients):
-            raise InputError(f"{path}: split {fold} trains and tests patient '{patient}': keep it on one side")
+        what = f"is trained on and tested in split {fold}: keep it on one side"
+        leaks += [_leak(path, patient, what) for patient in sorted(train & test & patients)]
         roles[fold] = dict.fromkeys(train & patients, "train") | dict.fromkeys(test & patients, "test")
-    return Split(roles, frozenset())
+        named |= train | test
+    return Split(roles, frozenset(), _patients(named), tuple(leaks))
 
 
 def _names(split: Any, key: str, whose: str) -> set[str]:
@@ -127,6 +146,8 @@ def _clam(folder: str, owners: Mapping[str, str]) -> Split:
         raise InputError(f"folds.file {folder} {what}")
     roles: dict[int, Roles] = {}
     validated = set()
+    leaks: list[Fault] = []
+    named: set[tuple[Kind, str]] = set()
     for fold, name in sorted(files.items()):
         path = storage.join(folder, name)
         frame = read_table(path)
@@ -141,8 +162,10 @@ def _clam(folder: str, owners: Mapping[str, str]) -> Split:
         if any(role == "val" for _, role in listed):
             validated.add(fold)
         mine = [(owners[slide], slide, role) for slide, role in listed if slide in owners]
-        roles[fold] = _by_patient(mine, path)
-    return Split(roles, frozenset(validated))
+        roles[fold], crossed = _by_patient(mine, path)
+        leaks += crossed
+        named |= {("slide", slide) for slide, _ in listed}
+    return Split(roles, frozenset(validated), frozenset(named), tuple(leaks))
 
 
 def _known_slide(text: str, owners: Mapping[str, str]) -> str:
@@ -152,17 +175,20 @@ def _known_slide(text: str, owners: Mapping[str, str]) -> str:
     return whole if slide not in owners and whole in owners else slide
 
 
-def _by_patient(slides: Iterable[tuple[str, str, str]], path: str) -> Roles:
-    """Roles of patients from (patient, slide, role)."""
+def _by_patient(slides: Iterable[tuple[str, str, str]], path: str) -> tuple[Roles, list[Fault]]:
+    """Roles of patients from (patient, slide, role), and those who have two."""
     first: dict[str, tuple[str, str]] = {}
+    leaks: dict[str, Fault] = {}
     for patient, slide, role in slides:
         before, of = first.setdefault(patient, (slide, role))
-        if role != of:
-            raise InputError(
-                f"{path}: patient '{patient}' is on two sides, slide '{before}' in {of} and slide '{slide}' in {role}: "
-                "all slides of a patient must be on one"
+        if role != of and patient not in leaks:
+            leaks[patient] = _leak(
+                path,
+                patient,
+                f"is on two sides, slide '{before}' in {of} and slide '{slide}' in {role}: all slides of a patient "
+                "must be on one",
             )
-    return {patient: role for patient, (_, role) in first.items()}
+    return {patient: role for patient, (_, role) in first.items()}, list(leaks.values())
 
 
 def _patho_bench(
@@ -171,6 +197,8 @@ def _patho_bench(
     rows_of, _ = rows_by_value(frame[patient_column])
     roles: dict[int, Roles] = {}
     validated = set()
+    leaks = []
+    named: set[str] = set()
     for fold, column in sorted(of_fold.items()):
         values = [None if value is None else value.strip().lower() for value in texts(frame[column])]
         for row, value in enumerate(values, start=1):
@@ -181,13 +209,12 @@ def _patho_bench(
         if "val" in values:
             validated.add(fold)
         roles[fold] = {}
+        named |= {patient for patient, rows in rows_of.items() if any(values[row - 1] is not None for row in rows)}
         for patient in sorted(rows_of.keys() & patients):
             own = {role: row for row in reversed(rows_of[patient]) if (role := values[row - 1]) is not None}
             if len(own) > 1:
                 said = " and ".join(f"{role} in data row {row}" for role, row in reversed(own.items()))
-                raise InputError(
-                    f"{path}: patient '{patient}' is on two sides of '{column}', {said}: it must be on one"
-                )
+                leaks.append(_leak(path, patient, f"is on two sides of '{column}', {said}: it must be on one"))
             if own:
                 roles[fold][patient] = next(iter(own))
-    return Split(roles, frozenset(validated))
+    return Split(roles, frozenset(validated), _patients(named), tuple(leaks))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,15 +19,20 @@ from momkd_ray.cohort.omics import OmicsTable, read_omics
 from momkd_ray.cohort.slides import SlideTable, read_slides
 from momkd_ray.config import Config
 from momkd_ray.errors import InputError
-from momkd_ray.faults import Fault, OnError, refuse
+from momkd_ray.faults import Fault, FaultsError, Kind, OnError
 from momkd_ray.sections import CohortConfig
 
 EXAMPLES = 3  # identifiers shown for each reason
 EXCLUDED = ("kind", "id", "reason", "problem")
 ALL_REJECTED = "all its slides are rejected"
 PATIENT_OUT = "its patient is left out"
+STRANGER = "named by the split, not in the cohort"
+NEVER_TESTED = "in no test set of the split"
+NOT_TRAINED = "no omics: does not train, still validated and tested"
+_STAYING = (NEVER_TESTED, NOT_TRAINED)
 
-LeftOut = list[tuple[str, str, str, str]]  # a row of EXCLUDED
+Row = tuple[Kind, str, str, str]  # of EXCLUDED
+LeftOut = Sequence[Row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,17 +73,19 @@ class Cohort:
         bad = {fault.id for fault in found if fault.kind == "slide"}
         slides = self.slides[~self.slides["slide_id"].isin(bad)].reset_index(drop=True)
         stays = self.patients.index.isin(slides["patient_id"])
-        left_out: LeftOut = [("patient", str(name), ALL_REJECTED, "") for name in self.patients.index[~stays]]
+        left_out: list[Row] = [("patient", str(name), ALL_REJECTED, "") for name in self.patients.index[~stays]]
         patients, omics = self.patients[stays], self.omics
         if omics is not None:
             inside = omics.index.isin(patients.index)
             left_out += [("omics", str(name), PATIENT_OUT, "") for name in omics.index[~inside]]
             omics = omics[inside]
         _check_classes_left(patients["label"], self.classes, found)
-        excluded = pd.concat([self.excluded, _excluded(left_out)], ignore_index=True)
-        return replace(
-            self, patients=patients, slides=slides, omics=omics, excluded=excluded, rejected=self.rejected + found
-        )
+        less = replace(self, patients=patients, slides=slides, omics=omics, rejected=self.rejected + found)
+        return less.leaving_out(left_out)
+
+    def leaving_out(self, left_out: LeftOut) -> Cohort:
+        """The same, with these rows in `excluded` too."""
+        return replace(self, excluded=pd.concat([self.excluded, _excluded(left_out)], ignore_index=True))
 
     def summary(self) -> list[str]:
         """The cohort in plain sentences: what is in it, then everything left out and why."""
@@ -87,9 +96,15 @@ class Cohort:
             f"{_count(len(self.patients), 'patient')}: {per_class}.",
             f"{_count(len(self.slides), 'slide')}; {_count(several, 'patient')} with several.",
             self._omics_sentence(),
-            *self._exclusion_sentences(),
+            *exclusion_sentences(self.excluded.itertuples(index=False)),
             *self._rejection_sentences(),
+            *self.stray_sentences(),
         ]
+
+    def stray_sentences(self) -> list[str]:
+        """One sentence, if there are feature files that no row names."""
+        files = _count(len(self.strays), "feature file")
+        return [f"{files} of no row of the slides' table: {_examples(self.strays)}."] if self.strays else []
 
     def fingerprint(self) -> str:
         """16 hex digits of a SHA-256 over identifiers, labels, slides and omics (not where files lie)."""
@@ -113,23 +128,24 @@ class Cohort:
         without = len(self.patients) - with_omics
         return f"{_count(with_omics, 'patient')} with omics ({_count(genes, 'gene')}), {without:,} without."
 
-    def _exclusion_sentences(self) -> list[str]:
-        return [
-            f"{_entries(str(kind), len(group))} left out ({reason}): {_examples(list(group['id']))}."
-            for (kind, reason), group in self.excluded.groupby(["kind", "reason"], sort=True)
-        ]
-
     def _rejection_sentences(self) -> list[str]:
         of: dict[tuple[str, str], list[str]] = {}
         for fault in sorted(self.rejected):
             of.setdefault((fault.kind, fault.problem), []).append(fault.id)
-        sentences = [
+        return [
             f"{_entries(kind, len(ids))} rejected ({problem}): {_examples(ids)}." for (kind, problem), ids in of.items()
         ]
-        if self.strays:
-            files = _count(len(self.strays), "feature file")
-            sentences.append(f"{files} of no row of the slides' table: {_examples(self.strays)}.")
-        return sentences
+
+
+def exclusion_sentences(left_out: Iterable[tuple[Any, ...]]) -> list[str]:
+    """One sentence a kind and reason: how many there are, and some of them."""
+    of: dict[tuple[str, str], list[str]] = {}
+    for kind, name, reason, _ in left_out:
+        of.setdefault((kind, reason), []).append(name)
+    return [
+        f"{_entries(kind, len(ids))}{'' if reason in _STAYING else ' left out'} ({reason}): {_examples(ids)}."
+        for (kind, reason), ids in sorted(of.items())
+    ]
 
 
 def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
@@ -144,23 +160,28 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
             the rows out and lists them in `rejected`. A patient whose omics are bad stays, without omics.
 
     Raises:
-        InputError: a table or column is missing, a class has no patient or, with `stop`, a row is bad.
+        InputError: the two classes are one.
+        FaultsError: a table or column is missing, a class has no patient or, with `stop`, a row is bad.
     """
     settings = config.cohort
     if settings.positive == settings.negative:
         raise InputError(f"cohort.positive and cohort.negative are both '{settings.positive}': name two classes")
-    clinical = read_clinical(settings, config.folds.site)
-    _check_labels(settings, clinical)
-    listing = read_slides(settings.slides or settings.clinical, settings.patient_column, settings.slide_column)
-    patients, left_out = _patients_in(settings, clinical, listing)
+    with _of_table(settings.clinical):
+        clinical = read_clinical(settings, config.folds.site)
+        _check_labels(settings, clinical)
+    slides_table = settings.slides or settings.clinical
+    with _of_table(slides_table):
+        listing = read_slides(slides_table, settings.patient_column, settings.slide_column)
+        patients, left_out = _patients_in(settings, clinical, listing)
     slides, slides_out = _slides_in(listing, patients, clinical)
     omics = None
     if settings.omics is not None:
-        omics = read_omics(settings.omics, settings.patient_column, patients.index.tolist())
+        with _of_table(settings.omics):
+            omics = read_omics(settings.omics, settings.patient_column, patients.index.tolist())
     faults = [*clinical.faults, *listing.faults, *(omics.faults if omics else ())]
     if on_error == "stop":
-        total = clinical.rows + (listing.rows if settings.slides else 0) + (omics.rows if omics else 0)
-        refuse(faults, f"the {total:,} rows of the cohort's tables")
+        rows = {"patient": clinical.rows, "slide": listing.rows, "omics": omics.rows if omics else 0}
+        _refuse_rows(faults, settings, rows)
     listed = list_features(config.features.dir)
     files = files_of(slides["slide_id"].tolist(), config.features.dir, listed)
     slides["path"], slides["file"] = [file.path for file in files], [file.stamp for file in files]
@@ -175,6 +196,27 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
         rejected=tuple(sorted(faults)),
         strays=tuple(posixpath.basename(file.path) for name, file in listed.items() if name not in listing.named),
     )
+
+
+@contextmanager
+def _of_table(path: str) -> Iterator[None]:
+    """Tell whoever lists faults which table an error within the block is about."""
+    try:
+        yield
+    except InputError as error:
+        raise FaultsError(str(error), error.faults if isinstance(error, FaultsError) else (), path) from error
+
+
+def _refuse_rows(faults: Sequence[Fault], settings: CohortConfig, rows: dict[str, int]) -> None:
+    """Raise if there are bad rows, with their number in each table of so many rows, which are given by kind."""
+    if not faults:
+        return
+    tables = {"patient": settings.clinical, "slide": settings.slides or settings.clinical, "omics": settings.omics}
+    bad = {path: [0, rows[kind]] for kind, path in tables.items()}
+    for fault in faults:
+        bad[tables[fault.kind]][0] += 1
+    where = " and ".join(f"{count} of the {of:,} rows of {path}" for path, (count, of) in bad.items() if count)
+    raise FaultsError(f"{where} cannot be used, the first: {min(faults).reason}", faults)
 
 
 def _check_labels(settings: CohortConfig, clinical: ClinicalTable) -> None:
@@ -192,7 +234,7 @@ def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: Slide
     """The patients kept, and those left out."""
     classes, with_slide = (settings.negative, settings.positive), set(listing.table["patient_id"])
     kept: dict[str, str] = {}
-    left_out: LeftOut = []
+    left_out: list[Row] = []
     for patient, label in clinical.labels.items():
         if label is None:
             left_out.append(("patient", patient, "the label is blank", ""))
@@ -223,7 +265,7 @@ def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: Slide
 def _slides_in(listing: SlideTable, patients: pd.DataFrame, clinical: ClinicalTable) -> tuple[pd.DataFrame, LeftOut]:
     inside = listing.table["patient_id"].isin(patients.index)
     outside = listing.table[~inside]
-    left_out = [
+    left_out: list[Row] = [
         ("slide", slide, *_why_outside(patient, clinical))
         for slide, patient in zip(outside["slide_id"], outside["patient_id"], strict=True)
     ]
@@ -233,12 +275,14 @@ def _slides_in(listing: SlideTable, patients: pd.DataFrame, clinical: ClinicalTa
 def _omics_out(omics: OmicsTable | None, clinical: ClinicalTable) -> LeftOut:
     if omics is None:
         return []
-    others = [("omics", patient, *_why_outside(patient, clinical)) for patient in omics.of_others]
-    blank = [
+    others: list[Row] = [("omics", patient, *_why_outside(patient, clinical)) for patient in omics.of_others]
+    blank: list[Row] = [
         ("omics", patient, "the row is entirely blank; its patient is kept, without omics", "")
         for patient in omics.blank
     ]
-    strange = [("omics", name, "it is neither a .npy vector nor genes.txt", "unmatched") for name in omics.strange]
+    strange: list[Row] = [
+        ("omics", name, "it is neither a .npy vector nor genes.txt", "unmatched") for name in omics.strange
+    ]
     return [*strange, *others, *blank]
 
 
@@ -256,9 +300,10 @@ def _check_classes_left(labels: Iterable[str], classes: tuple[str, str], faults:
     left = set(labels)
     for name in classes:
         if name not in left and faults:
-            raise InputError(
+            raise FaultsError(
                 f"no patient of class '{name}' is left, because {len(faults)} rows or files cannot be used, "
-                f"the first: {min(faults).reason}"
+                f"the first: {min(faults).reason}",
+                faults,
             )
 
 

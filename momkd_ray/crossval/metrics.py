@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from momkd_ray.errors import InputError
 
-METRICS = ("auc", "auprc", "f1", "accuracy", "sensitivity", "specificity")
+METRICS = ("auc", "auprc", "macro_f1", "accuracy", "sensitivity", "specificity")
 _REPLICATES_PER_PASS = 100  # keeps the weights of a pass in tens of megabytes up to 100,000 patients
 
 Floats = NDArray[np.float64]
@@ -188,7 +188,7 @@ def _confusion(weights_RN: Floats, y_N: Bools, predicted_N: Bools) -> tuple[Floa
 
 def _scores_of_counts(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> dict[str, Floats]:
     return {
-        "f1": tp / (2 * tp + fp + fn) + tn / (2 * tn + fp + fn),  # the mean of both classes' 2 t / (2 t + f)
+        "macro_f1": tp / (2 * tp + fp + fn) + tn / (2 * tn + fp + fn),  # the mean of both classes' 2 t / (2 t + f)
         "accuracy": (tp + tn) / (tp + fp + fn + tn),
         "sensitivity": tp / (tp + fn),
         "specificity": tn / (tn + fp),

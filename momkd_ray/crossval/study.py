@@ -14,7 +14,8 @@ from momkd_ray.bags.share import BagSource, JointBags
 from momkd_ray.bags.store import MANIFEST, BagStore
 from momkd_ray.cohort.folds import FoldPlan, make_folds
 from momkd_ray.cohort.formats import read_content
-from momkd_ray.cohort.tables import Cohort, load_cohort
+from momkd_ray.cohort.tables import Cohort, exclusion_sentences, load_cohort
+from momkd_ray.cohort.training import check_teaching, few_validated, few_validated_sentence, trained_patients
 from momkd_ray.config import Config
 from momkd_ray.errors import InputError
 from momkd_ray.faults import REJECTED, Fault, OnError, settle
@@ -52,11 +53,7 @@ class Study:
         return JointBags(self.slides, {str(patient): tuple(slides) for patient, slides in by_patient})
 
     def fold_bags(self, fold: int) -> pd.DataFrame:
-        """The bags of the patients of a fold: bag_id, slides, patient_id, y, role and patches, sorted by bag.
-
-        Raises:
-            InputError: no training patient of a class has omics, and the configuration leaves the others out.
-        """
+        """The bags of the patients of a fold: bag_id, slides, patient_id, y, role and patches, sorted by bag."""
         slides = self.cohort.slides[["slide_id", "patient_id"]].sort_values("slide_id")
         slides["patches"] = self.store.slides["n_patches"].loc[slides["slide_id"]].to_numpy()
         slides["bag_id"] = slides["patient_id" if self.config.cohort.bag == "patient" else "slide_id"]
@@ -67,16 +64,8 @@ class Study:
         bags = bags.reset_index()
         bags["y"] = self.cohort.patients["y"].loc[bags["patient_id"]].to_numpy()
         bags["role"] = self.plan.roles(fold).reindex(bags["patient_id"], fill_value="").to_numpy()
-        bags = bags[bags["role"] != ""].reset_index(drop=True)
-        taught = bags["role"] != "train"
-        if self.config.omics.missing == "drop" and self.cohort.omics is not None:
-            taught |= bags["patient_id"].isin(self.cohort.omics.index)
-            if bags.loc[taught & (bags["role"] == "train"), "y"].nunique() < 2:
-                raise InputError(
-                    f"fold {fold} has no training patients of both classes with omics; set omics.missing to keep"
-                )
-            bags = bags[taught].reset_index(drop=True)
-        return bags
+        trains = bags["patient_id"].isin(trained_patients(self.config, self.cohort, self.plan, fold))
+        return bags[(bags["role"] != "") & (trains | (bags["role"] != "train"))].reset_index(drop=True)
 
 
 def open_cohort(config: Config, narrator: Narrator, on_error: OnError = "stop") -> Cohort:
@@ -87,6 +76,20 @@ def open_cohort(config: Config, narrator: Narrator, on_error: OnError = "stop") 
     for sentence in cohort.summary():
         narrator.say(sentence)
     return cohort
+
+
+def open_folds(config: Config, cohort: Cohort, narrator: Narrator, on_error: OnError = "stop") -> FoldPlan:
+    """The folds, every one of which can be trained; whom they leave out, and where they are small, is told.
+
+    Raises:
+        InputError: as `make_folds`, or the genes of a fold could not be chosen.
+    """
+    plan = make_folds(config, cohort, on_error)
+    check_teaching(config, cohort, plan)
+    small = few_validated_sentence(few_validated(config, cohort, plan), config)
+    for sentence in [*exclusion_sentences(plan.left_out), *small]:
+        narrator.say(sentence)
+    return plan
 
 
 def ensure_store(
@@ -127,7 +130,8 @@ def ensure_store(
         on_progress=lambda done, of: narrator.count("ingest", done, of, "slides"),
     )
     read = store.slides.loc[store.slides.index.isin(cohort.slides["slide_id"])]
-    bad = f"{len(faults)} of them cannot be used and are left out; " if faults else "All could be read: "
+    listed = storage.join(config.store_uri, REJECTED)
+    bad = f"{len(faults)} of them cannot be used and are left out ({listed}); " if faults else "All could be read: "
     patches = int(read["n_patches"].sum())
     narrator.say(f"{bad}{len(read):,} bags with {patches:,} patches of width {store.width}")
     return store, faults
@@ -144,7 +148,8 @@ def open_study(config: Config, cohort: Cohort, plan: FoldPlan, narrator: Narrato
     store, faults = ensure_store(config, cohort, narrator, on_error, for_run=True)
     if faults:
         cohort = cohort.without_slides(faults)
-        plan = make_folds(config, cohort, on_error)
+        plan = open_folds(config, cohort, narrator, on_error)
+    cohort = cohort.leaving_out(plan.left_out)
     study = Study(config, cohort, plan, store, store, fingerprint(config, cohort, plan, store))
     _claim_run_dir(study)
     return study

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
+from uuid import uuid4
 
 import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.bags.batch import collate
+from momkd_ray.bags.pool import done_by_pool
 from momkd_ray.bags.readers import Bag, Recipe, read_bag
 from momkd_ray.bags.share import joined
 from momkd_ray.cohort.files import list_features
@@ -20,26 +23,22 @@ from momkd_ray.faults import Fault, FileFaultError, OnError, refuse, settle
 from momkd_ray.model.bundle import BundleCard, load_bundle
 from momkd_ray.progress import Narrator
 
-BAGS_PER_BATCH = 4
+BAGS_PER_PIECE = 4
 
 
-class BagPredictor:
-    """A Ray Data worker that holds the models and predicts bags."""
+class Ensemble:
+    """Models in memory, and what they say of bags."""
 
-    def __init__(self, models: Sequence[str], gpus: float) -> None:
+    def __init__(self, models: Sequence[str], device: str) -> None:
         import torch
 
-        self.device = torch.device("cuda" if gpus else "cpu")
+        self.device = torch.device(device)
         loaded = [load_bundle(location) for location in models]
         self.models = [model.to(self.device) for model, _ in loaded]
         self.card = loaded[0][1]
 
-    def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Rows `bag_id, slides, paths` -> `bag_id`, `p` (of the positive class, NaN without a slide) and `faults`."""
-        columns = (rows[name] for name in ("bag_id", "slides", "paths"))
-        return pd.DataFrame([self._predict(*row) for row in zip(*columns, strict=True)])
-
-    def _predict(self, bag_id: str, slides: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
+    def predict(self, bag_id: str, slides: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
+        """`bag_id`, `p` of the positive class (None without a good slide) and the `faults` of the others."""
         bags: list[Bag] = []
         faults: list[Fault] = []
         for slide_id, path in zip(slides, paths, strict=True):
@@ -47,11 +46,11 @@ class BagPredictor:
                 bags.append(self._bag(slide_id, path))
             except FileFaultError as error:
                 faults.append(Fault("slide", slide_id, error.problem, path, str(error)))
-        p = float("nan")
+        p = None
         if bags:
             batch = collate([joined(bag_id, bags)], device=self.device).to(self.device)
             p = sum(float(model.predict(batch)[0][0, 1]) for model in self.models) / len(self.models)
-        return {"bag_id": bag_id, "p": p, "faults": json.dumps([asdict(fault) for fault in faults])}
+        return {"bag_id": bag_id, "p": p, "faults": [asdict(fault) for fault in faults]}
 
     def _bag(self, slide_id: str, path: str) -> Bag:
         bag = read_bag(path, slide_id, Recipe(self.card.neighbors, self.card.graph), self.card.width)
@@ -61,6 +60,18 @@ class BagPredictor:
                 "mixed", f"{path} holds features of {encoder}, but the model was trained on {self.card.encoder}"
             )
         return bag
+
+
+@cache
+def _ensemble(models: tuple[str, ...], device: str, call: str) -> Ensemble:
+    """Loaded once by each process in a call; another call may find other models at the same places."""
+    _ensemble.cache_clear()
+    return Ensemble(models, device)
+
+
+def _predict_piece(piece: str, models: tuple[str, ...], device: str, call: str) -> str:
+    ensemble = _ensemble(models, device, call)
+    return json.dumps([ensemble.predict(**bag) for bag in json.loads(piece)])
 
 
 def predict_folder(
@@ -83,32 +94,41 @@ def predict_folder(
         narrator: told of the progress.
         by_patient: a row a patient, the mean of its slides, instead of a row a slide.
         slides: a table of patients and slides, as `cohort.slides`; without it every slide is its own patient.
-        gpus: GPUs a Ray Data worker holds.
+        gpus: GPUs a task holds; a part of one is allowed.
         on_error: whether bad feature files end it, or are left out. They are all listed in `<out>.rejected.csv`.
 
     Raises:
-        InputError: bad models or feature files.
+        InputError: bad models or feature files, or a model of patients' bags and no table of slides.
     """
     if not out.endswith((".csv", ".parquet")):
         raise InputError(f"--out {out}: write to a .csv or a .parquet file")
     cards = check_ensemble(models)
+    joint = cards[0].bag == "patient"
+    if joint and slides is None:
+        raise InputError(
+            f"{models[0]} reads all slides of a patient as one bag (cohort.bag: patient), so it must know whose each "
+            "slide is: pass --slides with a table of patients and slides"
+        )
     table = slides_of(features)
     patients, unmatched = patients_of(slides, table, features)
     place, total = f"{out}.rejected.csv", f"{len(table)} feature files"
     settle(unmatched, total, place, on_error)
     table = table[table["slide_id"].isin(list(patients))]
-    bags = bags_of(table, patients, joint=cards[0].bag == "patient")
+    bags = bags_of(table, patients, joint=joint)
     rows: list[dict[str, Any]] = []
     for row in _predicted(bags, models, gpus):
         rows.append(row)
         narrator.count("predict", len(rows), len(bags), "bags")
-    faults = unmatched + [Fault(**fault) for row in rows for fault in json.loads(row["faults"])]
+    faults = unmatched + [Fault(**fault) for row in rows for fault in row["faults"]]
     settle(faults, total, place, on_error)
+    if faults:
+        slides_out = f"{len(faults)} slide is" if len(faults) == 1 else f"{len(faults)} slides are"
+        narrator.say(f"{slides_out} left out; {place} lists {'it' if len(faults) == 1 else 'them'} with the reason")
     result = pd.DataFrame(rows, columns=["bag_id", "p", "faults"]).dropna(subset=["p"])
     if result.empty:
         refuse(faults, total, place)
     result = result.merge(bags, on="bag_id").sort_values("bag_id").reset_index(drop=True)
-    named = named_predictions(result, cards, by_patient=by_patient or cards[0].bag == "patient")
+    named = named_predictions(result, cards, by_patient=by_patient or joint)
     with storage.writing(out) as stream:
         if out.endswith(".csv"):
             named.to_csv(stream, index=False)
@@ -118,21 +138,11 @@ def predict_folder(
 
 
 def _predicted(bags: pd.DataFrame, models: Sequence[str], gpus: float) -> Iterator[dict[str, Any]]:
-    import ray
-
-    columns = ["bag_id", "slides", "paths"]
-    dataset = ray.data.from_items(bags[columns].to_dict("records"))
-    have = ray.cluster_resources()
-    workers = max(1, int(have.get("GPU", 0) / gpus if gpus else have.get("CPU", 0)))
-    predicted = dataset.repartition(max(1, -(-len(bags) // BAGS_PER_BATCH))).map_batches(
-        BagPredictor,
-        fn_constructor_args=[list(models), gpus],
-        batch_format="pandas",
-        batch_size=BAGS_PER_BATCH,
-        concurrency=(1, workers),
-        num_gpus=gpus,
-    )
-    yield from predicted.iter_rows()
+    rows = bags[["bag_id", "slides", "paths"]].to_dict("records")
+    pieces = [json.dumps(rows[i : i + BAGS_PER_PIECE]) for i in range(0, len(rows), BAGS_PER_PIECE)]
+    arguments = {"models": tuple(models), "device": "cuda" if gpus else "cpu", "call": uuid4().hex}
+    for done in done_by_pool(pieces, _predict_piece, "the slides could not be predicted", gpus=gpus, **arguments):
+        yield from json.loads(done)
 
 
 def check_ensemble(models: Sequence[str]) -> list[BundleCard]:
@@ -142,7 +152,7 @@ def check_ensemble(models: Sequence[str]) -> list[BundleCard]:
         InputError: no model, a damaged one, or two that read different features or name different classes.
     """
     if not models:
-        raise InputError("no model is given: pass --model with the folder of a bundle, once for each model")
+        raise InputError("no model is given: name the folder of a bundle, such as runs/pr/fold=0/model")
     cards = [load_bundle(location)[1] for location in models]
     for location, card in zip(models, cards, strict=True):
         for name in ("label", "classes", "width", "neighbors", "graph", "bag", "encoder"):

@@ -22,7 +22,7 @@ from momkd_ray.report import figures
 _METRIC_NAMES = {
     "auc": "AUC",
     "auprc": "AUPRC (average precision)",
-    "f1": "macro F1",
+    "macro_f1": "macro F1",
     "accuracy": "accuracy",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
