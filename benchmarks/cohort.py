@@ -10,7 +10,13 @@ import pandas as pd
 
 
 def write_cohort(
-    folder: Path, slides: int, patches: int, width: int, dtype: str = "float32", chunked: bool = True
+    folder: Path,
+    slides: int,
+    patches: int,
+    width: int,
+    dtype: str = "float32",
+    chunked: bool = True,
+    signal: float = 0.0,
 ) -> pd.DataFrame:
     """Feature files as TRIDENT writes them, and the cohort's slides as the bag store takes them.
 
@@ -21,6 +27,7 @@ def write_cohort(
         width: D.
         dtype: of the features.
         chunked: a chunk a patch, as TRIDENT writes; else contiguous.
+        signal: how far the first features of every patch of a positive slide are moved.
     """
     (folder / "features").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -30,7 +37,8 @@ def write_cohort(
         n = int(patches * rng.uniform(0.9, 1.1))
         path = folder / "features" / f"slide-{i:05d}.h5"
         features_PD = noise_ND[:n].copy()
-        features_PD[:, 0] = i  # no two slides are the same
+        features_PD[:, 0] = i / slides  # no two slides are the same
+        features_PD[:, 1:17] += signal * (i % 2)
         side = int(np.ceil(n**0.5))
         coords_P2 = np.stack(np.divmod(np.arange(n), side), 1) * 256
         with h5py.File(path, "w") as file:

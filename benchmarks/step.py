@@ -27,8 +27,8 @@ from torch_geometric.nn import GATv2Conv
 from momkd_ray.bags.batch import BagBatch, collate
 from momkd_ray.bags.graph import knn_graph
 from momkd_ray.bags.readers import Bag
-from momkd_ray.config import LossConfig, MemoryConfig, ModelConfig, TrainConfig
 from momkd_ray.model.momkd import MoMKD
+from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig, TrainConfig
 from momkd_ray.train.step import Stepper
 from momkd_ray.train.sync import Alone
 

@@ -1,0 +1,160 @@
+"""A whole five-fold cross-validation against the same folds one after another, one bag at a time, in one process.
+
+    python benchmarks/crossval.py [--slides 40] [--patches 4000] [--epochs 3]
+
+The peer works as released code does: it opens a slide's `.h5` for every step, computes on all cores with PyTorch
+Geometric's GATv2Conv and torch's dropout, and takes the folds in turn. Its graphs are ready in memory, and it leaves
+out the memory's start by k-means. Folds, validation sets, the sequence of slides and the hyper-parameters are ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from cohort import config_of, write_cohort
+from sklearn.metrics import roc_auc_score
+from step import PlainEncoder
+from table import machine, print_table
+from torch import nn
+
+from momkd_ray.bags.batch import BagBatch, collate
+from momkd_ray.bags.graph import knn_graph
+from momkd_ray.bags.readers import Bag
+from momkd_ray.bags.stream import draw_seed, plan_epoch
+from momkd_ray.cluster import connected
+from momkd_ray.cohort.folds import make_folds
+from momkd_ray.config import Config
+from momkd_ray.crossval.schedule import cross_validate
+from momkd_ray.crossval.study import Study, open_cohort, open_study
+from momkd_ray.model.momkd import MoMKD
+from momkd_ray.progress import Narrator
+
+WIDTH = 1536
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--slides", type=int, default=40)
+    arguments.add_argument("--patches", type=int, default=4000)
+    arguments.add_argument("--epochs", type=int, default=3)
+    options = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "cohort"
+        write_cohort(folder, options.slides, options.patches, WIDTH, signal=0.1)
+        train = {"epochs": options.epochs, "patience": options.epochs, "lr": 1e-4}
+        config = Config.model_validate(config_of(folder, train=train))
+        began = time.perf_counter()
+        with connected() as ray:
+            up = time.perf_counter()
+            cohort = open_cohort(config, Narrator())
+            study = open_study(config, cohort, make_folds(config, cohort), Narrator())
+            ingested = time.perf_counter()
+            ours = cross_validate(study, Narrator(), own_cluster=ray.own)["metrics"]["auc"]["folds"]
+        ended = time.perf_counter()
+        seconds, aucs = one_after_another(study, folder)
+    rows: list[list[Any]] = [
+        ["one process, one bag at a time, folds in turn", f"{seconds:.0f}", "1.0x", spread(aucs)],
+        ["momkd-ray crossval, folds trained", f"{ended - ingested:.0f}", f"{seconds / (ended - ingested):.1f}x", ""],
+        [
+            f"the same, with Ray's start ({up - began:.0f} s) and ingest ({ingested - up:.0f} s)",
+            f"{ended - began:.0f}",
+            f"{seconds / (ended - began):.1f}x",
+            spread(ours),
+        ],
+    ]
+    print(machine())
+    print_table(
+        f"Five folds of {options.slides} slides of about {options.patches:,} x {WIDTH}, {options.epochs} epochs, "
+        "the default model, one bag a step",
+        ["", "s", "speed-up", "test AUC, mean +- sd"],
+        rows,
+    )
+
+
+def spread(aucs: list[float]) -> str:
+    return f"{np.mean(aucs):.3f} +- {np.std(aucs, ddof=1):.3f}"
+
+
+class Slides:
+    """Feature files, opened at every use; their graphs, made once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.graphs: dict[str, Any] = {}
+
+    def batch(self, slide_id: str, y: int, seed: int = 0) -> BagBatch:
+        with h5py.File(self.folder / "features" / f"{slide_id}.h5") as file:
+            features_PD, coords_P2 = file["features"][:], file["coords"][:].astype(np.int32)
+        if slide_id not in self.graphs:
+            self.graphs[slide_id] = knn_graph(coords_P2, 8)
+        return collate([Bag(slide_id, features_PD, coords_P2, *self.graphs[slide_id], {})], [y], None, [seed])
+
+
+def one_after_another(study: Study, folder: Path) -> tuple[float, list[float]]:
+    """The peer: seconds without its graphs, and each fold's test AUC at the best validation AUC."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    slides = Slides(folder)
+    for slide_id in study.cohort.slides["slide_id"]:
+        slides.batch(slide_id, 0)
+    began = time.perf_counter()
+    aucs = [fold_of_peer(study, fold, slides) for fold in study.plan.folds]
+    return time.perf_counter() - began, aucs
+
+
+def fold_of_peer(study: Study, fold: int, slides: Slides) -> float:
+    config, bags = study.config, study.fold_bags(fold)
+    roles = {role: bags[bags["role"] == role] for role in ("train", "val", "test")}
+    torch.manual_seed(draw_seed("weights", config.train.seed, fold) % 2**63)
+    model = MoMKD(config.model, config.memory, config.loss, width=WIDTH, genes=0)
+    encoder = PlainEncoder(config.model)
+    model.slide_encoder = encoder
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay)
+
+    def taken(slide_id: str, y: int, seed: int = 0) -> BagBatch:
+        batch = slides.batch(slide_id, y, seed)
+        edge_index = batch.graph.edge_index_2M
+        encoder.edge_index_of = {slide_id: edge_index[:, edge_index[0] != edge_index[1]]}
+        return batch
+
+    def auc(role: str) -> float:
+        model.eval()
+        own = roles[role]
+        p = [float(model.predict(taken(s, y))[0][0, 1]) for s, y in zip(own["bag_id"], own["y"], strict=True)]
+        return float(roc_auc_score(own["y"], p))
+
+    ids, labels = roles["train"]["bag_id"].tolist(), roles["train"]["y"].tolist()
+    best, kept = -1.0, model.state_dict()
+    for epoch in range(config.train.epochs):
+        plan = plan_epoch(
+            ids,
+            np.array(labels),
+            seed=draw_seed(config.train.seed, fold),
+            epoch=epoch,
+            bags_per_step=1,
+            balanced=config.train.balanced,
+        )
+        model.train()
+        for (draw,) in plan:
+            batch = taken(ids[draw.bag], labels[draw.bag], draw.seed)
+            optimiser.zero_grad()
+            output = model(batch)
+            model.losses(output, batch)["total"].sum().backward()
+            nn.utils.clip_grad_norm_(model.parameters(), config.train.clip_norm)
+            optimiser.step()
+            model.memory.update(*model.evidence(output, batch), 1)
+        if (found := auc("val")) > best:
+            best, kept = found, {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(kept)
+    return auc("test")
+
+
+if __name__ == "__main__":
+    main()
