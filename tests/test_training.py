@@ -20,7 +20,7 @@ from momkd_ray.cohort.tables import NEVER_TESTED, NOT_TRAINED, STRANGER, Cohort
 from momkd_ray.cohort.training import FEW, check_teaching, few_validated, trained_patients, untaught_folds
 from momkd_ray.errors import InputError
 from momkd_ray.faults import FaultsError
-from momkd_ray.progress import _time_left
+from momkd_ray.progress import Narrator, _time_left
 
 
 @given(
@@ -127,6 +127,22 @@ def test_small_validation_sets_are_told(positives: int, negatives: int, n: int) 
         if any(((plan.roles(fold) == "val") & (cohort.patients["y"] == y)).sum() < FEW for y in (0, 1))
     }
     assert {fault.id for fault in few_validated(config, cohort, plan)} == small
+
+
+def test_the_pace_is_that_from_the_first_piece_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 100.0, 111.0, 122.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    narrator = Narrator()
+    for done in (0, 10, 21, 100):
+        narrator.count("ingest", done, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "ingest: 0/100",
+        "ingest: 10/100",
+        "ingest: 21/100, about 1 min 19 s left",
+        "ingest: 100/100",
+    ]
 
 
 @given(done=st.integers(0, 1000), remaining=st.integers(0, 1000), seconds=st.floats(0, 1e5))
