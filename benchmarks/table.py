@@ -37,12 +37,17 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[objec
     print(flush=True)
 
 
-def interleaved(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each way, every round taking them in turn so that a busy machine slows all alike."""
+def interleaved(
+    ways: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Median seconds of each way, every round taking them in turn so that a busy machine slows all alike.
+
+    On one thread `time.process_time` as the clock leaves out what other processes took.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            began = time.perf_counter()
+            began = clock()
             way()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(clock() - began)
     return {name: statistics.median(times) for name, times in seconds.items()}

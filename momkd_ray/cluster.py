@@ -17,7 +17,15 @@ from momkd_ray.sections import ClusterConfig
 # a cluster of our own: no token file under the home directory, no usage report, a calm console
 _OWN_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 CONNECT_TIMEOUT_S = 10.0
-_CALM = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AIR_NEW_OUTPUT": "0"}
+# CPUs or GPUs. An autoscaler tells nobody how far it goes, and adds a machine only for work that already waits.
+GROWS_TO = 16.0
+_CALM = {
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # what Ray itself has to say comes as plain lines: a job's log is read in files
+    "RAY_COLOR_PREFIX": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,8 @@ def _quiet() -> None:
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
+    # it counts repeated warnings in colour; its variable is read when Ray is first imported, which may be earlier
+    ray._private.ray_logging.RAY_DEDUP_LOGS = False
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):  # the session's log file keeps all
@@ -102,11 +112,12 @@ def _dashboard() -> str:
 
 
 def most_of(kind: str) -> float:
-    """How much of a resource (`CPU`, `GPU`) the cluster has, or may come to have by its autoscaler."""
+    """How much of a resource (`CPU`, `GPU`) the cluster has, or is taken to grow to by its autoscaler."""
     import ray
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
 
-    grown = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    return float(max(ray.cluster_resources().get(kind, 0.0), grown.get(kind, 0.0)))
+    grown = GROWS_TO if is_autoscaler_v2(fetch_from_server=True) else 0.0
+    return float(max(ray.cluster_resources().get(kind, 0.0), grown))
 
 
 def folds_side_by_side(cluster: ClusterConfig, own: bool) -> int:

@@ -420,5 +420,5 @@ def test_a_joint_bag_is_its_slides_side_by_side() -> None:
     together = collate([joint])
     assert torch.equal(together.features_PD, apart.features_PD)
     assert together.patches_per_bag == (18,)
-    assert torch.equal(together.edge_index_2M, apart.edge_index_2M)
+    assert torch.equal(together.graph.edge_index_2M, apart.graph.edge_index_2M)
     assert_same_bag(joined("slide-5", [bags[2]]), bags[2])

@@ -19,6 +19,7 @@ import pytest
 
 from momkd_ray import storage
 from momkd_ray.bags.share import SharedBags, share_bags
+from momkd_ray.bags.store import bags_table
 from momkd_ray.cluster import Connection, folds_side_by_side
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.config import Config
@@ -175,15 +176,33 @@ def test_shared_bags_are_those_of_the_store(tiny_config: Config, ray_cluster: Co
 def test_a_bag_that_the_object_store_has_lost_is_read_from_the_store(
     tiny_config: Config, ray_cluster: Connection
 ) -> None:
-    from ray._private.internal_api import free
+    import ray
 
-    study = study_of(tiny_config)
-    slides = study.cohort.slides["slide_id"].tolist()
-    shared = share_bags(study.store, slides, 0.9)
-    assert isinstance(shared, SharedBags)
-    free(shared._blocks)
-    for slide_id in slides[:3]:
-        assert (shared.read(slide_id).features == study.store.read(slide_id).features).all()
+    store = study_of(tiny_config).store
+    ids = store.slides.index.tolist()[:3]
+
+    class Owner:
+        def put(self) -> list[Any]:
+            return [ray.put(bags_table([store.read(slide_id) for slide_id in ids]))]
+
+    owner = ray.remote(num_cpus=0)(Owner).remote()
+    blocks = ray.get(owner.put.remote())
+    shared = SharedBags(store, blocks, {slide_id: (0, row) for row, slide_id in enumerate(ids)})
+    ray.kill(owner)  # what it put goes with it, in a while
+
+    def lost() -> bool:
+        try:
+            return not ray.get(blocks)
+        except ray.exceptions.ObjectLostError:
+            return True
+
+    deadline = time.monotonic() + 60
+    while not lost():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for slide_id in ids:
+        assert (shared.read(slide_id).features == store.read(slide_id).features).all()
+    assert not shared._opened
 
 
 def test_all_slides_of_a_patient_may_be_one_bag(tiny_config: Config, ray_cluster: Connection, tmp_path: Path) -> None:
@@ -435,45 +454,3 @@ def test_two_and_four_ray_train_workers_end_like_one(tiny_config: Config, tmp_pa
         assert (p - expected_p).abs().max() < 1e-5
         assert metrics["metrics"]["auc"]["folds"] == pytest.approx(expected["metrics"]["auc"]["folds"], abs=1e-5)
         assert metrics["fingerprint"] == expected["fingerprint"]
-
-
-@pytest.mark.slow
-def test_a_submitted_job_succeeds_and_carries_its_exit_code(tiny_config: Config, tmp_path: Path) -> None:
-    ports = {"port": 6391, "dashboard-port": 8276, "metrics-export-port": 8381, "ray-client-server-port": 9011}
-    ports |= {"dashboard-agent-listen-port": 8377, "min-worker-port": 21000, "max-worker-port": 21999}
-    environment = os.environ | {
-        "RAY_AUTH_MODE": "disabled",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    environment.pop("RAY_ADDRESS", None)
-    ray = str(Path(sys.executable).parent / "ray")
-    head = subprocess.Popen(
-        [ray, "start", "--head", "--block", "--num-cpus=2", *(f"--{k}={v}" for k, v in ports.items())],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    root = Path(__file__).parents[1]
-
-    def submitted(config: Path) -> subprocess.CompletedProcess[str]:
-        address = f"http://127.0.0.1:{ports['dashboard-port']}"
-        command = ["job", "submit", "--address", address, "--working-dir", str(root), "--", "python"]
-        command += ["jobs/crossval.py", "--config", str(config)]
-        return subprocess.run([ray, *command], env=environment, cwd=root, text=True, capture_output=True, timeout=400)
-
-    try:
-        deadline = time.monotonic() + 120
-        good = saved(tiny_config, tmp_path / "good")
-        while (job := submitted(good)).returncode and time.monotonic() < deadline and "Failed to connect" in job.stderr:
-            time.sleep(2)
-        assert job.returncode == 0, job.stdout + job.stderr
-        assert "succeeded" in job.stdout
-        assert (Path(tiny_config.run.dir) / "report.html").exists()
-        bad = saved(changed(tiny_config, cohort__label="NOPE"), tmp_path / "bad")
-        job = submitted(bad)
-        assert job.returncode != 0
-        assert "NOPE" in job.stdout + job.stderr
-    finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        head.wait(timeout=60)

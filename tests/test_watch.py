@@ -187,7 +187,7 @@ def test_tensorboard_lists_the_epochs_of_a_run_by_fold(tiny_config: Config, ray_
     crossval(tiny_config)
     events = sorted(Path(tiny_config.run.dir, "tune").glob("*/events.out.tfevents.*"))
     names = [event.parent.name for event in events]
-    assert [name[: name.rindex("-")] for name in names] == ["fold=0-setting=0", "fold=1-setting=0"]
+    assert names == ["fold=0", "fold=1"]
     for event in events:
         assert b"val_auc" in event.read_bytes()
         assert b"loss_align_slide" in event.read_bytes()
@@ -207,11 +207,11 @@ def test_mlflow_has_a_run_a_fold_and_watching_changes_no_result(
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name(tiny_config.run.dir)
     assert experiment is not None
-    runs = sorted(client.search_runs([experiment.experiment_id]), key=lambda run: run.data.params["unit/fold"])
-    assert [run.data.params["unit/fold"] for run in runs] == ["0", "1"]
+    runs = sorted(client.search_runs([experiment.experiment_id]), key=lambda run: run.data.params["fold"])
+    assert [run.data.params["fold"] for run in runs] == ["0", "1"]
     for fold, run in enumerate(runs):
         assert run.info.status == "FINISHED"
-        assert run.info.run_name.startswith(f"fold={fold}-setting=0-")
+        assert run.info.run_name == f"fold={fold}"
         assert run.data.tags["label"] == "LABEL"
         lines = (Path(tiny_config.run.dir) / f"fold={fold}" / "metrics.jsonl").read_text().splitlines()
         told = [point.value for point in client.get_metric_history(run.info.run_id, "loss_total")]

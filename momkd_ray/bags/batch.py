@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from momkd_ray.bags.messages import MessageGraph
 from momkd_ray.bags.readers import Bag
 
 _CPU = torch.device("cpu")
@@ -21,21 +22,22 @@ _CPU = torch.device("cpu")
 class BagBatch:
     """B bags side by side: P patches in all, no edge between two bags.
 
-    `edge_index_2M` holds every bag's kNN edges (row 0 the query patch, row 1 its neighbour; messages flow from
-    row 0 to row 1) without self-loops, followed by exactly one self-loop a patch, as GATv2 wants them.
+    `graph` holds every bag's edges (from the query patch to its neighbour), bag after bag, with exactly one self-loop
+    a patch, as GATv2 wants them.
     `omics_RG` has a row for each of the R <= B bags whose patient has omics; `omics_bag_R` says which bags.
     `seeds` (one a bag) is what dropout draws from, so a mask depends on its bag alone.
     """
 
     bag_ids: tuple[str, ...]
     features_PD: Tensor
-    edge_index_2M: Tensor
+    graph: MessageGraph
     bag_of_patch_P: Tensor
     patches_per_bag: tuple[int, ...]
-    edges_per_bag: tuple[int, ...]  # self-loops not counted
+    messages_per_bag: tuple[int, ...]
     labels_B: Tensor | None = None
     omics_RG: Tensor | None = None
     omics_bag_R: Tensor | None = None
+    omics_per_bag: tuple[int, ...] = ()  # 1 where a bag has omics, else 0
     seeds: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
@@ -44,24 +46,12 @@ class BagBatch:
     def to(self, device: torch.device) -> BagBatch:
         """The same batch on a device, its features in float32; nothing is copied that is already so."""
         moved: dict[str, Any] = {
-            f.name: value.to(device, non_blocking=True)
+            f.name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value.to(device)
             for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
+            if isinstance(value := getattr(self, f.name), Tensor | MessageGraph)
         }
         moved["features_PD"] = moved["features_PD"].float()
         return replace(self, **moved)
-
-    def rows_with_omics(self) -> tuple[int, ...]:
-        """For each bag 1 if its patient has omics here, else 0."""
-        with_omics = set() if self.omics_bag_R is None else set(self.omics_bag_R.tolist())
-        return tuple(int(b in with_omics) for b in range(len(self)))
-
-
-def edge_index_of(bag: Bag) -> np.ndarray:
-    """A bag's CSR graph as (2, M) int64 without explicit self-loops; duplicate edges stay and count twice."""
-    rows = np.repeat(np.arange(bag.n_patches, dtype=np.int64), np.diff(bag.edge_indptr))
-    edge_index_2M = np.stack([rows, bag.edge_indices.astype(np.int64)])
-    return np.asarray(edge_index_2M[:, edge_index_2M[0] != edge_index_2M[1]])
 
 
 def collate(
@@ -85,22 +75,29 @@ def collate(
     """
     sizes = [bag.n_patches for bag in bags]
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    edges = [edge_index_of(bag) for bag in bags]
-    loops = np.arange(offsets[-1], dtype=np.int64)
-    shifted = [e + start for e, start in zip(edges, offsets[:-1], strict=True)]
+    graph = _graph_of(bags, offsets.tolist())
     present = [(b, row) for b, row in enumerate(omics or []) if row is not None]
     return BagBatch(
         bag_ids=tuple(bag.slide_id for bag in bags),
         features_PD=_side_by_side(bags, offsets.tolist(), device),
-        edge_index_2M=torch.from_numpy(np.concatenate([*shifted, np.stack([loops, loops])], axis=1)),
+        graph=graph,
         bag_of_patch_P=torch.repeat_interleave(torch.arange(len(bags)), torch.tensor(sizes)),
         patches_per_bag=tuple(sizes),
-        edges_per_bag=tuple(e.shape[1] for e in edges),
+        messages_per_bag=tuple(graph.received_P1[torch.from_numpy(offsets)].diff().tolist()),
         labels_B=None if labels is None else torch.tensor(list(labels), dtype=torch.int64),
         omics_RG=torch.from_numpy(np.stack([row for _, row in present]).astype(np.float32)) if present else None,
         omics_bag_R=torch.tensor([b for b, _ in present]) if present else None,
+        omics_per_bag=tuple(int(row is not None) for row in omics or [None] * len(bags)),
         seeds=None if seeds is None else tuple(seeds),
     )
+
+
+def _graph_of(bags: Sequence[Bag], offsets: Sequence[int]) -> MessageGraph:
+    """One block-diagonal graph; duplicate edges stay and count twice."""
+    edges = np.cumsum([0, *(len(bag.edge_indices) for bag in bags)])
+    indptr_P1 = [bag.edge_indptr[:-1] + before for bag, before in zip(bags, edges[:-1], strict=True)]
+    indices_M = [bag.edge_indices + start for bag, start in zip(bags, offsets[:-1], strict=True)]
+    return MessageGraph.of(np.concatenate([*indptr_P1, edges[-1:]]), np.concatenate(indices_M))
 
 
 def _side_by_side(bags: Sequence[Bag], offsets: Sequence[int], device: torch.device) -> Tensor:

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch_geometric.nn import GATv2Conv
 
 from momkd_ray.bags.batch import BagBatch
-from momkd_ray.model.dropout import BagNoise, dropped
+from momkd_ray.bags.messages import MessageGraph
+from momkd_ray.model.dropout import BagNoise, Dropout
+from momkd_ray.model.kernels import attend, residual_block
+
+PART = {"cpu": 1024, "cuda": 65_536}
+"""Patches whose intermediates are held at a time where no gradient is wanted: few enough for a CPU's cache."""
 
 
 class GATv2(GATv2Conv):  # type: ignore[misc]  # PyTorch Geometric carries no types for it
-    """PyTorch Geometric's GATv2 with the attention's dropout mask handed in."""
+    """PyTorch Geometric's GATv2, its parameters and how they start, computed by kernels of our own."""
 
     def __init__(self, width_in: int, width_out: int, heads: int) -> None:
         super().__init__(width_in, width_out // heads, heads=heads, add_self_loops=False)
 
-    def forward(self, x_PF: Tensor, edge_index_2M: Tensor, keep_MA: Tensor | None) -> Tensor:
-        """(P, F) -> (P, H); `edge_index_2M` already has its self-loops, `keep_MA` a value an edge and head."""
-        source_PAC = self.lin_l(x_PF).view(-1, self.heads, self.out_channels)
-        target_PAC = self.lin_r(x_PF).view(-1, self.heads, self.out_channels)
-        attention_MA = self.edge_updater(edge_index_2M, x=(source_PAC, target_PAC), edge_attr=None)
-        if keep_MA is not None:
-            attention_MA = attention_MA * keep_MA
-        out_PAC: Tensor = self.propagate(edge_index_2M, x=(source_PAC, target_PAC), alpha=attention_MA)
-        out_PH: Tensor = out_PAC.flatten(1) + self.bias
-        return out_PH
+    def forward(self, x_PF: Tensor, graph: MessageGraph, dropout: Dropout | None) -> Tensor:
+        """(P, F) -> (P, H); dropout's rows are the messages, its columns the heads."""
+        return self.received(self.lin_l(x_PF), x_PF, graph, dropout)
+
+    def received(self, sent_PH: Tensor, x_PF: Tensor, graph: MessageGraph, dropout: Dropout | None) -> Tensor:
+        """What patches with features `x_PF` receive of what all patches of the graph send."""
+        return attend(sent_PH, self.lin_r(x_PF), self.att[0], self.bias, graph, dropout)
 
 
 class SlideEncoder(nn.Module):
@@ -35,7 +36,6 @@ class SlideEncoder(nn.Module):
     def __init__(self, width: int, hidden: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
-        self.heads = heads
         self.gat1 = GATv2(width, hidden, heads)
         self.gat2 = GATv2(hidden, hidden, heads)
         self.norm1 = nn.LayerNorm(hidden)
@@ -44,19 +44,41 @@ class SlideEncoder(nn.Module):
 
     def forward(self, batch: BagBatch, noise: BagNoise | None) -> Tensor:
         """max(h1, h2) of the two residual layers, elementwise."""
+        if noise is None and not torch.is_grad_enabled():
+            return self._in_parts(batch)
         x_PD = batch.features_PD
-        h1_PH = self._layer(self.gat1, self.norm1, x_PD, batch, noise) + self.residual1(x_PD)
-        h2_PH = self._layer(self.gat2, self.norm2, h1_PH, batch, noise) + h1_PH
-        return torch.maximum(h1_PH, h2_PH)
+        on_messages1 = on_patches1 = on_messages2 = on_patches2 = None
+        if noise is not None:
+            on_messages1 = noise.of("gat1.attention", batch.messages_per_bag, self.dropout)
+            on_patches1 = noise.of("gat1", batch.patches_per_bag, self.dropout)
+            on_messages2 = noise.of("gat2.attention", batch.messages_per_bag, self.dropout)
+            on_patches2 = noise.of("gat2", batch.patches_per_bag, self.dropout)
+        h1_PH = self._block1(self.gat1(x_PD, batch.graph, on_messages1), self.residual1(x_PD), on_patches1)
+        return self._block2(self.gat2(h1_PH, batch.graph, on_messages2), h1_PH, on_patches2)
 
-    def _layer(self, gat: GATv2, norm: nn.LayerNorm, x_PF: Tensor, batch: BagBatch, noise: BagNoise | None) -> Tensor:
-        out_PH = gat(x_PF, batch.edge_index_2M, self._attention_keep(batch, noise))
-        return dropped(F.elu(norm(out_PH)), batch.patches_per_bag, self.dropout, noise)
+    def _in_parts(self, batch: BagBatch) -> Tensor:
+        """The same without a way back: of all patches only h1 and what they send are held, the rest by parts."""
+        x_PD, patches = batch.features_PD, len(batch.features_PD)
+        size = PART.get(x_PD.device.type, patches)
+        parts = [(b, min(b + size, patches), batch.graph) for b in range(0, patches, size)]
+        if len(parts) > 1:
+            parts = [(begin, end, batch.graph.receiving(begin, end)) for begin, end, _ in parts]
+        sent_PH = self.gat1.lin_l(x_PD)
+        h_PH = torch.empty(sent_PH.shape, device=sent_PH.device)
+        for begin, end, graph in parts:
+            x_QD = x_PD[begin:end]
+            out_QH = self.gat1.received(sent_PH, x_QD, graph, None)
+            h_PH[begin:end] = self._block1(out_QH, self.residual1(x_QD), None)
+        del sent_PH
+        sent_PH = self.gat2.lin_l(h_PH)
+        for begin, end, graph in parts:
+            h1_QH = h_PH[begin:end]
+            h_PH[begin:end] = self._block2(self.gat2.received(sent_PH, h1_QH, graph, None), h1_QH, None)
+        return h_PH
 
-    def _attention_keep(self, batch: BagBatch, noise: BagNoise | None) -> Tensor | None:
-        if noise is None or self.dropout == 0:
-            return None
-        # edges and self-loops are drawn apart because the batch stores all edges before all self-loops
-        edges = noise.keep(batch.edges_per_bag, self.heads, self.dropout)
-        loops = noise.keep(batch.patches_per_bag, self.heads, self.dropout)
-        return torch.cat([edges, loops])
+    def _block1(self, x_PH: Tensor, residual_PH: Tensor, dropout: Dropout | None) -> Tensor:
+        return residual_block(x_PH, residual_PH, self.norm1.weight, self.norm1.bias, 1.0, dropout)
+
+    def _block2(self, x_PH: Tensor, h1_PH: Tensor, dropout: Dropout | None) -> Tensor:
+        # h2 = h1 + dropout(elu(y)), so max(h1, h2) = h1 + dropout(max(elu(y), 0)), and max(elu(y), 0) is elu at alpha 0
+        return residual_block(x_PH, h1_PH, self.norm2.weight, self.norm2.bias, 0.0, dropout)

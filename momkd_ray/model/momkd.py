@@ -12,7 +12,7 @@ from torch_geometric.utils import softmax
 
 from momkd_ray.bags.batch import BagBatch
 from momkd_ray.model import losses
-from momkd_ray.model.dropout import BagNoise
+from momkd_ray.model.dropout import BagNoise, dropped
 from momkd_ray.model.gatv2 import SlideEncoder
 from momkd_ray.model.memory import MomentumMemory
 from momkd_ray.model.omics import OmicsMLP
@@ -55,9 +55,9 @@ class MoMKD(nn.Module):
         self.project_patch = nn.Linear(model.hidden, model.shared)
         self.project_slide = nn.Linear(model.hidden, model.shared)
         if genes:
-            hidden, embedding, dropout = model.omics_hidden, model.omics_embedding, model.omics_dropout
-            self.omics_encoder = OmicsMLP(genes, hidden, embedding, dropout)
-            self.omics_decoder = OmicsMLP(embedding, hidden, genes, dropout)
+            hidden, embedding = model.omics_hidden, model.omics_embedding
+            self.omics_encoder = OmicsMLP(genes, hidden, embedding)
+            self.omics_decoder = OmicsMLP(embedding, hidden, genes)
             self.project_omics = nn.Linear(embedding, model.shared)
         self.memory = MomentumMemory(memory, CLASSES, model.shared)
         self.classifier_norm = nn.LayerNorm(model.hidden)
@@ -74,8 +74,8 @@ class MoMKD(nn.Module):
         context_PH = self.slide_encoder(batch, noise)
         patches_PS = _unit(self.project_patch(context_PH))
         attention_P = self.attention(patches_PS, batch)
-        pooled_BH = torch.zeros(len(batch), context_PH.shape[1], device=context_PH.device)
-        pooled_BH = pooled_BH.index_add(0, batch.bag_of_patch_P, attention_P[:, None] * context_PH.float())
+        by_bag = zip(*(x.split(batch.patches_per_bag) for x in (attention_P, context_PH.float())), strict=True)
+        pooled_BH = torch.stack([attention_P @ context_PH for attention_P, context_PH in by_bag])
         omics_RS, reconstruction_RG = self._omics(batch, noise)
         return MoMKDOutput(
             logits_BY=self._classify(pooled_BH, noise),
@@ -163,14 +163,17 @@ class MoMKD(nn.Module):
     def _omics(self, batch: BagBatch, noise: BagNoise | None) -> tuple[Tensor | None, Tensor | None]:
         if not self.genes or batch.omics_RG is None:
             return None, None
-        rows = batch.rows_with_omics()
-        embedding_RE = self.omics_encoder(batch.omics_RG, rows, noise)
-        reconstruction_RG = self.omics_decoder(embedding_RE, rows, noise)
+        encoding = decoding = None
+        if noise is not None:
+            rows, p = batch.omics_per_bag, self.model_config.omics_dropout
+            encoding, decoding = noise.of("omics_encoder", rows, p), noise.of("omics_decoder", rows, p)
+        embedding_RE = self.omics_encoder(batch.omics_RG, encoding)
+        reconstruction_RG = self.omics_decoder(embedding_RE, decoding)
         return _unit(self.project_omics(embedding_RE)), reconstruction_RG
 
     def _classify(self, pooled_BH: Tensor, noise: BagNoise | None) -> Tensor:
         hidden_BF = F.relu(self.classifier1(self.classifier_norm(pooled_BH)))
-        if noise is not None and self.model_config.dropout:
-            hidden_BF = hidden_BF * noise.keep([1] * len(pooled_BH), hidden_BF.shape[1], self.model_config.dropout)
+        if noise is not None:
+            hidden_BF = dropped(hidden_BF, noise.of("classifier", [1] * len(pooled_BH), self.model_config.dropout))
         logits_BY: Tensor = self.classifier2(hidden_BF)
         return logits_BY

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from momkd_ray.model.dropout import BagNoise, dropped
+from momkd_ray.model.dropout import Dropout, dropped
 
 
 class OmicsMLP(nn.Module):
     """Linear - LayerNorm - ReLU - Dropout - Linear: the encoder from genes and the decoder back to them."""
 
-    def __init__(self, width_in: int, hidden: int, width_out: int, dropout: float) -> None:
+    def __init__(self, width_in: int, hidden: int, width_out: int) -> None:
         super().__init__()
-        self.dropout = dropout
         self.linear1 = nn.Linear(width_in, hidden)
         self.norm = nn.LayerNorm(hidden)
         self.linear2 = nn.Linear(hidden, width_out)
 
-    def forward(self, x_RF: Tensor, rows_per_bag: Sequence[int], noise: BagNoise | None) -> Tensor:
+    def forward(self, x_RF: Tensor, dropout: Dropout | None) -> Tensor:
         """(R, width_in) -> (R, width_out), one row a bag that has omics."""
         hidden_RH = F.relu(self.norm(self.linear1(x_RF)))
-        out_RF: Tensor = self.linear2(dropped(hidden_RH, rows_per_bag, self.dropout, noise))
+        out_RF: Tensor = self.linear2(dropped(hidden_RH, dropout))
         return out_RF
