@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.progress import TimeRemainingColumn as TimeLeftColumn
 
 PLAIN_LINE_EVERY_S = 10.0
-# before that the pace says nothing: the first pieces wait for processes to start, and come all at once
+# before that the pace says nothing: pieces come many at once
 ESTIMATE_AFTER_S = 3.0
 ESTIMATE_AFTER_SHARE = 0.03
 
@@ -24,7 +24,9 @@ class Narrator:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
-        self._began: dict[str, tuple[float, int]] = {}  # when a count was first told, and what was done by then
+        # when the pace of a count begins to tell, and what was done by then: the first of its pieces wait for processes
+        self._began: dict[str, tuple[float, int]] = {}
+        self._at_first: dict[str, int] = {}
 
     def __enter__(self) -> Narrator:
         if self.console.is_terminal:
@@ -62,7 +64,9 @@ class Narrator:
             self._bars.update(self._tasks[name], completed=done, total=total, note=note)
             return
         now = time.monotonic()
-        began, before = self._began.setdefault(name, (now, done))
+        if done > self._at_first.setdefault(name, done):
+            self._began.setdefault(name, (now, done))
+        began, before = self._began.get(name, (now, done))
         if done >= total or now - self._last_line.get(name, -PLAIN_LINE_EVERY_S) >= PLAIN_LINE_EVERY_S:
             self._last_line[name] = now
             left = _time_left(done - before, total - done, now - began)

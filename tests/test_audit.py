@@ -114,6 +114,84 @@ def test_every_fault_is_listed_with_its_kind(cohort: Cohort) -> None:
     assert not table["reason"].str.contains("\n").any()
 
 
+def test_a_split_that_leaks_is_a_fault_of_every_patient_on_two_sides(
+    cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = sorted(set(cohort.slides["PATIENT"]))
+    halves = [names[::2], names[1::2]]
+    splits = [
+        {"test_patients": halves[0] + halves[1][:2], "train_patients": halves[1]},
+        {"test_patients": halves[1], "train_patients": halves[0]},
+    ]
+    (tmp_path / "splits.json").write_text(json.dumps({"splits": splits}))
+    code, found, table = cohort.audited("--set", f"folds.file={tmp_path / 'splits.json'}")
+    assert code == 1
+    assert table[["level", "kind", "id", "problem"]].to_numpy().tolist() == [
+        ["fault", "patient", name, "on two sides"] for name in halves[1][:2]
+    ]
+    assert [fault["id"] for fault in found["faults"]] == halves[1][:2]
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "the audit found 2 faults (2 patient on two sides); what remains cannot be cross-validated" in last
+
+
+def test_a_fold_that_omics_cannot_teach_is_a_fault_and_no_other_verb_begins(
+    cohort: Cohort, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = pd.read_csv(cohort.config.cohort.clinical).set_index("PATIENT")["LABEL"]
+    omics = pd.read_parquet(cohort.config.cohort.omics)
+    omics[omics["PATIENT"].map(labels) == "positive"].to_parquet(cohort.config.cohort.omics)
+    code, found, table = cohort.audited()
+    assert code == 1
+    faults = table[table["level"] == "fault"]
+    assert faults[["kind", "id", "problem"]].to_numpy().tolist() == [
+        ["fold", f"fold {fold}", "of one class"] for fold in (0, 1)
+    ]
+    assert {row["with omics"] for row in found["folds"] if row["role"] == "train"} <= {4, 5, 6}
+    capsys.readouterr()
+    for verb in (["crossval"], ["train", "--fold", "0"]):
+        assert outcome(*verb, "--config", str(cohort.path)) == 1
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert all(
+            part in last for part in ("fold 0", "class 'negative'", cohort.config.cohort.omics or "", "folds.seed")
+        )
+    assert not Path(cohort.config.store_uri).exists()
+
+
+def test_a_table_that_cannot_be_used_is_a_fault_beside_those_of_the_files(
+    cohort: Cohort, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cohort.file(2).unlink()
+    cohort.file(3).write_bytes(b"")
+    omics = pd.read_parquet(cohort.config.cohort.omics)
+    omics.assign(stage="II").to_parquet(cohort.config.cohort.omics)
+    code, found, table = cohort.audited()
+    assert code == 1
+    faults = table[table["level"] == "fault"].set_index("id")["problem"].to_dict()
+    missing, empty = cohort.file(2).stem, cohort.file(3).stem
+    assert faults == {missing: "missing", empty: "empty", "rna.parquet": "unusable"}
+    assert len(found["folds"]) == 6
+    said = capsys.readouterr().out.splitlines()
+    assert [line.count(missing) for line in said if missing in line and "there is no" in line] == [1]
+    assert any("'stage'" in line and "remove it" in line for line in said)
+    code, found, table = cohort.audited("--set", "cohort.label=NOPE")
+    assert code == 1
+    assert table["id"].tolist() == [empty, "clinical.csv"], "a slide that no table names has no file to miss"
+    assert not found["folds"]
+
+
+def test_what_is_unmatched_is_a_note_in_one_line_a_kind(cohort: Cohort, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(9):
+        with h5py.File(Path(cohort.config.features.dir) / f"other-{i}.h5", "w") as file:
+            file["features"] = np.ones((1, 1))
+    code, found, table = cohort.audited()
+    assert code == 0
+    assert found["ok"]
+    assert set(table[table["problem"] == "unmatched"]["id"]) == {f"other-{i}.h5" for i in range(9)}
+    said = [line for line in capsys.readouterr().out.splitlines() if "other-" in line]
+    assert len(said) == 1
+    assert "9 feature files" in said[0]
+
+
 def test_what_skip_leaves_is_what_the_audit_said_would_remain(cohort: Cohort, tmp_path: Path) -> None:
     cohort.file(0).unlink()
     cohort.file(3).write_text("not HDF5")

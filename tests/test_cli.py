@@ -194,6 +194,8 @@ def test_predicting_an_empty_folder_or_without_a_model_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_cluster: Connection
 ) -> None:
     common = ["predict", "--features", str(tmp_path), "--out", str(tmp_path / "p.csv")]
+    assert outcome(*common) == 2
+    assert "name a model bundle" in capsys.readouterr().err
     assert outcome(*common, "--model", str(tmp_path / "none")) == 1
     assert "no model bundle" in capsys.readouterr().err
 
@@ -233,10 +235,52 @@ def test_one_fold_can_be_trained_and_predicts_new_slides(
     (Path(features) / slides["FILENAME"].iloc[0]).unlink()
     assert outcome(*common, "--slides", own_config.cohort.slides) == 1
     assert "no feature file" in capsys.readouterr().err
+    capsys.readouterr()
     assert outcome(*common, "--slides", own_config.cohort.slides, "--on-error", "skip") == 0
+    assert f"1 slide is left out; {out}.rejected.csv lists it" in capsys.readouterr().err
     left_out = slides["FILENAME"].iloc[0].removesuffix(".h5")
     assert pd.read_csv(f"{out}.rejected.csv")["id"].tolist() == [left_out]
     assert pd.read_parquet(out)["slide_id"].tolist() == [s for s in table["slide_id"] if s != left_out]
+
+
+def test_several_models_are_given_as_a_shell_lists_them_and_patients_must_be_known_to_models_of_patients(
+    own_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_cluster: Connection
+) -> None:
+    from test_model import card_of, small_model
+
+    from momkd_ray.model.bundle import save_bundle
+
+    places, tables = [], []
+    for seed in (0, 1, 2):
+        model = small_model()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * seed)
+        places.append(str(tmp_path / f"fold={seed}" / "model"))
+        save_bundle(places[-1], model, card_of(model))
+    width = card_of(model).width
+    features = tmp_path / "features"
+    features.mkdir()
+    rng = np.random.default_rng(0)
+    for slide in range(6):
+        with h5py.File(features / f"s{slide}.h5", "w") as file:
+            file["features"] = rng.normal(size=(12, width)).astype("f4")
+            file["coords"] = np.stack(np.divmod(np.arange(12), 4), axis=1) * 256
+    common = ["--features", str(features), "--out", str(tmp_path / "p.csv")]
+    for models in (["--model", *places], places, ["--model", places[2], "--model", places[0], places[1], places[1]]):
+        assert outcome("predict", *models, *common) == 0
+        tables.append(pd.read_csv(tmp_path / "p.csv").set_index("slide_id")["p_positive"])
+    assert all(np.allclose(table, tables[0], atol=1e-6) for table in tables)
+    alone = []
+    for place in places:  # one call after another finds its own model in the same processes
+        assert outcome("predict", place, *common) == 0
+        alone.append(pd.read_csv(tmp_path / "p.csv").set_index("slide_id")["p_positive"])
+    assert np.allclose(sum(alone) / 3, tables[0], atol=1e-6)
+    assert not np.allclose(alone[0], alone[1], atol=1e-6)
+
+    save_bundle(places[0], model, card_of(model).model_copy(update={"bag": "patient"}))
+    assert outcome("predict", places[0], *common) == 1
+    assert "pass --slides with a table of patients and slides" in capsys.readouterr().err
 
 
 def test_the_slides_to_predict_are_named_as_those_of_a_cohort(tmp_path: Path) -> None:

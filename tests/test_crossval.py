@@ -119,7 +119,7 @@ def test_a_split_that_tests_patients_several_times_or_never_is_run_as_it_is(
     positive, negative = (y.index[y == value].tolist() for value in (1, 0))
     tested = [*positive[:3], *negative[:3]]
     splits = [
-        {"test_patients": tested, "train_patients": sorted({*y.index} - {*tested})},
+        {"test_patients": tested, "train_patients": ["stranger", *sorted({*y.index} - {*tested})]},
         {"test_patients": tested[1:], "train_patients": [*positive[4:], *negative[3:]]},
     ]
     (tmp_path / "splits.json").write_text(json.dumps({"splits": splits}))
@@ -134,7 +134,14 @@ def test_a_split_that_tests_patients_several_times_or_never_is_run_as_it_is(
     assert metrics["counts"]["patients"] == len(tested)
     assert [fold["n_test"] for fold in metrics["folds"]] == [6, 5]
     assert (Path(config.run.dir) / "folds.csv").read_text().splitlines()[0] == "PATIENT,role_0,role_1"
-    assert "each counts once" in Path(write_report(config.run.dir)).read_text()
+    page = Path(write_report(config.run.dir)).read_text()
+    assert "each counts once" in page
+    excluded = pd.read_csv(Path(config.run.dir) / "excluded.csv")
+    untested = excluded[excluded["reason"] == "in no test set of the split"]
+    assert sorted(untested["id"]) == sorted({*y.index} - {*tested})
+    assert excluded[excluded["reason"] == "named by the split, not in the cohort"]["id"].tolist() == ["stranger"]
+    assert f"{len(untested)} patients (in no test set of the split): " in page
+    assert "1 patient left out (named by the split, not in the cohort): stranger." in page
 
 
 def test_a_search_chooses_each_fold_on_its_own_validation_patients(

@@ -195,7 +195,7 @@ def test_what_is_no_feature_file_is_named(tmp_path: Path) -> None:
         path.write_text("slide_id,feature\n")
         assert refused(path).problem == "unreadable"
         path.write_bytes(b"")
-        assert refused(path).problem == "truncated"
+        assert refused(path).problem == "empty"
         path.unlink()
         path.mkdir()
         assert "is a folder" in str(refused(path))

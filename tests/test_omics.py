@@ -25,7 +25,7 @@ from momkd_ray.sections import GenesConfig
         (OMICS + "P1,1,10\n", ["'P1'", "more than one row"]),
         (OMICS.replace("B", "A"), ["two columns named 'A'"]),
         (OMICS.replace(",B", ","), ["without a name"]),
-        (OMICS.replace("P1", "Q1").replace("P3", "Q3"), ["none of the 4 patients", "'P1'"]),
+        (OMICS.replace("P1", "Q1").replace("P3", "Q3"), ["none of the 4 patients", "'P1'", "'Q1'"]),
         ("PATIENT\nP1\n", ["no gene columns"]),
     ],
 )
@@ -126,6 +126,34 @@ def test_a_bad_row_is_named_and_skipped(tmp_path: Path, row: str, problem: str, 
     assert cohort.omics.index.tolist() == (["P3"] if "very values" in said else ["P1", "P3"])
     assert cohort.omics.loc["P3"].tolist() == [3, 30, 9]
     assert len(cohort.patients) == 4, "a patient without omics stays"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx", ".parquet"])
+def test_a_column_of_text_is_its_own_fault_and_not_that_of_every_row(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path)
+    frame = pd.DataFrame({"PATIENT": ["P1", "P2", "P3"], "A": [1.5, 2, 3], "stage": ["II", "", "IV"], "B": [4, 6, 5]})
+    path = tmp_path / f"omics{suffix}"
+    kinds = {".csv": frame.to_csv, ".xlsx": frame.to_excel, ".parquet": frame.to_parquet}
+    kinds[suffix](path, index=False)
+    said = fails(config_for(tmp_path, cohort={"omics": str(path)}), path.name, "column 'stage'", "'II'", "remove it")
+    assert "P1" not in said
+
+
+@pytest.mark.parametrize("index", [[7, 3, 5], ["x", "y", "z"], ["P1", "P2", "P3"]])
+def test_an_index_that_pandas_kept_is_passed_over_or_called_so(tmp_path: Path, index: list[object]) -> None:
+    write(tmp_path)
+    frame = pd.DataFrame({"PATIENT": ["P1", "P2", "P3"], "A": [1.5, 2, 3], "B": [4, 6, 5]}, index=index)
+    whole = frame if index[0] != "P1" else frame.drop(columns="PATIENT")
+    whole.to_parquet(tmp_path / "o.parquet")
+    config = config_for(tmp_path, cohort={"omics": str(tmp_path / "o.parquet")})
+    if index[0] == 7:
+        omics = load_cohort(config).omics
+        assert omics is not None
+        assert omics.columns.tolist() == ["A", "B"]
+    elif index[0] == "x":
+        fails(config, "o.parquet", "'__index_level_0__'", "pandas", "reset_index(drop=True)")
+    else:
+        fails(config, "no column that names the patients", "pandas", "rename_axis('PATIENT').reset_index()")
 
 
 def test_bad_rows_of_others_are_no_concern(tmp_path: Path) -> None:

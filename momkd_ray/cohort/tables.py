@@ -28,7 +28,7 @@ ALL_REJECTED = "all its slides are rejected"
 PATIENT_OUT = "its patient is left out"
 STRANGER = "named by the split, not in the cohort"
 NEVER_TESTED = "in no test set of the split"
-NOT_TRAINED = "no omics: does not train, still validated and tested"
+NOT_TRAINED = "no omics, which omics.missing: drop keeps from training; still validated and tested"
 _STAYING = (NEVER_TESTED, NOT_TRAINED)
 
 Row = tuple[Kind, str, str, str]  # of EXCLUDED
