@@ -56,7 +56,7 @@ class FaultsError(InputError):
     `table` is where a table lies that cannot be used as a whole.
     """
 
-    def __init__(self, sentence: str, faults: Sequence[Fault], table: str = "") -> None:
+    def __init__(self, sentence: str, faults: Sequence[Fault] = (), table: str = "") -> None:
         super().__init__(sentence)
         self.faults = tuple(faults)
         self.table = table
