@@ -129,12 +129,16 @@ def predict_folder(
         refuse(faults, total, place)
     result = result.merge(bags, on="bag_id").sort_values("bag_id").reset_index(drop=True)
     named = named_predictions(result, cards, by_patient=by_patient or joint)
+    _write(named, out)
+    return named
+
+
+def _write(table: pd.DataFrame, out: str) -> None:
     with storage.writing(out) as stream:
         if out.endswith(".csv"):
-            named.to_csv(stream, index=False)
+            table.to_csv(stream, index=False)
         else:
-            named.to_parquet(stream, index=False)
-    return named
+            table.to_parquet(stream, index=False)
 
 
 def _predicted(bags: pd.DataFrame, models: Sequence[str], gpus: float) -> Iterator[dict[str, Any]]:
