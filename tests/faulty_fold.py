@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from test_train import MadeBags, fold_task
 
 from momkd_ray import storage
@@ -20,6 +21,7 @@ from momkd_ray.train.task import FoldTask
 from momkd_ray.train.worker import CHECKPOINTS
 
 STEPS_AN_EPOCH = 4
+TOO_MUCH_BYTES = 6 * 2**30
 
 
 def steps_done(location: str) -> int:
@@ -33,8 +35,8 @@ def steps_done(location: str) -> int:
 class FaultyBags:
     """Bags whose reading, once so many steps are done, makes a fault happen; each once, and leaving its mark.
 
-    `exception` and `killed` strike the worker that reads; of the others, which strike what a worker cannot reach, the
-    mark tells the test.
+    `exception`, `killed` and `memory` strike the worker that reads; of the others, which strike what a worker cannot
+    reach, the mark tells the test.
     """
 
     marks: str  # a folder
@@ -51,6 +53,10 @@ class FaultyBags:
                     raise ValueError("a fault on purpose")
                 if kind == "killed":
                     os.kill(os.getpid(), signal.SIGKILL)
+                if kind == "memory":
+                    too_much = np.ones(TOO_MUCH_BYTES, np.uint8)
+                    time.sleep(60)  # Ray's memory monitor ends this process before
+                    raise MemoryError(f"{too_much.nbytes} bytes were granted")
         return MadeBags().read(slide_id)
 
     def _first(self, kind: str) -> bool:

@@ -1,4 +1,4 @@
-"""A fold on a real cluster of several raylets loses workers, nodes, its driver and its storage, and nothing else."""
+"""A fold on a real cluster of several raylets loses workers, nodes, head, driver and storage, and nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from faulty_fold import faulty_task
+from faulty_fold import TOO_MUCH_BYTES, faulty_task
 from ray.cluster_utils import Cluster
 from s3 import FaultyProxy, S3Server
 
@@ -36,9 +36,14 @@ class Machines:
     """A head without CPUs, and nodes of one CPU that come and go."""
 
     def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
         head = {"num_cpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": True, "dashboard_port": 28265}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes: list[Any] = []
+        for _ in range(2):
+            self.come()
 
     def come(self) -> None:
         self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20, wait=False))
@@ -47,11 +52,27 @@ class Machines:
         """Without a word, as a spot machine that is taken away."""
         self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
 
+    def restart(self) -> None:
+        """The head and all nodes end and others begin, which know nothing of what ran."""
+        self.cluster.shutdown()
+        self.start()
+
+
+def memory_threshold() -> str:
+    """A share of this machine's memory that the worker which takes too much passes, and nobody else."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    total, available = (
+        next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+        for name in ("MemTotal", "MemAvailable")
+    )
+    return f"{(total - available + 0.9 * TOO_MUCH_BYTES) / total:.4f}"
+
 
 @pytest.fixture
 def machines(s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machines]:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RAY_memory_usage_threshold", memory_threshold())
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     machines = Machines()
     yield machines
@@ -77,16 +98,16 @@ def driven(plan: dict[str, Any], machines: Machines, deeds: dict[str, Callable[[
     Returns:
         What was reported.
     """
-    plan = plan | {"address": machines.cluster.address}
-    command = [sys.executable, str(TESTS / "faulty_fold.py"), json.dumps(plan)]
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 800
     while True:
+        known = json.dumps(plan | {"address": machines.cluster.address})
+        command = [sys.executable, str(TESTS / "faulty_fold.py"), known]
         driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         while driver.poll() is None:
             assert time.monotonic() < deadline, driver.kill()
             for kind in [kind for kind in deeds if (Path(plan["marks"]) / kind).exists()]:
                 deed = deeds.pop(kind)
-                if kind == "driver":
+                if kind == "head":
                     driver.kill()
                 deed()
             time.sleep(0.05)
@@ -117,11 +138,11 @@ def undisturbed(folder: Path) -> tuple[pd.DataFrame, ...]:
     return end_of(plan["location"])
 
 
-def test_five_faults_at_random_steps_change_no_number(
+def test_six_faults_at_random_steps_change_no_number(
     machines: Machines, s3_server: S3Server, s3_proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     rng = random.Random(4)
-    kinds = ["exception", "killed", "node", "driver", "away"]
+    kinds = ["exception", "killed", "memory", "node", "head", "away"]
     rng.shuffle(kinds)
     steps = sorted(rng.sample(range(2, 4 * EPOCHS - 2), len(kinds)))
     print("faults", list(zip(steps, kinds, strict=True)))
@@ -134,11 +155,9 @@ def test_five_faults_at_random_steps_change_no_number(
         time.sleep(2)
         machines.come()
 
-    for _ in range(2):
-        machines.come()
     faults = list(zip(steps, kinds, strict=True))
     plan = plan_of(tmp_path, f"{s3_server.uri}/fold", 2, faults, 0.05)
-    told = driven(plan, machines, {"node": replaced, "driver": lambda: None, "away": away})
+    told = driven(plan, machines, {"node": replaced, "head": machines.restart, "away": away})
     assert {path.name for path in Path(plan["marks"]).iterdir()} >= set(kinds)
     resumed = [note for line in told for note in line["notes"] or [] if "goes on from" in note]
     assert len(resumed) >= 3, told
@@ -147,8 +166,6 @@ def test_five_faults_at_random_steps_change_no_number(
 
 
 def test_a_fold_shrinks_and_grows_in_its_middle_with_the_same_loss_curve(machines: Machines, tmp_path: Path) -> None:
-    for _ in range(2):
-        machines.come()
     plan = plan_of(tmp_path, str(tmp_path / "fold"), [1, 2], [(6, "node"), (12, "more")], 0.25)
     told = driven(plan, machines, {"node": machines.go, "more": machines.come})
     worlds = [line["workers"] for line in told if line["workers"]]

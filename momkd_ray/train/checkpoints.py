@@ -6,7 +6,8 @@ import hashlib
 import io
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from contextlib import nullcontext, suppress
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -52,6 +53,14 @@ class Checkpoints:
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """What is being written is finished, also after an error, which then is the one to tell."""
+        with suppress(Exception) if error is not None else nullcontext():
+            self.wait()
 
     def newest(self) -> str | None:
         """The name of the newest checkpoint that is whole; None where there is none."""

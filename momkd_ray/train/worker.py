@@ -64,11 +64,12 @@ def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
     report: Report = loop["report"]
     compute_alike(task.config)
     training = FoldTraining(task, join_workers())
-    progress = training.resume() or training.begin()
-    while not training.finished(progress):
-        if training.stopped(loop.get("stop")):
-            return None
-        report(training.epoch(progress))
+    with training.checkpoints:
+        progress = training.resume() or training.begin()
+        while not training.finished(progress):
+            if training.stopped(loop.get("stop")):
+                return None
+            report(training.epoch(progress))
     return training.predict(progress)
 
 
@@ -172,7 +173,6 @@ class FoldTraining:
 
     def predict(self, progress: Progress) -> dict[str, Any]:
         """Predict validation and test slides with the best epoch's weights; rank 0 writes them."""
-        self.checkpoints.wait()
         self.model.load_state_dict(progress.best_weights)
         for role in ("val", "test"):
             slides = self._named(self._predict_bags(role))
