@@ -24,6 +24,7 @@ from momkd_ray.train.worker import train_loop_per_worker
 pytestmark = pytest.mark.slow
 EPOCHS = 8
 TESTS = Path(__file__).parent
+MEMORY_LOOKED_AT_EVERY_MS = "RAY_memory_monitor_refresh_ms"
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_health_check_period_ms": "500",
@@ -40,7 +41,7 @@ class Machines:
 
     def start(self) -> None:
         # all see the same memory: the head's, which on a machine of its own would have enough, must not look at it
-        os.environ["RAY_memory_monitor_refresh_ms"] = "0"
+        os.environ[MEMORY_LOOKED_AT_EVERY_MS] = "0"
         head = {"num_cpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": True, "dashboard_port": 28265}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes: list[Any] = []
@@ -48,7 +49,7 @@ class Machines:
             self.come()
 
     def come(self) -> None:
-        os.environ["RAY_memory_monitor_refresh_ms"] = "100"
+        os.environ[MEMORY_LOOKED_AT_EVERY_MS] = "100"
         self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20, wait=False))
 
     def go(self) -> None:
@@ -76,7 +77,7 @@ def machines(s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RAY_memory_usage_threshold", memory_threshold())
-    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
+    monkeypatch.setenv(MEMORY_LOOKED_AT_EVERY_MS, "0")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     machines = Machines()
     yield machines
