@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from momkd_ray import storage
-from momkd_ray.errors import InputError, failure, input_error_within, run_error_within
+from momkd_ray.errors import InputError, failure
 from momkd_ray.train.task import FoldTask
 from momkd_ray.train.worker import train_loop_per_worker
 
@@ -60,13 +60,7 @@ def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None) -> dict[str, A
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    class EndWhereRetryingIsNoUse(train.UserCallback):  # type: ignore[misc]  # Ray carries no types
-        """Raises in Ray Train's controller, which then does not start the workers again."""
-
-        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            for error in worker_exceptions.values():
-                if known := input_error_within(error) or run_error_within(error):
-                    raise known
+    from momkd_ray.train.controller import EndWhereRetryingIsNoUse, Torch
 
     file_system, path = storage.arrow_filesystem(f"{task.location}/train")
     resources = {"CPU": cluster.cpus_per_worker}
@@ -75,6 +69,7 @@ def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None) -> dict[str, A
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config={"task": task, "report": train.report, "stop": stop},
+        torch_config=Torch(),
         scaling_config=train.ScalingConfig(
             num_workers=cluster.workers,
             elastic_resize_monitor_interval_s=cluster.resize_interval_s,
