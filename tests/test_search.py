@@ -372,13 +372,13 @@ def test_optuna_is_told_the_means_and_a_setting_that_diverges_is_left_out(
 @pytest.mark.slow
 def test_a_search_killed_and_run_again_ends_like_an_uninterrupted_one(small_search: Config, tmp_path: Path) -> None:
     space = {"train.lr": {"low": 1e-5, "high": 1e-2, "log": True}, "loss.margin": [0.2, 0.3]}
-    whole = searched(small_search, space, method="random", settings=5, stop="median", grace_epochs=GRACE)
+    whole = searched(small_search, space, method="random", settings=3, stop="median", grace_epochs=GRACE)
     broken = changed(whole, run__dir=str(tmp_path / "broken"), store__uri=f"{whole.run.dir}/bags")
     finished(momkd("crossval", "--config", str(saved(whole, tmp_path / "a"))))
     path, run = str(saved(broken, tmp_path / "b")), Path(broken.run.dir)
     process = momkd("crossval", "--config", path, start_new_session=True)
     deadline = time.monotonic() + 300
-    while not list(run.glob("setting=3/fold=*/metrics.jsonl")):
+    while not list(run.glob("setting=1/fold=*/metrics.jsonl")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -399,7 +399,7 @@ def test_a_search_killed_and_run_again_ends_like_an_uninterrupted_one(small_sear
 def test_folds_of_two_workers_each_on_two_cpus_end_and_leave_no_placement_group(
     tiny_config: Config, ray_cluster: Connection
 ) -> None:
-    config = changed(tiny_config, cluster__workers=2, train__bags_per_step=2, train__epochs=1, folds__n=3)
+    config = changed(tiny_config, cluster__workers=2, train__bags_per_step=2, train__epochs=1)
     config = searched(config, {"train.lr": [1e-3]}, stop="median")
     marker = Path(config.run.dir) / "setting=0" / "stopped.json"
     storage.write_json(str(marker), {"epoch": 1, "val_auc": 0.4, "median": 0.5})
@@ -408,7 +408,7 @@ def test_folds_of_two_workers_each_on_two_cpus_end_and_leave_no_placement_group(
         train_folds(study, study.plan.folds, Narrator(), own_cluster=True)
     assert not placement_groups_left()
     marker.unlink()
-    assert len(crossval(config)["folds"]) == 3
+    assert len(crossval(config)["folds"]) == 2
     assert not placement_groups_left()
 
 
