@@ -375,7 +375,7 @@ def comparable(run: str) -> tuple[Any, pd.DataFrame]:
 
 @pytest.mark.slow
 def test_ctrl_c_ends_with_one_sentence_and_the_same_command_goes_on(tiny_config: Config, tmp_path: Path) -> None:
-    config = changed(tiny_config, train__epochs=60, train__patience=60)
+    config = changed(tiny_config, train__epochs=25, train__patience=25)
     path = str(saved(config, tmp_path / "c"))
     process = momkd("crossval", "--config", path, start_new_session=True)
     told = Path(config.run.dir) / "fold=0" / "metrics.jsonl"
@@ -394,7 +394,7 @@ def test_ctrl_c_ends_with_one_sentence_and_the_same_command_goes_on(tiny_config:
 def test_killed_in_the_middle_the_same_command_ends_like_an_uninterrupted_run(
     tiny_config: Config, tmp_path: Path
 ) -> None:
-    folds, epochs = 3, 30
+    folds, epochs = 2, 20
     settings = {"train__epochs": epochs, "train__patience": epochs, "train__bags_per_step": 2, "folds__n": folds}
     whole = changed(tiny_config, **settings)
     broken = changed(whole, run__dir=str(tmp_path / "broken"))
