@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from itertools import product
@@ -410,62 +408,3 @@ def test_folds_of_two_workers_each_on_two_cpus_end_and_leave_no_placement_group(
     marker.unlink()
     assert len(crossval(config)["folds"]) == 2
     assert not placement_groups_left()
-
-
-GROWS = """
-import sys, time
-import ray
-from ray import tune
-from ray.cluster_utils import Cluster
-from momkd_ray.sections import ClusterConfig
-from momkd_ray.crossval import trials as ours
-
-# by way of a module: what a callback names by itself, Tune pickles
-ours.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-ray.init(address=ours.cluster.address, log_to_driver=False)
-ours.at_once = []
-
-
-class Grow(tune.Callback):
-    def on_step_end(self, iteration, trials, **info):
-        running = sum(trial.status == "RUNNING" for trial in trials)
-        if running and not ours.at_once:
-            ours.cluster.add_node(num_cpus=2)
-        if running:
-            ours.at_once.append(running)
-
-
-def trial(params):
-    # until the cluster has grown, or for ever
-    while len(ray.nodes()) < 2:
-        time.sleep(0.1)
-    time.sleep(3 * ours._ROOM_ASKED_EVERY_S)
-    tune.report({"fold": params["fold"]})
-
-
-class Search:
-    settings = [{}]
-
-
-config = ClusterConfig()
-units = iter([(fold, 0) for fold in range(4)])
-searcher = ours.UnitSearcher(units, Search(), ours.room_on_cluster(config))
-results = tune.Tuner(
-    tune.with_resources(trial, ours.trial_resources(config)),
-    tune_config=tune.TuneConfig(num_samples=-1, search_alg=searcher),
-    run_config=tune.RunConfig(storage_path=sys.argv[1], verbose=0, callbacks=[Grow()]),
-).fit()
-folds = sorted(result.metrics["fold"] for result in results)
-print("folds", folds, "first", ours.at_once[0], "most", max(ours.at_once))
-ray.shutdown()
-ours.cluster.shutdown()
-"""
-
-
-@pytest.mark.slow
-def test_more_folds_begin_as_the_cluster_grows(tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    environment["TUNE_MAX_PENDING_TRIALS_PG"] = "1000"
-    command = [sys.executable, "-c", GROWS, str(tmp_path)]
-    output = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300)
-    assert "folds [0, 1, 2, 3] first 1 most 3" in output.stdout, output.stderr
