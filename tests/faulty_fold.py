@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch.distributed as dist
 from test_train import MadeBags, fold_task
 
 from momkd_ray import storage
@@ -57,7 +58,16 @@ class FaultyBags:
                     too_much = np.ones(TOO_MUCH_BYTES, np.uint8)
                     time.sleep(60)  # Ray's memory monitor ends this process before
                     raise MemoryError(f"{too_much.nbytes} bytes were granted")
+        self._wait_for_more()
         return MadeBags().read(slide_id)
+
+    def _wait_for_more(self) -> None:
+        """A worker that is alone once more are asked for waits for them, which is to be ended and begun anew."""
+        until = time.monotonic() + 120
+        while (Path(self.marks) / "more").exists() and time.monotonic() < until:
+            if not dist.is_initialized() or dist.get_world_size() > 1:
+                return
+            time.sleep(0.2)
 
     def _first(self, kind: str) -> bool:
         try:

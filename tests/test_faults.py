@@ -171,7 +171,7 @@ def test_six_faults_at_random_steps_change_no_number(
 
 
 def test_a_fold_shrinks_and_grows_in_its_middle_with_the_same_loss_curve(machines: Machines, tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, str(tmp_path / "fold"), [1, 2], [(6, "node"), (12, "more")], 0.25)
+    plan = plan_of(tmp_path, str(tmp_path / "fold"), [1, 2], [(6, "node"), (12, "more")], 0.1)
     told = driven(plan, machines, {"node": machines.go, "more": machines.come})
     worlds = [line["workers"] for line in told if line["workers"]]
     print("workers by epoch", worlds)

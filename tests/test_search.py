@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -17,7 +14,7 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from ray.tune.search import Searcher
-from test_crossval import changed, comparable, crossval, finished, momkd, saved, study_of
+from test_crossval import changed, crossval, study_of
 from test_train import fold_task
 
 from momkd_ray import storage
@@ -365,32 +362,6 @@ def test_optuna_is_told_the_means_and_a_setting_that_diverges_is_left_out(
     assert {rates[setting] for setting in search["chosen"].values()} == {1e-3}
     assert "mean over folds" in search["drawn_by"]
     assert "diverged" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_search_killed_and_run_again_ends_like_an_uninterrupted_one(small_search: Config, tmp_path: Path) -> None:
-    space = {"train.lr": {"low": 1e-5, "high": 1e-2, "log": True}, "loss.margin": [0.2, 0.3]}
-    whole = searched(small_search, space, method="random", settings=3, stop="median", grace_epochs=GRACE)
-    broken = changed(whole, run__dir=str(tmp_path / "broken"), store__uri=f"{whole.run.dir}/bags")
-    finished(momkd("crossval", "--config", str(saved(whole, tmp_path / "a"))))
-    path, run = str(saved(broken, tmp_path / "b")), Path(broken.run.dir)
-    process = momkd("crossval", "--config", path, start_new_session=True)
-    deadline = time.monotonic() + 300
-    while not list(run.glob("setting=1/fold=*/metrics.jsonl")):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    time.sleep(3)  # Ray's workers notice that their driver is gone
-    assert not (run / "metrics.json").exists()
-    drawn = (run / "settings.json").read_text()
-    finished(momkd("crossval", "--config", path))
-    assert (run / "settings.json").read_text() == drawn
-    metrics, predictions = comparable(str(run))
-    expected, expected_predictions = comparable(whole.run.dir)
-    assert metrics == expected
-    assert predictions.equals(expected_predictions)
 
 
 @pytest.mark.slow
