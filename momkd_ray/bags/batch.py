@@ -14,6 +14,7 @@ from torch import Tensor
 
 from momkd_ray.bags.messages import MessageGraph
 from momkd_ray.bags.readers import Bag
+from momkd_ray.bags.tiles import TILE, WHOLE, Tile, tiles_of
 
 _CPU = torch.device("cpu")
 
@@ -26,6 +27,7 @@ class BagBatch:
     a patch, as GATv2 wants them.
     `omics_RG` has a row for each of the R <= B bags whose patient has omics; `omics_bag_R` says which bags.
     `seeds` (one a bag) is what dropout draws from, so a mask depends on its bag alone.
+    `tiles` are there where the batch is too large to be encoded whole.
     """
 
     bag_ids: tuple[str, ...]
@@ -39,6 +41,7 @@ class BagBatch:
     omics_bag_R: Tensor | None = None
     omics_per_bag: tuple[int, ...] = ()  # 1 where a bag has omics, else 0
     seeds: tuple[int, ...] | None = None
+    tiles: tuple[Tile, ...] = ()
 
     def __len__(self) -> int:
         return len(self.bag_ids)
@@ -51,6 +54,7 @@ class BagBatch:
             if isinstance(value := getattr(self, f.name), Tensor | MessageGraph)
         }
         moved["features_PD"] = moved["features_PD"].float()
+        moved["tiles"] = tuple(tile.to(device) for tile in self.tiles)
         return replace(self, **moved)
 
 
@@ -89,6 +93,7 @@ def collate(
         omics_bag_R=torch.tensor([b for b, _ in present]) if present else None,
         omics_per_bag=tuple(int(row is not None) for row in omics or [None] * len(bags)),
         seeds=None if seeds is None else tuple(seeds),
+        tiles=tuple(tiles_of(graph, tuple(sizes), TILE[device.type])) if offsets[-1] > WHOLE[device.type] else (),
     )
 
 

@@ -16,7 +16,7 @@ class MessageGraph:
     """M messages between P patches, every patch's own to itself among them; all int32. Made by `of`, which checks.
 
     A message is known by its place in the order of the receiving patches; what each patch receives is sorted by the
-    sending one. Several between two patches are several messages.
+    sending one. Several between two patches are several messages. In a part of a graph fewer patches receive than send.
 
     Attributes:
         received_P1: (P + 1,) where the messages that patch j receives begin, and the next one's.
@@ -54,11 +54,13 @@ class MessageGraph:
         # a patch's message to itself comes after its others, so each row before has moved them by one
         target_M[np.arange(len(rows_M), dtype=np.int32) + rows_M] = indices_M[others_M]
         target_M[sent_P1[1:] - 1] = np.arange(patches)
-        place_M = np.arange(len(target_M), dtype=np.int32)
-        by_target = sparse.csr_array((place_M, target_M, sent_P1), shape=(patches, patches)).tocsc()
+        received_P1, source_M, place_M = _other_way(sent_P1, target_M, patches)
         message_M = np.empty_like(place_M)
-        message_M[by_target.data] = place_M
-        arrays = (by_target.indptr, by_target.indices, sent_P1, message_M, target_M)
+        message_M[place_M] = np.arange(len(place_M), dtype=np.int32)
+        return cls._over(received_P1, source_M, sent_P1, message_M, target_M)
+
+    @classmethod
+    def _over(cls, *arrays: NDArray[np.integer]) -> MessageGraph:
         return cls(*(torch.from_numpy(array.astype(np.int32, copy=False)) for array in arrays))
 
     def to(self, device: torch.device) -> MessageGraph:
@@ -77,9 +79,38 @@ class MessageGraph:
             target_M=nothing,
         )
 
+    def reaching(self, targets_R: NDArray[np.int64]) -> tuple[MessageGraph, NDArray[np.int64], NDArray[np.int64]]:
+        """What some patches (ascending) receive, of a graph on the CPU.
+
+        Returns:
+            The graph of it, its receiving patches counted as `targets_R` counts them and its sending ones as the
+            second result does; the patches (S,) that send, ascending; and its messages (N,) by their place in this.
+        """
+        received_P1, source_M = self.received_P1.numpy(), self.source_M.numpy()
+        degree_R = received_P1[targets_R + 1] - received_P1[targets_R]
+        part_R1 = np.concatenate([[0], np.cumsum(degree_R, dtype=np.int64)])
+        messages_N = np.arange(part_R1[-1]) + np.repeat(received_P1[targets_R] - part_R1[:-1], degree_R)
+        sources_N = source_M[messages_N]
+        place_P = np.zeros(len(self.sent_P1) - 1, np.int32)
+        place_P[sources_N] = 1
+        senders_S = np.flatnonzero(place_P)
+        place_P[senders_S] = np.arange(len(senders_S))
+        sender_N = place_P[sources_N]
+        sent_S1, target_N, message_N = _other_way(part_R1, sender_N, len(senders_S))
+        return self._over(part_R1, sender_N, sent_S1, message_N, target_N), senders_S, messages_N
+
     @property
     def edge_index_2M(self) -> Tensor:
         """(2, M) int64 as PyTorch Geometric wants it, sending patches over receiving ones."""
         patches = torch.arange(len(self.received_P1) - 1, device=self.source_M.device)
         target_M = torch.repeat_interleave(patches, self.received_P1.diff(), output_size=len(self.source_M))
         return torch.stack([self.source_M.long(), target_M])
+
+
+def _other_way(
+    rows_P1: NDArray[np.integer], columns_M: NDArray[np.integer], columns: int
+) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer]]:
+    """Entries by row (CSR) in the order of their columns: where each column begins, their rows, their places before."""
+    places_M = np.arange(len(columns_M), dtype=np.int32)
+    turned = sparse.csr_array((places_M, columns_M, rows_P1), shape=(len(rows_P1) - 1, columns)).tocsc()
+    return turned.indptr, turned.indices, turned.data

@@ -30,6 +30,10 @@ class Dropout:
         """Hashes below it are dropped."""
         return round(self.p * 2**32)
 
+    def of_rows(self, rows_R: Tensor) -> Dropout:
+        """The dropout of some of its rows."""
+        return Dropout(self.keys_N[rows_R], self.p)
+
     def keep(self, width: int) -> Tensor:
         """The mask (N, width) of 0 and 1 / (1 - p)."""
         column_C = torch.arange(width, device=self.keys_N.device) * COLUMN

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import GATv2Conv
 
 from momkd_ray.bags.batch import BagBatch
 from momkd_ray.bags.messages import MessageGraph
+from momkd_ray.bags.tiles import Tile
 from momkd_ray.model.dropout import BagNoise, Dropout
 from momkd_ray.model.kernels import attend, residual_block
 
 PART = {"cpu": 1024, "cuda": 65_536}
 """Patches whose intermediates are held at a time where no gradient is wanted: few enough for a CPU's cache."""
+
+
+_EVERY = slice(None)
 
 
 class GATv2(GATv2Conv):  # type: ignore[misc]  # PyTorch Geometric carries no types for it
@@ -29,6 +36,48 @@ class GATv2(GATv2Conv):  # type: ignore[misc]  # PyTorch Geometric carries no ty
         """What patches with features `x_PF` receive of what all patches of the graph send."""
         return attend(sent_PH, self.lin_r(x_PF), self.att[0], self.bias, graph, dropout)
 
+    def in_parts(
+        self,
+        x_PF: Tensor,
+        senders: Tensor | slice,
+        receivers: Tensor | slice,
+        graph: MessageGraph,
+        block: Callable[[Tensor, Tensor], Tensor],
+        into_PH: Tensor | None = None,
+    ) -> Tensor:
+        """`block` of what the receivers among rows x receive, and of these rows; of all senders only W_l x is held.
+
+        Args:
+            x_PF: features, the receivers' and the senders' among them.
+            senders, receivers: which rows; the graph counts them as they stand there.
+            graph: of the receivers.
+            block: of (Q, H) received and the (Q, F) rows.
+            into_PH: where the result goes, if not to memory of its own.
+        """
+        sent_SH = _by_parts(x_PF, senders, lambda x_QF, *_: self.lin_l(x_QF))
+
+        def part(x_QF: Tensor, begin: int, end: int) -> Tensor:
+            whole = len(x_QF) == len(graph.received_P1) - 1
+            return block(self.received(sent_SH, x_QF, graph if whole else graph.receiving(begin, end), None), x_QF)
+
+        return _by_parts(x_PF, receivers, part, into_PH)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Dropout of each layer's messages and patches; None drops nothing."""
+
+    messages1: Dropout | None = None
+    patches1: Dropout | None = None
+    messages2: Dropout | None = None
+    patches2: Dropout | None = None
+
+    def of_tile(self, tile: Tile) -> Masks:
+        """Those of what a tile encodes."""
+        rows = (tile.messages1_M, tile.outer_S[tile.inner_R], tile.messages2_M, tile.own_Q)
+        masks = (self.messages1, self.patches1, self.messages2, self.patches2)
+        return Masks(*(mask and mask.of_rows(of) for mask, of in zip(masks, rows, strict=True)))
+
 
 class SlideEncoder(nn.Module):
     """Patch features (P, D) and their graph -> contextual patch embeddings (P, H)."""
@@ -44,37 +93,66 @@ class SlideEncoder(nn.Module):
 
     def forward(self, batch: BagBatch, noise: BagNoise | None) -> Tensor:
         """max(h1, h2) of the two residual layers, elementwise."""
+        x_PD, graph = batch.features_PD, batch.graph
         if noise is None and not torch.is_grad_enabled():
-            return self._in_parts(batch)
-        x_PD = batch.features_PD
-        on_messages1 = on_patches1 = on_messages2 = on_patches2 = None
-        if noise is not None:
-            on_messages1 = noise.of("gat1.attention", batch.messages_per_bag, self.dropout)
-            on_patches1 = noise.of("gat1", batch.patches_per_bag, self.dropout)
-            on_messages2 = noise.of("gat2.attention", batch.messages_per_bag, self.dropout)
-            on_patches2 = noise.of("gat2", batch.patches_per_bag, self.dropout)
-        h1_PH = self._block1(self.gat1(x_PD, batch.graph, on_messages1), self.residual1(x_PD), on_patches1)
-        return self._block2(self.gat2(h1_PH, batch.graph, on_messages2), h1_PH, on_patches2)
+            return self._in_parts(x_PD, graph, graph, _EVERY, _EVERY, _EVERY)
+        masks = self.masks(batch, noise)
+        h1_PH = self._block1(self.gat1(x_PD, graph, masks.messages1), self.residual1(x_PD), masks.patches1)
+        return self._block2(self.gat2(h1_PH, graph, masks.messages2), h1_PH, masks.patches2)
 
-    def _in_parts(self, batch: BagBatch) -> Tensor:
-        """The same without a way back: of all patches only h1 and what they send are held, the rest by parts."""
-        x_PD, patches = batch.features_PD, len(batch.features_PD)
-        size = PART.get(x_PD.device.type, patches)
-        parts = [(b, min(b + size, patches), batch.graph) for b in range(0, patches, size)]
-        if len(parts) > 1:
-            parts = [(begin, end, batch.graph.receiving(begin, end)) for begin, end, _ in parts]
-        sent_PH = self.gat1.lin_l(x_PD)
-        h_PH = torch.empty(sent_PH.shape, device=sent_PH.device)
-        for begin, end, graph in parts:
-            x_QD = x_PD[begin:end]
-            out_QH = self.gat1.received(sent_PH, x_QD, graph, None)
-            h_PH[begin:end] = self._block1(out_QH, self.residual1(x_QD), None)
-        del sent_PH
-        sent_PH = self.gat2.lin_l(h_PH)
-        for begin, end, graph in parts:
-            h1_QH = h_PH[begin:end]
-            h_PH[begin:end] = self._block2(self.gat2.received(sent_PH, h1_QH, graph, None), h1_QH, None)
-        return h_PH
+    def tile(self, x_PD: Tensor, tile: Tile, masks: Masks) -> Tensor:
+        """The same for the patches of a tile alone, (Q, H), of all patches' features and masks."""
+        inner_R = tile.outer_S[tile.inner_R]
+        if masks == Masks() and not torch.is_grad_enabled():
+            return self._in_parts(x_PD, tile.graph1, tile.graph2, tile.outer_S, inner_R, tile.own_in_inner_Q)
+        x_SD, masks = x_PD[tile.outer_S], masks.of_tile(tile)
+        x_RD = x_SD[tile.inner_R]
+        received_RH = self.gat1.received(self.gat1.lin_l(x_SD), x_RD, tile.graph1, masks.messages1)
+        h1_RH = self._block1(received_RH, self.residual1(x_RD), masks.patches1)
+        h1_QH = h1_RH[tile.own_in_inner_Q]
+        received_QH = self.gat2.received(self.gat2.lin_l(h1_RH), h1_QH, tile.graph2, masks.messages2)
+        return self._block2(received_QH, h1_QH, masks.patches2)
+
+    def masks(self, batch: BagBatch, noise: BagNoise | None) -> Masks:
+        """Dropout's, of every layer."""
+        if noise is None:
+            return Masks()
+        messages, patches, p = batch.messages_per_bag, batch.patches_per_bag, self.dropout
+        return Masks(
+            noise.of("gat1.attention", messages, p),
+            noise.of("gat1", patches, p),
+            noise.of("gat2.attention", messages, p),
+            noise.of("gat2", patches, p),
+        )
+
+    def _in_parts(
+        self,
+        x_PD: Tensor,
+        graph1: MessageGraph,
+        graph2: MessageGraph,
+        outer_S: Tensor | slice,
+        inner_R: Tensor | slice,
+        own_Q: Tensor | slice,
+    ) -> Tensor:
+        """The same without a way back: only h1, what patches send and what comes out are held, the rest by parts.
+
+        Args:
+            x_PD: all features.
+            graph1, graph2: what each layer's patches receive.
+            outer_S, inner_R: of these features, those of the first layer's sending and receiving patches.
+            own_Q: of h1, the second layer's receiving patches.
+        """
+        h1_RH = self.gat1.in_parts(
+            x_PD, outer_S, inner_R, graph1, lambda out_QH, x_QD: self._block1(out_QH, self.residual1(x_QD), None)
+        )
+        return self.gat2.in_parts(
+            h1_RH,
+            _EVERY,
+            own_Q,
+            graph2,
+            lambda out_QH, h1_QH: self._block2(out_QH, h1_QH, None),
+            into_PH=h1_RH if own_Q is _EVERY else None,
+        )
 
     def _block1(self, x_PH: Tensor, residual_PH: Tensor, dropout: Dropout | None) -> Tensor:
         return residual_block(x_PH, residual_PH, self.norm1.weight, self.norm1.bias, 1.0, dropout)
@@ -82,3 +160,22 @@ class SlideEncoder(nn.Module):
     def _block2(self, x_PH: Tensor, h1_PH: Tensor, dropout: Dropout | None) -> Tensor:
         # h2 = h1 + dropout(elu(y)), so max(h1, h2) = h1 + dropout(max(elu(y), 0)), and max(elu(y), 0) is elu at alpha 0
         return residual_block(x_PH, h1_PH, self.norm2.weight, self.norm2.bias, 0.0, dropout)
+
+
+def _by_parts(
+    x_PF: Tensor,
+    rows: Tensor | slice,
+    work: Callable[[Tensor, int, int], Tensor],
+    into_NH: Tensor | None = None,
+) -> Tensor:
+    """`work` of some rows, part by part, as one float32 array."""
+    count = len(rows) if isinstance(rows, Tensor) else len(x_PF)
+    size = PART.get(x_PF.device.type, count)
+    for begin in range(0, count, size):
+        end = min(begin + size, count)
+        out_QH = work(x_PF[rows[begin:end] if isinstance(rows, Tensor) else slice(begin, end)], begin, end)
+        if into_NH is None:
+            into_NH = torch.empty(count, out_QH.shape[1], device=x_PF.device)
+        into_NH[begin:end] = out_QH
+    assert into_NH is not None, "a batch without patches"
+    return into_NH

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torch_geometric.utils import softmax
 
 from momkd_ray.bags.batch import BagBatch
+from momkd_ray.bags.tiles import Tile
 from momkd_ray.model import losses
 from momkd_ray.model.dropout import BagNoise, dropped
 from momkd_ray.model.gatv2 import SlideEncoder
@@ -71,11 +74,7 @@ class MoMKD(nn.Module):
         In training mode the masks of dropout come from `batch.seeds`.
         """
         noise = self._noise(batch)
-        context_PH = self.slide_encoder(batch, noise)
-        patches_PS = _unit(self.project_patch(context_PH))
-        attention_P = self.attention(patches_PS, batch)
-        by_bag = zip(*(x.split(batch.patches_per_bag) for x in (attention_P, context_PH.float())), strict=True)
-        pooled_BH = torch.stack([attention_P @ context_PH for attention_P, context_PH in by_bag])
+        patches_PS, attention_P, pooled_BH = (self._by_tiles if batch.tiles else self._whole)(batch, noise)
         omics_RS, reconstruction_RG = self._omics(batch, noise)
         return MoMKDOutput(
             logits_BY=self._classify(pooled_BH, noise),
@@ -85,16 +84,6 @@ class MoMKD(nn.Module):
             omics_RS=omics_RS,
             reconstruction_RG=reconstruction_RG,
         )
-
-    def attention(self, patches_PS: Tensor, batch: BagBatch) -> Tensor:
-        """a (P,): softmax within each bag of how much nearer a patch is to class 1's memory than to class 0's."""
-        with torch.autocast(patches_PS.device.type, enabled=False):
-            similarity_PYK = torch.einsum("ps,yks->pyk", patches_PS, self.memory.components.detach())
-        nearest_PY = similarity_PYK.amax(dim=-1)
-        tau = self.log_tau.exp().clamp(0.01, 2.0)
-        score_P = (nearest_PY[:, 1] - nearest_PY[:, 0]) / tau
-        attention_P: Tensor = softmax(score_P, batch.bag_of_patch_P, num_nodes=len(batch))
-        return attention_P
 
     def losses(self, output: MoMKDOutput, batch: BagBatch) -> dict[str, Tensor]:
         """Every loss term a bag, (B,): ce, memory, align_slide, align_omics, reconstruction and their weighted total.
@@ -159,6 +148,48 @@ class MoMKD(nn.Module):
             return None
         assert batch.seeds is not None, "training with dropout needs a seed for every bag"
         return BagNoise(batch.seeds, batch.features_PD.device)
+
+    def _whole(self, batch: BagBatch, noise: BagNoise | None) -> tuple[Tensor, Tensor, Tensor]:
+        """z (P, S), a (P,) and the pooled slide vectors V (B, H)."""
+        context_PH = self.slide_encoder(batch, noise)
+        patches_PS, score_P = self._looked_at(context_PH)
+        attention_P: Tensor = softmax(score_P, batch.bag_of_patch_P, num_nodes=len(batch))
+        by_bag = zip(*(x.split(batch.patches_per_bag) for x in (attention_P, context_PH.float())), strict=True)
+        return patches_PS, attention_P, torch.stack([attention_P @ context_PH for attention_P, context_PH in by_bag])
+
+    def _by_tiles(self, batch: BagBatch, noise: BagNoise | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, holding the intermediates of one tile at a time; for gradients each tile is computed twice."""
+        masks = self.slide_encoder.masks(batch, noise)
+
+        def read(tile: Tile) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            context_QH = self.slide_encoder.tile(batch.features_PD, tile, masks)
+            patches_QS, score_Q = self._looked_at(context_QH)
+            highest = score_Q.detach().max()
+            return patches_QS, score_Q, highest, (score_Q - highest).exp() @ context_QH.float()
+
+        def read_twice(tile: Tile) -> Any:
+            # dropout does not draw from PyTorch's generators, so there is no state of theirs to bring back
+            return checkpoint(read, tile, use_reentrant=False, preserve_rng_state=False)
+
+        results = map(read_twice if torch.is_grad_enabled() else read, batch.tiles)
+        patches, scores, highest, weighted = zip(*results, strict=True)
+        place_P = torch.cat([tile.own_Q for tile in batch.tiles]).argsort()
+        patches_PS, score_P = torch.cat(patches)[place_P], torch.cat(scores)[place_P]
+        level_B = torch.stack([of_bag.logsumexp(0) for of_bag in torch.split(score_P, list(batch.patches_per_bag))])
+        bags_T = torch.tensor([tile.bag for tile in batch.tiles], device=level_B.device)
+        share_T = (torch.stack(highest) - level_B[bags_T]).exp()
+        pooled_BH = level_B.new_zeros(len(batch), self.model_config.hidden)
+        pooled_BH = pooled_BH.index_add(0, bags_T, share_T[:, None] * torch.stack(weighted))
+        return patches_PS, softmax(score_P, batch.bag_of_patch_P, num_nodes=len(batch)), pooled_BH
+
+    def _looked_at(self, context_PH: Tensor) -> tuple[Tensor, Tensor]:
+        """z (P, S), and how much nearer (P,) each is to class 1's memory than to class 0's, over tau."""
+        patches_PS = _unit(self.project_patch(context_PH))
+        with torch.autocast(patches_PS.device.type, enabled=False):
+            similarity_PYK = torch.einsum("ps,yks->pyk", patches_PS, self.memory.components.detach())
+        nearest_PY = similarity_PYK.amax(dim=-1)
+        tau = self.log_tau.exp().clamp(0.01, 2.0)
+        return patches_PS, (nearest_PY[:, 1] - nearest_PY[:, 0]) / tau
 
     def _omics(self, batch: BagBatch, noise: BagNoise | None) -> tuple[Tensor | None, Tensor | None]:
         if not self.genes or batch.omics_RG is None:

@@ -64,7 +64,8 @@ class _Attend(torch.autograd.Function):
         if len(graph.target_M) != len(graph.source_M):
             raise ValueError("a part of a graph has no way back; take the whole")
         grad_score_MA, grad_sent_PH, grad_received_PH = map(torch.empty_like, (attention_MA, sent_PH, received_PH))
-        grad_weights_2NAC = weight_AC.new_zeros(2, -(-len(grad_PH) // BLOCK), *weight_AC.shape)
+        blocks = -(-max(len(grad_PH), len(sent_PH)) // BLOCK)
+        grad_weights_2NAC = weight_AC.new_zeros(2, blocks, *weight_AC.shape)
         rows = _by_head(weight_AC.shape, grad_PH.contiguous(), sent_PH, received_PH)
         inputs = (*rows, *_arrays(weight_AC))
         to_received_PAC, to_sent_PAC = _by_head(weight_AC.shape, grad_received_PH, grad_sent_PH)
@@ -79,7 +80,7 @@ class _Attend(torch.autograd.Function):
             attend_rows_backward_sent(begin, end, *sent, to_weight_NAC[block])
 
         _by_blocks(len(grad_PH), back_to_received)
-        _by_blocks(len(grad_PH), back_to_sent)
+        _by_blocks(len(sent_PH), back_to_sent)
         grad_weight_AC, grad_bias_AC = grad_weights_2NAC.sum(1)
         return grad_sent_PH, grad_received_PH, grad_weight_AC, grad_bias_AC.flatten(), None, None
 
