@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from momkd_ray.bags.messages import MessageGraph
 from momkd_ray.model.dropout import Dropout
 from momkd_ray.model.kernels import cpu, reference
+
+_TRITON = find_spec("triton") is not None
 
 
 def attend(
@@ -74,7 +77,13 @@ def residual_block(
 
 
 def _backend(x: Tensor) -> ModuleType:
-    return cpu if x.device.type == "cpu" else reference
+    if x.device.type == "cpu":
+        return cpu
+    if x.device.type == "cuda" and x.dtype == torch.float32 and _TRITON:
+        from momkd_ray.model.kernels import gpu
+
+        return gpu
+    return reference
 
 
 def _check(shape: tuple[int, ...], **tensors: Tensor | None) -> None:
