@@ -1,6 +1,9 @@
 """The training step on 1 and 2 workers, what the memory's sync and the checkpoints cost, and a simulation of more.
 
-python benchmarks/scaling.py [--patches 4000] [--steps 8] [--rounds 3]
+    python benchmarks/scaling.py [--patches 4000] [--steps 8] [--rounds 3]
+
+Two processes that train side by side without a word to each other tell how much two cores can do that share caches
+and memory; what is missing from there is the price of the exchange.
 """
 
 from __future__ import annotations
@@ -50,12 +53,12 @@ class SameBags:
         return Bag(bag_id, self.features, self.coords, *self.graph, {})
 
 
-def task_of(patches: int, folder: str) -> FoldTask:
+def task_of(patches: int, folder: str, bags_per_step: int = BAGS_PER_STEP) -> FoldTask:
     config = Config.model_validate(
         {
             "cohort": {"clinical": "c.csv", "label": "PR"},
             "features": {"dir": "features"},
-            "train": {"bags_per_step": BAGS_PER_STEP},
+            "train": {"bags_per_step": bags_per_step},
         }
     )
     ids = [f"slide-{i:03d}" for i in range(64)]
@@ -102,42 +105,48 @@ def stepping(training: FoldTraining) -> Iterator[float]:
         epoch += 1
 
 
-def worker(rank: int, world: int, patches: int, steps: int, folder: str) -> None:
+def worker(rank: int, world: int, apart: bool, patches: int, steps: int, folder: str) -> None:
     torch.set_num_threads(1)
     if world > 1:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
-    collective = Timed(Workers() if world > 1 else Alone())
-    training = FoldTraining(task_of(patches, f"{folder}/fold-{world}"), collective)
-    course = stepping(training)
-    for _ in range(2):
-        next(course)
-    collective.gather(None)
-    collective.seconds, began = 0.0, time.perf_counter()
-    for _ in range(steps):
-        next(course)
-    whole = time.perf_counter() - began
-    in_steps = collective.seconds / steps
-    memory_floats = sum(value.numel() for value in training.model.memory.buffers())
-    alone = []
-    for _ in range(50):  # without waiting for a slower rank
-        collective.gather(None)
-        began = time.perf_counter()
-        collective.sum(torch.zeros(memory_floats))
-        alone.append(time.perf_counter() - began)
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    found = course(Timed(Workers() if world > 1 else Alone()), apart, patches, steps, folder)
     if rank == 0:
-        parameters = sum(p.numel() for p in training.model.parameters())
-        torch.save(
-            {"step": whole / steps, "sync": in_steps, "sync_alone": statistics.median(alone), "bytes": 4 * parameters},
-            f"{folder}/timed-{world}.pt",
-        )
-    if world > 1:
+        torch.save(found, f"{folder}/timed.pt")
+    if world > 1:  # not before DDP is gone: as the last to hold the group, it could wait for it for ever
         dist.destroy_process_group()
 
 
-def timed(world: int, patches: int, steps: int) -> dict[str, float]:
+def course(together: Timed, apart: bool, patches: int, steps: int, folder: str) -> dict[str, float]:
+    """Seconds a step; of workers apart, each has its own bags and nobody to exchange anything with."""
+    if apart:
+        task = task_of(patches, f"{folder}/fold-{together.rank}", BAGS_PER_STEP // together.world)
+        training = FoldTraining(task, Alone())
+    else:
+        training = FoldTraining(task_of(patches, f"{folder}/fold"), together)
+    taken = stepping(training)
+    for _ in range(2):
+        next(taken)
+    together.gather(None)
+    together.seconds, began = 0.0, time.perf_counter()
+    for _ in range(steps):
+        next(taken)
+    whole = time.perf_counter() - began
+    in_steps = together.seconds / steps
+    memory_floats = sum(value.numel() for value in training.model.memory.buffers())
+    alone = []
+    for _ in range(50):  # without waiting for a slower rank
+        together.gather(None)
+        began = time.perf_counter()
+        together.sum(torch.zeros(memory_floats))
+        alone.append(time.perf_counter() - began)
+    parameters = sum(p.numel() for p in training.model.parameters())
+    return {"step": whole / steps, "sync": in_steps, "sync_alone": statistics.median(alone), "bytes": 4 * parameters}
+
+
+def timed(world: int, apart: bool, patches: int, steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(worker, (world, patches, steps, folder), nprocs=world)
-        found: dict[str, float] = torch.load(f"{folder}/timed-{world}.pt")
+        torch.multiprocessing.spawn(worker, (world, apart, patches, steps, folder), nprocs=world)
+        found: dict[str, float] = torch.load(f"{folder}/timed.pt")
         return found
 
 
@@ -170,13 +179,20 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     options = arguments.parse_args()
     print(machine())
-    runs: dict[int, list[dict[str, float]]] = {1: [], 2: []}
+    ways = {"1": (1, False), "2": (2, False), "2 apart, which exchange nothing": (2, True)}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for _ in range(options.rounds):
-        for world in runs:
-            runs[world].append(timed(world, options.patches, options.steps))
+        for name, way in ways.items():
+            runs[name].append(timed(*way, options.patches, options.steps))
     middle = {
-        world: {key: statistics.median(one[key] for one in found) for key in found[0]} for world, found in runs.items()
+        name: {key: statistics.median(one[key] for one in found) for key in found[0]} for name, found in runs.items()
     }
+    rows = []
+    for name, one in middle.items():
+        cells = [name, f"{one['step']:.3f}", f"{BAGS_PER_STEP / one['step']:.2f}"]
+        cells.append(f"{middle['1']['step'] / one['step']:.2f}x")
+        shares = [f"{one[key] * 1e3:.2f} ms ({one[key] / one['step']:.2%})" for key in ("sync", "sync_alone")]
+        rows.append([*cells, *(shares if name == "2" else ["", ""])])
     print_table(
         f"{BAGS_PER_STEP} bags of {options.patches:,} patches a step, the default model, one thread a worker, gloo",
         [
@@ -187,20 +203,10 @@ def main() -> None:
             "memory sync in a step",
             "the same without waiting for the other",
         ],
-        [
-            [
-                world,
-                f"{one['step']:.3f}",
-                f"{BAGS_PER_STEP / one['step']:.2f}",
-                f"{middle[1]['step'] / one['step']:.2f}x",
-                f"{one['sync'] * 1e3:.2f} ms ({one['sync'] / one['step']:.2%})" if world > 1 else "",
-                f"{one['sync_alone'] * 1e3:.2f} ms ({one['sync_alone'] / one['step']:.2%})" if world > 1 else "",
-            ]
-            for world, one in middle.items()
-        ],
+        rows,
     )
     checkpoints(options.patches, options.steps)
-    simulate(options.patches, middle[1]["step"] / BAGS_PER_STEP, middle[1]["bytes"])
+    simulate(options.patches, middle["1"]["step"] / BAGS_PER_STEP, middle["1"]["bytes"])
 
 
 def checkpoints(patches: int, steps: int) -> None:

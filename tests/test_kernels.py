@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+import shutil
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -221,6 +222,25 @@ def test_what_is_not_float32_is_computed_in_it() -> None:
     assert ours.dtype == torch.float32
     assert torch.equal(ours, attend(*(x.float() for x in halved), graph, None))
     assert torch.equal(attend(inputs[0].T.contiguous().T, *inputs[1:], graph, None), attend(*inputs, graph, None))
+
+
+@pytest.mark.parametrize("missing", ["Triton", "a C compiler"])
+def test_a_gpu_without_triton_or_its_compiler_has_pytorch_and_says_so(
+    missing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kernels, "find_spec", lambda name: None if missing == "Triton" else name)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    kernels._triton_works.cache_clear()
+    assert kernels._backend(SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)) is reference
+    assert f"without {missing} " in caplog.text
+    kernels._triton_works.cache_clear()
+
+
+def test_a_rate_of_almost_1_drops_all() -> None:
+    dropout = dropout_on(50, 1 - 1e-12)
+    out = residual_block(torch.randn(50, 32), torch.zeros(50, 32), torch.ones(32), torch.ones(32), 1.0, dropout)
+    assert not out.any() and not dropout.keep(32).any()
 
 
 def test_a_graph_is_checked_where_it_is_made() -> None:

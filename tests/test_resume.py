@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
+from processes import in_processes
 from test_train import fold_task, state_of
 
 from momkd_ray import storage
@@ -192,7 +193,7 @@ def legs(folder: Path, name: str, *worlds_and_steps: tuple[int, int | None], **t
         if world == 1:
             trained(task_of(folder / name, **train), steps)
         else:
-            torch.multiprocessing.spawn(leg_of_workers, (world, str(folder), name, steps, train), nprocs=world)
+            in_processes(leg_of_workers, world, world, str(folder), name, steps, train)
     return end_of(folder / name)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import in_processes
 from ray.tune.search import Searcher
 from test_crossval import changed, crossval, study_of
 from test_train import fold_task
@@ -292,7 +292,7 @@ def stopped_worker(rank: int, folder: str) -> None:
 
 
 def test_all_workers_of_a_stopped_fold_leave_after_the_same_epoch(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(stopped_worker, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    in_processes(stopped_worker, 2, str(tmp_path))
     for rank in (0, 1):
         assert json.loads((tmp_path / f"rank-{rank}.json").read_text()) == [None, [0, 1]]
 

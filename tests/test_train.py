@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
+from processes import in_processes
 
 from momkd_ray.bags import tiles
 from momkd_ray.bags.graph import knn_graph
@@ -151,7 +152,7 @@ def courses(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], A
     folder = tmp_path_factory.mktemp("courses")
     recorded_course(0, 1, str(folder))
     for world in (2, 3, 4):
-        torch.multiprocessing.spawn(recorded_course, (world, str(folder)), nprocs=world)
+        in_processes(recorded_course, world, world, str(folder))
     ranks = [(world, rank) for world in (1, 2, 3, 4) for rank in range(world)]
     return {r: torch.load(folder / f"course-{r[0]}-{r[1]}.pt", weights_only=False) for r in ranks}
 

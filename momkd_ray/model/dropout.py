@@ -28,7 +28,7 @@ class Dropout:
     @property
     def threshold(self) -> int:
         """Hashes below it are dropped."""
-        return round(self.p * 2**32)
+        return min(round(self.p * 2**32), _LOW)
 
     def of_rows(self, rows_R: Tensor) -> Dropout:
         """The dropout of some of its rows."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import shutil
+from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -11,8 +15,6 @@ from torch import Tensor
 from momkd_ray.bags.messages import MessageGraph
 from momkd_ray.model.dropout import Dropout
 from momkd_ray.model.kernels import cpu, reference
-
-_TRITON = find_spec("triton") is not None
 
 
 def attend(
@@ -79,11 +81,26 @@ def residual_block(
 def _backend(x: Tensor) -> ModuleType:
     if x.device.type == "cpu":
         return cpu
-    if x.device.type == "cuda" and x.dtype == torch.float32 and _TRITON:
+    if x.device.type == "cuda" and x.dtype == torch.float32 and _triton_works():
         from momkd_ray.model.kernels import gpu
 
         return gpu
     return reference
+
+
+@cache
+def _triton_works() -> bool:
+    """Whether Triton is there with the C compiler that it builds its launchers with on first use."""
+    if find_spec("triton") is None:
+        missing = "Triton"
+    elif os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang", "cc"))):
+        return True
+    else:
+        missing = "a C compiler"
+    logging.getLogger(__name__).warning(
+        "without %s the graph attention runs on this GPU in plain PyTorch, slower and with more memory", missing
+    )
+    return False
 
 
 def _check(shape: tuple[int, ...], **tensors: Tensor | None) -> None:

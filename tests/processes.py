@@ -1,0 +1,17 @@
+"""A test's function in several processes at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+# each process finds what takes seconds to import already there
+multiprocessing.set_forkserver_preload(["momkd_ray.train.worker"])
+
+
+def in_processes(function: Callable[..., None], count: int, *arguments: Any) -> None:
+    """Run `function(rank, *arguments)` in `count` processes."""
+    torch.multiprocessing.start_processes(function, arguments, nprocs=count, start_method="forkserver")
