@@ -1,9 +1,10 @@
 """The training step on 1 and 2 workers, what the memory's sync and the checkpoints cost, and a simulation of more.
 
-    python benchmarks/scaling.py [--patches 4000] [--steps 8] [--rounds 3]
+    python benchmarks/scaling.py [--patches 4000] [--steps 8] [--rounds 7]
 
 Two processes that train side by side without a word to each other tell how much two cores can do that share caches
 and memory; what is missing from there is the price of the exchange.
+Every round takes the ways in turn, so that a busy machine slows all alike; "against one" is the median over rounds.
 """
 
 from __future__ import annotations
@@ -127,10 +128,8 @@ def course(together: Timed, apart: bool, patches: int, steps: int, folder: str) 
     for _ in range(2):
         next(taken)
     together.gather(None)
-    together.seconds, began = 0.0, time.perf_counter()
-    for _ in range(steps):
-        next(taken)
-    whole = time.perf_counter() - began
+    together.seconds = 0.0
+    step = statistics.median(next(taken) for _ in range(steps))
     in_steps = together.seconds / steps
     memory_floats = sum(value.numel() for value in training.model.memory.buffers())
     alone = []
@@ -140,7 +139,7 @@ def course(together: Timed, apart: bool, patches: int, steps: int, folder: str) 
         together.sum(torch.zeros(memory_floats))
         alone.append(time.perf_counter() - began)
     parameters = sum(p.numel() for p in training.model.parameters())
-    return {"step": whole / steps, "sync": in_steps, "sync_alone": statistics.median(alone), "bytes": 4 * parameters}
+    return {"step": step, "sync": in_steps, "sync_alone": statistics.median(alone), "bytes": 4 * parameters}
 
 
 def timed(world: int, apart: bool, patches: int, steps: int) -> dict[str, float]:
@@ -176,7 +175,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--patches", type=int, default=4000)
     arguments.add_argument("--steps", type=int, default=8)
-    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--rounds", type=int, default=7)
     options = arguments.parse_args()
     print(machine())
     ways = {"1": (1, False), "2": (2, False), "2 apart, which exchange nothing": (2, True)}
@@ -190,7 +189,8 @@ def main() -> None:
     rows = []
     for name, one in middle.items():
         cells = [name, f"{one['step']:.3f}", f"{BAGS_PER_STEP / one['step']:.2f}"]
-        cells.append(f"{middle['1']['step'] / one['step']:.2f}x")
+        against = [alone["step"] / other["step"] for alone, other in zip(runs["1"], runs[name], strict=True)]
+        cells.append(f"{statistics.median(against):.2f}x ({min(against):.2f} to {max(against):.2f})")
         shares = [f"{one[key] * 1e3:.2f} ms ({one[key] / one['step']:.2%})" for key in ("sync", "sync_alone")]
         rows.append([*cells, *(shares if name == "2" else ["", ""])])
     print_table(
