@@ -166,7 +166,7 @@ def training(study: Study) -> None:
         ("the object store", share_bags(study.store, ids, 0.9)),
     ):
         place = storage.join(study.config.run.dir, name.split()[-1])
-        task, _ = fold_task(replace(study, slides=source), 0, 0)
+        task, _ = fold_task(replace(study, slides=source), 0, 0, {})
         result = TorchTrainer(
             watched_loop,
             train_loop_config={"task": replace(task, location=place)},

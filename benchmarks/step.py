@@ -1,12 +1,12 @@
 """A step of training and of inference against the same model on PyTorch Geometric, on one thread of the CPU.
 
-    python benchmarks/step.py [--patches 250 1000 4000 12000 50000] [--rounds 7]
+    python benchmarks/step.py [--patches 250 1000 4000 12000 50000] [--alone 100000] [--rounds 7]
 
 The peer is what a user of PyTorch Geometric would write: its GATv2Conv, torch's dropout, one bag a step, AdamW as it
 comes. It has our losses and our memory, so what is told apart is the slide encoder and the optimiser. Memory is what
 a process holds at its peak above model, gradients, optimiser and bag. The floor is the slide encoder's matrix products
-alone, which both must do: no kernel makes a step faster than the last column says. From `WHOLE` patches on ours
-works in tiles, which costs time and bounds memory.
+alone, which both must do: no kernel makes a step faster than the last column says. Beyond `WHOLE` patches ours
+works in tiles, which costs time and bounds memory. Bags of `--alone` patches are too large for the peer.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,22 +37,24 @@ from momkd_ray.train.step import Stepper
 from momkd_ray.train.sync import Alone
 
 WIDTH, GENES, NEIGHBORS = 1536, 768, 8
+WHATS = ("training", "inference")
 DEVICE = torch.device("cpu")
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--patches", type=int, nargs="+", default=[250, 1000, 4000, 12_000, 50_000])
+    arguments.add_argument("--alone", type=int, nargs="*", default=[100_000])
     arguments.add_argument("--rounds", type=int, default=7)
     arguments.add_argument("--peak", nargs=3, metavar=("WHO", "WHAT", "PATCHES"), help=argparse.SUPPRESS)
     options = arguments.parse_args()
     torch.set_num_threads(1)
     if options.peak:
         who, what, patches = options.peak
-        print(peak_bytes(who, what, int(patches)))
+        print(*one_step(who, what, int(patches)))
         return
     print(machine())
-    for what in ("training", "inference"):
+    for what in WHATS:
         rows, ours, sizes = [], [], [(patches, 1) for patches in options.patches]
         if what == "training":
             sizes.insert(0, (250, 8))
@@ -80,6 +83,13 @@ def main() -> None:
         whole = [(p, s) for p, s in zip(options.patches, ours, strict=True) if p <= WHOLE["cpu"]]
         if len(whole) > 2:
             print(linearity(*map(list, zip(*whole, strict=True))))
+    if options.alone:
+        large = [(patches, what, *in_process("ours", what, patches)) for patches in options.alone for what in WHATS]
+        print_table(
+            "One step on a bag in tiles",
+            ["patches", "", "ours, s", "us a patch", "peak MB"],
+            [[f"{p:,}", what, f"{s:.1f}", f"{s / p * 1e6:.0f}", f"{peak / 1e6:.0f}"] for p, what, peak, s in large],
+        )
 
 
 def ways(what: str, patches: int, bags: int) -> dict[str, Callable[[], object]]:
@@ -89,19 +99,18 @@ def ways(what: str, patches: int, bags: int) -> dict[str, Callable[[], object]]:
     together = batch_of(batches)
     ours, peer = Stepper(made_model(), TrainConfig(), Alone(), DEVICE), Peer()
     peer.model.load_state_dict(ours.model.state_dict())
-    for batch in apart:
-        peer.ready(batch)
+    for_peer = [peer.ready(batch) for batch in apart]
     if what == "inference":
         ours.model.eval(), peer.model.eval()
-        theirs = peer.model.predict(apart[0])[0]
+        theirs = peer.model.predict(for_peer[0])[0]
         torch.testing.assert_close(ours.model.predict(apart[0])[0], theirs, atol=1e-5, rtol=1e-5)
         return {
-            "peer": lambda: peer.model.predict(apart[0]),
+            "peer": lambda: peer.model.predict(for_peer[0]),
             "ours": lambda: ours.model.predict(apart[0]),
             "products": products(patches, training=False),
         }
     both: dict[str, Callable[[], object]] = {
-        "peer": lambda: [peer.step(batch) for batch in apart],
+        "peer": lambda: [peer.step(batch) for batch in for_peer],
         "ours": lambda: ours.step([together], bags),
         "products": products(bags * patches, training=True),
     }
@@ -144,12 +153,15 @@ def row_of(what: str, patches: int, bags: int, seconds: dict[str, float]) -> lis
     floor = [f"{seconds['products']:.3f}", f"{seconds['peer'] / seconds['products']:.2f}x"]
     if bags > 1:
         return [*cells, "", "", "", *floor]
-    command = [sys.executable, __file__, "--peak"]
-    peaks = [
-        int(subprocess.run([*command, who, what, str(patches)], check=True, capture_output=True, text=True).stdout)
-        for who in ("peer", "ours")
-    ]
+    peaks = [in_process(who, what, patches)[0] for who in ("peer", "ours")]
     return [*cells, *(f"{peak / 1e6:.0f}" for peak in peaks), f"{peaks[1] / peaks[0]:.0%}", *floor]
+
+
+def in_process(who: str, what: str, patches: int) -> tuple[float, float]:
+    """`one_step` in a process of its own."""
+    command = [sys.executable, __file__, "--peak", who, what, str(patches)]
+    peak, seconds = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(peak), float(seconds)
 
 
 def linearity(patches: list[int], seconds: list[float]) -> str:
@@ -192,9 +204,10 @@ class Peer:
         self.config = TrainConfig()
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=self.config.lr, weight_decay=1e-4)
 
-    def ready(self, batch: BagBatch) -> None:
+    def ready(self, batch: BagBatch) -> BagBatch:
         edge_index = batch.graph.edge_index_2M
         self.encoder.edge_index_of[batch.bag_ids[0]] = edge_index[:, edge_index[0] != edge_index[1]]
+        return replace(batch, tiles=())  # which it knows nothing of
 
     def step(self, batch: BagBatch) -> None:
         self.model.train()
@@ -206,12 +219,12 @@ class Peer:
         self.model.memory.update(*self.model.evidence(output, batch), 1)
 
 
-def peak_bytes(who: str, what: str, patches: int) -> int:
-    """The highest resident memory of a step above what was resident before it, in this process."""
+def one_step(who: str, what: str, patches: int) -> tuple[int, float]:
+    """The highest resident memory of a step above what was resident before it, in bytes, and its CPU seconds."""
     small, large = batch_of([made_bag(40, 0)]), batch_of([made_bag(patches, 1)])
     ours, peer = Stepper(made_model(), TrainConfig(), Alone(), DEVICE), Peer()
-    peer.ready(small)
-    peer.ready(large)
+    if who == "peer":
+        small, large = peer.ready(small), peer.ready(large)
     if what == "inference":
         model = (ours if who == "ours" else peer).model.eval()
         step: Callable[[BagBatch], object] = model.predict
@@ -219,9 +232,9 @@ def peak_bytes(who: str, what: str, patches: int) -> int:
         step = peer.step if who == "peer" else lambda batch: ours.step([batch], 1)
     step(small)  # compiled kernels, gradients and the optimiser's state are there before
     Path("/proc/self/clear_refs").write_text("5")
-    before = status("VmRSS")
+    before, began = status("VmRSS"), time.process_time()
     step(large)
-    return status("VmHWM") - before
+    return status("VmHWM") - before, time.process_time() - began
 
 
 def status(name: str) -> int:

@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.version import Version
+from test_model import CASES, arrays_of, assert_released_numbers
 
 from momkd_ray.bags.messages import MessageGraph
 from momkd_ray.model import kernels
@@ -117,6 +118,13 @@ def test_a_part_of_a_graph_receives_what_it_does_in_the_whole(gpu: ModuleType) -
     for begin, end in ((0, 3), (3, 7)):
         part = gpu.attend(sent, received[begin:end], weight, bias, graph.receiving(begin, end), None)
         assert torch.equal(part, whole[begin:end])
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="the released numbers are compared on the CPU")
+@pytest.mark.parametrize("name", [name for name in CASES if "p200" not in name and name.endswith("y1")])
+def test_one_bag_gives_the_released_numbers(gpu: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_backend", lambda x: gpu)
+    assert_released_numbers(arrays_of(name))
 
 
 def test_high_scores_do_not_overflow(gpu: ModuleType) -> None:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from momkd_ray.bags import tiles
 from momkd_ray.bags.batch import BagBatch, collate
 from momkd_ray.bags.readers import Bag
 from momkd_ray.errors import InputError
+from momkd_ray.model import kernels
 from momkd_ray.model.bundle import BundleCard, load_bundle, save_bundle
 from momkd_ray.model.memory import MomentumMemory, spherical_kmeans
 from momkd_ray.model.momkd import MoMKD
@@ -67,8 +69,18 @@ def gradients_by_released_name(model: MoMKD) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_one_bag_gives_the_released_numbers(name: str) -> None:
-    case = arrays_of(name)
+@pytest.mark.parametrize("way", ["cpu", "reference", "tiles"])
+def test_one_bag_gives_the_released_numbers(name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "reference":
+        monkeypatch.setattr(kernels, "_backend", lambda x: kernels.reference)
+    if way == "tiles":
+        monkeypatch.setitem(tiles.WHOLE, "cpu", 0)
+        monkeypatch.setitem(tiles.TILE, "cpu", 16)
+    assert_released_numbers(arrays_of(name))
+
+
+def assert_released_numbers(case: dict[str, np.ndarray]) -> None:
+    """Outputs, losses and gradients of a case, as this model computes them."""
     model, label = released_model(), int(case["label"][0])
     batch = case_batch(case, label, case["rna"][0])
 

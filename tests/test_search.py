@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from momkd_ray.crossval import trials
 from momkd_ray.crossval.schedule import choose_settings, train_folds
 from momkd_ray.crossval.search import Search
 from momkd_ray.crossval.standing import JUDGED_EVERY, Curve, verdicts
-from momkd_ray.crossval.trials import Unit, UnitSearcher, trial_resources
+from momkd_ray.crossval.trials import Unit, UnitSearcher, cpus_of_folds, trial_resources
 from momkd_ray.errors import InputError, StoppedError
 from momkd_ray.progress import Narrator
 from momkd_ray.report.page import write_report
@@ -153,7 +155,7 @@ def test_units_come_in_order_each_once_and_never_more_than_there_is_room(
     room = 1
     given_out: list[Unit] = []
     live: list[str] = []
-    searcher = UnitSearcher(iter(units), Pretended(n_settings), lambda: room)  # type: ignore[arg-type]
+    searcher = UnitSearcher(iter(units), Pretended(n_settings), Counter(), lambda: room)  # type: ignore[arg-type]
     for asked, (room, ends) in enumerate(happenings):  # the searcher asks for it
         offer = searcher.suggest(str(asked))
         if offer == Searcher.FINISHED:
@@ -178,7 +180,7 @@ def test_units_come_in_order_each_once_and_never_more_than_there_is_room(
 
 
 def test_after_bad_input_nothing_begins() -> None:
-    searcher = UnitSearcher(iter([(0, 0), (1, 0)]), Pretended(1), lambda: 1)  # type: ignore[arg-type]
+    searcher = UnitSearcher(iter([(0, 0), (1, 0)]), Pretended(1), Counter(), lambda: 1)  # type: ignore[arg-type]
     searcher.suggest("a")
     searcher.on_trial_complete("a", {"bad_input": "a slide is damaged"})
     assert searcher.suggest("b") == Searcher.FINISHED
@@ -203,6 +205,32 @@ def test_as_many_folds_side_by_side_as_there_is(
     assert folds_side_by_side(ClusterConfig(**cluster), own=False) == folds
 
 
+@pytest.mark.parametrize(
+    ("cluster", "cpus", "folds", "expected"),
+    [
+        ({}, 2, 5, [1, 1, 1, 1, 2]),
+        ({}, 4, 5, [1, 1, 1, 1, 4]),
+        ({}, 2, 4, [1, 1, 1, 1]),
+        ({}, 16, 5, [3, 3, 3, 3, 3]),
+        ({"cpus_per_worker": 2}, 8, 5, [2, 2, 2, 2, 8]),
+        ({}, 1, 3, [1, 1, 1]),
+        ({"gpus_per_worker": 1}, 16, 5, [1, 1, 1, 1, 1]),
+        ({"workers": 2}, 16, 5, [1, 1, 1, 1, 1]),
+    ],
+)
+def test_the_last_folds_take_what_would_be_idle_of_a_machine_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, cluster: dict[str, Any], cpus: float, folds: int, expected: list[float]
+) -> None:
+    monkeypatch.setattr("momkd_ray.cluster.most_of", {"CPU": cpus, "GPU": 1.0}.__getitem__)
+    config = SimpleNamespace(cluster=ClusterConfig(**cluster), search={})
+    study: Any = SimpleNamespace(config=config, plan=SimpleNamespace(folds=range(folds)))
+    assert list(cpus_of_folds(study, own_cluster=True).values()) == expected
+    each = config.cluster.cpus_per_worker
+    assert set(cpus_of_folds(study, own_cluster=False).values()) == {each}, "nodes come and go, and may be smaller"
+    config.search = {"train.lr": [1, 2]}
+    assert set(cpus_of_folds(study, own_cluster=True).values()) == {each}
+
+
 def test_the_room_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     cpus, clock = {"CPU": 2.0, "GPU": 0.0}, [0.0]
     monkeypatch.setattr("momkd_ray.cluster.most_of", cpus.__getitem__)
@@ -214,8 +242,8 @@ def test_the_room_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_fold_alone_holds_its_share_of_a_gpu_and_a_driver_holds_nothing_its_workers_need() -> None:
-    assert trial_resources(ClusterConfig(gpus_per_worker=0.25)) == {"cpu": 1, "gpu": 0.25}
-    driver = trial_resources(ClusterConfig(workers=2, gpus_per_worker=1))
+    assert trial_resources(ClusterConfig(gpus_per_worker=0.25), 1) == {"cpu": 1, "gpu": 0.25}
+    driver = trial_resources(ClusterConfig(workers=2, gpus_per_worker=1), 1)
     assert driver["cpu"] == 0
     assert "gpu" not in driver
 

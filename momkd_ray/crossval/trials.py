@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ray import tune
+from ray.tune.execution.placement_groups import resource_dict_to_pg_factory
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -46,6 +48,7 @@ def tuner_of(
     standing: Standing,
     units: Iterator[Unit],
     *,
+    cpus: Mapping[int, float],
     room: Callable[[], int],
     callbacks: Sequence[tune.Callback],
 ) -> Any:
@@ -56,11 +59,15 @@ def tuner_of(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(10**6)
     config = study.config
     file_system, path = storage.arrow_filesystem(config.run.dir)
+
+    def resources(params: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return resource_dict_to_pg_factory(trial_resources(config.cluster, params["cpus"]))
+
     return tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, study=study), trial_resources(config.cluster)),
+        tune.with_resources(tune.with_parameters(_trial, study=study), resources),
         tune_config=tune.TuneConfig(
             num_samples=-1,  # until there is no unit left
-            search_alg=UnitSearcher(units, search, room),
+            search_alg=UnitSearcher(units, search, cpus, room),
             scheduler=StopHopeless(standing),
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
@@ -76,7 +83,23 @@ def tuner_of(
     )
 
 
-def trial_resources(cluster: ClusterConfig) -> dict[str, float]:
+def cpus_of_folds(study: Study, own_cluster: bool) -> dict[int, float]:
+    """The CPUs of the one process that trains a fold.
+
+    Where this machine is all there is, the folds that would leave a part of it idle share that out: the last of five
+    takes both of two. Plan and machine alone decide, so that a fold that goes on has as many threads as before, with
+    which its last digits go.
+    """
+    cluster, folds = study.config.cluster, list(study.plan.folds)
+    cpus = dict.fromkeys(folds, cluster.cpus_per_worker)
+    if own_cluster and cluster.most_workers == 1 and not cluster.gpus_per_worker and not study.config.search:
+        side_by_side = folds_side_by_side(cluster, own=True)
+        last = folds[len(folds) - len(folds) % side_by_side :]
+        cpus |= {fold: cluster.cpus_per_worker * (side_by_side // len(last)) for fold in last}
+    return cpus
+
+
+def trial_resources(cluster: ClusterConfig, cpus: float) -> dict[str, float]:
     """What a trial itself holds.
 
     With one worker the trial is the worker. With more it only drives Ray Train's workers; a driver that held a CPU
@@ -84,7 +107,7 @@ def trial_resources(cluster: ClusterConfig) -> dict[str, float]:
     """
     if cluster.most_workers > 1:
         return {"cpu": 0, "node:__internal_head__": 0.01}
-    return {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
+    return {"cpu": cpus, "gpu": cluster.gpus_per_worker}
 
 
 def room_on_cluster(cluster: ClusterConfig) -> Callable[[], int]:
@@ -108,9 +131,11 @@ class UnitSearcher(Searcher):  # type: ignore[misc]  # Ray carries no types
     a part of it and wait for each other.
     """
 
-    def __init__(self, units: Iterator[Unit], search: Search, room: Callable[[], int]) -> None:
+    def __init__(
+        self, units: Iterator[Unit], search: Search, cpus: Mapping[int, float], room: Callable[[], int]
+    ) -> None:
         super().__init__()
-        self.units, self.search, self.room = units, search, room
+        self.units, self.search, self.cpus, self.room = units, search, cpus, room
         self.live: set[str] = set()
         self.refused = False
 
@@ -125,7 +150,8 @@ class UnitSearcher(Searcher):  # type: ignore[misc]  # Ray carries no types
             return str(Searcher.FINISHED)
         self.live.add(trial_id)
         fold, setting = unit
-        return {"fold": fold, "setting": setting, "values": dict(self.search.settings[setting])}
+        values = dict(self.search.settings[setting])
+        return {"fold": fold, "setting": setting, "values": values, "cpus": self.cpus[fold]}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """There is room again. After bad input nothing begins; a fold that failed leaves the others their chance."""
@@ -171,6 +197,8 @@ class StopHopeless(FIFOScheduler):  # type: ignore[misc]
 def _trial(params: dict[str, Any], study: Study) -> None:
     """One Tune trial: one fold with one setting."""
     fold, setting = params["fold"], params["setting"]
+    cluster = study.config.cluster.model_copy(update={"cpus_per_worker": params["cpus"]})
+    study = replace(study, config=study.config.model_copy(update={"cluster": cluster}))
     marker = stop_marker(study, setting) if study.config.tuning.stop != "none" else None
     try:
         result = run_fold(study, fold, setting, params["values"], marker)
