@@ -120,6 +120,21 @@ def most_of(kind: str) -> float:
     return float(max(ray.cluster_resources().get(kind, 0.0), grown))
 
 
+def lacking(cluster: ClusterConfig) -> str | None:
+    """A sentence on what a fold needs and the cluster, as it now stands, does not have."""
+    import ray
+
+    have = ray.cluster_resources()
+    for kind, one in {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}.items():
+        need = cluster.least_workers * one
+        if need > have.get(kind, 0.0):
+            return (
+                f"A fold needs {need:g} {kind}{'' if need == 1 else 's'} and the cluster has {have.get(kind, 0.0):g}: "
+                "it waits until there are machines for it"
+            )
+    return None
+
+
 def folds_side_by_side(cluster: ClusterConfig, own: bool) -> int:
     """How many folds the cluster holds at once, each with all the workers it may take.
 

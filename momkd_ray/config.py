@@ -98,6 +98,9 @@ class Config(Section):
         return _validated(tree, "search")
 
 
+_JOBS_COPY = "/working_dir_files/_ray_pkg_"
+
+
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file and apply `a.b=value` overrides (values are YAML).
 
@@ -127,7 +130,22 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     config = _validated(tree, str(path))
     if config.watch.mlflow is not None and importlib.util.find_spec("mlflow") is None:
         raise InputError("watch.mlflow is set, but MLflow is not installed: pip install 'momkd-ray[mlflow]'")
+    _check_places(config)
     return config
+
+
+def _check_places(config: Config) -> None:
+    """A job runs in a copy of the folder it was submitted from, on each node, and Ray removes it: no place to write."""
+    written = {"run.dir": config.run.dir, "store.uri": config.store_uri}
+    tables = {name: getattr(config.cohort, name) for name in ("clinical", "slides", "omics")}
+    read = {f"cohort.{name}": place for name, place in tables.items()} | {"features.dir": config.features.dir}
+    for key, place in (written | read).items():
+        copy, _, within = (place or "").rpartition(_JOBS_COPY)
+        if copy and (key in written or not Path(place).exists()):
+            raise InputError(
+                f"{key} is {within.partition('/')[2]}, which in a job means Ray's own copy of the folder it was "
+                "submitted from: write an absolute path that all nodes see, or s3://"
+            )
 
 
 def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:

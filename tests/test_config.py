@@ -140,6 +140,19 @@ def test_relative_paths_are_made_absolute_for_workers_elsewhere(written: str, tm
     assert config.run.dir == str(Path.home() / "run")
 
 
+def test_a_job_neither_writes_into_its_copy_of_the_checkout_nor_looks_for_data_in_it(
+    written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_0c5e42de6be9b072"
+    (copy / "data").mkdir(parents=True)
+    (copy / "data" / "clinical.csv").touch()
+    monkeypatch.chdir(copy)
+    load_config(written, ["cohort.clinical=data/clinical.csv"])  # uploaded with the job
+    for key, place in {"run.dir": "runs/pr", "store.uri": "bags", "cohort.omics": "data/rna.csv"}.items():
+        with pytest.raises(InputError, match=rf"^{key} is {place}, which in a job .* absolute path"):
+            load_config(written, [f"{key}={place}"])
+
+
 @pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_jobs_configurations_are_valid(path: Path) -> None:
     load_config(path)

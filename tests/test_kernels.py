@@ -19,7 +19,7 @@ from momkd_ray.bags.messages import MessageGraph
 from momkd_ray.bags.readers import Bag
 from momkd_ray.model import kernels
 from momkd_ray.model.dropout import BagNoise, Dropout
-from momkd_ray.model.gatv2 import PART
+from momkd_ray.model.gatv2 import PART, GATv2
 from momkd_ray.model.kernels import attend, cpu, reference, residual_block
 from momkd_ray.model.momkd import MoMKD
 from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig
@@ -112,6 +112,15 @@ def test_gradients_are_those_of_finite_differences(p: float) -> None:
     rows = dropout_on(6, p) if p else None
     for alpha in (1.0, 0.0):
         assert torch.autograd.gradcheck(lambda *x, alpha=alpha: residual_block(*x, alpha, rows), block)
+
+
+def test_a_layer_starts_as_pytorch_geometrics() -> None:
+    ours, theirs = GATv2(300, 200, 2), GATv2Conv(300, 100, heads=2)
+    assert {n: p.shape for n, p in ours.named_parameters()} == {n: p.shape for n, p in theirs.named_parameters()}
+    for name, value in ours.named_parameters():
+        their = theirs.get_parameter(name)
+        assert value.std().item() == pytest.approx(their.std().item(), rel=0.25, abs=1e-9), name
+        assert value.abs().max().item() == pytest.approx(their.abs().max().item(), rel=0.1, abs=1e-9), name
 
 
 def test_a_part_of_a_graph_receives_what_it_does_in_the_whole() -> None:
@@ -226,14 +235,14 @@ def test_what_is_not_float32_is_computed_in_it() -> None:
 
 @pytest.mark.parametrize("missing", ["Triton", "a C compiler"])
 def test_a_gpu_without_triton_or_its_compiler_has_pytorch_and_says_so(
-    missing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "find_spec", lambda name: None if missing == "Triton" else name)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.delenv("CC", raising=False)
     kernels._triton_works.cache_clear()
-    assert kernels._backend(SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)) is reference
-    assert f"without {missing} " in caplog.text
+    with pytest.warns(RuntimeWarning, match=f"without {missing} "):
+        assert kernels._backend(SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)) is reference
     kernels._triton_works.cache_clear()
 
 

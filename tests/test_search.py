@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import product
@@ -20,7 +21,7 @@ from test_crossval import changed, crossval, study_of
 from test_train import fold_task
 
 from momkd_ray import storage
-from momkd_ray.cluster import Connection, folds_side_by_side
+from momkd_ray.cluster import Connection, folds_side_by_side, lacking
 from momkd_ray.config import Config
 from momkd_ray.crossval import trials
 from momkd_ray.crossval.schedule import choose_settings, train_folds
@@ -229,6 +230,13 @@ def test_the_last_folds_take_what_would_be_idle_of_a_machine_of_its_own(
     assert set(cpus_of_folds(study, own_cluster=False).values()) == {each}, "nodes come and go, and may be smaller"
     config.search = {"train.lr": [1, 2]}
     assert set(cpus_of_folds(study, own_cluster=True).values()) == {each}
+
+
+def test_what_a_cluster_lacks_for_a_fold_is_said(ray_cluster: Connection) -> None:
+    assert lacking(ClusterConfig()) is None
+    words = "needs 2000 CPUs and the cluster has [0-9]+: it waits"
+    assert re.search(words, lacking(ClusterConfig(workers=[2000, 4000])) or "")
+    assert "needs 1 GPU and the cluster has 0" in (lacking(ClusterConfig(gpus_per_worker=1)) or "")
 
 
 def test_the_room_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:

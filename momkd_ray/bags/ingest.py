@@ -87,6 +87,16 @@ def covers(uri: str, slides: pd.DataFrame, form: Form) -> bool:
     return all(file in ("", held[slide_id]) for slide_id, file in pairs)
 
 
+def other_files(uri: str, slides: pd.DataFrame, form: Form) -> int:
+    """How many bags of a finished store were made of other files than these slides have now; see `covers`."""
+    store = _finished(uri, form)
+    if store is None:
+        return 0
+    held = _present(store)["file"]
+    pairs = zip(slides["slide_id"], slides["file"], strict=True)
+    return sum(slide_id in held.index and file not in ("", held[slide_id]) for slide_id, file in pairs)
+
+
 def ingest(
     slides: pd.DataFrame,
     uri: str,

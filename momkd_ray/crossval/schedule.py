@@ -10,7 +10,7 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.bags.share import share_bags
-from momkd_ray.cluster import folds_side_by_side
+from momkd_ray.cluster import folds_side_by_side, lacking
 from momkd_ray.crossval.evaluate import FoldResult, summarise
 from momkd_ray.crossval.fold import RESULT_FILE, fold_is_finished, fold_is_lost
 from momkd_ray.crossval.search import Search
@@ -59,6 +59,8 @@ def train_folds(study: Study, folds: Sequence[int], narrator: Narrator, *, own_c
         return
     if own_cluster:
         folds_side_by_side(study.config.cluster, own=True)
+    elif wait := lacking(study.config.cluster):
+        narrator.say(wait)
     slides = study.cohort.slides["slide_id"].tolist()
     study = replace(study, slides=share_bags(study.store, slides, study.config.store.memory_share))
     units = units_to_train(study, search, standing, folds)

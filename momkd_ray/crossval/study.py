@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from momkd_ray import __version__, storage
-from momkd_ray.bags.ingest import covers, form_of, ingest
+from momkd_ray.bags.ingest import covers, form_of, ingest, other_files
 from momkd_ray.bags.share import BagSource, JointBags
 from momkd_ray.bags.store import MANIFEST, BagStore
 from momkd_ray.cohort.folds import FoldPlan, make_folds
@@ -106,6 +106,9 @@ def ensure_store(
     """
     form = form_of(config)
     if covers(config.store_uri, cohort.slides, form):
+        unseen = int((cohort.slides["file"] == "").sum())
+        note = f"; {unseen} have no feature file in {config.features.dir} to be compared with" if unseen else ""
+        narrator.say(f"{config.store_uri} has all {len(cohort.slides)} bags already{note}")
         return BagStore.open(config.store_uri), []
     ran = for_run and storage.exists(storage.join(config.run.dir, "provenance.json"))
     changed = ran and storage.exists(storage.join(config.store_uri, MANIFEST))
@@ -119,6 +122,8 @@ def ensure_store(
             f"features.dir {config.features.dir} does not exist or holds no feature file of the {len(cohort.slides)} "
             "slides: name the folder of the .h5 files"
         )
+    if replaced := other_files(config.store_uri, cohort.slides, form):
+        narrator.say(f"{replaced} bags of the store were made of other files and are replaced; no earlier run goes on")
     narrator.say(f"Checking {len(cohort.slides)} feature files and reading them into {config.store_uri}")
     store, faults = ingest(
         cohort.slides,

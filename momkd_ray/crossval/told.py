@@ -27,7 +27,7 @@ class Told(tune.Callback):  # type: ignore[misc]  # Ray carries no types
         for note in result.get("notes") or ():
             self.narrator.say(note)
         if result.get("finished"):
-            note = f"best validation AUC {result['val_auc']:.3f}"
+            note = f"best validation AUC {result['kept_val_auc']:.3f}"
             self.narrator.count(name, self.epochs, self.epochs, note)
         elif result.get("ended_early"):
             self.narrator.count(name, self.epochs, self.epochs, "ended early")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import GATv2Conv
 
 from momkd_ray.bags.batch import BagBatch
 from momkd_ray.bags.messages import MessageGraph
@@ -22,11 +22,18 @@ PART = {"cpu": 1024, "cuda": 65_536}
 _EVERY = slice(None)
 
 
-class GATv2(GATv2Conv):  # type: ignore[misc]  # PyTorch Geometric carries no types for it
-    """PyTorch Geometric's GATv2, its parameters and how they start, computed by kernels of our own."""
+class GATv2(nn.Module):
+    """A GATv2 layer; its parameters have the names, shapes and first values of PyTorch Geometric's GATv2Conv."""
 
     def __init__(self, width_in: int, width_out: int, heads: int) -> None:
-        super().__init__(width_in, width_out // heads, heads=heads, add_self_loops=False)
+        super().__init__()
+        self.lin_l, self.lin_r = nn.Linear(width_in, width_out), nn.Linear(width_in, width_out)
+        self.att = nn.Parameter(torch.empty(1, heads, width_out // heads))
+        self.bias = nn.Parameter(torch.zeros(width_out))
+        nn.init.xavier_uniform_(self.lin_l.weight)
+        nn.init.xavier_uniform_(self.lin_r.weight)
+        bound = math.sqrt(6 / (heads + width_out // heads))
+        nn.init.uniform_(self.att, -bound, bound)
 
     def forward(self, x_PF: Tensor, graph: MessageGraph, dropout: Dropout | None) -> Tensor:
         """(P, F) -> (P, H); dropout's rows are the messages, its columns the heads."""

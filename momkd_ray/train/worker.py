@@ -69,7 +69,9 @@ def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
         while not training.finished(progress):
             if training.stopped(loop.get("stop")):
                 return None
-            report(training.epoch(progress))
+            metrics = training.epoch(progress)
+            # where Tune's TensorBoard events lie on the axis, also of a fold that goes on
+            report(metrics | {"timesteps_total": metrics["epoch"] + 1})
     return training.predict(progress)
 
 
@@ -119,7 +121,8 @@ class FoldTraining:
         self.scheduler.load_state_dict(content["scheduler"])
         progress = Progress(**content["progress"])
         where = f"epoch {progress.epoch}" + (f", step {progress.step}" if progress.step else "")
-        self.notes.append(f"fold {self.task.fold} goes on from {where} with {self.collective.world} workers")
+        workers = "1 worker" if self.collective.world == 1 else f"{self.collective.world} workers"
+        self.notes.append(f"fold {self.task.fold} goes on from {where} with {workers}")
         return progress
 
     def begin(self) -> Progress:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
+import warnings
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -97,8 +97,10 @@ def _triton_works() -> bool:
         return True
     else:
         missing = "a C compiler"
-    logging.getLogger(__name__).warning(
-        "without %s the graph attention runs on this GPU in plain PyTorch, slower and with more memory", missing
+    warnings.warn(
+        f"without {missing} the graph attention runs on this GPU in plain PyTorch, slower and with more memory",
+        RuntimeWarning,
+        stacklevel=2,
     )
     return False
 
