@@ -83,16 +83,17 @@ def covers(uri: str, slides: pd.DataFrame, form: Form) -> bool:
     held = _present(store)["file"]
     if not slides["slide_id"].isin(held.index).all():
         return False
-    pairs = zip(slides["slide_id"], slides["file"], strict=True)
-    return all(file in ("", held[slide_id]) for slide_id, file in pairs)
+    return _changed(held, slides) == 0
 
 
 def other_files(uri: str, slides: pd.DataFrame, form: Form) -> int:
     """How many bags of a finished store were made of other files than these slides have now; see `covers`."""
     store = _finished(uri, form)
-    if store is None:
-        return 0
-    held = _present(store)["file"]
+    return 0 if store is None else _changed(_present(store)["file"], slides)
+
+
+def _changed(held: pd.Series, slides: pd.DataFrame) -> int:
+    """How many of the slides whose bags are held have another file now; one whose file is gone has not."""
     pairs = zip(slides["slide_id"], slides["file"], strict=True)
     return sum(slide_id in held.index and file not in ("", held[slide_id]) for slide_id, file in pairs)
 
