@@ -27,7 +27,7 @@ from momkd_ray.crossval import trials
 from momkd_ray.crossval.schedule import choose_settings, train_folds
 from momkd_ray.crossval.search import Search
 from momkd_ray.crossval.standing import JUDGED_EVERY, Curve, verdicts
-from momkd_ray.crossval.trials import Unit, UnitSearcher, cpus_of_folds, trial_resources
+from momkd_ray.crossval.trials import Unit, UnitSearcher, threads_of_folds, trial_resources
 from momkd_ray.errors import InputError, StoppedError
 from momkd_ray.progress import Narrator
 from momkd_ray.report.page import write_report
@@ -225,11 +225,11 @@ def test_the_last_folds_take_what_would_be_idle_of_a_machine_of_its_own(
     monkeypatch.setattr("momkd_ray.cluster.most_of", {"CPU": cpus, "GPU": 1.0}.__getitem__)
     config = SimpleNamespace(cluster=ClusterConfig(**cluster), search={})
     study: Any = SimpleNamespace(config=config, plan=SimpleNamespace(folds=range(folds)))
-    assert list(cpus_of_folds(study, own_cluster=True).values()) == expected
+    assert list(threads_of_folds(study, own_cluster=True).values()) == expected
     each = config.cluster.cpus_per_worker
-    assert set(cpus_of_folds(study, own_cluster=False).values()) == {each}, "nodes come and go, and may be smaller"
+    assert set(threads_of_folds(study, own_cluster=False).values()) == {each}, "nodes come and go, and may be smaller"
     config.search = {"train.lr": [1, 2]}
-    assert set(cpus_of_folds(study, own_cluster=True).values()) == {each}
+    assert set(threads_of_folds(study, own_cluster=True).values()) == {each}
 
 
 def test_what_a_cluster_lacks_for_a_fold_is_said(ray_cluster: Connection) -> None:
@@ -250,8 +250,8 @@ def test_the_room_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_fold_alone_holds_its_share_of_a_gpu_and_a_driver_holds_nothing_its_workers_need() -> None:
-    assert trial_resources(ClusterConfig(gpus_per_worker=0.25), 1) == {"cpu": 1, "gpu": 0.25}
-    driver = trial_resources(ClusterConfig(workers=2, gpus_per_worker=1), 1)
+    assert trial_resources(ClusterConfig(gpus_per_worker=0.25)) == {"cpu": 1, "gpu": 0.25}
+    driver = trial_resources(ClusterConfig(workers=2, gpus_per_worker=1))
     assert driver["cpu"] == 0
     assert "gpu" not in driver
 

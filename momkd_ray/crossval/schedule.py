@@ -18,7 +18,7 @@ from momkd_ray.crossval.standing import Standing, read_stopped
 from momkd_ray.crossval.study import Study
 from momkd_ray.crossval.told import Told
 from momkd_ray.crossval.track import trackers
-from momkd_ray.crossval.trials import cpus_of_folds, room_on_cluster, tuner_of, units_to_train
+from momkd_ray.crossval.trials import room_on_cluster, threads_of_folds, tuner_of, units_to_train
 from momkd_ray.errors import InputError, RunError, StoppedError
 from momkd_ray.progress import Narrator
 
@@ -67,8 +67,8 @@ def train_folds(study: Study, folds: Sequence[int], narrator: Narrator, *, own_c
     told = Told(narrator, study.config.train.epochs, total - done, search, standing)
     callbacks = [told, *trackers(study.config, narrator, study.fingerprint)]
     room = room_on_cluster(study.config.cluster)
-    cpus = cpus_of_folds(study, own_cluster)
-    results = tuner_of(study, search, standing, units, cpus=cpus, room=room, callbacks=callbacks).fit()
+    threads = threads_of_folds(study, own_cluster)
+    results = tuner_of(study, search, standing, units, threads=threads, room=room, callbacks=callbacks).fit()
     for result in results:
         if result.metrics and result.metrics.get("bad_input"):
             raise InputError(result.metrics["bad_input"])

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 from ray import tune
-from ray.tune.execution.placement_groups import resource_dict_to_pg_factory
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -48,7 +47,7 @@ def tuner_of(
     standing: Standing,
     units: Iterator[Unit],
     *,
-    cpus: Mapping[int, float],
+    threads: Mapping[int, float],
     room: Callable[[], int],
     callbacks: Sequence[tune.Callback],
 ) -> Any:
@@ -60,15 +59,13 @@ def tuner_of(
     config = study.config
     file_system, path = storage.arrow_filesystem(config.run.dir)
 
-    def resources(params: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return resource_dict_to_pg_factory(trial_resources(config.cluster, params["cpus"]))
-
     return tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, study=study), resources),
+        tune.with_resources(tune.with_parameters(_trial, study=study), trial_resources(config.cluster)),
         tune_config=tune.TuneConfig(
             num_samples=-1,  # until there is no unit left
-            search_alg=UnitSearcher(units, search, cpus, room),
+            search_alg=UnitSearcher(units, search, threads, room),
             scheduler=StopHopeless(standing),
+            reuse_actors=True,  # a process takes seconds to start and to import what training needs
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
         ),
@@ -83,23 +80,23 @@ def tuner_of(
     )
 
 
-def cpus_of_folds(study: Study, own_cluster: bool) -> dict[int, float]:
-    """The CPUs of the one process that trains a fold.
+def threads_of_folds(study: Study, own_cluster: bool) -> dict[int, float]:
+    """The threads of the one process that trains a fold; as many as the CPUs that it holds, or more.
 
     Where this machine is all there is, the folds that would leave a part of it idle share that out: the last of five
     takes both of two. Plan and machine alone decide, so that a fold that goes on has as many threads as before, with
-    which its last digits go.
+    which its last digits go. To Ray all folds hold the same, so that one can follow another in its process.
     """
     cluster, folds = study.config.cluster, list(study.plan.folds)
-    cpus = dict.fromkeys(folds, cluster.cpus_per_worker)
+    threads = dict.fromkeys(folds, cluster.cpus_per_worker)
     if own_cluster and cluster.most_workers == 1 and not cluster.gpus_per_worker and not study.config.search:
         side_by_side = folds_side_by_side(cluster, own=True)
         last = folds[len(folds) - len(folds) % side_by_side :]
-        cpus |= {fold: cluster.cpus_per_worker * (side_by_side // len(last)) for fold in last}
-    return cpus
+        threads |= {fold: cluster.cpus_per_worker * (side_by_side // len(last)) for fold in last}
+    return threads
 
 
-def trial_resources(cluster: ClusterConfig, cpus: float) -> dict[str, float]:
+def trial_resources(cluster: ClusterConfig) -> dict[str, float]:
     """What a trial itself holds.
 
     With one worker the trial is the worker. With more it only drives Ray Train's workers; a driver that held a CPU
@@ -107,7 +104,7 @@ def trial_resources(cluster: ClusterConfig, cpus: float) -> dict[str, float]:
     """
     if cluster.most_workers > 1:
         return {"cpu": 0, "node:__internal_head__": 0.01}
-    return {"cpu": cpus, "gpu": cluster.gpus_per_worker}
+    return {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
 
 
 def room_on_cluster(cluster: ClusterConfig) -> Callable[[], int]:
@@ -132,10 +129,10 @@ class UnitSearcher(Searcher):  # type: ignore[misc]  # Ray carries no types
     """
 
     def __init__(
-        self, units: Iterator[Unit], search: Search, cpus: Mapping[int, float], room: Callable[[], int]
+        self, units: Iterator[Unit], search: Search, threads: Mapping[int, float], room: Callable[[], int]
     ) -> None:
         super().__init__()
-        self.units, self.search, self.cpus, self.room = units, search, cpus, room
+        self.units, self.search, self.threads, self.room = units, search, threads, room
         self.live: set[str] = set()
         self.refused = False
 
@@ -151,7 +148,7 @@ class UnitSearcher(Searcher):  # type: ignore[misc]  # Ray carries no types
         self.live.add(trial_id)
         fold, setting = unit
         values = dict(self.search.settings[setting])
-        return {"fold": fold, "setting": setting, "values": values, "cpus": self.cpus[fold]}
+        return {"fold": fold, "setting": setting, "values": values, "threads": self.threads[fold]}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """There is room again. After bad input nothing begins; a fold that failed leaves the others their chance."""
@@ -197,7 +194,7 @@ class StopHopeless(FIFOScheduler):  # type: ignore[misc]
 def _trial(params: dict[str, Any], study: Study) -> None:
     """One Tune trial: one fold with one setting."""
     fold, setting = params["fold"], params["setting"]
-    cluster = study.config.cluster.model_copy(update={"cpus_per_worker": params["cpus"]})
+    cluster = study.config.cluster.model_copy(update={"cpus_per_worker": params["threads"]})
     study = replace(study, config=study.config.model_copy(update={"cluster": cluster}))
     marker = stop_marker(study, setting) if study.config.tuning.stop != "none" else None
     try:
