@@ -4,9 +4,10 @@
 
 The peer is what a user of PyTorch Geometric would write: its GATv2Conv, torch's dropout, one bag a step, AdamW as it
 comes. It has our losses and our memory, so what is told apart is the slide encoder and the optimiser. Memory is what
-a process holds at its peak above model, gradients, optimiser and bag. The floor is the slide encoder's matrix products
-alone, which both must do: no kernel makes a step faster than the last column says. Beyond `WHOLE` patches ours
-works in tiles, which costs time and bounds memory. Bags of `--alone` patches are too large for the peer.
+a process holds at its peak above model, gradients, optimiser and bag. The floor is the slide encoder's float32 products
+alone, by the library that we take for them: "at most" is the speed-up if all else took no time. Where the CPU has
+bfloat16, training multiplies in it unless told otherwise, and a column tells how fast that is. Beyond `WHOLE` patches
+ours works in tiles, which costs time and bounds memory. Bags of `--alone` patches are too large for the peer.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from momkd_ray.bags.batch import BagBatch, collate
 from momkd_ray.bags.graph import knn_graph
 from momkd_ray.bags.readers import Bag
 from momkd_ray.bags.tiles import WHOLE
+from momkd_ray.model.kernels.products import Linear, multiplies_bf16
 from momkd_ray.model.momkd import MoMKD
 from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig, TrainConfig
 from momkd_ray.train.step import Stepper
@@ -66,7 +68,7 @@ def main() -> None:
             if bags == 1:
                 ours.append(seconds["ours"])
         print_table(
-            f"One step of {what}, float32, one thread, CPU seconds, medians of turns",
+            f"One step of {what}, float32 if not said, one thread, CPU seconds, medians of turns",
             [
                 "bags x patches",
                 "PyTorch Geometric, s",
@@ -77,6 +79,7 @@ def main() -> None:
                 "share",
                 "matrix products alone, s",
                 "so at most",
+                *(["ours in bf16, s", "speed-up"] if "bf16" in seconds else []),
             ],
             rows,
         )
@@ -97,7 +100,7 @@ def ways(what: str, patches: int, bags: int) -> dict[str, Callable[[], object]]:
     batches = [made_bag(patches, seed) for seed in range(bags)]
     apart = [batch_of([bag]) for bag in batches]
     together = batch_of(batches)
-    ours, peer = Stepper(made_model(), TrainConfig(), Alone(), DEVICE), Peer()
+    ours, peer = stepper("fp32"), Peer()
     peer.model.load_state_dict(ours.model.state_dict())
     for_peer = [peer.ready(batch) for batch in apart]
     if what == "inference":
@@ -114,43 +117,60 @@ def ways(what: str, patches: int, bags: int) -> dict[str, Callable[[], object]]:
         "ours": lambda: ours.step([together], bags),
         "products": products(bags * patches, training=True),
     }
+    if multiplies_bf16(DEVICE):
+        half = stepper("bf16")
+        both["bf16"] = lambda: half.step([together], bags)
     for way in both.values():
         way()
     return both
 
 
-def products(patches: int, *, training: bool) -> Callable[[], object]:
+def stepper(precision: str) -> Stepper:
+    return Stepper(made_model(), TrainConfig.model_validate({"precision": precision}), Alone(), DEVICE)
+
+
+def products(patches: int, *, training: bool, dtype: torch.dtype = torch.float32) -> Callable[[], object]:
     """The matrix products of the slide encoder and the patches' projection, forward and, in training, back."""
     config = ModelConfig()
-    x_PD, h_PH, z_PS = (torch.randn(patches, width) for width in (WIDTH, config.hidden, config.shared))
-    weight_HD, weight_HH, weight_SH = (
-        torch.randn(shape)
-        for shape in ((config.hidden, WIDTH), (config.hidden, config.hidden), (config.shared, config.hidden))
+    x_PD, h_PH = (torch.randn(patches, width).to(dtype) for width in (WIDTH, config.hidden))
+    z_PS, inner_PH = torch.randn(patches, config.shared), torch.randn(patches, config.hidden)
+    from_x, from_h, to_shared = (
+        Linear(WIDTH, config.hidden),
+        Linear(config.hidden, config.hidden),
+        nn.Linear(config.hidden, config.shared),
     )
 
     def forward() -> None:
         for _ in range(3):
-            F.linear(x_PD, weight_HD)
+            from_x(x_PD)
         for _ in range(2):
-            F.linear(h_PH, weight_HH)
-        F.linear(h_PH, weight_SH)
+            from_h(h_PH)
+        to_shared(inner_PH)
 
     def backward() -> None:
         for _ in range(3):  # the features themselves want no gradient
             h_PH.T @ x_PD
         for _ in range(2):
             h_PH.T @ h_PH
-            h_PH @ weight_HH
-        z_PS.T @ h_PH
-        z_PS @ weight_SH
+            from_h(h_PH)  # as large a product as the one that goes back
+        z_PS.T @ inner_PH
+        z_PS @ to_shared.weight
 
-    return lambda: (forward(), backward() if training else None)
+    @torch.no_grad()
+    def all_of_them() -> None:
+        forward()
+        if training:
+            backward()
+
+    return all_of_them
 
 
 def row_of(what: str, patches: int, bags: int, seconds: dict[str, float]) -> list[str]:
     cells = [f"{bags} x {patches:,}", f"{seconds['peer']:.3f}", f"{seconds['ours']:.3f}"]
     cells.append(f"{seconds['peer'] / seconds['ours']:.2f}x")
     floor = [f"{seconds['products']:.3f}", f"{seconds['peer'] / seconds['products']:.2f}x"]
+    if "bf16" in seconds:
+        floor += [f"{seconds['bf16']:.3f}", f"{seconds['peer'] / seconds['bf16']:.2f}x"]
     if bags > 1:
         return [*cells, "", "", "", *floor]
     peaks = [in_process(who, what, patches)[0] for who in ("peer", "ours")]
@@ -222,7 +242,7 @@ class Peer:
 def one_step(who: str, what: str, patches: int) -> tuple[int, float]:
     """The highest resident memory of a step above what was resident before it, in bytes, and its CPU seconds."""
     small, large = batch_of([made_bag(40, 0)]), batch_of([made_bag(patches, 1)])
-    ours, peer = Stepper(made_model(), TrainConfig(), Alone(), DEVICE), Peer()
+    ours, peer = stepper("fp32"), Peer()
     if who == "peer":
         small, large = peer.ready(small), peer.ready(large)
     if what == "inference":

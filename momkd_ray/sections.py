@@ -150,7 +150,7 @@ class TrainConfig(Section):
     balanced: bool = True  # classes drawn equally often, with replacement
     patches_per_pass: Positive = 16_384  # bags of one step share a pass up to this many patches
     seed: Seed = 1
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the GPU has it, else fp32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where GPU or CPU has it, else fp32
     # the same bits from run to run, and after a resume, for a given number of workers; slower on GPUs and many workers
     deterministic: bool = False
 

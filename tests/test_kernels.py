@@ -21,6 +21,7 @@ from momkd_ray.model import kernels
 from momkd_ray.model.dropout import BagNoise, Dropout
 from momkd_ray.model.gatv2 import PART, GATv2
 from momkd_ray.model.kernels import attend, cpu, reference, residual_block
+from momkd_ray.model.kernels.products import Linear
 from momkd_ray.model.momkd import MoMKD
 from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig
 
@@ -273,3 +274,35 @@ def test_sizes_types_and_devices_that_do_not_go_together_are_refused() -> None:
         attend(inputs[0].to("meta"), *inputs[1:], graph, None)
     with pytest.raises(ValueError, match="residual"):
         residual_block(inputs[0], inputs[1][:2], inputs[3], inputs[3], 1.0, None)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 300])
+@pytest.mark.parametrize("to_x", [True, False])
+def test_a_linear_layer_is_pytorchs_with_its_gradients(rows: int, to_x: bool) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    ours, theirs = Linear(24, 40), torch.nn.Linear(24, 40)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(rows, 48, generator=generator)[:, ::2].requires_grad_(to_x)
+    inputs = [x] if to_x else []
+    outs = [(layer(x), [*inputs, *layer.parameters()]) for layer in (ours, theirs)]
+    torch.testing.assert_close(outs[0][0], outs[1][0])
+    for mine, wanted in zip(*(gradients(*out) for out in outs), strict=True):
+        torch.testing.assert_close(mine, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_linear_layer_multiplies_bfloat16_and_sums_in_float32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ours, exact = Linear(64, 40), torch.nn.Linear(64, 40)
+    exact.load_state_dict({name: value.bfloat16().float() for name, value in ours.state_dict().items()})
+    with torch.no_grad():
+        exact.bias.copy_(ours.bias)
+    half = torch.randn(300, 64, generator=generator).bfloat16().requires_grad_()
+    whole = half.detach().float().requires_grad_()
+    out, expected = ours(half), exact(whole)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, expected, atol=0.02, rtol=0.01)
+    mine, theirs = gradients(out, [half, *ours.parameters()]), gradients(expected, [whole, *exact.parameters()])
+    assert [g.dtype for g in mine] == [torch.bfloat16, torch.float32, torch.float32]
+    for grad, wanted in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(grad.float(), wanted, atol=0.02 * float(wanted.abs().max()), rtol=0.02)
+    torch.testing.assert_close(mine[2], theirs[2])

@@ -16,7 +16,7 @@ from momkd_ray.bags.batch import BagBatch, collate
 from momkd_ray.bags.graph import knn_graph
 from momkd_ray.bags.messages import MessageGraph
 from momkd_ray.bags.readers import Bag
-from momkd_ray.bags.tiles import tiles_of
+from momkd_ray.bags.tiles import tile_of, tiles_of
 from momkd_ray.model.kernels import attend
 from momkd_ray.model.momkd import MoMKD
 from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig
@@ -127,3 +127,30 @@ def test_no_more_than_a_tile_is_held(monkeypatch: pytest.MonkeyPatch, training: 
         else:
             model.eval().predict(batch)
     assert max(made) == max(len(tile.outer_S) for tile in batch.tiles) < patches / 4
+
+
+@pytest.mark.parametrize("whole", [1000, 10])
+@pytest.mark.parametrize("way_back", [True, False])
+def test_bfloat16_changes_rounding_alone(monkeypatch: pytest.MonkeyPatch, whole: int, way_back: bool) -> None:
+    cut(monkeypatch, whole, 50)
+    batch, model, outs = batch_of([130, 60]), model_of().eval(), []
+    assert bool(batch.tiles) == (whole == 10)
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.set_grad_enabled(way_back):
+            outs.append(model(batch.to(torch.device("cpu"), dtype)))
+    exact, half = ((out.patches_PS, out.logits_BY, out.attention_P) for out in outs)
+    assert not torch.equal(half[0], exact[0])
+    for theirs, mine in zip(exact, half, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=0.02, rtol=0.02)
+    if way_back:
+        outs[1].logits_BY.sum().backward()
+        assert all(p.grad.isfinite().all() for p in model.slide_encoder.parameters() if p.grad is not None)
+        assert model.slide_encoder.gat1.lin_l.weight.grad is not None
+
+
+def test_some_patches_are_projected_as_in_the_whole() -> None:
+    batch, model = batch_of([130]), model_of().eval()
+    with torch.no_grad():
+        wanted = model(batch).patches_PS
+    chosen = np.array([3, 4, 77, 129])
+    torch.testing.assert_close(model.project(batch.features_PD, tile_of(batch.graph, 0, chosen)), wanted[chosen])

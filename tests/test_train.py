@@ -21,7 +21,7 @@ from momkd_ray.config import Config
 from momkd_ray.errors import InputError
 from momkd_ray.train.checkpoints import Checkpoints
 from momkd_ray.train.fit import fit
-from momkd_ray.train.step import LOSS_NAMES, Stepper, uses_bf16
+from momkd_ray.train.step import LOSS_NAMES, Stepper, dtype_of_products
 from momkd_ray.train.task import FoldTask
 from momkd_ray.train.worker import CHECKPOINTS, FoldTraining, Progress, train_loop_per_worker
 
@@ -65,7 +65,8 @@ def fold_task(location: Path, *, omics: bool = True, **train: Any) -> FoldTask:
                 "momentum": 0.8,
                 "reseed": 0.3,
             },
-            "train": {"bags_per_step": 4, "epochs": 3, "patience": 5, "patches_per_pass": 50} | train,
+            "train": {"bags_per_step": 4, "epochs": 3, "patience": 5, "patches_per_pass": 50, "precision": "fp32"}
+            | train,
             "run": {"dir": str(location)},
         }
     )
@@ -268,15 +269,23 @@ def test_memory_larger_than_the_patches_of_a_class_is_refused(tmp_path: Path) ->
 
 def test_half_precision_changes_rounding_only(tmp_path: Path) -> None:
     losses = []
-    for half in (False, True):
-        training = FoldTraining(fold_task(tmp_path / str(half)), collective=_alone())
-        training.stepper.half = half  # as on a GPU that has bf16; the CPU computes it too, slowly
+    for dtype in (torch.float32, torch.bfloat16):
+        training = FoldTraining(fold_task(tmp_path / str(dtype)), collective=_alone())
+        training.stepper.dtype = dtype  # which any CPU computes in, if slowly
         losses.append(training.epoch(training.begin())["loss_total"])
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
-def test_bf16_is_never_chosen_on_a_cpu() -> None:
-    assert not uses_bf16("auto", torch.device("cpu"))
-    with pytest.raises(InputError, match="precision"):
-        uses_bf16("bf16", torch.device("cpu"))
+@pytest.mark.parametrize("capable", [False, True])
+def test_bf16_is_chosen_where_the_cpu_has_it_alone(monkeypatch: pytest.MonkeyPatch, capable: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: capable)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    cpu = torch.device("cpu")
+    assert dtype_of_products("fp32", cpu) == torch.float32
+    assert dtype_of_products("auto", cpu) == (torch.bfloat16 if capable else torch.float32)
+    if capable:
+        assert dtype_of_products("bf16", cpu) == torch.bfloat16
+    else:
+        with pytest.raises(InputError, match="precision"):
+            dtype_of_products("bf16", cpu)

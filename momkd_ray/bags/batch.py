@@ -46,14 +46,14 @@ class BagBatch:
     def __len__(self) -> int:
         return len(self.bag_ids)
 
-    def to(self, device: torch.device) -> BagBatch:
-        """The same batch on a device, its features in float32; nothing is copied that is already so."""
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> BagBatch:
+        """The same batch on a device, its features of a type; nothing is copied that is already so."""
         moved: dict[str, Any] = {
             f.name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value.to(device)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor | MessageGraph)
         }
-        moved["features_PD"] = moved["features_PD"].float()
+        moved["features_PD"] = moved["features_PD"].to(dtype)
         moved["tiles"] = tuple(tile.to(device) for tile in self.tiles)
         return replace(self, **moved)
 

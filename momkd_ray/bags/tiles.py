@@ -56,7 +56,7 @@ def tiles_of(graph: MessageGraph, patches_per_bag: tuple[int, ...], size: int) -
     for bag, patches in enumerate(patches_per_bag):
         order_P = start + _neighbours_together(graph, start, start + patches)
         for begin in range(0, patches, size):
-            yield _tile(graph, bag, np.sort(order_P[begin : begin + size]))
+            yield tile_of(graph, bag, np.sort(order_P[begin : begin + size]))
         start += patches
 
 
@@ -70,7 +70,8 @@ def _neighbours_together(graph: MessageGraph, start: int, end: int) -> NDArray[n
     return order_P.astype(np.int64)
 
 
-def _tile(graph: MessageGraph, bag: int, own_Q: NDArray[np.int64]) -> Tile:
+def tile_of(graph: MessageGraph, bag: int, own_Q: NDArray[np.int64]) -> Tile:
+    """The tile of some patches (ascending) of a bag."""
     graph2, inner_R, messages2_M = graph.reaching(own_Q)
     graph1, outer_S, messages1_M = graph.reaching(inner_R)
     indices = (own_Q, outer_S, np.searchsorted(outer_S, inner_R), np.searchsorted(inner_R, own_Q))

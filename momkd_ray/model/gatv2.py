@@ -14,6 +14,7 @@ from momkd_ray.bags.messages import MessageGraph
 from momkd_ray.bags.tiles import Tile
 from momkd_ray.model.dropout import BagNoise, Dropout
 from momkd_ray.model.kernels import attend, residual_block
+from momkd_ray.model.kernels.products import Linear
 
 PART = {"cpu": 1024, "cuda": 65_536}
 """Patches whose intermediates are held at a time where no gradient is wanted: few enough for a CPU's cache."""
@@ -27,7 +28,7 @@ class GATv2(nn.Module):
 
     def __init__(self, width_in: int, width_out: int, heads: int) -> None:
         super().__init__()
-        self.lin_l, self.lin_r = nn.Linear(width_in, width_out), nn.Linear(width_in, width_out)
+        self.lin_l, self.lin_r = Linear(width_in, width_out), Linear(width_in, width_out)
         self.att = nn.Parameter(torch.empty(1, heads, width_out // heads))
         self.bias = nn.Parameter(torch.zeros(width_out))
         nn.init.xavier_uniform_(self.lin_l.weight)
@@ -87,7 +88,10 @@ class Masks:
 
 
 class SlideEncoder(nn.Module):
-    """Patch features (P, D) and their graph -> contextual patch embeddings (P, H)."""
+    """Patch features (P, D) and their graph -> contextual patch embeddings (P, H), in float32.
+
+    With features in bfloat16 its matrix products are made in bfloat16.
+    """
 
     def __init__(self, width: int, hidden: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -96,7 +100,7 @@ class SlideEncoder(nn.Module):
         self.gat2 = GATv2(hidden, hidden, heads)
         self.norm1 = nn.LayerNorm(hidden)
         self.norm2 = nn.LayerNorm(hidden)
-        self.residual1 = nn.Linear(width, hidden)
+        self.residual1 = Linear(width, hidden)
 
     def forward(self, batch: BagBatch, noise: BagNoise | None) -> Tensor:
         """max(h1, h2) of the two residual layers, elementwise."""
@@ -105,7 +109,7 @@ class SlideEncoder(nn.Module):
             return self._in_parts(x_PD, graph, graph, _EVERY, _EVERY, _EVERY)
         masks = self.masks(batch, noise)
         h1_PH = self._block1(self.gat1(x_PD, graph, masks.messages1), self.residual1(x_PD), masks.patches1)
-        return self._block2(self.gat2(h1_PH, graph, masks.messages2), h1_PH, masks.patches2)
+        return self._block2(self.gat2(h1_PH.to(x_PD.dtype), graph, masks.messages2), h1_PH, masks.patches2)
 
     def tile(self, x_PD: Tensor, tile: Tile, masks: Masks) -> Tensor:
         """The same for the patches of a tile alone, (Q, H), of all patches' features and masks."""
@@ -117,7 +121,8 @@ class SlideEncoder(nn.Module):
         received_RH = self.gat1.received(self.gat1.lin_l(x_SD), x_RD, tile.graph1, masks.messages1)
         h1_RH = self._block1(received_RH, self.residual1(x_RD), masks.patches1)
         h1_QH = h1_RH[tile.own_in_inner_Q]
-        received_QH = self.gat2.received(self.gat2.lin_l(h1_RH), h1_QH, tile.graph2, masks.messages2)
+        sent_RH, h1_in_QH = self.gat2.lin_l(h1_RH.to(x_PD.dtype)), h1_QH.to(x_PD.dtype)
+        received_QH = self.gat2.received(sent_RH, h1_in_QH, tile.graph2, masks.messages2)
         return self._block2(received_QH, h1_QH, masks.patches2)
 
     def masks(self, batch: BagBatch, noise: BagNoise | None) -> Masks:
@@ -153,7 +158,7 @@ class SlideEncoder(nn.Module):
             x_PD, outer_S, inner_R, graph1, lambda out_QH, x_QD: self._block1(out_QH, self.residual1(x_QD), None)
         )
         return self.gat2.in_parts(
-            h1_RH,
+            h1_RH.to(x_PD.dtype),
             _EVERY,
             own_Q,
             graph2,

@@ -16,7 +16,7 @@ from momkd_ray.bags.batch import BagBatch
 from momkd_ray.bags.tiles import Tile
 from momkd_ray.model import losses
 from momkd_ray.model.dropout import BagNoise, dropped
-from momkd_ray.model.gatv2 import SlideEncoder
+from momkd_ray.model.gatv2 import Masks, SlideEncoder
 from momkd_ray.model.memory import MomentumMemory
 from momkd_ray.model.omics import OmicsMLP
 from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig
@@ -37,8 +37,7 @@ class MoMKDOutput:
 
 
 def _unit(x_NS: Tensor) -> Tensor:
-    """Rows of unit norm, in float32 even under autocast: angles are divided by a small tau and sharpened by 20."""
-    return F.normalize(x_NS.float(), dim=-1)
+    return F.normalize(x_NS, dim=-1)
 
 
 class MoMKD(nn.Module):
@@ -99,7 +98,7 @@ class MoMKD(nn.Module):
             output.patches_PS, batch.bag_of_patch_P, labels_B, self.memory.raw_YKS, patches_B
         )
         terms = {
-            "ce": F.cross_entropy(output.logits_BY.float(), labels_B, reduction="none"),
+            "ce": F.cross_entropy(output.logits_BY, labels_B, reduction="none"),
             "memory": committed_B + c.orthogonality * losses.orthogonality(components_YKS)[labels_B],
             "align_slide": losses.soft_angle(output.slide_BS, labels_B, components_YKS, *angle),
             "align_omics": torch.zeros_like(committed_B),
@@ -109,7 +108,7 @@ class MoMKD(nn.Module):
             assert batch.omics_bag_R is not None and batch.omics_RG is not None
             rows_R = batch.omics_bag_R
             align_R = losses.soft_angle(output.omics_RS, labels_B[rows_R], components_YKS, *angle)
-            error_R = (output.reconstruction_RG.float() - batch.omics_RG).square().mean(dim=1)
+            error_R = (output.reconstruction_RG - batch.omics_RG).square().mean(dim=1)
             terms["align_omics"] = terms["align_omics"].index_add(0, rows_R, align_R)
             terms["reconstruction"] = terms["reconstruction"].index_add(0, rows_R, error_R)
         weights = {
@@ -128,14 +127,20 @@ class MoMKD(nn.Module):
         if output.omics_RS is not None and batch.omics_bag_R is not None:
             vectors.append(output.omics_RS.detach())
             labels.append(batch.labels_B[batch.omics_bag_R])
-        return torch.cat(vectors).float(), torch.cat(labels)
+        return torch.cat(vectors), torch.cat(labels)
 
     @torch.no_grad()
     def predict(self, batch: BagBatch) -> tuple[Tensor, Tensor]:
         """Class probabilities (B, Y) and attention (P,), histology alone, in evaluation mode."""
         assert not self.training, "predict wants eval()"
         output = self(batch)
-        return output.logits_BY.float().softmax(dim=-1), output.attention_P
+        return output.logits_BY.softmax(dim=-1), output.attention_P
+
+    @torch.no_grad()
+    def project(self, features_PD: Tensor, tile: Tile) -> Tensor:
+        """z (Q, S) of the patches of a tile, in evaluation mode; all else of the features is left alone."""
+        assert not self.training, "project wants eval()"
+        return _unit(self.project_patch(self.slide_encoder.tile(features_PD, tile, Masks())))
 
     def omics_parameters(self) -> list[nn.Parameter]:
         """The parameters that a pass without any omics does not touch."""
@@ -154,7 +159,7 @@ class MoMKD(nn.Module):
         context_PH = self.slide_encoder(batch, noise)
         patches_PS, score_P = self._looked_at(context_PH)
         attention_P: Tensor = softmax(score_P, batch.bag_of_patch_P, num_nodes=len(batch))
-        by_bag = zip(*(x.split(batch.patches_per_bag) for x in (attention_P, context_PH.float())), strict=True)
+        by_bag = zip(*(x.split(batch.patches_per_bag) for x in (attention_P, context_PH)), strict=True)
         return patches_PS, attention_P, torch.stack([attention_P @ context_PH for attention_P, context_PH in by_bag])
 
     def _by_tiles(self, batch: BagBatch, noise: BagNoise | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,7 +170,7 @@ class MoMKD(nn.Module):
             context_QH = self.slide_encoder.tile(batch.features_PD, tile, masks)
             patches_QS, score_Q = self._looked_at(context_QH)
             highest = score_Q.detach().max()
-            return patches_QS, score_Q, highest, (score_Q - highest).exp() @ context_QH.float()
+            return patches_QS, score_Q, highest, (score_Q - highest).exp() @ context_QH
 
         def read_twice(tile: Tile) -> Any:
             # dropout does not draw from PyTorch's generators, so there is no state of theirs to bring back
@@ -185,8 +190,7 @@ class MoMKD(nn.Module):
     def _looked_at(self, context_PH: Tensor) -> tuple[Tensor, Tensor]:
         """z (P, S), and how much nearer (P,) each is to class 1's memory than to class 0's, over tau."""
         patches_PS = _unit(self.project_patch(context_PH))
-        with torch.autocast(patches_PS.device.type, enabled=False):
-            similarity_PYK = torch.einsum("ps,yks->pyk", patches_PS, self.memory.components.detach())
+        similarity_PYK = torch.einsum("ps,yks->pyk", patches_PS, self.memory.components.detach())
         nearest_PY = similarity_PYK.amax(dim=-1)
         tau = self.log_tau.exp().clamp(0.01, 2.0)
         return patches_PS, (nearest_PY[:, 1] - nearest_PY[:, 0]) / tau

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from momkd_ray.bags.stream import draw_seed
+from momkd_ray.bags.tiles import tile_of
 from momkd_ray.errors import InputError
 from momkd_ray.model.memory import spherical_kmeans
 from momkd_ray.model.momkd import CLASSES, MoMKD
@@ -13,8 +14,13 @@ from momkd_ray.train.input import FoldInput
 from momkd_ray.train.sync import merged
 
 
-def start_memory(model: MoMKD, bags: FoldInput) -> None:
+def start_memory(model: MoMKD, bags: FoldInput, dtype: torch.dtype = torch.float32) -> None:
     """Initialise the memory, the same on every rank and for any number of them.
+
+    Args:
+        model: whose memory it is.
+        bags: the fold's.
+        dtype: what to multiply in.
 
     Raises:
         InputError: a class has fewer training patches than the memory has components.
@@ -26,10 +32,8 @@ def start_memory(model: MoMKD, bags: FoldInput) -> None:
         rng = np.random.default_rng(draw_seed("memory", seed, train.ids[place]))
         n_patches = batch.patches_per_bag[0]
         wanted = min(n_patches, -(-config.init_patches // train.y.count(train.y[place])))
-        chosen = torch.from_numpy(np.sort(rng.choice(n_patches, wanted, replace=False)))
-        with torch.no_grad():
-            projected_PS = model(batch.to(bags.device)).patches_PS
-        samples[place] = projected_PS[chosen.to(bags.device)].cpu().numpy()
+        chosen = tile_of(batch.graph, 0, np.sort(rng.choice(n_patches, wanted, replace=False))).to(bags.device)
+        samples[place] = model.project(batch.features_PD.to(bags.device, dtype), chosen).cpu().numpy()
     samples = merged(bags.collective.gather(samples))
     centroids = []
     for y in range(CLASSES):

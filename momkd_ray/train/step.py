@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from momkd_ray.bags.batch import BagBatch
 from momkd_ray.errors import InputError
+from momkd_ray.model.kernels.products import multiplies_bf16
 from momkd_ray.model.momkd import MoMKD
 from momkd_ray.sections import TrainConfig
 from momkd_ray.train.sync import Collective, mean_in_rank_order
@@ -33,7 +34,7 @@ class Stepper:
             model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
         model.memory.sync = collective.sum
-        self.half = uses_bf16(config.precision, device)
+        self.dtype = dtype_of_products(config.precision, device)
         self.network: torch.nn.Module = model
         if collective.world > 1:
             # the memory is synced by its own all-reduce, so DDP has no buffers to broadcast
@@ -71,12 +72,11 @@ class Stepper:
         return torch.cat([no_bags, *(values_BV for values_BV, _, _ in outcomes)])
 
     def _backward(self, batch: BagBatch, scale: float, last: bool) -> tuple[Tensor, Tensor, Tensor]:
-        batch = batch.to(self.device)
+        batch = batch.to(self.device, self.dtype)
         # only the last pass of a step exchanges gradients
         quiet = not last and isinstance(self.network, DistributedDataParallel)
         with self.network.no_sync() if quiet else contextlib.nullcontext():  # type: ignore[operator]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-                output = self.network(batch)
+            output = self.network(batch)
             terms = self.model.losses(output, batch)
             loss = terms["total"].sum() * scale
             if batch.omics_RG is None:
@@ -84,14 +84,18 @@ class Stepper:
                 loss = loss + sum((p.sum() * 0.0 for p in self.model.omics_parameters()), loss.new_zeros(()))
             torch.autograd.backward(loss)
         evidence, classes = self.model.evidence(output, batch)
-        positive_B = output.logits_BY.detach().float().softmax(-1)[:, 1]
-        values_BV = torch.stack([*(terms[name].detach().float() for name in LOSS_NAMES), positive_B], dim=1)
+        positive_B = output.logits_BY.detach().softmax(-1)[:, 1]
+        values_BV = torch.stack([*(terms[name].detach() for name in LOSS_NAMES), positive_B], dim=1)
         return values_BV, evidence, classes
 
 
-def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bf16: where the GPU has it, never on a CPU (performance: five times slower)."""
-    capable = device.type == "cuda" and torch.cuda.is_bf16_supported()
+def dtype_of_products(precision: str, device: torch.device) -> torch.dtype:
+    """The type that training multiplies in.
+
+    Raises:
+        InputError: bf16 is asked for where the device has no instructions for it.
+    """
+    capable = multiplies_bf16(device)
     if precision == "bf16" and not capable:
         raise InputError("train.precision is bf16, but this device does not compute in it; use auto or fp32")
-    return capable and precision != "fp32"
+    return torch.bfloat16 if capable and precision != "fp32" else torch.float32

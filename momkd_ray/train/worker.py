@@ -127,7 +127,7 @@ class FoldTraining:
 
     def begin(self) -> Progress:
         """The first position, the memory initialised."""
-        start_memory(self.model, self.input)
+        start_memory(self.model, self.input, self.stepper.dtype)
         return Progress()
 
     def finished(self, progress: Progress) -> bool:

@@ -118,7 +118,7 @@ def _check_devices(*tensors: Tensor) -> None:
 
 
 def _computable(*tensors: Tensor) -> list[Tensor]:
-    """All in one float type: float64 if they are, else float32, whatever autocast made of them."""
+    """All in one float type: float64 if they are, else float32."""
     wanted = torch.float64 if all(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
     for tensor in tensors:
         if not tensor.is_floating_point():
