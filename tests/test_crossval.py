@@ -112,6 +112,27 @@ def test_the_whole_way_gives_every_patient_one_prediction_and_goes_on_where_it_s
     assert set(pd.read_csv(tmp_path / "p.csv")["slide_id"]) == set(predicted["slide_id"])
 
 
+def test_what_becomes_of_a_store_that_is_there_is_told(
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = {"store__uri": str(tmp_path / "bags")}
+    slides = study_of(changed(tiny_config, **store)).cohort.slides["slide_id"].tolist()
+    assert f"{tmp_path / 'bags'} has all" not in capsys.readouterr().err
+    study_of(changed(tiny_config, run__dir=str(tmp_path / "second"), **store))
+    assert f"{tmp_path / 'bags'} has all {len(slides)} bags already\n" in capsys.readouterr().err
+    gone = changed(tiny_config, run__dir=str(tmp_path / "third"), features__dir=str(tmp_path / "gone"), **store)
+    study_of(gone)
+    assert f"bags already; {len(slides)} have no feature file in {tmp_path / 'gone'}" in capsys.readouterr().err
+
+    other = tmp_path / "other"
+    shutil.copytree(tiny_config.features.dir, other)
+    for slide_id in slides[:3]:
+        os.utime(other / f"{slide_id}.h5", ns=(1, 1))
+    study_of(changed(tiny_config, run__dir=str(tmp_path / "fourth"), features__dir=str(other), **store))
+    told = capsys.readouterr().err
+    assert "3 bags of the store were made of other files and are replaced" in told
+
+
 def test_a_split_that_tests_patients_several_times_or_never_is_run_as_it_is(
     tiny_config: Config, ray_cluster: Connection, tmp_path: Path
 ) -> None:
