@@ -21,7 +21,7 @@ from test_crossval import changed, crossval, study_of
 from test_train import fold_task
 
 from momkd_ray import storage
-from momkd_ray.cluster import Connection, folds_side_by_side, lacking
+from momkd_ray.cluster import Connection, folds_side_by_side, lacking, most_of
 from momkd_ray.config import Config
 from momkd_ray.crossval import trials
 from momkd_ray.crossval.schedule import choose_settings, train_folds
@@ -371,6 +371,11 @@ def test_a_hopeless_setting_is_stopped_in_all_folds_and_said_to_be(
     assert "setting 0 (train.lr = 0.003): mean validation AUC" in told
     page = Path(write_report(str(run))).read_text()
     assert f"stopped after {hopeless['epoch']} epochs" in page
+
+    ends = [json.loads(path.read_text().splitlines()[0]) for path in run.glob("tune/*/result.json")]
+    assert len(ends) == 8
+    if most_of("CPU") < 8:
+        assert len({end["pid"] for end in ends}) < 8, "each fold had a process of its own"
 
     stamps = {path: path.stat().st_mtime_ns for path in run.glob("setting=*/fold=*/*")}
     (run / "metrics.json").unlink()

@@ -38,7 +38,7 @@ class Told(tune.Callback):  # type: ignore[misc]  # Ray carries no types
         else:
             return
         self.done.add(trial.trial_id)
-        self.narrator.count("folds", len(self.done), self.total)
+        self.narrator.count("folds of all settings" if self.search.total > 1 else "folds", len(self.done), self.total)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """A setting may have come to its end with this fold."""

@@ -90,6 +90,8 @@ class FoldTraining:
         config = task.config
         self.task, self.config, self.collective = task, config, collective
         self.device = device_of_worker(config.cluster.gpus_per_worker)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)  # another fold may have been trained in this process
         self.input = FoldInput(task, collective, self.device)
         self.checkpoints = Checkpoints(storage.join(task.location, CHECKPOINTS), task.fingerprint)
         classes = (config.cohort.negative, config.cohort.positive)
