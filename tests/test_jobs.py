@@ -37,7 +37,7 @@ PORTS = {
     "max-worker-port": 27999,
 }
 IDLE_MINUTES = 0.2
-EPOCHS = 60  # of a fold that is to be stopped: seconds longer than the command that stops it
+EPOCHS = 40  # of a fold that is to be stopped: seconds longer than the command that stops it
 
 
 def on_this_machine(cluster: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +125,13 @@ class Cluster:
 
     def popen(self, command: list[str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            command, env=self.variables, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            env=self.variables,
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=hear_ctrl_c,
         )
 
     def run(self, command: list[str]) -> tuple[int, str]:
@@ -156,6 +162,11 @@ def answers(url: str) -> bool:
         return bool(read(url))
     except OSError:
         return False
+
+
+def hear_ctrl_c() -> None:
+    """What a shell starts in the background is deaf to it, and so are its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def until(condition: Callable[[], Any], told: Callable[[], object] = str, seconds: float = 240) -> Any:
