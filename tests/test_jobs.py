@@ -5,6 +5,7 @@ The cluster is real but for its machines: each is processes of this one (`fake_m
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -106,7 +107,8 @@ class Cluster:
 
     def stop(self) -> None:
         os.killpg(self.head.pid, signal.SIGTERM)
-        self.head.wait(timeout=60)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it gives each of its processes half a minute
+            self.head.wait(timeout=5)
         for process in psutil.process_iter(["cmdline"]):
             if any(f"{self.folder}/ray" in part for part in process.info["cmdline"] or []):
                 process.kill()
