@@ -24,7 +24,7 @@ from momkd_ray.cluster import Connection, folds_side_by_side
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.config import Config
 from momkd_ray.crossval.fold import fold_task
-from momkd_ray.crossval.schedule import choose_settings, cross_validate
+from momkd_ray.crossval.schedule import choose_settings, cross_validate, train_folds
 from momkd_ray.crossval.study import Study, fingerprint, open_cohort, open_study
 from momkd_ray.errors import InputError, input_error_within
 from momkd_ray.model.bundle import load_bundle
@@ -459,14 +459,16 @@ def steps_of(fold: Path) -> pd.DataFrame:
 
 
 @pytest.mark.slow
-def test_two_and_four_ray_train_workers_end_like_one(tiny_config: Config, tmp_path: Path) -> None:
+def test_two_and_four_ray_train_workers_end_like_one(
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path
+) -> None:
     one = changed(tiny_config, train__bags_per_step=4, train__epochs=2, model__dropout=0.3)
-    finished(momkd("train", "--fold", "0", "--config", str(saved(one, tmp_path / "one"))))
+    train_folds(study_of(one), [0], Narrator(), own_cluster=True)
     expected = Path(one.run.dir) / "fold=0"
     for workers in (2, 4):
         many = changed(one, cluster__workers=workers, cluster__cpus_per_worker=2 / workers)
         many = changed(many, run__dir=str(tmp_path / f"{workers}"), store__uri=f"{one.run.dir}/bags")
-        finished(momkd("train", "--fold", "0", "--config", str(saved(many, tmp_path / f"c{workers}"))))
+        train_folds(study_of(many), [0], Narrator(), own_cluster=True)
         fold = Path(many.run.dir) / "fold=0"
         pd.testing.assert_frame_equal(steps_of(fold), steps_of(expected), atol=1e-5, rtol=1e-5)
         for table in ("val_slides", "test_slides"):
