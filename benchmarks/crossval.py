@@ -1,6 +1,6 @@
 """A whole five-fold cross-validation against the same folds one after another, one bag at a time, in one process.
 
-    python benchmarks/crossval.py [--slides 40] [--patches 4000] [--epochs 3]
+    python benchmarks/crossval.py [--slides 40] [--patches 4000] [--epochs 3] [--precision auto fp32]
 
 The peer works as released code does: it opens a slide's `.h5` for every step, computes in float32 on all cores with
 PyTorch Geometric's GATv2Conv and torch's dropout, and takes the folds in turn. Its graphs are ready in memory, and its
@@ -103,9 +103,7 @@ class Run:
 def run_of_ours(folder: Path, epochs: int, precision: str) -> Run:
     train = {"epochs": epochs, "patience": epochs, "lr": 1e-4, "precision": precision}
     place = str(folder / precision)
-    config = Config.model_validate(
-        config_of(folder, train=train) | {"run": {"dir": place}, "store": {"uri": f"{place}/bags"}}
-    )
+    config = Config.model_validate(config_of(folder, train=train, run={"dir": place}, store={"uri": f"{place}/bags"}))
     began = time.perf_counter()
     with connected() as ray:
         up = time.perf_counter()

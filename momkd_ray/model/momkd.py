@@ -36,10 +36,6 @@ class MoMKDOutput:
     reconstruction_RG: Tensor | None = None
 
 
-def _unit(x_NS: Tensor) -> Tensor:
-    return F.normalize(x_NS, dim=-1)
-
-
 class MoMKD(nn.Module):
     """The whole network.
 
@@ -79,7 +75,7 @@ class MoMKD(nn.Module):
             logits_BY=self._classify(pooled_BH, noise),
             attention_P=attention_P,
             patches_PS=patches_PS,
-            slide_BS=_unit(self.project_slide(pooled_BH)),
+            slide_BS=F.normalize(self.project_slide(pooled_BH), dim=-1),
             omics_RS=omics_RS,
             reconstruction_RG=reconstruction_RG,
         )
@@ -140,7 +136,7 @@ class MoMKD(nn.Module):
     def project(self, features_PD: Tensor, tile: Tile) -> Tensor:
         """z (Q, S) of the patches of a tile, in evaluation mode; all else of the features is left alone."""
         assert not self.training, "project wants eval()"
-        return _unit(self.project_patch(self.slide_encoder.tile(features_PD, tile, Masks())))
+        return F.normalize(self.project_patch(self.slide_encoder.tile(features_PD, tile, Masks())), dim=-1)
 
     def omics_parameters(self) -> list[nn.Parameter]:
         """The parameters that a pass without any omics does not touch."""
@@ -189,7 +185,7 @@ class MoMKD(nn.Module):
 
     def _looked_at(self, context_PH: Tensor) -> tuple[Tensor, Tensor]:
         """z (P, S), and how much nearer (P,) each is to class 1's memory than to class 0's, over tau."""
-        patches_PS = _unit(self.project_patch(context_PH))
+        patches_PS = F.normalize(self.project_patch(context_PH), dim=-1)
         similarity_PYK = torch.einsum("ps,yks->pyk", patches_PS, self.memory.components.detach())
         nearest_PY = similarity_PYK.amax(dim=-1)
         tau = self.log_tau.exp().clamp(0.01, 2.0)
@@ -204,7 +200,7 @@ class MoMKD(nn.Module):
             encoding, decoding = noise.of("omics_encoder", rows, p), noise.of("omics_decoder", rows, p)
         embedding_RE = self.omics_encoder(batch.omics_RG, encoding)
         reconstruction_RG = self.omics_decoder(embedding_RE, decoding)
-        return _unit(self.project_omics(embedding_RE)), reconstruction_RG
+        return F.normalize(self.project_omics(embedding_RE), dim=-1), reconstruction_RG
 
     def _classify(self, pooled_BH: Tensor, noise: BagNoise | None) -> Tensor:
         hidden_BF = F.relu(self.classifier1(self.classifier_norm(pooled_BH)))

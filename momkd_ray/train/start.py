@@ -14,7 +14,7 @@ from momkd_ray.train.input import FoldInput
 from momkd_ray.train.sync import merged
 
 
-def start_memory(model: MoMKD, bags: FoldInput, dtype: torch.dtype = torch.float32) -> None:
+def start_memory(model: MoMKD, bags: FoldInput, dtype: torch.dtype) -> None:
     """Initialise the memory, the same on every rank and for any number of them.
 
     Args:
