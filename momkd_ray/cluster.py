@@ -116,7 +116,9 @@ def most_of(kind: str) -> float:
     import ray
     from ray.autoscaler.v2.utils import is_autoscaler_v2
 
-    grown = GROWS_TO if is_autoscaler_v2(fetch_from_server=True) else 0.0
+    # by this connection's own client: Ray's global one is of whatever cluster this process last started or ended
+    client = ray._private.worker.global_worker.gcs_client
+    grown = GROWS_TO if is_autoscaler_v2(fetch_from_server=True, gcs_client=client) else 0.0
     return float(max(ray.cluster_resources().get(kind, 0.0), grown))
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from faulty_fold import TOO_MUCH_BYTES, faulty_task
 from ray.cluster_utils import Cluster
+from ray.experimental import internal_kv
 from s3 import FaultyProxy, S3Server
 
 from momkd_ray import storage
@@ -79,9 +80,12 @@ def machines(s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("RAY_memory_usage_threshold", memory_threshold())
     monkeypatch.setenv(MEMORY_LOOKED_AT_EVERY_MS, "0")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    client = internal_kv.internal_kv_get_gcs_client()
     machines = Machines()
     yield machines
     machines.cluster.shutdown()
+    if client is not None:  # ending a cluster takes away the client of the one that this process is connected to
+        internal_kv._initialize_internal_kv(client)
 
 
 def plan_of(folder: Path, location: str, workers: Any, faults: list[tuple[int, str]], seconds: float) -> dict[str, Any]:

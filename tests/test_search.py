@@ -16,6 +16,7 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import in_processes
+from ray.experimental import internal_kv
 from ray.tune.search import Searcher
 from test_crossval import changed, crossval, study_of
 from test_train import fold_task
@@ -237,6 +238,14 @@ def test_what_a_cluster_lacks_for_a_fold_is_said(ray_cluster: Connection) -> Non
     words = "needs 2000 CPUs and the cluster has [0-9]+: it waits"
     assert re.search(words, lacking(ClusterConfig(workers=[2000, 4000])) or "")
     assert "needs 1 GPU and the cluster has 0" in (lacking(ClusterConfig(gpus_per_worker=1)) or "")
+
+
+def test_what_there_is_is_asked_of_the_cluster_that_is_connected(
+    monkeypatch: pytest.MonkeyPatch, ray_cluster: Connection
+) -> None:
+    before = most_of("CPU")
+    monkeypatch.setattr(internal_kv, "global_gcs_client", None)  # what the end of another cluster leaves
+    assert most_of("CPU") == before > 0
 
 
 def test_the_room_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
