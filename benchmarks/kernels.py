@@ -1,71 +1,105 @@
 """The kernels alone, forward and backward, against the same mathematics in PyTorch and PyTorch Geometric.
 
-    python benchmarks/kernels.py [--patches 1000 4000 12000] [--rounds 9]
+    python benchmarks/kernels.py [--device cuda] [--patches 1000 4000 12000] [--rounds 9]
 
-Bytes are those that must move at least: each row read once from memory and all else from cache.
+Bytes are those that must move at least: each row read once from memory and all else from cache. On a GPU they are told
+as a share of what a copy moves there, read and written; arrays that its cache holds may pass that.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from types import ModuleType
 
+import step
 import torch
-from step import DEVICE, batch_of, made_bag
+from step import batch_of, clock_of, made_bag
 from table import interleaved, machine, print_table
 from torch import Tensor
 
 from momkd_ray.bags.batch import BagBatch
-from momkd_ray.model.dropout import BagNoise
+from momkd_ray.model.dropout import draw_dropout
 from momkd_ray.model.kernels import cpu, reference
 
 HEADS, HIDDEN = 2, 512
 ROWS = {"attend": (3, 8), "residual_block": (3, 3)}  # (P, H) arrays read and written on the way forward, and back
+TIMES = {"cpu": 1, "cuda": 20}  # a turn, for a GPU is done before the next one is told
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--device", choices=["cpu", "cuda"], default=step.DEVICE.type)
     arguments.add_argument("--patches", type=int, nargs="+", default=[1000, 4000, 12_000])
     arguments.add_argument("--rounds", type=int, default=9)
     options = arguments.parse_args()
-    torch.set_num_threads(1)
-    print(machine())
+    step.use(options.device)
+    times, copied = TIMES[options.device], None if options.device == "cpu" else copy_gb_s(options.rounds)
+    print(machine(), *([] if copied is None else [f"a copy moves {copied:,.0f} GB/s"]), sep="; ")
     rows = []
     for patches in options.patches:
-        batch = batch_of([made_bag(patches, 0)])
+        batch = batch_of([made_bag(patches, 0)]).to(step.DEVICE)
         for name in ROWS:
-            theirs, ours = (way(backend, name, batch) for backend in (reference, cpu))
+            theirs, ours = (way(backend, name, batch) for backend in (reference, own_backend()))
             for ways, direction, arrays in zip(
                 zip(theirs, ours, strict=True), ("forward", "back"), ROWS[name], strict=True
             ):
-                seconds = interleaved(
-                    dict(zip(("theirs", "ours"), ways, strict=True)), options.rounds, time.process_time
-                )
-                us = {who: s * 1e6 / patches for who, s in seconds.items()}
-                gigabytes = arrays * HIDDEN * 4 * patches / 1e9
-                cells = [f"{name}, {direction}", f"{patches:,}", f"{us['theirs']:.2f}", f"{us['ours']:.2f}"]
-                rows.append([*cells, f"{us['theirs'] / us['ours']:.1f}x", f"{gigabytes / seconds['ours']:.1f}"])
+                turns = {who: repeated(do, times) for who, do in zip(("theirs", "ours"), ways, strict=True)}
+                seconds = interleaved(turns, options.rounds, clock_of(step.DEVICE))
+                us = {who: s * 1e6 / patches / times for who, s in seconds.items()}
+                gb_s = arrays * HIDDEN * 4 / us["ours"] / 1e3
+                cells = [f"{name}, {direction}", f"{patches:,}", f"{us['theirs']:.4g}", f"{us['ours']:.4g}"]
+                cells += [f"{us['theirs'] / us['ours']:.1f}x", f"{gb_s:.1f}"]
+                rows.append(cells if copied is None else [*cells, f"{gb_s / copied:.0%}"])
+    columns = ["kernel", "patches", "PyTorch Geometric, us a patch", "ours", "speed-up", "ours, GB/s at least"]
     print_table(
-        "The kernels, float32, dropout 0.5, one thread, CPU time, medians of turns",
-        ["kernel", "patches", "PyTorch Geometric, us a patch", "ours", "speed-up", "ours, GB/s at least"],
+        f"The kernels, float32, dropout 0.5, {'one thread, CPU time' if copied is None else 'GPU'}, medians of turns",
+        columns if copied is None else [*columns, "of a copy's"],
         rows,
     )
+
+
+def own_backend() -> ModuleType:
+    if step.DEVICE.type == "cpu":
+        return cpu
+    from momkd_ray.model.kernels import gpu
+
+    return gpu
+
+
+def copy_gb_s(rounds: int) -> float:
+    """What a large copy on the GPU reads and writes in a second."""
+    source = torch.randn(2**29, device=step.DEVICE)
+    target = torch.empty_like(source)
+    times = TIMES["cuda"]
+    seconds = interleaved({"copy": repeated(lambda: target.copy_(source), times)}, rounds, clock_of(step.DEVICE))
+    return 2 * source.nbytes * times / seconds["copy"] / 1e9
+
+
+def repeated(do: Callable[[], object], times: int) -> Callable[[], object]:
+    do()  # compiled and warm
+
+    def turn() -> None:
+        for _ in range(times):
+            do()
+
+    return turn
 
 
 def way(backend: ModuleType, name: str, batch: BagBatch) -> tuple[Callable[[], object], Callable[[], object]]:
     """Forward, and backward from a pass made once."""
     torch.manual_seed(0)
-    patches, noise = len(batch.features_PD), BagNoise([0], DEVICE)
-    x, y = (torch.randn(patches, HIDDEN, requires_grad=True) for _ in range(2))
-    bias = torch.randn(HIDDEN, requires_grad=True)
+    patches, device = len(batch.features_PD), batch.features_PD.device
+    layers = {"attend": (batch.messages_per_bag, 0.5), "residual_block": (batch.patches_per_bag, 0.5)}
+    dropout = draw_dropout([0], layers, device)[name]
+    x, y = (torch.randn(patches, HIDDEN, device=device, requires_grad=True) for _ in range(2))
+    bias = torch.randn(HIDDEN, device=device, requires_grad=True)
     if name == "attend":
-        weight = torch.randn(HEADS, HIDDEN // HEADS, requires_grad=True)
-        arguments = (x, y, weight, bias, batch.graph, noise.of("attention", batch.messages_per_bag, 0.5))
+        weight = torch.randn(HEADS, HIDDEN // HEADS, device=device, requires_grad=True)
+        arguments = (x, y, weight, bias, batch.graph, dropout)
     else:
-        weight = torch.randn(HIDDEN, requires_grad=True)
-        arguments = (x, y, weight, bias, 1.0, noise.of("patches", batch.patches_per_bag, 0.5))
+        weight = torch.randn(HIDDEN, device=device, requires_grad=True)
+        arguments = (x, y, weight, bias, 1.0, dropout)
 
     def forward() -> Tensor:
         out: Tensor = getattr(backend, name)(*arguments)

@@ -1,6 +1,6 @@
-"""A step of training and of inference against the same model on PyTorch Geometric, on one thread of the CPU.
+"""A step of training and of inference against the same model on PyTorch Geometric, on the GPU or one thread of the CPU.
 
-    python benchmarks/step.py [--patches 250 1000 4000 12000 50000] [--alone 100000] [--rounds 7]
+    python benchmarks/step.py [--device cuda] [--patches 250 1000 4000 12000 50000] [--alone 100000] [--rounds 7]
 
 The peer is what a user of PyTorch Geometric would write: its GATv2Conv, torch's dropout, one bag a step, AdamW as it
 comes. It has our losses and our memory, so what is told apart is the slide encoder and the optimiser. Memory is what
@@ -8,6 +8,9 @@ a process holds at its peak above model, gradients, optimiser and bag. The floor
 alone, by the library that we take for them: "at most" is the speed-up if all else took no time. Where the CPU has
 bfloat16, training multiplies in it unless told otherwise, and a column tells how fast that is. Beyond `WHOLE` patches
 ours works in tiles, which costs time and bounds memory. Bags of `--alone` patches are too large for the peer.
+
+On a GPU times are of the clock, until the GPU is done; "busy" is the part of it in which the GPU computes, as PyTorch's
+profiler tells; the peer in bfloat16 is the same under autocast.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from numpy.polynomial import Polynomial
 from table import interleaved, machine, print_table
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 from torch_geometric.nn import GATv2Conv
 
 from momkd_ray.bags.batch import BagBatch, collate
@@ -40,17 +44,19 @@ from momkd_ray.train.sync import Alone
 
 WIDTH, GENES, NEIGHBORS = 1536, 768, 8
 WHATS = ("training", "inference")
-DEVICE = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SEVERAL = {"cpu": [(250, 8)], "cuda": [(250, 8), (4000, 8)]}  # patches, and bags in one training step
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--device", choices=["cpu", "cuda"], default=DEVICE.type)
     arguments.add_argument("--patches", type=int, nargs="+", default=[250, 1000, 4000, 12_000, 50_000])
     arguments.add_argument("--alone", type=int, nargs="*", default=[100_000])
     arguments.add_argument("--rounds", type=int, default=7)
     arguments.add_argument("--peak", nargs=3, metavar=("WHO", "WHAT", "PATCHES"), help=argparse.SUPPRESS)
     options = arguments.parse_args()
-    torch.set_num_threads(1)
+    use(options.device)
     if options.peak:
         who, what, patches = options.peak
         print(*one_step(who, what, int(patches)))
@@ -59,47 +65,65 @@ def main() -> None:
     for what in WHATS:
         rows, ours, sizes = [], [], [(patches, 1) for patches in options.patches]
         if what == "training":
-            sizes.insert(0, (250, 8))
+            sizes = SEVERAL[DEVICE.type] + sizes
         for patches, bags in sizes:
-            seconds = interleaved(
-                ways(what, patches, bags), options.rounds if patches < 10_000 else 3, time.process_time
-            )
+            both = ways(what, patches, bags)
+            rounds = options.rounds if patches < 10_000 or DEVICE.type == "cuda" else 3
+            seconds = interleaved(both, rounds, clock_of(DEVICE))
+            if DEVICE.type == "cuda":
+                seconds |= {f"{name}, busy": busy(way) for name, way in both.items()}
             rows.append(row_of(what, patches, bags, seconds))
             if bags == 1:
                 ours.append(seconds["ours"])
+        clock = "one thread, CPU seconds" if DEVICE.type == "cpu" else "seconds"
         print_table(
-            f"One step of {what}, float32 if not said, one thread, CPU seconds, medians of turns",
-            [
-                "bags x patches",
-                "PyTorch Geometric, s",
-                "ours, s",
-                "speed-up",
-                "peak MB",
-                "ours",
-                "share",
-                "matrix products alone, s",
-                "so at most",
-                *(["ours in bf16, s", "speed-up"] if "bf16" in seconds else []),
-            ],
-            rows,
+            f"One step of {what}, float32 if not said, {clock}, medians of turns", [*rows[0]], map(dict.values, rows)
         )
-        whole = [(p, s) for p, s in zip(options.patches, ours, strict=True) if p <= WHOLE["cpu"]]
+        whole = [(p, s) for p, s in zip(options.patches, ours, strict=True) if p <= WHOLE[DEVICE.type]]
         if len(whole) > 2:
             print(linearity(*map(list, zip(*whole, strict=True))))
     if options.alone:
         large = [(patches, what, *in_process("ours", what, patches)) for patches in options.alone for what in WHATS]
         print_table(
-            "One step on a bag in tiles",
+            "One step on a bag " + ("in tiles" if options.alone[0] > WHOLE[DEVICE.type] else "whole"),
             ["patches", "", "ours, s", "us a patch", "peak MB"],
             [[f"{p:,}", what, f"{s:.1f}", f"{s / p * 1e6:.0f}", f"{peak / 1e6:.0f}"] for p, what, peak, s in large],
         )
 
 
+def use(device: str) -> None:
+    """The device that all is done on."""
+    global DEVICE
+    DEVICE = torch.device(device)
+    torch.set_num_threads(1)
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """CPU seconds, which on one thread leave out what other processes take; on a GPU, seconds until it is done."""
+    if device.type == "cpu":
+        return time.process_time
+
+    def clock() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return clock
+
+
+def busy(way: Callable[[], object]) -> float:
+    """The seconds in which the GPU computes or copies."""
+    torch.cuda.synchronize(DEVICE)
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        way()
+        torch.cuda.synchronize(DEVICE)
+    return sum(event.self_device_time_total for event in seen.key_averages()) / 1e6
+
+
 def ways(what: str, patches: int, bags: int) -> dict[str, Callable[[], object]]:
     """Both, on the same bags with the same weights, each warm."""
     batches = [made_bag(patches, seed) for seed in range(bags)]
-    apart = [batch_of([bag]) for bag in batches]
-    together = batch_of(batches)
+    apart = [batch_of([bag]).to(DEVICE) for bag in batches]
+    together = batch_of(batches).to(DEVICE)
     ours, peer = stepper("fp32"), Peer()
     peer.model.load_state_dict(ours.model.state_dict())
     for_peer = [peer.ready(batch) for batch in apart]
@@ -107,19 +131,24 @@ def ways(what: str, patches: int, bags: int) -> dict[str, Callable[[], object]]:
         ours.model.eval(), peer.model.eval()
         theirs = peer.model.predict(for_peer[0])[0]
         torch.testing.assert_close(ours.model.predict(apart[0])[0], theirs, atol=1e-5, rtol=1e-5)
-        return {
+        both = {
             "peer": lambda: peer.model.predict(for_peer[0]),
             "ours": lambda: ours.model.predict(apart[0]),
             "products": products(patches, training=False),
         }
-    both: dict[str, Callable[[], object]] = {
+        return both
+    both = {
         "peer": lambda: [peer.step(batch) for batch in for_peer],
         "ours": lambda: ours.step([together], bags),
         "products": products(bags * patches, training=True),
     }
     if multiplies_bf16(DEVICE):
         half = stepper("bf16")
-        both["bf16"] = lambda: half.step([together], bags)
+        both["ours in bf16"] = lambda: half.step([together], bags)
+    if DEVICE.type == "cuda":
+        half_peer = Peer()
+        half_ready = [half_peer.ready(batch) for batch in apart]
+        both["peer in bf16"] = lambda: [half_peer.step(batch, torch.bfloat16) for batch in half_ready]
     for way in both.values():
         way()
     return both
@@ -132,12 +161,12 @@ def stepper(precision: str) -> Stepper:
 def products(patches: int, *, training: bool, dtype: torch.dtype = torch.float32) -> Callable[[], object]:
     """The matrix products of the slide encoder and the patches' projection, forward and, in training, back."""
     config = ModelConfig()
-    x_PD, h_PH = (torch.randn(patches, width).to(dtype) for width in (WIDTH, config.hidden))
-    z_PS, inner_PH = torch.randn(patches, config.shared), torch.randn(patches, config.hidden)
+    x_PD, h_PH = (torch.randn(patches, width, device=DEVICE).to(dtype) for width in (WIDTH, config.hidden))
+    z_PS, inner_PH = (torch.randn(patches, width, device=DEVICE) for width in (config.shared, config.hidden))
     from_x, from_h, to_shared = (
-        Linear(WIDTH, config.hidden),
-        Linear(config.hidden, config.hidden),
-        nn.Linear(config.hidden, config.shared),
+        Linear(WIDTH, config.hidden, device=DEVICE),
+        Linear(config.hidden, config.hidden, device=DEVICE),
+        nn.Linear(config.hidden, config.shared, device=DEVICE),
     )
 
     def forward() -> None:
@@ -165,21 +194,36 @@ def products(patches: int, *, training: bool, dtype: torch.dtype = torch.float32
     return all_of_them
 
 
-def row_of(what: str, patches: int, bags: int, seconds: dict[str, float]) -> list[str]:
-    cells = [f"{bags} x {patches:,}", f"{seconds['peer']:.3f}", f"{seconds['ours']:.3f}"]
-    cells.append(f"{seconds['peer'] / seconds['ours']:.2f}x")
-    floor = [f"{seconds['products']:.3f}", f"{seconds['peer'] / seconds['products']:.2f}x"]
-    if "bf16" in seconds:
-        floor += [f"{seconds['bf16']:.3f}", f"{seconds['peer'] / seconds['bf16']:.2f}x"]
-    if bags > 1:
-        return [*cells, "", "", "", *floor]
-    peaks = [in_process(who, what, patches)[0] for who in ("peer", "ours")]
-    return [*cells, *(f"{peak / 1e6:.0f}" for peak in peaks), f"{peaks[1] / peaks[0]:.0%}", *floor]
+def row_of(what: str, patches: int, bags: int, seconds: dict[str, float]) -> dict[str, str]:
+    """The cells by their columns' names."""
+
+    def told(name: str) -> str:
+        of_gpu = seconds.get(f"{name}, busy")
+        return f"{seconds[name]:.4f}" + ("" if of_gpu is None else f" (busy {of_gpu:.4f})")
+
+    def against(name: str, than: str = "peer") -> str:
+        return f"{seconds[than] / seconds[name]:.2f}x"
+
+    cells = {"bags x patches": f"{bags} x {patches:,}", "PyTorch Geometric, s": told("peer")}
+    cells |= {"ours, s": told("ours"), "speed-up": against("ours")}
+    peaks = [in_process(who, what, patches)[0] for who in ("peer", "ours")] if bags == 1 else []
+    names = ("peak MB", "ours", "share")
+    shown = [*(f"{peak / 1e6:.0f}" for peak in peaks), f"{peaks[1] / peaks[0]:.0%}"] if peaks else [""] * 3
+    cells |= dict(zip(names, shown, strict=True))
+    cells |= {"matrix products alone, s": told("products"), "so at most": against("products")}
+    if "ours in bf16" in seconds:
+        cells |= {"ours in bf16, s": told("ours in bf16"), "speed-up of it": against("ours in bf16")}
+    if "peer in bf16" in seconds:
+        cells |= {"PyTorch Geometric in bf16, s": told("peer in bf16")}
+        cells |= {"ours in bf16 against it": against("ours in bf16", than="peer in bf16")}
+    return cells
 
 
 def in_process(who: str, what: str, patches: int) -> tuple[float, float]:
-    """`one_step` in a process of its own."""
-    command = [sys.executable, __file__, "--peak", who, what, str(patches)]
+    """`one_step`; for the CPU in a process of its own."""
+    if DEVICE.type == "cuda":
+        return one_step(who, what, patches)
+    command = [sys.executable, __file__, "--device", "cpu", "--peak", who, what, str(patches)]
     peak, seconds = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return float(peak), float(seconds)
 
@@ -206,7 +250,10 @@ class PlainEncoder(nn.Module):
         self.residual1 = nn.Linear(WIDTH, hidden)
         self.edge_index_of: dict[str, Tensor] = {}
 
-    def forward(self, batch: BagBatch, noise: object) -> Tensor:
+    def noisy_layers(self, batch: BagBatch) -> dict[str, object]:
+        return {}  # it draws its own
+
+    def forward(self, batch: BagBatch, masks: object) -> Tensor:
         edge_index = self.edge_index_of[batch.bag_ids[0]]
         x = batch.features_PD
         h1 = F.dropout(F.elu(self.norm1(self.gat1(x, edge_index))), self.dropout, self.training) + self.residual1(x)
@@ -229,10 +276,11 @@ class Peer:
         self.encoder.edge_index_of[batch.bag_ids[0]] = edge_index[:, edge_index[0] != edge_index[1]]
         return replace(batch, tiles=())  # which it knows nothing of
 
-    def step(self, batch: BagBatch) -> None:
+    def step(self, batch: BagBatch, dtype: torch.dtype = torch.float32) -> None:
         self.model.train()
         self.optimiser.zero_grad()
-        output = self.model(batch)
+        with torch.autocast(DEVICE.type, dtype, enabled=dtype != torch.float32):
+            output = self.model(batch)
         self.model.losses(output, batch)["total"].sum().backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimiser.step()
@@ -240,8 +288,8 @@ class Peer:
 
 
 def one_step(who: str, what: str, patches: int) -> tuple[int, float]:
-    """The highest resident memory of a step above what was resident before it, in bytes, and its CPU seconds."""
-    small, large = batch_of([made_bag(40, 0)]), batch_of([made_bag(patches, 1)])
+    """The highest memory of a step above what was held before it, in bytes, and its seconds."""
+    small, large = (batch_of([made_bag(n, seed)]).to(DEVICE) for seed, n in enumerate((40, patches)))
     ours, peer = stepper("fp32"), Peer()
     if who == "peer":
         small, large = peer.ready(small), peer.ready(large)
@@ -251,10 +299,16 @@ def one_step(who: str, what: str, patches: int) -> tuple[int, float]:
     else:
         step = peer.step if who == "peer" else lambda batch: ours.step([batch], 1)
     step(small)  # compiled kernels, gradients and the optimiser's state are there before
+    clock = clock_of(DEVICE)
+    if DEVICE.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(DEVICE)
+        before, began = torch.cuda.memory_allocated(DEVICE), clock()
+        step(large)
+        return torch.cuda.max_memory_allocated(DEVICE) - before, clock() - began
     Path("/proc/self/clear_refs").write_text("5")
-    before, began = status("VmRSS"), time.process_time()
+    before, began = status("VmRSS"), clock()
     step(large)
-    return status("VmHWM") - before, time.process_time() - began
+    return status("VmHWM") - before, clock() - began
 
 
 def status(name: str) -> int:
@@ -264,7 +318,7 @@ def status(name: str) -> int:
 
 def made_model() -> MoMKD:
     torch.manual_seed(0)
-    return MoMKD(ModelConfig(), MemoryConfig(), LossConfig(), width=WIDTH, genes=GENES)
+    return MoMKD(ModelConfig(), MemoryConfig(), LossConfig(), width=WIDTH, genes=GENES).to(DEVICE)
 
 
 def made_bag(patches: int, seed: int) -> Bag:

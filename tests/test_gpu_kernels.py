@@ -21,7 +21,7 @@ from test_model import CASES, arrays_of, assert_released_numbers
 
 from momkd_ray.bags.messages import MessageGraph
 from momkd_ray.model import kernels
-from momkd_ray.model.dropout import BagNoise, Dropout
+from momkd_ray.model.dropout import Dropout, draw_dropout
 from momkd_ray.model.kernels import cpu, reference
 
 triton = pytest.importorskip("triton", reason="Triton comes with PyTorch for CUDA or with the extra `test`")
@@ -75,7 +75,7 @@ def attended_by(graph: MessageGraph, heads: int, width: int) -> list[torch.Tenso
 
 
 def dropout_on(rows: int, p: float = 0.4) -> Dropout | None:
-    return BagNoise([3], DEVICE).of("layer", [rows], p)
+    return draw_dropout([3], {"layer": ([rows], p)}, DEVICE).get("layer")
 
 
 def through(backend: ModuleType, function: str, inputs: list[torch.Tensor], *rest: Any) -> list[torch.Tensor]:

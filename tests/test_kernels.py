@@ -18,7 +18,7 @@ from momkd_ray.bags.graph import knn_graph
 from momkd_ray.bags.messages import MessageGraph
 from momkd_ray.bags.readers import Bag
 from momkd_ray.model import kernels
-from momkd_ray.model.dropout import BagNoise, Dropout
+from momkd_ray.model.dropout import Dropout, draw_dropout
 from momkd_ray.model.gatv2 import PART, GATv2
 from momkd_ray.model.kernels import attend, cpu, reference, residual_block
 from momkd_ray.model.kernels.products import Linear
@@ -50,9 +50,7 @@ def inputs_of(patches: int, seed: int = 0, dtype: torch.dtype = torch.float32) -
 
 
 def dropout_on(rows: int, p: float = 0.4, seed: int = 3) -> Dropout:
-    dropout = BagNoise([seed], CPU).of("layer", [rows], p)
-    assert dropout is not None
-    return dropout
+    return draw_dropout([seed], {"layer": ([rows], p)}, CPU)["layer"]
 
 
 def gradients(out: torch.Tensor, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -189,10 +187,14 @@ def test_bits_do_not_depend_on_where_in_memory_the_arrays_lie() -> None:
 
 def test_masks_are_the_same_for_any_batching() -> None:
     rows = {11: 3, 12: 1, 13: 700, 14: 20}
-    together = BagNoise(list(rows), CPU).of("gat1", list(rows.values()), 0.5)
-    apart = [BagNoise([seed], CPU).of("gat1", [n], 0.5) for seed, n in rows.items()]
-    assert together is not None
-    assert torch.equal(together.keep(64), torch.cat([d.keep(64) for d in apart if d is not None]))
+    none = dict.fromkeys(rows, 0)
+    layers = {"omics": (list(none.values()), 0.25), "gat1": (list(rows.values()), 0.5), "off": ([9] * 4, 0.0)}
+    together = draw_dropout(list(rows), layers, CPU)
+    apart = [draw_dropout([seed], {"gat1": ([n], 0.5)}, CPU)["gat1"] for seed, n in rows.items()]
+    assert torch.equal(together["gat1"].keep(64), torch.cat([dropout.keep(64) for dropout in apart]))
+    assert len(together["omics"].keys_N) == 0
+    assert "off" not in together
+    assert draw_dropout(list(rows), {"omics": layers["omics"]}, CPU) == {}
 
 
 @pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9])
@@ -209,8 +211,10 @@ def test_masks_drop_at_their_rate_without_a_pattern(p: float) -> None:
 
 
 def test_masks_differ_by_seed_and_by_layer() -> None:
-    masks = [BagNoise([seed], CPU).of(layer, [1000], 0.5) for seed in (1, 2, 2**62) for layer in ("gat1", "gat2")]
-    kept = [mask.keep(100) > 0 for mask in masks if mask is not None]
+    layers = dict.fromkeys(("gat1", "gat2"), ([1000], 0.5))
+    masks = [mask for seed in (1, 2, 2**62) for mask in draw_dropout([seed], layers, CPU).values()]
+    kept = [mask.keep(100) > 0 for mask in masks]
+    assert len(kept) == 6
     for i, one in enumerate(kept):
         for other in kept[:i]:
             assert abs((one == other).double().mean() - 0.5) < 0.01

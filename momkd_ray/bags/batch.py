@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -48,14 +48,20 @@ class BagBatch:
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> BagBatch:
         """The same batch on a device, its features of a type; nothing is copied that is already so."""
-        moved: dict[str, Any] = {
-            f.name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value.to(device)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor | MessageGraph)
+        moved = self.each(lambda x: x.to(device, non_blocking=True))
+        return replace(moved, features_PD=moved.features_PD.to(dtype))
+
+    def each(self, of: Callable[[Tensor], Tensor]) -> BagBatch:
+        """The batch with something else in each tensor's place, those of the graph and the tiles too."""
+        others: dict[str, Any] = {
+            f.name: of(value) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
         }
-        moved["features_PD"] = moved["features_PD"].to(dtype)
-        moved["tiles"] = tuple(tile.to(device) for tile in self.tiles)
-        return replace(self, **moved)
+        return replace(self, graph=self.graph.each(of), tiles=tuple(tile.each(of) for tile in self.tiles), **others)
+
+
+def placed(x: Tensor, device: torch.device) -> Tensor:
+    """A small tensor of the CPU on a device, without waiting for what the device is doing."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def collate(
@@ -68,7 +74,8 @@ def collate(
     """Put bags side by side.
 
     For the CPU the features become float32 here, off the training thread where this is called ahead of it; for a GPU
-    they stay at the precision they are stored at, in pinned memory, so that fewer bytes cross and none waits.
+    they stay at the precision they are stored at, and all lies in pinned memory, so that fewer bytes cross and none
+    waits.
 
     Args:
         bags: at least one.
@@ -81,7 +88,7 @@ def collate(
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     graph = _graph_of(bags, offsets.tolist())
     present = [(b, row) for b, row in enumerate(omics or []) if row is not None]
-    return BagBatch(
+    batch = BagBatch(
         bag_ids=tuple(bag.slide_id for bag in bags),
         features_PD=_side_by_side(bags, offsets.tolist(), device),
         graph=graph,
@@ -95,6 +102,7 @@ def collate(
         seeds=None if seeds is None else tuple(seeds),
         tiles=tuple(tiles_of(graph, tuple(sizes), TILE[device.type])) if offsets[-1] > WHOLE[device.type] else (),
     )
+    return batch if device.type == "cpu" else batch.each(Tensor.pin_memory)
 
 
 def _graph_of(bags: Sequence[Bag], offsets: Sequence[int]) -> MessageGraph:

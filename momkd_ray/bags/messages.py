@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -65,7 +66,11 @@ class MessageGraph:
 
     def to(self, device: torch.device) -> MessageGraph:
         """The same graph on a device."""
-        return MessageGraph(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        return self.each(lambda x: x.to(device, non_blocking=True))
+
+    def each(self, of: Callable[[Tensor], Tensor]) -> MessageGraph:
+        """The graph with something else in each tensor's place."""
+        return MessageGraph(*(of(getattr(self, f.name)) for f in fields(self)))
 
     def receiving(self, begin: int, end: int) -> MessageGraph:
         """Only what patches `begin` to `end` receive; for a way forward, as nothing tells any more who sent what."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,8 +47,16 @@ class Tile:
 
     def to(self, device: torch.device) -> Tile:
         """The same tile on a device."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "bag"}
-        return Tile(self.bag, **moved)
+        return self.each(lambda x: x.to(device, non_blocking=True))
+
+    def each(self, of: Callable[[Tensor], Tensor]) -> Tile:
+        """The tile with something else in each tensor's place."""
+        others: dict[str, Any] = {
+            f.name: of(value) if isinstance(value := getattr(self, f.name), Tensor) else value.each(of)
+            for f in fields(self)
+            if f.name != "bag"
+        }
+        return Tile(self.bag, **others)
 
 
 def tiles_of(graph: MessageGraph, patches_per_bag: tuple[int, ...], size: int) -> Iterator[Tile]:

@@ -4,11 +4,13 @@ worker a bag falls to changes it, no generator is advanced, and a kernel finds a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from momkd_ray.bags.batch import placed
 
 # of the 32-bit integer hash `lowbias32` (Wellons, hash-prospector), and the step between columns (2^32 / golden ratio)
 FACTOR1, FACTOR2, COLUMN = 0x7FEB352D, 0x846CA68B, 0x9E3779B9
@@ -38,28 +40,33 @@ class Dropout:
         """The mask (N, width) of 0 and 1 / (1 - p)."""
         column_C = torch.arange(width, device=self.keys_N.device) * COLUMN
         kept_NC = mixed((self.keys_N[:, None] + column_C) & _LOW) >= self.threshold
-        return kept_NC * torch.tensor(1 / (1 - self.p), device=kept_NC.device)
+        return kept_NC * (1 / (1 - self.p))
 
 
-class BagNoise:
-    """The dropout of one forward pass over B bags, each with a seed of its own."""
+Layers = Mapping[str, tuple[Sequence[int], float]]
+"""The rows that each bag has in a layer, bag after bag, and the layer's p; its name tells a layer from others."""
 
-    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
-        self.seeds, self.device = seeds, device
 
-    def of(self, layer: str, rows_per_bag: Sequence[int], p: float) -> Dropout | None:
-        """The dropout of a layer, which its name tells from others; its rows lie bag after bag. None at p = 0."""
-        if p == 0:
-            return None
-        digests = [hashlib.blake2b(f"{seed} {layer}".encode(), digest_size=8).digest() for seed in self.seeds]
-        words_B2 = [(int.from_bytes(d[:4], "little"), int.from_bytes(d[4:], "little")) for d in digests]
-        starts = [sum(rows_per_bag[:b]) for b in range(len(rows_per_bag))]
-        per_bag_B3 = [(*words, start) for words, start in zip(words_B2, starts, strict=True)]
-        per_bag = torch.tensor(per_bag_B3, dtype=torch.int64, device=self.device)
-        rows_B = torch.tensor(rows_per_bag, device=self.device)
-        low_N, high_N, start_N = per_bag.repeat_interleave(rows_B, dim=0, output_size=sum(rows_per_bag)).unbind(1)
-        row_N = torch.arange(len(low_N), device=self.device) - start_N
-        return Dropout(mixed(mixed((low_N + row_N) & _LOW) ^ high_N), p)
+def draw_dropout(seeds: Sequence[int], layers: Layers, device: torch.device) -> dict[str, Dropout]:
+    """The dropout of one forward pass over bags, each with a seed of its own; of no layer whose p is 0.
+
+    All layers' rows are hashed together: on a GPU a layer is too little work for the time that it takes to start.
+    """
+    wanted = {layer: (rows_B, p) for layer, (rows_B, p) in layers.items() if p}
+    pieces, start = [], 0
+    for layer, (rows_B, _) in wanted.items():
+        for seed, rows in zip(seeds, rows_B, strict=True):
+            digest = hashlib.blake2b(f"{seed} {layer}".encode(), digest_size=8).digest()
+            pieces.append((int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little"), start, rows))
+            start += rows
+    if not start:
+        return {}
+    pieces_L4 = placed(torch.tensor(pieces), device)
+    low_N, high_N, start_N = pieces_L4[:, :3].repeat_interleave(pieces_L4[:, 3], dim=0, output_size=start).unbind(1)
+    row_N = torch.arange(start, device=device) - start_N
+    keys_N = mixed(mixed((low_N + row_N) & _LOW) ^ high_N)
+    keys = torch.split(keys_N, [sum(rows_B) for rows_B, _ in wanted.values()])
+    return {layer: Dropout(of_layer, p) for (layer, (_, p)), of_layer in zip(wanted.items(), keys, strict=True)}
 
 
 def mixed(h_N: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from momkd_ray.bags.batch import BagBatch
 from momkd_ray.bags.messages import MessageGraph
 from momkd_ray.bags.tiles import Tile
-from momkd_ray.model.dropout import BagNoise, Dropout
+from momkd_ray.model.dropout import Dropout, Layers
 from momkd_ray.model.kernels import attend, residual_block
 from momkd_ray.model.kernels.products import Linear
 
@@ -21,6 +21,7 @@ PART = {"cpu": 1024, "cuda": 65_536}
 
 
 _EVERY = slice(None)
+_LAYERS = ("gat1.attention", "gat1", "gat2.attention", "gat2")  # as dropout knows them, in the order of `Masks`
 
 
 class GATv2(nn.Module):
@@ -80,6 +81,11 @@ class Masks:
     messages2: Dropout | None = None
     patches2: Dropout | None = None
 
+    @classmethod
+    def of(cls, noise: Mapping[str, Dropout]) -> Masks:
+        """Those among the dropout that `draw_dropout` gave for `SlideEncoder.noisy_layers`."""
+        return cls(*map(noise.get, _LAYERS))
+
     def of_tile(self, tile: Tile) -> Masks:
         """Those of what a tile encodes."""
         rows = (tile.messages1_M, tile.outer_S[tile.inner_R], tile.messages2_M, tile.own_Q)
@@ -102,12 +108,11 @@ class SlideEncoder(nn.Module):
         self.norm2 = nn.LayerNorm(hidden)
         self.residual1 = Linear(width, hidden)
 
-    def forward(self, batch: BagBatch, noise: BagNoise | None) -> Tensor:
+    def forward(self, batch: BagBatch, masks: Masks) -> Tensor:
         """max(h1, h2) of the two residual layers, elementwise."""
         x_PD, graph = batch.features_PD, batch.graph
-        if noise is None and not torch.is_grad_enabled():
+        if masks == Masks() and not torch.is_grad_enabled():
             return self._in_parts(x_PD, graph, graph, _EVERY, _EVERY, _EVERY)
-        masks = self.masks(batch, noise)
         h1_PH = self._block1(self.gat1(x_PD, graph, masks.messages1), self.residual1(x_PD), masks.patches1)
         return self._block2(self.gat2(h1_PH.to(x_PD.dtype), graph, masks.messages2), h1_PH, masks.patches2)
 
@@ -125,17 +130,10 @@ class SlideEncoder(nn.Module):
         received_QH = self.gat2.received(sent_RH, h1_in_QH, tile.graph2, masks.messages2)
         return self._block2(received_QH, h1_QH, masks.patches2)
 
-    def masks(self, batch: BagBatch, noise: BagNoise | None) -> Masks:
-        """Dropout's, of every layer."""
-        if noise is None:
-            return Masks()
-        messages, patches, p = batch.messages_per_bag, batch.patches_per_bag, self.dropout
-        return Masks(
-            noise.of("gat1.attention", messages, p),
-            noise.of("gat1", patches, p),
-            noise.of("gat2.attention", messages, p),
-            noise.of("gat2", patches, p),
-        )
+    def noisy_layers(self, batch: BagBatch) -> Layers:
+        """Whose rows dropout draws for."""
+        rows = (batch.messages_per_bag, batch.patches_per_bag) * 2
+        return {layer: (rows_B, self.dropout) for layer, rows_B in zip(_LAYERS, rows, strict=True)}
 
     def _in_parts(
         self,

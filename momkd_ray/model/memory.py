@@ -76,7 +76,7 @@ class MomentumMemory(nn.Module):
     @property
     def components(self) -> Tensor:
         """c (Y, K, S), unit norm."""
-        return F.normalize(self.raw_YKS, dim=-1)
+        return self.raw_YKS if self.rule == "ema" else F.normalize(self.raw_YKS, dim=-1)
 
     @torch.no_grad()
     def update(self, evidence_NS: Tensor, labels_N: Tensor, bags: int) -> None:
@@ -105,7 +105,7 @@ class MomentumMemory(nn.Module):
                 weighted_YKS.flatten(),
                 weighted_YK.flatten(),
                 evidence_YS.flatten(),
-                evidence_NS.new_tensor([count]),
+                evidence_NS.new_full((1,), count),
             ]
         )
         packed = self.sync(packed)

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch_geometric.utils import softmax
 
-from momkd_ray.bags.batch import BagBatch
+from momkd_ray.bags.batch import BagBatch, placed
 from momkd_ray.bags.tiles import Tile
 from momkd_ray.model import losses
-from momkd_ray.model.dropout import BagNoise, dropped
+from momkd_ray.model.dropout import Dropout, draw_dropout, dropped
 from momkd_ray.model.gatv2 import Masks, SlideEncoder
 from momkd_ray.model.memory import MomentumMemory
 from momkd_ray.model.omics import OmicsMLP
@@ -32,6 +32,7 @@ class MoMKDOutput:
     attention_P: Tensor  # sums to 1 over each bag
     patches_PS: Tensor  # z, unit norm
     slide_BS: Tensor  # w, unit norm
+    components_YKS: Tensor  # c, unit norm: the memory that the pass met
     omics_RS: Tensor | None = None  # r, unit norm
     reconstruction_RG: Tensor | None = None
 
@@ -68,14 +69,16 @@ class MoMKD(nn.Module):
 
         In training mode the masks of dropout come from `batch.seeds`.
         """
-        noise = self._noise(batch)
-        patches_PS, attention_P, pooled_BH = (self._by_tiles if batch.tiles else self._whole)(batch, noise)
+        noise, components_YKS = self._noise(batch), self.memory.components
+        encoded = self._by_tiles if batch.tiles else self._whole
+        patches_PS, attention_P, pooled_BH = encoded(batch, Masks.of(noise), components_YKS.detach())
         omics_RS, reconstruction_RG = self._omics(batch, noise)
         return MoMKDOutput(
             logits_BY=self._classify(pooled_BH, noise),
             attention_P=attention_P,
             patches_PS=patches_PS,
             slide_BS=F.normalize(self.project_slide(pooled_BH), dim=-1),
+            components_YKS=components_YKS,
             omics_RS=omics_RS,
             reconstruction_RG=reconstruction_RG,
         )
@@ -87,9 +90,9 @@ class MoMKD(nn.Module):
         """
         assert batch.labels_B is not None, "losses need labels"
         c, labels_B = self.loss_config, batch.labels_B
-        components_YKS = self.memory.components
+        components_YKS = output.components_YKS
         angle = (c.aggregation, c.sharpness, c.margin)
-        patches_B = torch.tensor(batch.patches_per_bag, dtype=output.patches_PS.dtype, device=output.patches_PS.device)
+        patches_B = placed(torch.tensor(batch.patches_per_bag, dtype=torch.float32), output.patches_PS.device)
         committed_B = losses.commitment(
             output.patches_PS, batch.bag_of_patch_P, labels_B, self.memory.raw_YKS, patches_B
         )
@@ -143,28 +146,31 @@ class MoMKD(nn.Module):
         modules = (self.omics_encoder, self.omics_decoder, self.project_omics) if self.genes else ()
         return [p for module in modules for p in module.parameters()]
 
-    def _noise(self, batch: BagBatch) -> BagNoise | None:
+    def _noise(self, batch: BagBatch) -> dict[str, Dropout]:
+        """Every layer's dropout; of none where none is wanted."""
         config = self.model_config
         if not self.training or config.dropout == config.omics_dropout == 0:
-            return None
+            return {}
         assert batch.seeds is not None, "training with dropout needs a seed for every bag"
-        return BagNoise(batch.seeds, batch.features_PD.device)
+        layers = {**self.slide_encoder.noisy_layers(batch), "classifier": ([1] * len(batch), config.dropout)}
+        if self.genes and batch.omics_RG is not None:
+            layers |= dict.fromkeys(("omics_encoder", "omics_decoder"), (batch.omics_per_bag, config.omics_dropout))
+        return draw_dropout(batch.seeds, layers, batch.features_PD.device)
 
-    def _whole(self, batch: BagBatch, noise: BagNoise | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _whole(self, batch: BagBatch, masks: Masks, components_YKS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z (P, S), a (P,) and the pooled slide vectors V (B, H)."""
-        context_PH = self.slide_encoder(batch, noise)
-        patches_PS, score_P = self._looked_at(context_PH)
+        context_PH = self.slide_encoder(batch, masks)
+        patches_PS, score_P = self._looked_at(context_PH, components_YKS)
         attention_P: Tensor = softmax(score_P, batch.bag_of_patch_P, num_nodes=len(batch))
         by_bag = zip(*(x.split(batch.patches_per_bag) for x in (attention_P, context_PH)), strict=True)
         return patches_PS, attention_P, torch.stack([attention_P @ context_PH for attention_P, context_PH in by_bag])
 
-    def _by_tiles(self, batch: BagBatch, noise: BagNoise | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _by_tiles(self, batch: BagBatch, masks: Masks, components_YKS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same, holding the intermediates of one tile at a time; for gradients each tile is computed twice."""
-        masks = self.slide_encoder.masks(batch, noise)
 
         def read(tile: Tile) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             context_QH = self.slide_encoder.tile(batch.features_PD, tile, masks)
-            patches_QS, score_Q = self._looked_at(context_QH)
+            patches_QS, score_Q = self._looked_at(context_QH, components_YKS)
             highest = score_Q.detach().max()
             return patches_QS, score_Q, highest, (score_Q - highest).exp() @ context_QH
 
@@ -177,34 +183,28 @@ class MoMKD(nn.Module):
         place_P = torch.cat([tile.own_Q for tile in batch.tiles]).argsort()
         patches_PS, score_P = torch.cat(patches)[place_P], torch.cat(scores)[place_P]
         level_B = torch.stack([of_bag.logsumexp(0) for of_bag in torch.split(score_P, list(batch.patches_per_bag))])
-        bags_T = torch.tensor([tile.bag for tile in batch.tiles], device=level_B.device)
+        bags_T = placed(torch.tensor([tile.bag for tile in batch.tiles]), level_B.device)
         share_T = (torch.stack(highest) - level_B[bags_T]).exp()
         pooled_BH = level_B.new_zeros(len(batch), self.model_config.hidden)
         pooled_BH = pooled_BH.index_add(0, bags_T, share_T[:, None] * torch.stack(weighted))
         return patches_PS, softmax(score_P, batch.bag_of_patch_P, num_nodes=len(batch)), pooled_BH
 
-    def _looked_at(self, context_PH: Tensor) -> tuple[Tensor, Tensor]:
+    def _looked_at(self, context_PH: Tensor, components_YKS: Tensor) -> tuple[Tensor, Tensor]:
         """z (P, S), and how much nearer (P,) each is to class 1's memory than to class 0's, over tau."""
         patches_PS = F.normalize(self.project_patch(context_PH), dim=-1)
-        similarity_PYK = torch.einsum("ps,yks->pyk", patches_PS, self.memory.components.detach())
+        similarity_PYK = torch.einsum("ps,yks->pyk", patches_PS, components_YKS)
         nearest_PY = similarity_PYK.amax(dim=-1)
         tau = self.log_tau.exp().clamp(0.01, 2.0)
         return patches_PS, (nearest_PY[:, 1] - nearest_PY[:, 0]) / tau
 
-    def _omics(self, batch: BagBatch, noise: BagNoise | None) -> tuple[Tensor | None, Tensor | None]:
+    def _omics(self, batch: BagBatch, noise: dict[str, Dropout]) -> tuple[Tensor | None, Tensor | None]:
         if not self.genes or batch.omics_RG is None:
             return None, None
-        encoding = decoding = None
-        if noise is not None:
-            rows, p = batch.omics_per_bag, self.model_config.omics_dropout
-            encoding, decoding = noise.of("omics_encoder", rows, p), noise.of("omics_decoder", rows, p)
-        embedding_RE = self.omics_encoder(batch.omics_RG, encoding)
-        reconstruction_RG = self.omics_decoder(embedding_RE, decoding)
+        embedding_RE = self.omics_encoder(batch.omics_RG, noise.get("omics_encoder"))
+        reconstruction_RG = self.omics_decoder(embedding_RE, noise.get("omics_decoder"))
         return F.normalize(self.project_omics(embedding_RE), dim=-1), reconstruction_RG
 
-    def _classify(self, pooled_BH: Tensor, noise: BagNoise | None) -> Tensor:
+    def _classify(self, pooled_BH: Tensor, noise: dict[str, Dropout]) -> Tensor:
         hidden_BF = F.relu(self.classifier1(self.classifier_norm(pooled_BH)))
-        if noise is not None:
-            hidden_BF = dropped(hidden_BF, noise.of("classifier", [1] * len(pooled_BH), self.model_config.dropout))
-        logits_BY: Tensor = self.classifier2(hidden_BF)
+        logits_BY: Tensor = self.classifier2(dropped(hidden_BF, noise.get("classifier")))
         return logits_BY

@@ -12,6 +12,7 @@ import torch
 
 from momkd_ray.bags.batch import BagBatch, collate
 from momkd_ray.bags.stream import Step, ahead, deal, divide, draw_seed, passes, plan_epoch
+from momkd_ray.bags.transfer import Arriving, Transfer
 from momkd_ray.train.sync import Collective
 from momkd_ray.train.task import ROLES, FoldTask, RoleBags
 
@@ -34,6 +35,7 @@ class FoldInput:
 
     def __init__(self, task: FoldTask, collective: Collective, device: torch.device) -> None:
         self.task, self.config, self.collective, self.device = task, task.config, collective, device
+        self.transfer = Transfer(device)
         self.by_role = {role: RoleBags.of(task.bags, role) for role in ROLES}
 
     def plan(self, epoch: int) -> list[Step]:
@@ -61,7 +63,7 @@ class FoldInput:
         )
         for step, share in todo:
             began = time.monotonic()
-            batches = next(ready)
+            batches = [arriving.arrived() for arriving in next(ready)]
             yield Share(share, len(step), batches, time.monotonic() - began)
 
     def each(self, role: str) -> Iterator[tuple[int, BagBatch]]:
@@ -73,11 +75,11 @@ class FoldInput:
             lambda place: bags.patches[place],
         )
 
-    def _batches(self, draws: Step) -> list[BagBatch]:
+    def _batches(self, draws: Step) -> list[Arriving]:
         """The batches of this rank's draws of a step, one a pass; runs ahead of the training on a thread of its own."""
         bags = self.by_role["train"]
         groups = passes([bags.patches[draw.bag] for draw in draws], self.config.train.patches_per_pass)
-        return [
+        batches = (
             collate(
                 [self.task.source.read(bags.ids[draws[i].bag]) for i in group],
                 labels=[bags.y[draws[i].bag] for i in group],
@@ -86,7 +88,8 @@ class FoldInput:
                 device=self.device,
             )
             for group in groups
-        ]
+        )
+        return [self.transfer.send(batch) for batch in batches]
 
     def _ahead(
         self, tasks: Iterable[Task], make: Callable[[Task], Made], patches: Callable[[Task], int]
