@@ -19,7 +19,7 @@ from table import interleaved, machine, print_table
 from torch import Tensor
 
 from momkd_ray.bags.batch import BagBatch
-from momkd_ray.model.dropout import draw_dropout
+from momkd_ray.model.dropout import draw_dropout, dropout_pieces
 from momkd_ray.model.kernels import cpu, reference
 
 HEADS, HIDDEN = 2, 512
@@ -91,7 +91,7 @@ def way(backend: ModuleType, name: str, batch: BagBatch) -> tuple[Callable[[], o
     torch.manual_seed(0)
     patches, device = len(batch.features_PD), batch.features_PD.device
     layers = {"attend": (batch.messages_per_bag, 0.5), "residual_block": (batch.patches_per_bag, 0.5)}
-    dropout = draw_dropout([0], layers, device)[name]
+    dropout = draw_dropout(dropout_pieces([0], layers).to(device), layers)[name]
     x, y = (torch.randn(patches, HIDDEN, device=device, requires_grad=True) for _ in range(2))
     bias = torch.randn(HIDDEN, device=device, requires_grad=True)
     if name == "attend":

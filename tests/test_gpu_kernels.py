@@ -21,7 +21,7 @@ from test_model import CASES, arrays_of, assert_released_numbers
 
 from momkd_ray.bags.messages import MessageGraph
 from momkd_ray.model import kernels
-from momkd_ray.model.dropout import Dropout, draw_dropout
+from momkd_ray.model.dropout import Dropout, draw_dropout, dropout_pieces
 from momkd_ray.model.kernels import cpu, reference
 
 triton = pytest.importorskip("triton", reason="Triton comes with PyTorch for CUDA or with the extra `test`")
@@ -75,7 +75,8 @@ def attended_by(graph: MessageGraph, heads: int, width: int) -> list[torch.Tenso
 
 
 def dropout_on(rows: int, p: float = 0.4) -> Dropout | None:
-    return draw_dropout([3], {"layer": ([rows], p)}, DEVICE).get("layer")
+    layers = {"layer": ([rows], p)}
+    return draw_dropout(dropout_pieces([3], layers).to(DEVICE), layers).get("layer")
 
 
 def through(backend: ModuleType, function: str, inputs: list[torch.Tensor], *rest: Any) -> list[torch.Tensor]:
@@ -191,11 +192,11 @@ def test_the_device_and_the_type_choose_the_backend(monkeypatch: pytest.MonkeyPa
     def chosen(device: str, dtype: torch.dtype = torch.float32) -> str:
         return kernels._backend(SimpleNamespace(device=torch.device(device), dtype=dtype)).__name__
 
-    monkeypatch.setattr(kernels, "_triton_works", lambda: True)
+    monkeypatch.setattr(kernels, "triton_works", lambda: True)
     assert chosen("cpu") == cpu.__name__
     assert chosen("cuda") == "momkd_ray.model.kernels.gpu"
     assert chosen("cuda", torch.float64) == chosen("mps") == reference.__name__
-    monkeypatch.setattr(kernels, "_triton_works", lambda: False)
+    monkeypatch.setattr(kernels, "triton_works", lambda: False)
     assert chosen("cuda") == reference.__name__
 
 

@@ -18,7 +18,7 @@ from momkd_ray.bags.graph import knn_graph
 from momkd_ray.bags.messages import MessageGraph
 from momkd_ray.bags.readers import Bag
 from momkd_ray.model import kernels
-from momkd_ray.model.dropout import Dropout, draw_dropout
+from momkd_ray.model.dropout import Dropout, Layers, draw_dropout, dropout_pieces
 from momkd_ray.model.gatv2 import PART, GATv2
 from momkd_ray.model.kernels import attend, cpu, reference, residual_block
 from momkd_ray.model.kernels.products import Linear
@@ -49,8 +49,12 @@ def inputs_of(patches: int, seed: int = 0, dtype: torch.dtype = torch.float32) -
     return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
 
 
+def drawn(seeds: list[int], layers: Layers) -> dict[str, Dropout]:
+    return draw_dropout(dropout_pieces(seeds, layers), layers)
+
+
 def dropout_on(rows: int, p: float = 0.4, seed: int = 3) -> Dropout:
-    return draw_dropout([seed], {"layer": ([rows], p)}, CPU)["layer"]
+    return drawn([seed], {"layer": ([rows], p)})["layer"]
 
 
 def gradients(out: torch.Tensor, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -189,12 +193,12 @@ def test_masks_are_the_same_for_any_batching() -> None:
     rows = {11: 3, 12: 1, 13: 700, 14: 20}
     none = dict.fromkeys(rows, 0)
     layers = {"omics": (list(none.values()), 0.25), "gat1": (list(rows.values()), 0.5), "off": ([9] * 4, 0.0)}
-    together = draw_dropout(list(rows), layers, CPU)
-    apart = [draw_dropout([seed], {"gat1": ([n], 0.5)}, CPU)["gat1"] for seed, n in rows.items()]
+    together = drawn(list(rows), layers)
+    apart = [drawn([seed], {"gat1": ([n], 0.5)})["gat1"] for seed, n in rows.items()]
     assert torch.equal(together["gat1"].keep(64), torch.cat([dropout.keep(64) for dropout in apart]))
     assert len(together["omics"].keys_N) == 0
     assert "off" not in together
-    assert draw_dropout(list(rows), {"omics": layers["omics"]}, CPU) == {}
+    assert drawn(list(rows), {"off": layers["off"]}) == {}
 
 
 @pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9])
@@ -212,7 +216,7 @@ def test_masks_drop_at_their_rate_without_a_pattern(p: float) -> None:
 
 def test_masks_differ_by_seed_and_by_layer() -> None:
     layers = dict.fromkeys(("gat1", "gat2"), ([1000], 0.5))
-    masks = [mask for seed in (1, 2, 2**62) for mask in draw_dropout([seed], layers, CPU).values()]
+    masks = [mask for seed in (1, 2, 2**62) for mask in drawn([seed], layers).values()]
     kept = [mask.keep(100) > 0 for mask in masks]
     assert len(kept) == 6
     for i, one in enumerate(kept):
@@ -245,10 +249,10 @@ def test_a_gpu_without_triton_or_its_compiler_has_pytorch_and_says_so(
     monkeypatch.setattr(kernels, "find_spec", lambda name: None if missing == "Triton" else name)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.delenv("CC", raising=False)
-    kernels._triton_works.cache_clear()
+    kernels.triton_works.cache_clear()
     with pytest.warns(RuntimeWarning, match=f"without {missing} "):
         assert kernels._backend(SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)) is reference
-    kernels._triton_works.cache_clear()
+    kernels.triton_works.cache_clear()
 
 
 def test_a_rate_of_almost_1_drops_all() -> None:

@@ -26,7 +26,8 @@ class BagBatch:
     `graph` holds every bag's edges (from the query patch to its neighbour), bag after bag, with exactly one self-loop
     a patch, as GATv2 wants them.
     `omics_RG` has a row for each of the R <= B bags whose patient has omics; `omics_bag_R` says which bags.
-    `seeds` (one a bag) is what dropout draws from, so a mask depends on its bag alone.
+    `seeds` (one a bag) is what dropout draws from, so a mask depends on its bag alone; `pieces_L4` is what the model
+    makes of it, where that was made ahead.
     `tiles` are there where the batch is too large to be encoded whole.
     """
 
@@ -34,6 +35,7 @@ class BagBatch:
     features_PD: Tensor
     graph: MessageGraph
     bag_of_patch_P: Tensor
+    patches_B: Tensor  # float32
     patches_per_bag: tuple[int, ...]
     messages_per_bag: tuple[int, ...]
     labels_B: Tensor | None = None
@@ -41,6 +43,7 @@ class BagBatch:
     omics_bag_R: Tensor | None = None
     omics_per_bag: tuple[int, ...] = ()  # 1 where a bag has omics, else 0
     seeds: tuple[int, ...] | None = None
+    pieces_L4: Tensor | None = None
     tiles: tuple[Tile, ...] = ()
 
     def __len__(self) -> int:
@@ -93,6 +96,7 @@ def collate(
         features_PD=_side_by_side(bags, offsets.tolist(), device),
         graph=graph,
         bag_of_patch_P=torch.repeat_interleave(torch.arange(len(bags)), torch.tensor(sizes)),
+        patches_B=torch.tensor(sizes, dtype=torch.float32),
         patches_per_bag=tuple(sizes),
         messages_per_bag=tuple(graph.received_P1[torch.from_numpy(offsets)].diff().tolist()),
         labels_B=None if labels is None else torch.tensor(list(labels), dtype=torch.int64),

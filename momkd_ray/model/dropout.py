@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from momkd_ray.bags.batch import placed
-
 # of the 32-bit integer hash `lowbias32` (Wellons, hash-prospector), and the step between columns (2^32 / golden ratio)
 FACTOR1, FACTOR2, COLUMN = 0x7FEB352D, 0x846CA68B, 0x9E3779B9
 _LOW = 0xFFFFFFFF
@@ -47,26 +45,38 @@ Layers = Mapping[str, tuple[Sequence[int], float]]
 """The rows that each bag has in a layer, bag after bag, and the layer's p; its name tells a layer from others."""
 
 
-def draw_dropout(seeds: Sequence[int], layers: Layers, device: torch.device) -> dict[str, Dropout]:
-    """The dropout of one forward pass over bags, each with a seed of its own; of no layer whose p is 0.
+def draw_dropout(pieces_L4: Tensor, layers: Layers) -> dict[str, Dropout]:
+    """The dropout of one forward pass, on the pieces' device; of no layer whose p is 0.
 
     All layers' rows are hashed together: on a GPU a layer is too little work for the time that it takes to start.
+
+    Args:
+        pieces_L4: of the same layers, by `dropout_pieces`.
+        layers: the rows of each.
     """
-    wanted = {layer: (rows_B, p) for layer, (rows_B, p) in layers.items() if p}
+    wanted = {layer: (sum(rows_B), p) for layer, (rows_B, p) in layers.items() if p}
+    rows = sum(rows for rows, _ in wanted.values())
+    low_N, high_N, start_N = pieces_L4[:, :3].repeat_interleave(pieces_L4[:, 3], dim=0, output_size=rows).unbind(1)
+    row_N = torch.arange(rows, device=pieces_L4.device) - start_N
+    keys_N = mixed(mixed((low_N + row_N) & _LOW) ^ high_N)
+    keys = torch.split(keys_N, [rows for rows, _ in wanted.values()])
+    return {layer: Dropout(of_layer, p) for (layer, (_, p)), of_layer in zip(wanted.items(), keys, strict=True)}
+
+
+def dropout_pieces(seeds: Sequence[int], layers: Layers) -> Tensor:
+    """What dropout draws from, int64 (L, 4): of each bag in each layer two words, where its rows begin, and how many.
+
+    Args:
+        seeds: one a bag.
+        layers: the rows of each, for all bags or the first of them.
+    """
     pieces, start = [], 0
-    for layer, (rows_B, _) in wanted.items():
-        for seed, rows in zip(seeds, rows_B, strict=True):
+    for layer, (rows_B, p) in layers.items():
+        for seed, rows in zip(seeds, rows_B if p else (), strict=False):
             digest = hashlib.blake2b(f"{seed} {layer}".encode(), digest_size=8).digest()
             pieces.append((int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little"), start, rows))
             start += rows
-    if not start:
-        return {}
-    pieces_L4 = placed(torch.tensor(pieces), device)
-    low_N, high_N, start_N = pieces_L4[:, :3].repeat_interleave(pieces_L4[:, 3], dim=0, output_size=start).unbind(1)
-    row_N = torch.arange(start, device=device) - start_N
-    keys_N = mixed(mixed((low_N + row_N) & _LOW) ^ high_N)
-    keys = torch.split(keys_N, [sum(rows_B) for rows_B, _ in wanted.values()])
-    return {layer: Dropout(of_layer, p) for (layer, (_, p)), of_layer in zip(wanted.items(), keys, strict=True)}
+    return torch.tensor(pieces, dtype=torch.int64).view(-1, 4)
 
 
 def mixed(h_N: Tensor) -> Tensor:

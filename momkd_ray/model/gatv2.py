@@ -185,7 +185,7 @@ def _by_parts(
         end = min(begin + size, count)
         out_QH = work(x_PF[rows[begin:end] if isinstance(rows, Tensor) else slice(begin, end)], begin, end)
         if into_NH is None:
-            into_NH = torch.empty(count, out_QH.shape[1], device=x_PF.device)
+            into_NH = torch.empty(count, out_QH.shape[1], dtype=out_QH.dtype, device=x_PF.device)
         into_NH[begin:end] = out_QH
     assert into_NH is not None, "a batch without patches"
     return into_NH

@@ -38,12 +38,15 @@ def nearest_components(z_PS: Tensor, labels_P: Tensor, raw_YKS: Tensor) -> Tenso
 
 
 def commitment(z_PS: Tensor, bag_of_patch_P: Tensor, labels_B: Tensor, raw_YKS: Tensor, patches_B: Tensor) -> Tensor:
-    """Mean squared distance (B,) of a bag's patch projections to their nearest component, which gets no gradient."""
+    """Mean squared distance (B,) of a bag's patch projections to their nearest component, which gets no gradient.
+
+    Patches of bag B, after the last, belong to none.
+    """
     raw_YKS = raw_YKS.detach()
-    labels_P = labels_B[bag_of_patch_P]
+    labels_P = F.pad(labels_B, (0, 1))[bag_of_patch_P]
     nearest_P = nearest_components(z_PS.detach(), labels_P, raw_YKS)
     error_P = (z_PS - raw_YKS[labels_P, nearest_P]).square().mean(dim=1)
-    return torch.zeros_like(patches_B).index_add(0, bag_of_patch_P, error_P) / patches_B
+    return error_P.new_zeros(len(patches_B) + 1).index_add(0, bag_of_patch_P, error_P)[:-1] / patches_B
 
 
 def orthogonality(components_YKS: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch_geometric.utils import softmax
 from momkd_ray.bags.batch import BagBatch, placed
 from momkd_ray.bags.tiles import Tile
 from momkd_ray.model import losses
-from momkd_ray.model.dropout import Dropout, draw_dropout, dropped
+from momkd_ray.model.dropout import Dropout, Layers, draw_dropout, dropout_pieces, dropped
 from momkd_ray.model.gatv2 import Masks, SlideEncoder
 from momkd_ray.model.memory import MomentumMemory
 from momkd_ray.model.omics import OmicsMLP
@@ -92,9 +92,8 @@ class MoMKD(nn.Module):
         c, labels_B = self.loss_config, batch.labels_B
         components_YKS = output.components_YKS
         angle = (c.aggregation, c.sharpness, c.margin)
-        patches_B = placed(torch.tensor(batch.patches_per_bag, dtype=torch.float32), output.patches_PS.device)
         committed_B = losses.commitment(
-            output.patches_PS, batch.bag_of_patch_P, labels_B, self.memory.raw_YKS, patches_B
+            output.patches_PS, batch.bag_of_patch_P, labels_B, self.memory.raw_YKS, batch.patches_B
         )
         terms = {
             "ce": F.cross_entropy(output.logits_BY, labels_B, reduction="none"),
@@ -146,24 +145,32 @@ class MoMKD(nn.Module):
         modules = (self.omics_encoder, self.omics_decoder, self.project_omics) if self.genes else ()
         return [p for module in modules for p in module.parameters()]
 
-    def _noise(self, batch: BagBatch) -> dict[str, Dropout]:
-        """Every layer's dropout; of none where none is wanted."""
+    def noisy_layers(self, batch: BagBatch) -> Layers:
+        """Whose rows dropout draws for."""
         config = self.model_config
-        if not self.training or config.dropout == config.omics_dropout == 0:
-            return {}
-        assert batch.seeds is not None, "training with dropout needs a seed for every bag"
         layers = {**self.slide_encoder.noisy_layers(batch), "classifier": ([1] * len(batch), config.dropout)}
         if self.genes and batch.omics_RG is not None:
             layers |= dict.fromkeys(("omics_encoder", "omics_decoder"), (batch.omics_per_bag, config.omics_dropout))
-        return draw_dropout(batch.seeds, layers, batch.features_PD.device)
+        return layers
+
+    def _noise(self, batch: BagBatch) -> dict[str, Dropout]:
+        """Every layer's dropout; of none where none is wanted."""
+        if not self.training or self.model_config.dropout == self.model_config.omics_dropout == 0:
+            return {}
+        assert batch.seeds is not None, "training with dropout needs a seed for every bag"
+        layers, pieces_L4 = self.noisy_layers(batch), batch.pieces_L4
+        if pieces_L4 is None:
+            pieces_L4 = placed(dropout_pieces(batch.seeds, layers), batch.features_PD.device)
+        return draw_dropout(pieces_L4, layers)
 
     def _whole(self, batch: BagBatch, masks: Masks, components_YKS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z (P, S), a (P,) and the pooled slide vectors V (B, H)."""
         context_PH = self.slide_encoder(batch, masks)
         patches_PS, score_P = self._looked_at(context_PH, components_YKS)
-        attention_P: Tensor = softmax(score_P, batch.bag_of_patch_P, num_nodes=len(batch))
-        by_bag = zip(*(x.split(batch.patches_per_bag) for x in (attention_P, context_PH)), strict=True)
-        return patches_PS, attention_P, torch.stack([attention_P @ context_PH for attention_P, context_PH in by_bag])
+        # a row a bag costs little beside its patches' encoding, and no bag's size need be known to the host
+        own_BP = batch.bag_of_patch_P == torch.arange(len(batch), device=score_P.device)[:, None]
+        attention_BP = torch.where(own_BP, score_P, -torch.inf).softmax(dim=1)
+        return patches_PS, attention_BP.sum(0), attention_BP @ context_PH
 
     def _by_tiles(self, batch: BagBatch, masks: Masks, components_YKS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same, holding the intermediates of one tile at a time; for gradients each tile is computed twice."""

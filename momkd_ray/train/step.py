@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from momkd_ray.bags.batch import BagBatch
 from momkd_ray.errors import InputError
+from momkd_ray.model.kernels import triton_works
 from momkd_ray.model.kernels.products import multiplies_bf16
 from momkd_ray.model.momkd import MoMKD
 from momkd_ray.sections import TrainConfig
+from momkd_ray.train.replay import MOST_PATCHES, Replays, Room
 from momkd_ray.train.sync import Collective, mean_in_rank_order
 
 LOSS_NAMES = ("ce", "memory", "align_slide", "align_omics", "reconstruction", "total")
@@ -31,7 +34,11 @@ class Stepper:
         self.model = model.to(device)
         self.config, self.collective, self.device = config, collective, device
         self.optimiser = torch.optim.AdamW(
-            model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+            model.parameters(),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            fused=True,
+            capturable=device.type == "cuda",
         )
         model.memory.sync = collective.sum
         self.dtype = dtype_of_products(config.precision, device)
@@ -41,6 +48,15 @@ class Stepper:
             self.network = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
             if config.deterministic:
                 self.network.register_comm_hook(None, lambda _, bucket: mean_in_rank_order(bucket.buffer()))
+        self._replays: Replays | None = None
+        if device.type == "cuda" and collective.world == 1 and triton_works():
+            self._replays = Replays(lambda batch: self._together([batch], len(batch)), Room(device, model.noisy_layers))
+
+    def load_optimiser(self, state: dict[str, Any]) -> None:
+        """What another stepper's optimiser held, on whatever device that was."""
+        self.optimiser.load_state_dict(state)
+        for group in self.optimiser.param_groups:
+            group["capturable"] = self.device.type == "cuda"
 
     def step(self, batches: Sequence[BagBatch], global_bags: int, filler: BagBatch | None = None) -> Tensor:
         """Move everything by one step.
@@ -55,6 +71,12 @@ class Stepper:
             probability of class 1.
         """
         self.model.train()
+        if self._replays is not None and len(batches) == 1 and _replayable(batches[0]):
+            batch = batches[0].to(self.device, batches[0].features_PD.dtype)
+            return self._replays.step(batch, settings=self.optimiser.param_groups[0]["lr"])
+        return self._together(batches, global_bags, filler)
+
+    def _together(self, batches: Sequence[BagBatch], global_bags: int, filler: BagBatch | None = None) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
         outcomes = [
             self._backward(batch, self.collective.world / global_bags, last=i == len(batches) - 1)
@@ -87,6 +109,10 @@ class Stepper:
         positive_B = output.logits_BY.detach().softmax(-1)[:, 1]
         values_BV = torch.stack([*(terms[name].detach() for name in LOSS_NAMES), positive_B], dim=1)
         return values_BV, evidence, classes
+
+
+def _replayable(batch: BagBatch) -> bool:
+    return not batch.tiles and len(batch.features_PD) <= MOST_PATCHES
 
 
 def dtype_of_products(precision: str, device: torch.device) -> torch.dtype:

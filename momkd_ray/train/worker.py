@@ -119,7 +119,7 @@ class FoldTraining:
             return None
         content = self.checkpoints.read(name)
         self.model.load_state_dict(content["model"])
-        self.stepper.optimiser.load_state_dict(content["optimiser"])
+        self.stepper.load_optimiser(content["optimiser"])
         self.scheduler.load_state_dict(content["scheduler"])
         progress = Progress(**content["progress"])
         where = f"epoch {progress.epoch}" + (f", step {progress.step}" if progress.step else "")

@@ -81,7 +81,7 @@ def residual_block(
 def _backend(x: Tensor) -> ModuleType:
     if x.device.type == "cpu":
         return cpu
-    if x.device.type == "cuda" and x.dtype == torch.float32 and _triton_works():
+    if x.device.type == "cuda" and x.dtype == torch.float32 and triton_works():
         from momkd_ray.model.kernels import gpu
 
         return gpu
@@ -89,7 +89,7 @@ def _backend(x: Tensor) -> ModuleType:
 
 
 @cache
-def _triton_works() -> bool:
+def triton_works() -> bool:
     """Whether Triton is there with the C compiler that it builds its launchers with on first use."""
     if find_spec("triton") is None:
         missing = "Triton"
