@@ -3,18 +3,20 @@
     python benchmarks/kernels.py [--device cuda] [--patches 1000 4000 12000] [--rounds 9]
 
 Bytes are those that must move at least: each row read once from memory and all else from cache. On a GPU they are told
-as a share of what a copy moves there, read and written; arrays that its cache holds may pass that.
+as a share of what a copy moves there, read and written, which arrays that its cache holds may pass; and times are those
+in which the GPU computes, as PyTorch's profiler tells.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from types import ModuleType
 
 import step
 import torch
-from step import batch_of, clock_of, made_bag
+from step import batch_of, busy, made_bag
 from table import interleaved, machine, print_table
 from torch import Tensor
 
@@ -24,7 +26,7 @@ from momkd_ray.model.kernels import cpu, reference
 
 HEADS, HIDDEN = 2, 512
 ROWS = {"attend": (3, 8), "residual_block": (3, 3)}  # (P, H) arrays read and written on the way forward, and back
-TIMES = {"cpu": 1, "cuda": 20}  # a turn, for a GPU is done before the next one is told
+TURNS = 20  # of a GPU's way in a row
 
 
 def main() -> None:
@@ -34,7 +36,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=9)
     options = arguments.parse_args()
     step.use(options.device)
-    times, copied = TIMES[options.device], None if options.device == "cpu" else copy_gb_s(options.rounds)
+    copied = None if options.device == "cpu" else copy_gb_s()
     print(machine(), *([] if copied is None else [f"a copy moves {copied:,.0f} GB/s"]), sep="; ")
     rows = []
     for patches in options.patches:
@@ -44,16 +46,19 @@ def main() -> None:
             for ways, direction, arrays in zip(
                 zip(theirs, ours, strict=True), ("forward", "back"), ROWS[name], strict=True
             ):
-                turns = {who: repeated(do, times) for who, do in zip(("theirs", "ours"), ways, strict=True)}
-                seconds = interleaved(turns, options.rounds, clock_of(step.DEVICE))
-                us = {who: s * 1e6 / patches / times for who, s in seconds.items()}
+                turns = dict(zip(("theirs", "ours"), ways, strict=True))
+                if copied is None:
+                    seconds = interleaved(turns, options.rounds, time.process_time)
+                else:
+                    seconds = {who: busy_a_turn(do) for who, do in turns.items()}
+                us = {who: s * 1e6 / patches for who, s in seconds.items()}
                 gb_s = arrays * HIDDEN * 4 / us["ours"] / 1e3
                 cells = [f"{name}, {direction}", f"{patches:,}", f"{us['theirs']:.4g}", f"{us['ours']:.4g}"]
                 cells += [f"{us['theirs'] / us['ours']:.1f}x", f"{gb_s:.1f}"]
                 rows.append(cells if copied is None else [*cells, f"{gb_s / copied:.0%}"])
     columns = ["kernel", "patches", "PyTorch Geometric, us a patch", "ours", "speed-up", "ours, GB/s at least"]
     print_table(
-        f"The kernels, float32, dropout 0.5, {'one thread, CPU time' if copied is None else 'GPU'}, medians of turns",
+        f"The kernels, float32, dropout 0.5, {'one thread, CPU time, medians' if copied is None else 'GPU, means'} of turns",
         columns if copied is None else [*columns, "of a copy's"],
         rows,
     )
@@ -67,23 +72,17 @@ def own_backend() -> ModuleType:
     return gpu
 
 
-def copy_gb_s(rounds: int) -> float:
+def copy_gb_s() -> float:
     """What a large copy on the GPU reads and writes in a second."""
     source = torch.randn(2**29, device=step.DEVICE)
     target = torch.empty_like(source)
-    times = TIMES["cuda"]
-    seconds = interleaved({"copy": repeated(lambda: target.copy_(source), times)}, rounds, clock_of(step.DEVICE))
-    return 2 * source.nbytes * times / seconds["copy"] / 1e9
+    return 2 * source.nbytes / busy_a_turn(lambda: target.copy_(source)) / 1e9
 
 
-def repeated(do: Callable[[], object], times: int) -> Callable[[], object]:
+def busy_a_turn(do: Callable[[], object]) -> float:
+    """Mean seconds in which the GPU computes, of some turns."""
     do()  # compiled and warm
-
-    def turn() -> None:
-        for _ in range(times):
-            do()
-
-    return turn
+    return busy(lambda: [do() for _ in range(TURNS)]) / TURNS
 
 
 def way(backend: ModuleType, name: str, batch: BagBatch) -> tuple[Callable[[], object], Callable[[], object]]:

@@ -41,8 +41,10 @@ def gpu() -> Iterator[ModuleType]:
             if Version(triton.__version__) < Version("3.7") and Version(np.__version__) >= Version("2.4"):
                 pytest.skip("Triton's interpreter before 3.7 needs a NumPy before 2.4")
             monkeypatch.setenv("TRITON_INTERPRET", "1")
-            monkeypatch.setattr(triton.language, "sum", triton.jit(triton.language.sum.fn))
+            for name in ("sum", "max"):
+                monkeypatch.setattr(triton.language, name, triton.jit(getattr(triton.language, name).fn))
         spec.loader.exec_module(module)
+        monkeypatch.setattr(module, "PROGRAMS", 4)  # several rows for each of several, also of a small graph
         yield module
 
 
@@ -212,8 +214,9 @@ INDICES = ("received_P1", "source_M", "sent_P1", "message_M", "target_M")
 
 
 def compile_for(arch, kernel, width, drops):
-    options = gpu._sizes(width)
-    constants = {name: options.pop(name) for name in ("WIDTH", "PADDED")}
+    options = {**gpu._sizes(width), "ROWS": 4, "TOGETHER": gpu.TOGETHER}
+    constants = {name: options.pop(name) for name in ("WIDTH", "PADDED", "ROWS", "TOGETHER")}
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     if not drops:
         constants |= {name: None for name in kernel.arg_names if name.startswith("keys")}
     types = {name: "*i64" if name.startswith("keys") else "*i32" if name in INDICES else "*fp32"

@@ -20,10 +20,12 @@ from momkd_ray.model.dropout import COLUMN, FACTOR1, FACTOR2, Dropout
 from momkd_ray.model.kernels.reference import SLOPE
 from momkd_ray.model.kernels.rows import EPSILON
 
-BLOCK = 8
-"""Rows a program of the way back: enough to keep the weights' partial gradients small, and few enough for many."""
+TOGETHER = 4
+"""Messages a program fetches at a time, so that it waits once for all of them."""
+PROGRAMS = 4096
+"""Of the way back, at most twice as many: enough to fill a GPU, and few enough to keep the partial gradients small."""
 _COLUMN, _FACTOR1, _FACTOR2 = tl.constexpr(COLUMN), tl.constexpr(FACTOR1), tl.constexpr(FACTOR2)
-_SLOPE, _EPSILON, _BLOCK = tl.constexpr(SLOPE), tl.constexpr(EPSILON), tl.constexpr(BLOCK)
+_SLOPE, _EPSILON = tl.constexpr(SLOPE), tl.constexpr(EPSILON)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -32,11 +34,13 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 @compiled
-def kept(keys_N: tl.tensor, row: tl.tensor, column: tl.tensor, threshold: tl.tensor, scale: tl.tensor) -> Any:
-    """What dropout multiplies an entry by; see `Dropout`."""
+def kept(
+    keys_N: tl.tensor, row: tl.tensor, there: tl.tensor, column: tl.tensor, threshold: tl.tensor, scale: tl.tensor
+) -> Any:
+    """What dropout multiplies an entry by, where there is one; see `Dropout`."""
     factor = scale
     if keys_N is not None:
-        h = tl.load(keys_N + row).to(tl.uint32) + column.to(tl.uint32) * _COLUMN
+        h = tl.load(keys_N + row, there).to(tl.uint32) + column.to(tl.uint32) * _COLUMN
         h = (h ^ (h >> 16)) * _FACTOR1
         h = (h ^ (h >> 15)) * _FACTOR2
         h = h ^ (h >> 16)
@@ -60,6 +64,7 @@ def attend_rows(
     out_PH: tl.tensor,
     WIDTH: tl.constexpr,
     PADDED: tl.constexpr,
+    TOGETHER: tl.constexpr,
 ) -> None:
     """One head of what one patch receives, in one pass: where a score is the highest yet, the sums so far shrink."""
     target, head, heads = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
@@ -71,16 +76,20 @@ def attend_rows(
     highest, total = tl.full([], float("-inf"), tl.float32), tl.full([], 0.0, tl.float32)
     sum_C = tl.full([PADDED], 0.0, tl.float32)
     first, last = tl.load(received_P1 + target).to(tl.int64), tl.load(received_P1 + target + 1).to(tl.int64)
-    for m in range(first, last):
-        source = tl.load(source_M + m).to(tl.int64)
-        sent_C = tl.load(sent_PH + source * heads * WIDTH + at_C, inside_C, 0.0)
-        pair_C = sent_C + received_C
-        score = tl.sum(weight_C * tl.where(pair_C > 0, pair_C, pair_C * _SLOPE), 0)
-        tl.store(score_MA + m * heads + head, score)
-        higher = tl.maximum(highest, score)
-        shrink, share = tl.exp(highest - higher), tl.exp(score - higher)
-        total = total * shrink + share
-        sum_C = sum_C * shrink + share * kept(keys_M, m, head, threshold, scale) * sent_C
+    for begin in range(first, last, TOGETHER):
+        m_T = begin + tl.arange(0, TOGETHER)
+        there_T = m_T < last
+        source_T = tl.load(source_M + m_T, there_T, 0).to(tl.int64)
+        sent_TC = tl.load(sent_PH + source_T[:, None] * heads * WIDTH + at_C, there_T[:, None] & inside_C, 0.0)
+        pair_TC = sent_TC + received_C
+        score_T = tl.sum(weight_C * tl.where(pair_TC > 0, pair_TC, pair_TC * _SLOPE), 1)
+        tl.store(score_MA + m_T * heads + head, score_T, there_T)
+        score_T = tl.where(there_T, score_T, float("-inf"))
+        higher = tl.maximum(highest, tl.max(score_T, 0))
+        shrink, share_T = tl.exp(highest - higher), tl.exp(score_T - higher)
+        total = total * shrink + tl.sum(share_T, 0)
+        weighted_T = share_T * kept(keys_M, m_T, there_T, head, threshold, scale)
+        sum_C = sum_C * shrink + tl.sum(weighted_T[:, None] * sent_TC, 0)
         highest = higher
     total = tl.where(total == 0, 1.0, total)  # a patch that receives nothing
     tl.store(normaliser_PA + target * heads + head, highest + tl.log(total))
@@ -109,6 +118,8 @@ def attend_rows_backward_received(
     patches: tl.tensor,
     WIDTH: tl.constexpr,
     PADDED: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOGETHER: tl.constexpr,
 ) -> None:
     """One head of the gradients of a block's received rows and of its messages' scores.
 
@@ -121,22 +132,24 @@ def attend_rows_backward_received(
     at_C = head * WIDTH + column_C
     weight_C, bias_C = tl.load(weight_AC + at_C, inside_C, 0.0), tl.load(bias_H + at_C, inside_C, 0.0)
     grad_weight_C = tl.full([PADDED], 0.0, tl.float32)
-    begin = tl.program_id(0).to(tl.int64) * _BLOCK
-    for target in range(begin, tl.minimum(begin + _BLOCK, patches)):
+    begin = tl.program_id(0).to(tl.int64) * ROWS
+    for target in range(begin, tl.minimum(begin + ROWS, patches)):
         row_C = target * heads * WIDTH + at_C
         received_C, grad_C = tl.load(received_PH + row_C, inside_C, 0.0), tl.load(grad_PH + row_C, inside_C, 0.0)
         mean = tl.sum(grad_C * (tl.load(out_PH + row_C, inside_C, 0.0) - bias_C), 0)
         normaliser = tl.load(normaliser_PA + target * heads + head)
         through_C = tl.full([PADDED], 0.0, tl.float32)
         first, last = tl.load(received_P1 + target).to(tl.int64), tl.load(received_P1 + target + 1).to(tl.int64)
-        for m in range(first, last):
-            source = tl.load(source_M + m).to(tl.int64)
-            sent_C = tl.load(sent_PH + source * heads * WIDTH + at_C, inside_C, 0.0)
-            grad = kept(keys_M, m, head, threshold, scale) * tl.sum(grad_C * sent_C, 0)
-            attention = tl.exp(tl.load(score_MA + m * heads + head) - normaliser)
-            grad_score = attention * (grad - mean)
-            tl.store(grad_score_MA + m * heads + head, grad_score)
-            through_C += grad_score * tl.where(sent_C + received_C > 0, 1.0, _SLOPE)
+        for start in range(first, last, TOGETHER):
+            m_T = start + tl.arange(0, TOGETHER)
+            there_T = m_T < last
+            source_T = tl.load(source_M + m_T, there_T, 0).to(tl.int64)
+            score_T = tl.load(score_MA + m_T * heads + head, there_T, float("-inf"))
+            sent_TC = tl.load(sent_PH + source_T[:, None] * heads * WIDTH + at_C, there_T[:, None] & inside_C, 0.0)
+            grad_T = kept(keys_M, m_T, there_T, head, threshold, scale) * tl.sum(grad_C * sent_TC, 1)
+            grad_score_T = tl.exp(score_T - normaliser) * (grad_T - mean)
+            tl.store(grad_score_MA + m_T * heads + head, grad_score_T, there_T)
+            through_C += tl.sum(grad_score_T[:, None] * tl.where(sent_TC + received_C > 0, 1.0, _SLOPE), 0)
         tl.store(grad_received_PH + row_C, through_C * weight_C, inside_C)
         grad_weight_C += through_C * received_C
     tl.store(grad_weight_NAC + tl.program_id(0).to(tl.int64) * heads * WIDTH + at_C, grad_weight_C, inside_C)
@@ -162,6 +175,8 @@ def attend_rows_backward_sent(
     patches: tl.tensor,
     WIDTH: tl.constexpr,
     PADDED: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOGETHER: tl.constexpr,
 ) -> None:
     """One head of the gradients of a block's sent rows, through the scores and through the messages."""
     head, heads = tl.program_id(1), tl.num_programs(1)
@@ -170,23 +185,27 @@ def attend_rows_backward_sent(
     at_C = head * WIDTH + column_C
     weight_C = tl.load(weight_AC + at_C, inside_C, 0.0)
     grad_weight_C = tl.full([PADDED], 0.0, tl.float32)
-    begin = tl.program_id(0).to(tl.int64) * _BLOCK
-    for source in range(begin, tl.minimum(begin + _BLOCK, patches)):
+    begin = tl.program_id(0).to(tl.int64) * ROWS
+    for source in range(begin, tl.minimum(begin + ROWS, patches)):
         row_C = source * heads * WIDTH + at_C
         sent_C = tl.load(sent_PH + row_C, inside_C, 0.0)
         through_C, grad_sent_C = tl.full([PADDED], 0.0, tl.float32), tl.full([PADDED], 0.0, tl.float32)
         first, last = tl.load(sent_P1 + source).to(tl.int64), tl.load(sent_P1 + source + 1).to(tl.int64)
-        for place in range(first, last):
-            m, target = tl.load(message_M + place).to(tl.int64), tl.load(target_M + place).to(tl.int64)
-            factor = kept(keys_M, m, head, threshold, scale)
-            received_C = tl.load(received_PH + target * heads * WIDTH + at_C, inside_C, 0.0)
+        for start in range(first, last, TOGETHER):
+            place_T = start + tl.arange(0, TOGETHER)
+            there_T = place_T < last
+            m_T = tl.load(message_M + place_T, there_T, 0).to(tl.int64)
+            target_T = tl.load(target_M + place_T, there_T, 0).to(tl.int64)
+            row_TC = target_T[:, None] * heads * WIDTH + at_C
+            received_TC = tl.load(received_PH + row_TC, there_T[:, None] & inside_C, 0.0)
+            factor_T = kept(keys_M, m_T, there_T, head, threshold, scale)
             # of a dropped message no row is fetched
-            wanted_C = column_C < tl.where(factor != 0, WIDTH, 0)
-            grad_C = tl.load(grad_PH + target * heads * WIDTH + at_C, wanted_C, 0.0)
-            score, normaliser = tl.load(score_MA + m * heads + head), tl.load(normaliser_PA + target * heads + head)
-            grad_score = tl.load(grad_score_MA + m * heads + head)
-            through_C += grad_score * tl.where(sent_C + received_C > 0, 1.0, _SLOPE)
-            grad_sent_C += factor * tl.exp(score - normaliser) * grad_C
+            grad_TC = tl.load(grad_PH + row_TC, (there_T & (factor_T != 0))[:, None] & inside_C, 0.0)
+            score_T = tl.load(score_MA + m_T * heads + head, there_T, float("-inf"))
+            normaliser_T = tl.load(normaliser_PA + target_T * heads + head, there_T, 0.0)
+            grad_score_T = tl.load(grad_score_MA + m_T * heads + head, there_T, 0.0)
+            through_C += tl.sum(grad_score_T[:, None] * tl.where(sent_C + received_TC > 0, 1.0, _SLOPE), 0)
+            grad_sent_C += tl.sum((factor_T * tl.exp(score_T - normaliser_T))[:, None] * grad_TC, 0)
         tl.store(grad_sent_PH + row_C, grad_sent_C + through_C * weight_C, inside_C)
         grad_weight_C += through_C * sent_C
     tl.store(grad_weight_NAC + tl.program_id(0).to(tl.int64) * heads * WIDTH + at_C, grad_weight_C, inside_C)
@@ -222,7 +241,7 @@ def block_rows(
     y_H = normed_H * tl.load(weight_H + column_H, inside_H, 0.0) + tl.load(bias_H + column_H, inside_H, 0.0)
     active_H = tl.where(y_H > 0, y_H, alpha * (tl.exp(tl.minimum(y_H, 0.0)) - 1))
     residual_H = tl.load(residual_PH + row_H, inside_H, 0.0)
-    tl.store(out_PH + row_H, kept(keys_P, p, column_H, threshold, scale) * active_H + residual_H, inside_H)
+    tl.store(out_PH + row_H, kept(keys_P, p, True, column_H, threshold, scale) * active_H + residual_H, inside_H)
 
 
 @compiled
@@ -241,19 +260,20 @@ def block_rows_backward(
     patches: tl.tensor,
     WIDTH: tl.constexpr,
     PADDED: tl.constexpr,
+    ROWS: tl.constexpr,
 ) -> None:
     """The gradients of a block of rows, each normalised anew."""
     column_H = tl.arange(0, PADDED)
     inside_H = column_H < WIDTH
     weight_at_H, bias_at_H = tl.load(weight_H + column_H, inside_H, 0.0), tl.load(bias_H + column_H, inside_H, 0.0)
     grad_weight_H, grad_bias_H = tl.full([PADDED], 0.0, tl.float32), tl.full([PADDED], 0.0, tl.float32)
-    begin = tl.program_id(0).to(tl.int64) * _BLOCK
-    for p in range(begin, tl.minimum(begin + _BLOCK, patches)):
+    begin = tl.program_id(0).to(tl.int64) * ROWS
+    for p in range(begin, tl.minimum(begin + ROWS, patches)):
         row_H = p * WIDTH + column_H
         normed_H, inverse = normalised(tl.load(x_PH + row_H, inside_H, 0.0), inside_H, WIDTH)
         y_H = normed_H * weight_at_H + bias_at_H
         slope_H = tl.where(y_H > 0, 1.0, alpha * tl.exp(tl.minimum(y_H, 0.0)))
-        factor_H = kept(keys_P, p, column_H, threshold, scale)
+        factor_H = kept(keys_P, p, True, column_H, threshold, scale)
         grad_H = tl.load(grad_PH + row_H, inside_H, 0.0) * factor_H * slope_H
         grad_weight_H += grad_H * normed_H
         grad_bias_H += grad_H
@@ -281,7 +301,8 @@ class _Attend(torch.autograd.Function):
         score_MA, normaliser_PA = (sent_PH.new_empty(n, heads) for n in (len(graph.source_M), len(received_PH)))
         out_PH = torch.empty_like(received_PH)
         inputs = (sent_PH, received_PH, weight_AC, bias_H, graph.received_P1, graph.source_M, *_drawn(dropout))
-        _launch(attend_rows, (len(out_PH), heads), width, *inputs, score_MA, normaliser_PA, out_PH)
+        results = (score_MA, normaliser_PA, out_PH)
+        _launch(attend_rows, (len(out_PH), heads), width, *inputs, *results, TOGETHER=TOGETHER)
         ctx.save_for_backward(sent_PH, received_PH, weight_AC, bias_H, out_PH, score_MA, normaliser_PA)
         ctx.graph, ctx.dropout = graph, dropout
         return out_PH
@@ -302,8 +323,12 @@ class _Attend(torch.autograd.Function):
         received = (bias_H, out_PH, graph.received_P1, graph.source_M, *shared, grad_received_PH)
         sent = (graph.sent_P1, graph.message_M, graph.target_M, *shared, grad_sent_PH)
         to_received, to_sent = (grad_weight_NAC[:blocks], len(received_PH)), (grad_weight_NAC[blocks:], len(sent_PH))
-        _launch(attend_rows_backward_received, (blocks, heads), width, *inputs, *received, *to_received)
-        _launch(attend_rows_backward_sent, (_blocks(sent_PH), heads), width, *inputs, *sent, *to_sent)
+        for kernel, rows_PH, arguments in (
+            (attend_rows_backward_received, received_PH, (*received, *to_received)),
+            (attend_rows_backward_sent, sent_PH, (*sent, *to_sent)),
+        ):
+            sizes = {"ROWS": _rows_a_program(rows_PH), "TOGETHER": TOGETHER}
+            _launch(kernel, (_blocks(rows_PH), heads), width, *inputs, *arguments, **sizes)
         return grad_sent_PH, grad_received_PH, grad_weight_NAC.sum(0), grad_PH.sum(0), None, None
 
 
@@ -334,7 +359,8 @@ class _ResidualBlock(torch.autograd.Function):
         grad_x_PH, grad_weights_2NH = torch.empty_like(x_PH), weight_H.new_empty(2, _blocks(x_PH), len(weight_H))
         inputs = (grad_PH.contiguous(), x_PH, weight_H, bias_H, ctx.alpha, *_drawn(ctx.dropout))
         results = (grad_x_PH, *grad_weights_2NH.unbind())
-        _launch(block_rows_backward, (_blocks(x_PH),), len(weight_H), *inputs, *results, len(x_PH))
+        arguments = (*inputs, *results, len(x_PH))
+        _launch(block_rows_backward, (_blocks(x_PH),), len(weight_H), *arguments, ROWS=_rows_a_program(x_PH))
         return grad_x_PH, grad_PH, *grad_weights_2NH.sum(1).unbind(), None, None
 
 
@@ -368,14 +394,19 @@ def _drawn(dropout: Dropout | None) -> tuple[Tensor | None, int, float]:
     return dropout.keys_N.contiguous(), dropout.threshold, 1 / max(1 - dropout.p, 2**-32)
 
 
+def _rows_a_program(x_PH: Tensor) -> int:
+    """A power of two, as each is a kernel of its own."""
+    return int(triton.next_power_of_2(max(len(x_PH) // PROGRAMS, 1)))
+
+
 def _blocks(x_PH: Tensor) -> int:
-    return -(-len(x_PH) // BLOCK)
+    return -(-len(x_PH) // _rows_a_program(x_PH))
 
 
-def _launch(kernel: Any, grid: tuple[int, ...], width: int, *arguments: Any) -> None:
+def _launch(kernel: Any, grid: tuple[int, ...], width: int, *arguments: Any, **sizes: int) -> None:
     """On the device of the first argument, which need not be the current one."""
     with torch.cuda.device_of(arguments[0]):  # type: ignore[no-untyped-call]
-        kernel[grid](*arguments, **_sizes(width))
+        kernel[grid](*arguments, **_sizes(width), **sizes)
 
 
 def _sizes(width: int) -> dict[str, int]:
