@@ -56,9 +56,10 @@ def main() -> None:
                 cells = [f"{name}, {direction}", f"{patches:,}", f"{us['theirs']:.4g}", f"{us['ours']:.4g}"]
                 cells += [f"{us['theirs'] / us['ours']:.1f}x", f"{gb_s:.1f}"]
                 rows.append(cells if copied is None else [*cells, f"{gb_s / copied:.0%}"])
+    clock = "one thread, CPU time, medians of turns" if copied is None else "what the GPU takes, means of turns"
     columns = ["kernel", "patches", "PyTorch Geometric, us a patch", "ours", "speed-up", "ours, GB/s at least"]
     print_table(
-        f"The kernels, float32, dropout 0.5, {'one thread, CPU time, medians' if copied is None else 'GPU, means'} of turns",
+        f"The kernels, float32, dropout 0.5, {clock}",
         columns if copied is None else [*columns, "of a copy's"],
         rows,
     )

@@ -200,7 +200,8 @@ def attend_rows_backward_sent(
             received_TC = tl.load(received_PH + row_TC, there_T[:, None] & inside_C, 0.0)
             factor_T = kept(keys_M, m_T, there_T, head, threshold, scale)
             # of a dropped message no row is fetched
-            grad_TC = tl.load(grad_PH + row_TC, (there_T & (factor_T != 0))[:, None] & inside_C, 0.0)
+            wanted_T = tl.where(factor_T != 0, there_T, False)
+            grad_TC = tl.load(grad_PH + row_TC, wanted_T[:, None] & inside_C, 0.0)
             score_T = tl.load(score_MA + m_T * heads + head, there_T, float("-inf"))
             normaliser_T = tl.load(normaliser_PA + target_T * heads + head, there_T, 0.0)
             grad_score_T = tl.load(grad_score_MA + m_T * heads + head, there_T, 0.0)
