@@ -3,8 +3,9 @@
     python benchmarks/kernels.py [--device cuda] [--patches 1000 4000 12000] [--rounds 9]
 
 Bytes are those that must move at least: each row read once from memory and all else from cache. On a GPU they are told
-as a share of what a copy moves there, read and written, which arrays that its cache holds may pass; and times are those
-in which the GPU computes, as PyTorch's profiler tells.
+as a share of what a large copy moves there, read and written; "with messages" counts a row for each that is fetched,
+which comes from the GPU's cache, as a share of what a copy within that cache moves; and times are those in which the
+GPU computes, as PyTorch's profiler tells.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from momkd_ray.model.kernels import cpu, reference
 
 HEADS, HIDDEN = 2, 512
 ROWS = {"attend": (3, 8), "residual_block": (3, 3)}  # (P, H) arrays read and written on the way forward, and back
+FETCHED = {"attend": (1, 2.5), "residual_block": (0, 0)}  # rows a message; of the half that is dropped, one less back
+CACHED_MB, LARGE_MB = 16, 2048
 TURNS = 20  # of a GPU's way in a row
 
 
@@ -36,15 +39,18 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=9)
     options = arguments.parse_args()
     step.use(options.device)
-    copied = None if options.device == "cpu" else copy_gb_s()
-    print(machine(), *([] if copied is None else [f"a copy moves {copied:,.0f} GB/s"]), sep="; ")
+    copied = cached = None
+    if options.device == "cuda":
+        copied, cached = copy_gb_s(LARGE_MB), copy_gb_s(CACHED_MB)
+        print(f"a copy of {LARGE_MB} MB moves {copied:,.0f} GB/s, one of {CACHED_MB} MB {cached:,.0f}; ", end="")
+    print(machine())
     rows = []
     for patches in options.patches:
         batch = batch_of([made_bag(patches, 0)]).to(step.DEVICE)
         for name in ROWS:
             theirs, ours = (way(backend, name, batch) for backend in (reference, own_backend()))
-            for ways, direction, arrays in zip(
-                zip(theirs, ours, strict=True), ("forward", "back"), ROWS[name], strict=True
+            for ways, direction, arrays, fetched in zip(
+                zip(theirs, ours, strict=True), ("forward", "back"), ROWS[name], FETCHED[name], strict=True
             ):
                 turns = dict(zip(("theirs", "ours"), ways, strict=True))
                 if copied is None:
@@ -55,12 +61,15 @@ def main() -> None:
                 gb_s = arrays * HIDDEN * 4 / us["ours"] / 1e3
                 cells = [f"{name}, {direction}", f"{patches:,}", f"{us['theirs']:.4g}", f"{us['ours']:.4g}"]
                 cells += [f"{us['theirs'] / us['ours']:.1f}x", f"{gb_s:.1f}"]
-                rows.append(cells if copied is None else [*cells, f"{gb_s / copied:.0%}"])
+                if copied is not None and cached is not None:
+                    all_gb_s = gb_s * (1 + fetched * len(batch.graph.source_M) / patches / arrays)
+                    cells += [f"{gb_s / copied:.0%}", f"{all_gb_s:.0f}", f"{all_gb_s / cached:.0%}"]
+                rows.append(cells)
     clock = "one thread, CPU time, medians of turns" if copied is None else "what the GPU takes, means of turns"
     columns = ["kernel", "patches", "PyTorch Geometric, us a patch", "ours", "speed-up", "ours, GB/s at least"]
     print_table(
         f"The kernels, float32, dropout 0.5, {clock}",
-        columns if copied is None else [*columns, "of a copy's"],
+        columns if copied is None else [*columns, "of a copy's", "with messages, GB/s", "of a copy's in cache"],
         rows,
     )
 
@@ -73,9 +82,9 @@ def own_backend() -> ModuleType:
     return gpu
 
 
-def copy_gb_s() -> float:
-    """What a large copy on the GPU reads and writes in a second."""
-    source = torch.randn(2**29, device=step.DEVICE)
+def copy_gb_s(megabytes: int) -> float:
+    """What a copy on the GPU reads and writes in a second."""
+    source = torch.randn(megabytes * 2**18, device=step.DEVICE)
     target = torch.empty_like(source)
     return 2 * source.nbytes / busy_a_turn(lambda: target.copy_(source)) / 1e9
 

@@ -62,7 +62,7 @@ def test_a_size_class_is_an_eighth_larger_at_most(n: int) -> None:
     assert room_for(room) == room
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 60), min_size=1, max_size=3),
     before=st.lists(st.integers(1, 60), min_size=1, max_size=3),

@@ -100,7 +100,6 @@ class Replays:
         self._seen: set[tuple[object, ...]] = set()
         self._recorded: dict[tuple[object, ...], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._settings: object = None
-        self._memory = torch.cuda.graph_pool_handle()
 
     def step(self, batch: BagBatch, settings: object) -> Tensor:
         """What `run` does and gives for a batch on the GPU; a recording holds as long as the settings are the same."""
@@ -120,8 +119,10 @@ class Replays:
 
     def _record(self, roomy: BagBatch) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         graph = torch.cuda.CUDAGraph()
-        # threads that read ahead allocate and copy meanwhile; recordings run one at a time and share their memory
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+        # recordings run one at a time, so that all share the first one's memory
+        shared = next((recorded.pool() for recorded, _ in self._recorded.values()), None)
+        # threads that read ahead allocate and copy meanwhile
+        with torch.cuda.graph(graph, pool=shared, capture_error_mode="thread_local"):
             values = self._run(roomy)
         return graph, values
 

@@ -20,8 +20,8 @@ from momkd_ray.model.dropout import COLUMN, FACTOR1, FACTOR2, Dropout
 from momkd_ray.model.kernels.reference import SLOPE
 from momkd_ray.model.kernels.rows import EPSILON
 
-TOGETHER = 4
-"""Messages a program fetches at a time, so that it waits once for all of them."""
+TOGETHER = 2
+"""Messages a program fetches at a time: with more, those that a patch lacks to a full number cost more than is won."""
 PROGRAMS = 4096
 """Of the way back, at most twice as many: enough to fill a GPU, and few enough to keep the partial gradients small."""
 _COLUMN, _FACTOR1, _FACTOR2 = tl.constexpr(COLUMN), tl.constexpr(FACTOR1), tl.constexpr(FACTOR2)
