@@ -46,7 +46,7 @@ def main() -> None:
     print(machine())
     rows = []
     for patches in options.patches:
-        batch = batch_of([made_bag(patches, 0)]).to(step.DEVICE)
+        batch = batch_of([made_bag(patches, 0)])
         for name in ROWS:
             theirs, ours = (way(backend, name, batch) for backend in (reference, own_backend()))
             for ways, direction, arrays, fetched in zip(
@@ -91,8 +91,13 @@ def copy_gb_s(megabytes: int) -> float:
 
 def busy_a_turn(do: Callable[[], object]) -> float:
     """Mean seconds in which the GPU computes, of some turns."""
+
+    def turns() -> None:
+        for _ in range(TURNS):
+            do()
+
     do()  # compiled and warm
-    return busy(lambda: [do() for _ in range(TURNS)]) / TURNS
+    return busy(turns) / TURNS
 
 
 def way(backend: ModuleType, name: str, batch: BagBatch) -> tuple[Callable[[], object], Callable[[], object]]:

@@ -13,7 +13,7 @@ from momkd_ray.bags.graph import knn_graph
 from momkd_ray.bags.readers import Bag
 from momkd_ray.model.momkd import MoMKD
 from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig, TrainConfig
-from momkd_ray.train.replay import CLASSES_AN_OCTAVE, Room, room_for
+from momkd_ray.train.replay import CLASSES_AN_OCTAVE, Replays, Room, room_for
 from momkd_ray.train.step import Stepper
 from momkd_ray.train.sync import Alone
 
@@ -108,8 +108,8 @@ def test_recorded_steps_are_those_that_are_not(rule: str, precision: str) -> Non
         config = TrainConfig.model_validate({"precision": precision, "lr": 1e-3})
         steppers.append(Stepper(model_of(64, rule), config, Alone(), device))
     recorded, plain = steppers
-    plain._replays = None
-    assert recorded._replays is not None
+    plain.alone.possible = False
+    assert recorded.alone.possible
     course = [([250], 1), ([100, 60], 1), ([245], 1), ([251], 0), ([248], 1), ([60, 100], 1), ([253], 0)]
     for epoch in range(3):
         for stepper in steppers:
@@ -119,10 +119,25 @@ def test_recorded_steps_are_those_that_are_not(rule: str, precision: str) -> Non
             ours, theirs = (stepper.step([batch], len(sizes)) for stepper in steppers)
             tolerance = 1e-4 if precision == "fp32" else 5e-2
             torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
-        assert 2 <= len(recorded._replays._recorded) <= 3
+        assert 2 <= len(recorded.alone._recorded) <= 3
     if precision == "fp32":
         for ours, theirs in zip(recorded.model.state_dict().values(), plain.model.state_dict().values(), strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+@on_gpu
+def test_recorded_predictions_are_those_that_are_not_also_of_other_weights() -> None:
+    device = torch.device("cuda")
+    model = model_of(64).to(device).eval()
+    predicted = Replays(lambda batch: model.predict(batch)[0], device, model.noisy_layers)
+    for seed in range(4):
+        for patches in (250, 30, 249):
+            batch = batch_of([patches], 0, seed=seed, device=device).to(device)
+            torch.testing.assert_close(predicted(batch), model.predict(batch)[0], atol=1e-5, rtol=1e-5)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.1)
+    assert len(predicted._recorded) == 2
 
 
 @on_gpu

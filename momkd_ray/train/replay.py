@@ -1,9 +1,9 @@
-"""A training step on a GPU, recorded for bags of about one size and then replayed.
+"""What a GPU does with a bag, recorded for bags of about one size and then replayed.
 
-A step of a bag of some thousand patches is five hundred short kernels, which a host starts several times slower than a
-GPU runs them. A CUDA graph starts them all at once. It can only do again what was recorded, at the same addresses, so
-bags are copied into buffers with room for as many patches and messages as their size class has. The room left over
-holds patches that exchange no messages and belong to no bag: no result depends on what lies there.
+A training step of a bag of some thousand patches is five hundred short kernels, which a host starts several times
+slower than a GPU runs them. A CUDA graph starts them all at once. It can only do again what was recorded, at the same
+addresses, so bags are copied into buffers with room for as many patches and messages as their size class has. The room
+left over holds patches that exchange no messages and belong to no bag: no result depends on what lies there.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from torch import Tensor
 from momkd_ray.bags.batch import BagBatch, placed
 from momkd_ray.bags.messages import MessageGraph
 from momkd_ray.model.dropout import Layers, dropout_pieces
+from momkd_ray.model.kernels import triton_works
 
-MOST_PATCHES = 16_384
-"""Where a GPU computes longer than a host needs to start it all, recording would only take memory."""
+MOST_PATCHES = 65_536
+"""Beyond it a GPU computes longer than a host needs to start it all, and recording would only take memory."""
 CLASSES_AN_OCTAVE = 8
 """Sizes between a power of two and the next: a bag fills eight ninths of its room at least."""
 MOST_RECORDED = 256
@@ -93,16 +94,29 @@ class Room:
 
 
 class Replays:
-    """Steps, each recorded when a size comes for the second time: the first time warms it up."""
+    """What `run` does and gives, recorded when a size comes for the second time: the first time warms it up.
 
-    def __init__(self, run: Callable[[BagBatch], Tensor], room: Room) -> None:
-        self._run, self._room = run, room
+    Where nothing can be recorded, and of bags in tiles or of very many patches, it is run as it is.
+
+    Args:
+        run: works on a batch on the device, without waiting for it, and in the same way for all batches of a size.
+        device: the batches'.
+        noisy_layers: the model's.
+    """
+
+    def __init__(
+        self, run: Callable[[BagBatch], Tensor], device: torch.device, noisy_layers: Callable[[BagBatch], Layers]
+    ) -> None:
+        self._run, self._room = run, Room(device, noisy_layers)
+        self.possible = device.type == "cuda" and triton_works()
         self._seen: set[tuple[object, ...]] = set()
         self._recorded: dict[tuple[object, ...], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._settings: object = None
 
-    def step(self, batch: BagBatch, settings: object) -> Tensor:
-        """What `run` does and gives for a batch on the GPU; a recording holds as long as the settings are the same."""
+    def __call__(self, batch: BagBatch, settings: object = None) -> Tensor:
+        """What `run` does and gives for a batch; a recording holds as long as the settings are the same."""
+        if not self.possible or batch.tiles or len(batch.features_PD) > MOST_PATCHES:
+            return self._run(batch)
         if settings != self._settings:
             self._settings, self._recorded, self._seen = settings, {}, set()
         roomy = self._room.holding(batch)

@@ -12,11 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from momkd_ray.bags.batch import BagBatch
 from momkd_ray.errors import InputError
-from momkd_ray.model.kernels import triton_works
 from momkd_ray.model.kernels.products import multiplies_bf16
 from momkd_ray.model.momkd import MoMKD
 from momkd_ray.sections import TrainConfig
-from momkd_ray.train.replay import MOST_PATCHES, Replays, Room
+from momkd_ray.train.replay import Replays
 from momkd_ray.train.sync import Collective, mean_in_rank_order
 
 LOSS_NAMES = ("ce", "memory", "align_slide", "align_omics", "reconstruction", "total")
@@ -48,9 +47,7 @@ class Stepper:
             self.network = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
             if config.deterministic:
                 self.network.register_comm_hook(None, lambda _, bucket: mean_in_rank_order(bucket.buffer()))
-        self._replays: Replays | None = None
-        if device.type == "cuda" and collective.world == 1 and triton_works():
-            self._replays = Replays(lambda batch: self._together([batch], len(batch)), Room(device, model.noisy_layers))
+        self.alone = Replays(lambda batch: self._together([batch], len(batch)), device, model.noisy_layers)
 
     def load_optimiser(self, state: dict[str, Any]) -> None:
         """What another stepper's optimiser held, on whatever device that was."""
@@ -71,9 +68,9 @@ class Stepper:
             probability of class 1.
         """
         self.model.train()
-        if self._replays is not None and len(batches) == 1 and _replayable(batches[0]):
+        if self.collective.world == 1 and len(batches) == 1:
             batch = batches[0].to(self.device, batches[0].features_PD.dtype)
-            return self._replays.step(batch, settings=self.optimiser.param_groups[0]["lr"])
+            return self.alone(batch, settings=self.optimiser.param_groups[0]["lr"])
         return self._together(batches, global_bags, filler)
 
     def _together(self, batches: Sequence[BagBatch], global_bags: int, filler: BagBatch | None = None) -> Tensor:
@@ -109,10 +106,6 @@ class Stepper:
         positive_B = output.logits_BY.detach().softmax(-1)[:, 1]
         values_BV = torch.stack([*(terms[name].detach() for name in LOSS_NAMES), positive_B], dim=1)
         return values_BV, evidence, classes
-
-
-def _replayable(batch: BagBatch) -> bool:
-    return not batch.tiles and len(batch.features_PD) <= MOST_PATCHES
 
 
 def dtype_of_products(precision: str, device: torch.device) -> torch.dtype:

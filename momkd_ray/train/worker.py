@@ -25,6 +25,7 @@ from momkd_ray.train.checkpoints import Checkpoints
 from momkd_ray.train.input import FoldInput
 from momkd_ray.train.record import VALUES, EpochRecord, no_rows, with_rows_of_all
 from momkd_ray.train.start import start_memory
+from momkd_ray.train.replay import Replays
 from momkd_ray.train.step import Stepper
 from momkd_ray.train.sync import Collective, device_of_worker, join_workers, merged
 from momkd_ray.train.task import FoldTask
@@ -99,6 +100,7 @@ class FoldTraining:
         torch.manual_seed(draw_seed("weights", config.train.seed, task.fold) % 2**63)
         model = MoMKD(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
         self.stepper = Stepper(model, config.train, collective, self.device)
+        self.predicted = Replays(lambda batch: self.model.predict(batch)[0], self.device, model.noisy_layers)
         self.scheduler = ReduceLROnPlateau(
             self.stepper.optimiser, "max", factor=config.train.lr_factor, patience=config.train.lr_patience
         )
@@ -250,9 +252,7 @@ class FoldTraining:
         """Probabilities of every bag of a role."""
         self.model.eval()
         bags = self.input.by_role[role]
-        mine = {
-            place: self.model.predict(batch.to(self.device))[0][0].tolist() for place, batch in self.input.each(role)
-        }
+        mine = {place: self.predicted(batch.to(self.device))[0].tolist() for place, batch in self.input.each(role)}
         probabilities = merged(self.collective.gather(mine))
         table = pd.DataFrame({"slide_id": bags.slides, "patient_id": bags.patients, "y": bags.y})
         p_NY = np.array([probabilities[place] for place in range(len(bags.ids))])
