@@ -24,8 +24,8 @@ from momkd_ray.model.momkd import CLASSES, MoMKD
 from momkd_ray.train.checkpoints import Checkpoints
 from momkd_ray.train.input import FoldInput
 from momkd_ray.train.record import VALUES, EpochRecord, no_rows, with_rows_of_all
-from momkd_ray.train.start import start_memory
 from momkd_ray.train.replay import Replays
+from momkd_ray.train.start import start_memory
 from momkd_ray.train.step import Stepper
 from momkd_ray.train.sync import Collective, device_of_worker, join_workers, merged
 from momkd_ray.train.task import FoldTask
