@@ -170,7 +170,8 @@ class ClusterConfig(Section):
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
     read_threads: Positive = 2  # that read bags while a worker computes: one reads storage while one makes batches
-    read_ahead_mb: Positive = 256  # of bags in memory beside the one computed on; a larger bag comes alone
+    # of bags in memory, a GPU's where there is one, beside the one computed on; a larger bag comes alone
+    read_ahead_mb: Positive = 256
     max_failures: Annotated[int, Field(ge=-1)] = 3  # of a fold's workers, each resumed from; -1: without end
     checkpoint_steps: Positive = 200  # besides every epoch: minutes of work at the default model's seconds a step
     resize_interval_s: Annotated[float, Field(gt=0)] = 60  # Ray Train's own default; each change of size is a restart
