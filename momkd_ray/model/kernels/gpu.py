@@ -1,7 +1,7 @@
 """The kernels for a GPU, in Triton: as on a CPU, nothing as large as messages x features is ever made.
 
-No program adds to what another one writes: weights' gradients are summed by blocks of a fixed number of rows, and the
-blocks' sums by PyTorch in a fixed order. So the result has the same bits every time.
+No program adds to what another one writes: weights' gradients are summed by blocks, which the number of rows alone
+decides, and the blocks' sums by PyTorch in a fixed order. So the result has the same bits every time.
 """
 
 from __future__ import annotations
