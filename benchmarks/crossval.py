@@ -30,18 +30,18 @@ from step import PlainEncoder, products
 from table import interleaved, machine, print_table
 from torch import Tensor, nn
 
-from momkd_ray.bags.batch import BagBatch, collate
-from momkd_ray.bags.graph import knn_graph
-from momkd_ray.bags.readers import Bag
-from momkd_ray.bags.stream import draw_seed, plan_epoch
-from momkd_ray.cluster import connected
+from momkd_ray.batches.collate import BagBatch, collate
+from momkd_ray.batches.sampling import draw_seed, plan_epoch
 from momkd_ray.cohort.folds import make_folds
-from momkd_ray.config import Config
-from momkd_ray.crossval.schedule import cross_validate
-from momkd_ray.crossval.study import Study, open_cohort, open_study
+from momkd_ray.config.load import Config
+from momkd_ray.crossval.cross_validate import cross_validate
+from momkd_ray.formats.knn_graph import knn_graph
+from momkd_ray.formats.readers import Bag
 from momkd_ray.model.memory import spherical_kmeans
 from momkd_ray.model.momkd import MoMKD
 from momkd_ray.progress import Narrator
+from momkd_ray.ray_runtime.cluster import connected
+from momkd_ray.run.inputs import Study, open_cohort, open_study
 from momkd_ray.train.step import dtype_of_products
 
 WIDTH = 1536

@@ -17,7 +17,7 @@ from table import machine, print_table
 
 from momkd_ray.cohort.genes import fit_genes
 from momkd_ray.cohort.omics import read_omics
-from momkd_ray.sections import GenesConfig
+from momkd_ray.config.sections import GenesConfig
 
 
 def main() -> None:

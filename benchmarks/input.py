@@ -18,16 +18,16 @@ from cohort import config_of, write_cohort
 from table import machine, print_table
 
 from momkd_ray import storage
-from momkd_ray.bags.readers import Bag
-from momkd_ray.bags.share import BagSource, share_bags
+from momkd_ray.bags.shared_bags import BagSource, share_bags
 from momkd_ray.bags.store import BagStore, from_row, row_at
-from momkd_ray.bags.stream import ahead
-from momkd_ray.cluster import connected
+from momkd_ray.batches.sampling import ahead
 from momkd_ray.cohort.folds import make_folds
-from momkd_ray.config import Config
+from momkd_ray.config.load import Config
 from momkd_ray.crossval.fold import fold_task
-from momkd_ray.crossval.study import Study, open_cohort, open_study
+from momkd_ray.formats.readers import Bag
 from momkd_ray.progress import Narrator
+from momkd_ray.ray_runtime.cluster import connected
+from momkd_ray.run.inputs import Study, open_cohort, open_study
 from momkd_ray.train.worker import train_loop_per_worker
 
 WORKERS = 2

@@ -21,7 +21,7 @@ from step import batch_of, busy, made_bag
 from table import interleaved, machine, print_table
 from torch import Tensor
 
-from momkd_ray.bags.batch import BagBatch
+from momkd_ray.batches.collate import BagBatch
 from momkd_ray.model.dropout import draw_dropout, dropout_pieces
 from momkd_ray.model.kernels import cpu, reference
 
@@ -77,7 +77,7 @@ def main() -> None:
 def own_backend() -> ModuleType:
     if step.DEVICE.type == "cpu":
         return cpu
-    from momkd_ray.model.kernels import gpu
+    from momkd_ray.model.kernels import triton_gpu as gpu
 
     return gpu
 

@@ -103,10 +103,10 @@ def crossval(config: str) -> None:
     import ray
 
     from momkd_ray.cohort.folds import make_folds
-    from momkd_ray.config import load_config
-    from momkd_ray.crossval.schedule import cross_validate
-    from momkd_ray.crossval.study import ensure_store, open_cohort, open_study
+    from momkd_ray.config.load import load_config
+    from momkd_ray.crossval.cross_validate import cross_validate
     from momkd_ray.progress import Narrator
+    from momkd_ray.run.inputs import ensure_store, open_cohort, open_study
 
     settings = load_config(config)
     logging.getLogger("ray.data").setLevel(logging.ERROR)

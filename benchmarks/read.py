@@ -16,11 +16,11 @@ import torch
 from pyarrow import parquet as pq
 from table import interleaved, machine, print_table
 
-from momkd_ray.bags.batch import collate
 from momkd_ray.bags.ingest import ingest
-from momkd_ray.bags.readers import Recipe, read_bag
 from momkd_ray.bags.store import BagStore, Form
-from momkd_ray.cluster import connected
+from momkd_ray.batches.collate import collate
+from momkd_ray.formats.readers import Recipe, read_bag
+from momkd_ray.ray_runtime.cluster import connected
 
 
 def main() -> None:

@@ -24,11 +24,11 @@ import torch
 import torch.distributed as dist
 from table import machine, print_table
 
-from momkd_ray.bags.graph import knn_graph
-from momkd_ray.bags.readers import Bag
-from momkd_ray.bags.stream import divide
-from momkd_ray.config import Config
-from momkd_ray.train.sync import Alone, Collective, Workers
+from momkd_ray.batches.sampling import divide
+from momkd_ray.config.load import Config
+from momkd_ray.formats.knn_graph import knn_graph
+from momkd_ray.formats.readers import Bag
+from momkd_ray.train.collectives import Alone, Collective, Workers
 from momkd_ray.train.task import FoldTask
 from momkd_ray.train.worker import FoldTraining
 

@@ -32,16 +32,16 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch_geometric.nn import GATv2Conv
 
-from momkd_ray.bags.batch import BagBatch, collate
-from momkd_ray.bags.graph import knn_graph
-from momkd_ray.bags.readers import Bag
-from momkd_ray.bags.tiles import WHOLE
-from momkd_ray.model.kernels.products import Linear, multiplies_bf16
+from momkd_ray.batches.collate import BagBatch, collate
+from momkd_ray.batches.tiles import WHOLE
+from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig, TrainConfig
+from momkd_ray.formats.knn_graph import knn_graph
+from momkd_ray.formats.readers import Bag
+from momkd_ray.model.kernels.linear import Linear, multiplies_bf16
 from momkd_ray.model.momkd import MoMKD
-from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig, TrainConfig
-from momkd_ray.train.replay import Replays
+from momkd_ray.train.collectives import Alone
+from momkd_ray.train.cuda_graphs import Replays
 from momkd_ray.train.step import Stepper
-from momkd_ray.train.sync import Alone
 
 WIDTH, GENES, NEIGHBORS = 1536, 768, 8
 WHATS = ("training", "inference")

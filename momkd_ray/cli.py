@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from momkd_ray.config import Config, load_config
+from momkd_ray.config.load import Config, load_config
+from momkd_ray.config.sections import absolute
 from momkd_ray.errors import InputError, StoppedError, input_error_within, run_error_within
-from momkd_ray.sections import absolute
 
 app = typer.Typer(
     help="Train, cross-validate and run MoMKD on Ray.",
@@ -38,7 +38,7 @@ def demo(
     address: AddressOption = None,
 ) -> None:
     """The whole way in a few minutes: generate a cohort, ingest, cross-validate, report."""
-    from momkd_ray.demo import demo_config
+    from momkd_ray.synthetic.demo import demo_config
 
     _crossval(demo_config(absolute(out)), address)
 
@@ -63,10 +63,10 @@ def train(
     address: AddressOption = None,
 ) -> None:
     """Train and test one fold."""
-    from momkd_ray.cluster import connected
-    from momkd_ray.crossval.schedule import train_folds
-    from momkd_ray.crossval.study import open_cohort, open_folds, open_study
+    from momkd_ray.crossval.cross_validate import train_folds
     from momkd_ray.progress import Narrator
+    from momkd_ray.ray_runtime.cluster import connected
+    from momkd_ray.run.inputs import open_cohort, open_folds, open_study
 
     settings = load_config(config, set_)
     with Narrator() as narrator:
@@ -90,10 +90,10 @@ def audit(
 ) -> None:
     """Read every input once and list all that is wrong; exit code 1 if anything is, unless `--on-error skip`."""
     from momkd_ray import storage
-    from momkd_ray.bags.audit import audit_inputs
-    from momkd_ray.cluster import connected
+    from momkd_ray.audit.audit import audit_inputs
     from momkd_ray.progress import Narrator
-    from momkd_ray.synthetic import generate_cohort
+    from momkd_ray.ray_runtime.cluster import connected
+    from momkd_ray.synthetic.cohort import generate_cohort
 
     settings = load_config(config, set_)
     if settings.synthetic is not None:
@@ -116,9 +116,9 @@ def ingest(
     address: AddressOption = None,
 ) -> None:
     """Feature files -> bag store."""
-    from momkd_ray.cluster import connected
-    from momkd_ray.crossval.study import ensure_store, open_cohort
     from momkd_ray.progress import Narrator
+    from momkd_ray.ray_runtime.cluster import connected
+    from momkd_ray.run.inputs import ensure_store, open_cohort
 
     settings = load_config(config, set_)
     with Narrator() as narrator:
@@ -132,8 +132,8 @@ def ingest(
 def split(config: ConfigOption, set_: SetOption = []) -> None:  # noqa: B006
     """Write the folds to folds.csv in the run directory."""
     from momkd_ray import storage
-    from momkd_ray.crossval.study import open_cohort, open_folds
     from momkd_ray.progress import Narrator
+    from momkd_ray.run.inputs import open_cohort, open_folds
 
     settings = load_config(config, set_)
     with Narrator() as narrator:
@@ -159,9 +159,9 @@ def predict(
     address: AddressOption = None,
 ) -> None:
     """Predict slides from histology alone."""
-    from momkd_ray.cluster import connected
-    from momkd_ray.predict.batch import predict_folder
+    from momkd_ray.predict.ensemble import predict_folder
     from momkd_ray.progress import Narrator
+    from momkd_ray.ray_runtime.cluster import connected
 
     bundles = list(dict.fromkeys(absolute(m) for m in [*model, *(models or [])]))
     if not bundles:
@@ -202,7 +202,7 @@ def import_released(
 ) -> None:
     """A checkpoint of the authors' implementation -> model bundle."""
     from momkd_ray.model.bundle import BundleCard, save_bundle
-    from momkd_ray.model.released import NEIGHBORS, read_released
+    from momkd_ray.model.released_checkpoint import NEIGHBORS, read_released
 
     model = read_released(checkpoint)
     card = BundleCard(
@@ -222,11 +222,11 @@ def import_released(
 
 
 def _crossval(settings: Config, address: str | None, on_error: Literal["stop", "skip"] = "stop") -> None:
-    from momkd_ray.cluster import connected
-    from momkd_ray.crossval.schedule import cross_validate
-    from momkd_ray.crossval.study import open_cohort, open_folds, open_study
+    from momkd_ray.crossval.cross_validate import cross_validate
     from momkd_ray.progress import Narrator
+    from momkd_ray.ray_runtime.cluster import connected
     from momkd_ray.report.page import write_report
+    from momkd_ray.run.inputs import open_cohort, open_folds, open_study
 
     with Narrator() as narrator:
         cohort = open_cohort(settings, narrator, on_error)

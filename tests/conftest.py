@@ -9,10 +9,10 @@ import pytest
 from hypothesis import settings
 from s3 import quick, s3_client, s3_endpoint, s3_proxy, s3_server, small_parts  # noqa: F401  # fixtures
 
-from momkd_ray.cluster import Connection, connected
-from momkd_ray.config import Config
-from momkd_ray.sections import SyntheticConfig
-from momkd_ray.synthetic import generate_cohort
+from momkd_ray.config.load import Config
+from momkd_ray.config.sections import SyntheticConfig
+from momkd_ray.ray_runtime.cluster import Connection, connected
+from momkd_ray.synthetic.cohort import generate_cohort
 
 # on a busy machine a single example may take any time
 settings.register_profile("patient", deadline=None)

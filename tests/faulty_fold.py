@@ -16,7 +16,7 @@ import torch.distributed as dist
 from test_train import MadeBags, fold_task
 
 from momkd_ray import storage
-from momkd_ray.bags.readers import Bag
+from momkd_ray.formats.readers import Bag
 from momkd_ray.train.fit import TRAIN_ENVIRONMENT, fit
 from momkd_ray.train.task import FoldTask
 from momkd_ray.train.worker import CHECKPOINTS

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from h5py import h5s, h5t
 
-from momkd_ray.bags.graph import knn_graph
+from momkd_ray.formats.knn_graph import knn_graph
 
 WIDTH = 6
 NEIGHBORS = 8

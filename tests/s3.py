@@ -29,7 +29,10 @@ import pytest
 from botocore.config import Config
 
 from momkd_ray import storage
-from momkd_ray.storage import object_file, patience, ranges, upload
+from momkd_ray.storage import s3_download as ranges
+from momkd_ray.storage import s3_file as object_file
+from momkd_ray.storage import s3_retry as patience
+from momkd_ray.storage import s3_upload as upload
 
 PART = 64 * 2**10  # of an upload and of a reading alike, so that small objects have several
 KEYS_A_PAGE = 100  # of a listing; real S3 has 1,000

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from test_cli import outcome
 
-from momkd_ray.cluster import Connection
-from momkd_ray.config import Config
+from momkd_ray.config.load import Config
+from momkd_ray.ray_runtime.cluster import Connection
 
 
 class Cohort:

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from pyarrow import parquet as pq
 from sklearn.neighbors import NearestNeighbors
 
-from momkd_ray.bags.batch import collate
-from momkd_ray.bags.graph import knn_graph
 from momkd_ray.bags.ingest import covers, ingest
-from momkd_ray.bags.readers import Bag, Recipe, read_bag
-from momkd_ray.bags.share import JointBags, SharedBags, joined, share_bags
+from momkd_ray.bags.shared_bags import JointBags, SharedBags, joined, share_bags
 from momkd_ray.bags.store import SCHEMA, BagStore, Form, bags_table, from_row, row_at, to_row
-from momkd_ray.cluster import Connection
+from momkd_ray.batches.collate import collate
 from momkd_ray.errors import InputError
+from momkd_ray.formats.knn_graph import knn_graph
+from momkd_ray.formats.readers import Bag, Recipe, read_bag
+from momkd_ray.ray_runtime.cluster import Connection
 
 WIDTH = 6
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from momkd_ray.cli import main
-from momkd_ray.cluster import Connection
-from momkd_ray.config import Config
+from momkd_ray.config.load import Config
 from momkd_ray.model.bundle import load_bundle
+from momkd_ray.ray_runtime.cluster import Connection
 
 
 def outcome(*arguments: str) -> int:
@@ -284,7 +284,7 @@ def test_several_models_are_given_as_a_shell_lists_them_and_patients_must_be_kno
 
 
 def test_the_slides_to_predict_are_named_as_those_of_a_cohort(tmp_path: Path) -> None:
-    from momkd_ray.predict.batch import patients_of
+    from momkd_ray.predict.ensemble import patients_of
 
     path = tmp_path / "clam.csv"
     path.write_text(",case_id,slide_id\n0,A,a1.F6E9A5DF\n1,A,a2\n2,B,007\n")

@@ -14,12 +14,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from written_tables import CLINICAL, OMICS, SLIDES, config_for, fails, reasons, write
 
-from momkd_ray.cohort.formats import read_table
+from momkd_ray.cohort.cohort import Cohort, load_cohort
 from momkd_ray.cohort.slides import slide_id_of
-from momkd_ray.cohort.tables import Cohort, load_cohort
-from momkd_ray.config import Config
+from momkd_ray.cohort.table_files import read_table
+from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
-from momkd_ray.faults import Fault
+from momkd_ray.input_faults import Fault
 
 # --- tables
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from momkd_ray.config import Config, load_config
-from momkd_ray.demo import demo_config
+from momkd_ray.config.dotted_keys import dotted_keys
+from momkd_ray.config.load import Config, load_config
 from momkd_ray.errors import InputError
-from momkd_ray.keys import dotted_keys
+from momkd_ray.synthetic.demo import demo_config
 
 JOBS = Path(__file__).parents[1] / "jobs" / "configs"
 

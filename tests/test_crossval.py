@@ -18,19 +18,19 @@ import pandas as pd
 import pytest
 
 from momkd_ray import storage
-from momkd_ray.bags.share import SharedBags, share_bags
+from momkd_ray.bags.shared_bags import SharedBags, share_bags
 from momkd_ray.bags.store import bags_table
-from momkd_ray.cluster import Connection, folds_side_by_side
 from momkd_ray.cohort.folds import make_folds
-from momkd_ray.config import Config
+from momkd_ray.config.load import Config
+from momkd_ray.crossval.cross_validate import choose_settings, cross_validate, train_folds
 from momkd_ray.crossval.fold import fold_task
-from momkd_ray.crossval.schedule import choose_settings, cross_validate, train_folds
-from momkd_ray.crossval.study import Study, fingerprint, open_cohort, open_study
 from momkd_ray.errors import InputError, input_error_within
 from momkd_ray.model.bundle import load_bundle
-from momkd_ray.predict.batch import check_ensemble, predict_folder
+from momkd_ray.predict.ensemble import check_ensemble, predict_folder
 from momkd_ray.progress import Narrator
+from momkd_ray.ray_runtime.cluster import Connection, folds_side_by_side
 from momkd_ray.report.page import write_report
+from momkd_ray.run.inputs import Study, fingerprint, open_cohort, open_study
 
 
 def study_of(config: Config) -> Study:

@@ -14,8 +14,8 @@ import pytest
 import torch
 from feature_files import CHUNKINGS, WIDTH, grid, store, values, write_hdf5, write_pt
 
-from momkd_ray.bags.readers import Recipe, read_bag
-from momkd_ray.faults import FileFaultError, Problem
+from momkd_ray.formats.readers import Recipe, read_bag
+from momkd_ray.input_faults import FileFaultError, Problem
 
 N = 40
 HDF5_LAYOUTS = {"trident": "a chunk a patch", "clam": "chunks of 3", "stamp": "contiguous", "released": "gzip"}

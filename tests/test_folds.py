@@ -16,9 +16,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from written_tables import cohort_of, config_for
 
+from momkd_ray.cohort.cohort import Cohort, load_cohort
 from momkd_ray.cohort.folds import FoldPlan, check_disjoint, make_folds
-from momkd_ray.cohort.tables import Cohort, load_cohort
-from momkd_ray.config import Config
+from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
 
 

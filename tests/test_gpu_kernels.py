@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from packaging.version import Version
 from test_model import CASES, arrays_of, assert_released_numbers
 
-from momkd_ray.bags.messages import MessageGraph
+from momkd_ray.batches.message_graph import MessageGraph
 from momkd_ray.model import kernels
 from momkd_ray.model.dropout import Dropout, draw_dropout, dropout_pieces
 from momkd_ray.model.kernels import cpu, reference
@@ -34,7 +34,7 @@ def gpu() -> Iterator[ModuleType]:
     """The interpreter takes the place of the compiler only where functions are decorated: those of the module, loaded
     once more, and of Triton's own the one that it uses."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        spec = importlib.util.find_spec("momkd_ray.model.kernels.gpu")
+        spec = importlib.util.find_spec("momkd_ray.model.kernels.triton_gpu")
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         if DEVICE.type == "cpu":
@@ -196,7 +196,7 @@ def test_the_device_and_the_type_choose_the_backend(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(kernels, "triton_works", lambda: True)
     assert chosen("cpu") == cpu.__name__
-    assert chosen("cuda") == "momkd_ray.model.kernels.gpu"
+    assert chosen("cuda") == "momkd_ray.model.kernels.triton_gpu"
     assert chosen("cuda", torch.float64) == chosen("mps") == reference.__name__
     monkeypatch.setattr(kernels, "triton_works", lambda: False)
     assert chosen("cuda") == reference.__name__
@@ -207,7 +207,7 @@ import subprocess, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from momkd_ray.model.kernels import gpu
+from momkd_ray.model.kernels import triton_gpu as gpu
 
 SCALARS = {"threshold": "i64", "scale": "fp32", "alpha": "fp32", "patches": "i32"}
 INDICES = ("received_P1", "source_M", "sent_P1", "message_M", "target_M")

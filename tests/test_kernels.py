@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.nn import GATv2Conv
 
-from momkd_ray.bags.batch import collate
-from momkd_ray.bags.graph import knn_graph
-from momkd_ray.bags.messages import MessageGraph
-from momkd_ray.bags.readers import Bag
+from momkd_ray.batches.collate import collate
+from momkd_ray.batches.message_graph import MessageGraph
+from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
+from momkd_ray.formats.knn_graph import knn_graph
+from momkd_ray.formats.readers import Bag
 from momkd_ray.model import kernels
 from momkd_ray.model.dropout import Dropout, Layers, draw_dropout, dropout_pieces
 from momkd_ray.model.gatv2 import PART, GATv2
 from momkd_ray.model.kernels import attend, cpu, reference, residual_block
-from momkd_ray.model.kernels.products import Linear
+from momkd_ray.model.kernels.linear import Linear
 from momkd_ray.model.momkd import MoMKD
-from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig
 
 CPU = torch.device("cpu")
 HEADS, WIDTH = 2, 5

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from momkd_ray.bags import tiles
-from momkd_ray.bags.batch import BagBatch, collate
-from momkd_ray.bags.readers import Bag
+from momkd_ray.batches import tiles
+from momkd_ray.batches.collate import BagBatch, collate
+from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.errors import InputError
+from momkd_ray.formats.readers import Bag
 from momkd_ray.model import kernels
 from momkd_ray.model.bundle import BundleCard, load_bundle, save_bundle
 from momkd_ray.model.memory import MomentumMemory, spherical_kmeans
 from momkd_ray.model.momkd import MoMKD
-from momkd_ray.model.released import RELEASED_MEMORY, RELEASED_NAMES, model_from_released, read_released
-from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig
+from momkd_ray.model.released_checkpoint import RELEASED_MEMORY, RELEASED_NAMES, model_from_released, read_released
 
 DATA = Path(__file__).parent / "data"
 CASES = sorted(p.stem for p in DATA.glob("case_*.npz"))

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from written_tables import OMICS, config_for, fails, reasons, write
 
+from momkd_ray.cohort.cohort import Cohort, load_cohort
 from momkd_ray.cohort.genes import GeneTransform, fit_genes
-from momkd_ray.cohort.tables import Cohort, load_cohort
+from momkd_ray.config.sections import GenesConfig
 from momkd_ray.errors import InputError
-from momkd_ray.sections import GenesConfig
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from s3 import FaultyProxy, S3Server
 
-from momkd_ray.bags import arrays, hdf5
-from momkd_ray.bags.graph import csr_graph, knn_graph
-from momkd_ray.bags.readers import Bag, Recipe, read_bag
 from momkd_ray.errors import RunError
-from momkd_ray.faults import FileFaultError
+from momkd_ray.formats import arrays, hdf5
+from momkd_ray.formats.knn_graph import csr_graph, knn_graph
+from momkd_ray.formats.readers import Bag, Recipe, read_bag
+from momkd_ray.input_faults import FileFaultError
 
 PLAIN = Recipe()
 NO_GRAPH = Recipe(graph="none")

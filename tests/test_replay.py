@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from momkd_ray.bags.batch import BagBatch, collate
-from momkd_ray.bags.graph import knn_graph
-from momkd_ray.bags.readers import Bag
+from momkd_ray.batches.collate import BagBatch, collate
+from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig, TrainConfig
+from momkd_ray.formats.knn_graph import knn_graph
+from momkd_ray.formats.readers import Bag
 from momkd_ray.model.momkd import MoMKD
-from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig, TrainConfig
-from momkd_ray.train.replay import CLASSES_AN_OCTAVE, Replays, Room, room_for
+from momkd_ray.train.collectives import Alone
+from momkd_ray.train.cuda_graphs import CLASSES_AN_OCTAVE, Replays, Room, room_for
 from momkd_ray.train.step import Stepper
-from momkd_ray.train.sync import Alone
 
 WIDTH, GENES = 12, 6
 CPU = torch.device("cpu")

@@ -22,18 +22,18 @@ from test_crossval import changed, crossval, study_of
 from test_train import fold_task
 
 from momkd_ray import storage
-from momkd_ray.cluster import Connection, folds_side_by_side, lacking, most_of
-from momkd_ray.config import Config
-from momkd_ray.crossval import trials
-from momkd_ray.crossval.schedule import choose_settings, train_folds
+from momkd_ray.config.load import Config
+from momkd_ray.config.search_space import Range
+from momkd_ray.config.sections import ClusterConfig
+from momkd_ray.crossval import tune_trials as trials
+from momkd_ray.crossval.cross_validate import choose_settings, train_folds
+from momkd_ray.crossval.median_stopping import JUDGED_EVERY, Curve, verdicts
 from momkd_ray.crossval.search import Search
-from momkd_ray.crossval.standing import JUDGED_EVERY, Curve, verdicts
-from momkd_ray.crossval.trials import Unit, UnitSearcher, threads_of_folds, trial_resources
+from momkd_ray.crossval.tune_trials import Unit, UnitSearcher, threads_of_folds, trial_resources
 from momkd_ray.errors import InputError, StoppedError
 from momkd_ray.progress import Narrator
+from momkd_ray.ray_runtime.cluster import Connection, folds_side_by_side, lacking, most_of
 from momkd_ray.report.page import write_report
-from momkd_ray.sections import ClusterConfig
-from momkd_ray.space import Range
 from momkd_ray.train.worker import train_loop_per_worker
 
 GRACE = 2
@@ -203,7 +203,7 @@ def test_after_bad_input_nothing_begins() -> None:
 def test_as_many_folds_side_by_side_as_there_is(
     monkeypatch: pytest.MonkeyPatch, cluster: dict[str, Any], cpus: float, gpus: float, folds: int
 ) -> None:
-    monkeypatch.setattr("momkd_ray.cluster.most_of", {"CPU": cpus, "GPU": gpus}.__getitem__)
+    monkeypatch.setattr("momkd_ray.ray_runtime.cluster.most_of", {"CPU": cpus, "GPU": gpus}.__getitem__)
     assert folds_side_by_side(ClusterConfig(**cluster), own=False) == folds
 
 
@@ -223,7 +223,7 @@ def test_as_many_folds_side_by_side_as_there_is(
 def test_the_last_folds_take_what_would_be_idle_of_a_machine_of_its_own(
     monkeypatch: pytest.MonkeyPatch, cluster: dict[str, Any], cpus: float, folds: int, expected: list[float]
 ) -> None:
-    monkeypatch.setattr("momkd_ray.cluster.most_of", {"CPU": cpus, "GPU": 1.0}.__getitem__)
+    monkeypatch.setattr("momkd_ray.ray_runtime.cluster.most_of", {"CPU": cpus, "GPU": 1.0}.__getitem__)
     config = SimpleNamespace(cluster=ClusterConfig(**cluster), search={})
     study: Any = SimpleNamespace(config=config, plan=SimpleNamespace(folds=range(folds)))
     assert list(threads_of_folds(study, own_cluster=True).values()) == expected
@@ -250,7 +250,7 @@ def test_what_there_is_is_asked_of_the_cluster_that_is_connected(
 
 def test_the_room_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     cpus, clock = {"CPU": 2.0, "GPU": 0.0}, [0.0]
-    monkeypatch.setattr("momkd_ray.cluster.most_of", cpus.__getitem__)
+    monkeypatch.setattr("momkd_ray.ray_runtime.cluster.most_of", cpus.__getitem__)
     monkeypatch.setattr(trials.time, "monotonic", lambda: clock[0])
     room = trials.room_on_cluster(ClusterConfig())
     assert room() == 2

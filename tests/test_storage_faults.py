@@ -18,10 +18,12 @@ from pyarrow import parquet as pq
 from s3 import KEYS_A_PAGE, PART, Fault, FaultyProxy, S3Server, content_of, written
 
 from momkd_ray import storage
-from momkd_ray.bags.readers import Recipe, read_bag
 from momkd_ray.cli import main
 from momkd_ray.errors import InputError, RunError, input_error_within, run_error_within
-from momkd_ray.storage import connection, patience, upload
+from momkd_ray.formats.readers import Recipe, read_bag
+from momkd_ray.storage import s3_client as connection
+from momkd_ray.storage import s3_retry as patience
+from momkd_ray.storage import s3_upload as upload
 
 LONG = 3 * PART + 5
 FAULTS: dict[str, list[dict[str, Any]]] = {

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from momkd_ray.bags.stream import Draw, ahead, deal, divide, passes, plan_epoch
+from momkd_ray.batches.sampling import Draw, ahead, deal, divide, passes, plan_epoch
 from momkd_ray.errors import InputError
 
 sizes = st.lists(st.integers(1, 20_000), min_size=1, max_size=60)

@@ -13,11 +13,11 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from momkd_ray.cohort.tables import Cohort, load_cohort
-from momkd_ray.config import Config
+from momkd_ray.cohort.cohort import Cohort, load_cohort
+from momkd_ray.config.load import Config
+from momkd_ray.config.sections import SyntheticConfig
 from momkd_ray.errors import InputError
-from momkd_ray.sections import SyntheticConfig
-from momkd_ray.synthetic import OTHER_LABELS, generate_cohort
+from momkd_ray.synthetic.cohort import OTHER_LABELS, generate_cohort
 
 
 def settings(folder: Path, **changes: int) -> SyntheticConfig:
@@ -80,7 +80,7 @@ def test_an_interrupted_generation_leaves_nothing(tmp_path: Path, monkeypatch: p
     def broken(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("momkd_ray.synthetic._write_slide", broken)
+    monkeypatch.setattr("momkd_ray.synthetic.cohort._write_slide", broken)
     with pytest.raises(KeyboardInterrupt):
         generate_cohort(settings(tmp_path / "a"))
     assert list(tmp_path.iterdir()) == []

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from momkd_ray.bags import tiles
-from momkd_ray.bags.batch import BagBatch, collate
-from momkd_ray.bags.graph import knn_graph
-from momkd_ray.bags.messages import MessageGraph
-from momkd_ray.bags.readers import Bag
-from momkd_ray.bags.tiles import tile_of, tiles_of
+from momkd_ray.batches import tiles
+from momkd_ray.batches.collate import BagBatch, collate
+from momkd_ray.batches.message_graph import MessageGraph
+from momkd_ray.batches.tiles import tile_of, tiles_of
+from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
+from momkd_ray.formats.knn_graph import knn_graph
+from momkd_ray.formats.readers import Bag
 from momkd_ray.model.kernels import attend
 from momkd_ray.model.momkd import MoMKD
-from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig
 
 WIDTH, HIDDEN = 12, 16
 

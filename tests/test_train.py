@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 from processes import in_processes
 
-from momkd_ray.bags import tiles
-from momkd_ray.bags.graph import knn_graph
-from momkd_ray.bags.readers import Bag
-from momkd_ray.config import Config
+from momkd_ray.batches import tiles
+from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
+from momkd_ray.formats.knn_graph import knn_graph
+from momkd_ray.formats.readers import Bag
 from momkd_ray.train.checkpoints import Checkpoints
 from momkd_ray.train.fit import fit
 from momkd_ray.train.step import LOSS_NAMES, Stepper, dtype_of_products
@@ -246,7 +246,7 @@ def test_early_stopping_counts_epochs_without_a_better_validation_auc(tmp_path: 
 
 
 def _alone() -> Any:
-    from momkd_ray.train.sync import Alone
+    from momkd_ray.train.collectives import Alone
 
     return Alone()
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from test_folds import KINDS, fold_config, partition, study_cohort, with_file, write_split
 from written_tables import cohort_of, config_for
 
+from momkd_ray.cohort.cohort import NEVER_TESTED, NOT_TRAINED, STRANGER, Cohort
+from momkd_ray.cohort.fold_checks import FEW, check_teaching, few_validated, trained_patients, untaught_folds
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.cohort.genes import fit_genes
-from momkd_ray.cohort.tables import NEVER_TESTED, NOT_TRAINED, STRANGER, Cohort
-from momkd_ray.cohort.training import FEW, check_teaching, few_validated, trained_patients, untaught_folds
 from momkd_ray.errors import InputError
-from momkd_ray.faults import FaultsError
+from momkd_ray.input_faults import FaultsError
 from momkd_ray.progress import Narrator, _time_left
 
 

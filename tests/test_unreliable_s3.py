@@ -11,7 +11,7 @@ from s3 import FaultyProxy, S3Server
 from test_crossval import comparable, finished, momkd, saved
 
 from momkd_ray.bags.store import BagStore
-from momkd_ray.config import Config
+from momkd_ray.config.load import Config
 
 pytestmark = pytest.mark.slow
 IMPATIENT = {"MOMKD_RAY_S3_PATIENCE_S": "2"}

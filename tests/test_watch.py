@@ -23,13 +23,13 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 from test_crossval import changed, crossval
 
-from momkd_ray.cluster import Connection
-from momkd_ray.config import Config, load_config
+from momkd_ray.config.load import Config, load_config
+from momkd_ray.config.sections import MemoryConfig
 from momkd_ray.errors import InputError
 from momkd_ray.model.memory import MomentumMemory
 from momkd_ray.progress import Narrator
-from momkd_ray.sections import MemoryConfig
-from momkd_ray.train.watch import GAUGES, Watch, memory_use
+from momkd_ray.ray_runtime.cluster import Connection
+from momkd_ray.train.prometheus import GAUGES, Watch, memory_use
 
 ROOT = Path(__file__).parents[1]
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "jobs" / "grafana.json").read_text())
@@ -49,7 +49,7 @@ def watched(ray_cluster: Connection, tmp_path_factory: pytest.TempPathFactory) -
     @ray.remote(num_cpus=0)
     class Worker:
         def train(self) -> None:
-            from momkd_ray.train.sync import Alone
+            from momkd_ray.train.collectives import Alone
             from momkd_ray.train.worker import FoldTraining
 
             self.training = FoldTraining(task, Alone())  # as train_loop_per_worker does, but the worker stays
@@ -167,7 +167,7 @@ def test_prometheus_answers_every_panel(prometheus: str) -> None:
 
 
 def test_nothing_is_told_where_ray_is_not_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("momkd_ray.train.watch._ray_is_up", lambda: False)
+    monkeypatch.setattr("momkd_ray.train.prometheus._ray_is_up", lambda: False)
     watch = Watch("runs/pr", "runs/pr/setting=3/fold=1", 1, 0, ("no", "yes"))
     memory = MomentumMemory(MemoryConfig(components=4), 2, 8)
     watch.step([], time.monotonic(), 0.0)
@@ -245,7 +245,7 @@ def test_mlflow_that_goes_away_does_not_stop_the_run(monkeypatch: pytest.MonkeyP
     pytest.importorskip("mlflow", reason="mlflow is not installed: pip install -e '.[mlflow]'")
     from ray import cloudpickle
 
-    from momkd_ray.crossval.track import _Tracker
+    from momkd_ray.crossval.mlflow_callback import _Tracker
 
     said: list[str] = []
     narrator = Narrator()

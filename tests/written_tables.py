@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from momkd_ray.cohort.tables import Cohort, load_cohort
-from momkd_ray.config import Config
+from momkd_ray.cohort.cohort import Cohort, load_cohort
+from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
 
 CLINICAL = "PATIENT,PR\nP2,negative\nP1,positive\nP3,positive\nP4,negative\n"

@@ -22,8 +22,6 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from momkd_ray import storage
-from momkd_ray.bags.pool import done_by_pool
-from momkd_ray.bags.readers import Bag, Format, Recipe, read_bag
 from momkd_ray.bags.store import (
     MANIFEST,
     SCHEMA,
@@ -37,10 +35,12 @@ from momkd_ray.bags.store import (
     places,
     write_manifest,
 )
-from momkd_ray.cluster import most_of
-from momkd_ray.config import Config
+from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
-from momkd_ray.faults import REJECTED, Fault, FileFaultError, OnError, refuse, settle
+from momkd_ray.formats.readers import Bag, Format, Recipe, read_bag
+from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, refuse, settle
+from momkd_ray.ray_runtime.cluster import most_of
+from momkd_ray.ray_runtime.parallel_map import done_by_pool
 
 Progress = Callable[[int, int], None]
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from pyarrow import parquet as pq
 
 from momkd_ray import storage
-from momkd_ray.bags.arrays import Precision
-from momkd_ray.bags.readers import Bag, Graph
 from momkd_ray.errors import InputError
-from momkd_ray.faults import FileFaultError
+from momkd_ray.formats.arrays import Precision
+from momkd_ray.formats.readers import Bag, Graph
+from momkd_ray.input_faults import FileFaultError
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from momkd_ray.cohort import columns
-from momkd_ray.cohort.formats import blank_cell, data_rows, read_table, require_columns, rows_by_value, texts
+from momkd_ray.cohort.table_files import blank_cell, data_rows, read_table, require_columns, rows_by_value, texts
+from momkd_ray.config.sections import CohortConfig
 from momkd_ray.errors import InputError
-from momkd_ray.faults import Fault, Problem
-from momkd_ray.sections import CohortConfig
+from momkd_ray.input_faults import Fault, Problem
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from momkd_ray.cohort.formats import PANDAS_INDEX, require_columns
+from momkd_ray.cohort.table_files import PANDAS_INDEX, require_columns
 from momkd_ray.errors import InputError
 
 # STAMP; CLAM and Patho-Bench; then cBioPortal's, the GDC's and TCGA's clinical tables

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from momkd_ray import storage
-from momkd_ray.cohort.formats import first_duplicate
+from momkd_ray.cohort.cohort import NEVER_TESTED, NOT_TRAINED, STRANGER, Cohort, LeftOut
 from momkd_ray.cohort.splits import ROLES, Split, read_split
-from momkd_ray.cohort.tables import NEVER_TESTED, NOT_TRAINED, STRANGER, Cohort, LeftOut
-from momkd_ray.config import Config
+from momkd_ray.cohort.table_files import first_duplicate
+from momkd_ray.config.load import Config
+from momkd_ray.config.sections import FoldsConfig
 from momkd_ray.errors import InputError
-from momkd_ray.faults import Fault, FaultsError, OnError
-from momkd_ray.sections import FoldsConfig
+from momkd_ray.input_faults import Fault, FaultsError, OnError
 
 ROLE = "role_"
 

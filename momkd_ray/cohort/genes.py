@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from momkd_ray import storage
-from momkd_ray.cohort.formats import first_duplicate, read_content
+from momkd_ray.cohort.table_files import first_duplicate, read_content
+from momkd_ray.config.sections import GENE_SELECTIONS, GenesConfig
 from momkd_ray.errors import InputError
-from momkd_ray.sections import GENE_SELECTIONS, GenesConfig
 
 COUNTS_ABOVE = 50.0  # log2(x + 1) of an expression value stays below about 25, so a larger one is no logarithm
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from momkd_ray import storage
 from momkd_ray.cohort import columns
-from momkd_ray.cohort.formats import (
+from momkd_ray.cohort.table_files import (
     PANDAS_INDEX,
     arrow_table,
     blank_cell,
@@ -30,7 +30,7 @@ from momkd_ray.cohort.formats import (
     rows_by_value,
 )
 from momkd_ray.errors import InputError
-from momkd_ray.faults import Fault, FileFaultError, Problem, refuse
+from momkd_ray.input_faults import Fault, FileFaultError, Problem, refuse
 
 Floats = npt.NDArray[np.float32]
 

@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 import pandas as pd
 
 from momkd_ray.cohort import columns
-from momkd_ray.cohort.formats import blank_cell, data_rows, read_table, texts
-from momkd_ray.faults import Fault, Problem
+from momkd_ray.cohort.table_files import blank_cell, data_rows, read_table, texts
+from momkd_ray.input_faults import Fault, Problem
 
 SLIDE_SUFFIXES = frozenset({".h5", ".hdf5", ".pt", ".svs", ".ndpi", ".tif", ".tiff", ".mrxs"})
 

@@ -12,12 +12,12 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.cohort import columns
-from momkd_ray.cohort.formats import read_content, read_table, require_columns, rows_by_value, texts
+from momkd_ray.cohort.cohort import Cohort
 from momkd_ray.cohort.slides import slide_id_of
-from momkd_ray.cohort.tables import Cohort
-from momkd_ray.config import Config
+from momkd_ray.cohort.table_files import read_content, read_table, require_columns, rows_by_value, texts
+from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
-from momkd_ray.faults import Fault, Kind, Problem
+from momkd_ray.input_faults import Fault, Kind, Problem
 
 ROLES = ("train", "val", "test")
 CLAM_FILE = re.compile(r"splits_(\d{1,9})\.csv")  # not the _bool and _descriptor files beside them

@@ -11,12 +11,12 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.cohort.genes import GeneTransform, fit_genes
-from momkd_ray.config import Config
+from momkd_ray.config.load import Config
 from momkd_ray.crossval.evaluate import FoldResult, evaluate_fold
-from momkd_ray.crossval.study import Study
 from momkd_ray.errors import InputError, RunError, diverged_error_within
 from momkd_ray.model.bundle import BundleCard, save_bundle
 from momkd_ray.model.momkd import MoMKD
+from momkd_ray.run.inputs import Study
 from momkd_ray.train.checkpoints import Checkpoints
 from momkd_ray.train.fit import fit
 from momkd_ray.train.task import FoldTask

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from momkd_ray import storage
-from momkd_ray.bags.stream import draw_seed
-from momkd_ray.config import Config, takes_whole_numbers
+from momkd_ray.batches.sampling import draw_seed
+from momkd_ray.config.load import Config, takes_whole_numbers
+from momkd_ray.config.search_space import Range
 from momkd_ray.errors import InputError
-from momkd_ray.space import Range
 
 SETTINGS_FILE = "settings.json"
 DRAWN_BY_DEFAULT = 20

@@ -11,10 +11,10 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 
 from momkd_ray import __version__, storage
+from momkd_ray.config.dotted_keys import Section
+from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.errors import InputError
-from momkd_ray.keys import Section
 from momkd_ray.model.momkd import MoMKD
-from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig
 
 
 class BundleCard(Section):

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from momkd_ray.bags.batch import BagBatch
-from momkd_ray.bags.messages import MessageGraph
-from momkd_ray.bags.tiles import Tile
+from momkd_ray.batches.collate import BagBatch
+from momkd_ray.batches.message_graph import MessageGraph
+from momkd_ray.batches.tiles import Tile
 from momkd_ray.model.dropout import Dropout, Layers
 from momkd_ray.model.kernels import attend, residual_block
-from momkd_ray.model.kernels.products import Linear
+from momkd_ray.model.kernels.linear import Linear
 
 PART = {"cpu": 1024, "cuda": 65_536}
 """Patches whose intermediates are held at a time where no gradient is wanted: few enough for a CPU's cache."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from momkd_ray.sections import MemoryConfig
+from momkd_ray.config.sections import MemoryConfig
 
 AllReduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all workers, in place, and returns it."""

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch_geometric.utils import softmax
 
-from momkd_ray.bags.batch import BagBatch, placed
-from momkd_ray.bags.tiles import Tile
+from momkd_ray.batches.collate import BagBatch, placed
+from momkd_ray.batches.tiles import Tile
+from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model import losses
 from momkd_ray.model.dropout import Dropout, Layers, draw_dropout, dropout_pieces, dropped
 from momkd_ray.model.gatv2 import Masks, SlideEncoder
 from momkd_ray.model.memory import MomentumMemory
 from momkd_ray.model.omics import OmicsMLP
-from momkd_ray.sections import LossConfig, MemoryConfig, ModelConfig
 
 CLASSES = 2
 

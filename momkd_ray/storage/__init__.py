@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from momkd_ray.errors import InputError
+from momkd_ray.storage.backend import FileInfo, Kind, Place
 from momkd_ray.storage.local import LocalPlace
-from momkd_ray.storage.place import FileInfo, Kind, Place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,6 +224,6 @@ def arrow_filesystem(location: str) -> tuple[fs.FileSystem, str]:
 
     On S3 it repeats failed requests for about as long as this module does, also after it was pickled.
     """
-    from momkd_ray.storage.arrow import filesystem
+    from momkd_ray.storage.arrow_filesystem import filesystem
 
     return filesystem(_place(location))

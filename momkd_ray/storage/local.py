@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from momkd_ray.errors import InputError, RunError
-from momkd_ray.storage.place import FileInfo, Kind
+from momkd_ray.storage.backend import FileInfo, Kind
 
 OPEN_FILES = 64  # a process; far below the usual limit of 1,024
 _WRITE_BUFFER = 2**20

@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any, BinaryIO, cast
 
 from momkd_ray.errors import InputError
-from momkd_ray.storage.connection import client
-from momkd_ray.storage.object_file import ObjectFile
-from momkd_ray.storage.patience import patiently
-from momkd_ray.storage.place import FileInfo, Kind
-from momkd_ray.storage.ranges import Reading
-from momkd_ray.storage.upload import uploading
+from momkd_ray.storage.backend import FileInfo, Kind
+from momkd_ray.storage.s3_client import client
+from momkd_ray.storage.s3_download import Reading
+from momkd_ray.storage.s3_file import ObjectFile
+from momkd_ray.storage.s3_retry import patiently
+from momkd_ray.storage.s3_upload import uploading
 
 _OPTIONS = re.compile(r"\?(.*&)?(endpoint_override|scheme|region)=")
 

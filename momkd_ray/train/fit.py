@@ -60,7 +60,7 @@ def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None) -> dict[str, A
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from momkd_ray.train.controller import EndWhereRetryingIsNoUse, Torch
+    from momkd_ray.train.ray_train_hooks import EndWhereRetryingIsNoUse, Torch
 
     file_system, path = storage.arrow_filesystem(f"{task.location}/train")
     resources = {"CPU": cluster.cpus_per_worker}

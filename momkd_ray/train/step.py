@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from momkd_ray.bags.batch import BagBatch
+from momkd_ray.batches.collate import BagBatch
+from momkd_ray.config.sections import TrainConfig
 from momkd_ray.errors import InputError
-from momkd_ray.model.kernels.products import multiplies_bf16
+from momkd_ray.model.kernels.linear import multiplies_bf16
 from momkd_ray.model.momkd import MoMKD
-from momkd_ray.sections import TrainConfig
-from momkd_ray.train.replay import Replays
-from momkd_ray.train.sync import Collective, mean_in_rank_order
+from momkd_ray.train.collectives import Collective, mean_in_rank_order
+from momkd_ray.train.cuda_graphs import Replays
 
 LOSS_NAMES = ("ce", "memory", "align_slide", "align_omics", "reconstruction", "total")
 OMICS_LOSSES = ("align_omics", "reconstruction")  # told as means over the bags that have omics

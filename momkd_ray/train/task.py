@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from momkd_ray.bags.share import BagSource
-from momkd_ray.config import Config
+from momkd_ray.bags.shared_bags import BagSource
+from momkd_ray.config.load import Config
 
 ROLES = ("train", "val", "test")
 

@@ -17,19 +17,19 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from momkd_ray import storage
-from momkd_ray.bags.stream import Step, draw_seed
-from momkd_ray.config import Config
+from momkd_ray.batches.sampling import Step, draw_seed
+from momkd_ray.config.load import Config
 from momkd_ray.errors import DivergedError
 from momkd_ray.model.momkd import CLASSES, MoMKD
 from momkd_ray.train.checkpoints import Checkpoints
-from momkd_ray.train.input import FoldInput
-from momkd_ray.train.record import VALUES, EpochRecord, no_rows, with_rows_of_all
-from momkd_ray.train.replay import Replays
-from momkd_ray.train.start import start_memory
+from momkd_ray.train.collectives import Collective, device_of_worker, join_workers, merged
+from momkd_ray.train.cuda_graphs import Replays
+from momkd_ray.train.epoch_metrics import VALUES, EpochRecord, no_rows, with_rows_of_all
+from momkd_ray.train.fold_data import FoldInput
+from momkd_ray.train.memory_init import start_memory
+from momkd_ray.train.prometheus import Watch
 from momkd_ray.train.step import Stepper
-from momkd_ray.train.sync import Collective, device_of_worker, join_workers, merged
 from momkd_ray.train.task import FoldTask
-from momkd_ray.train.watch import Watch
 
 CHECKPOINTS = "checkpoints"  # below the fold's folder
 

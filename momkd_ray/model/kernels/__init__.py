@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from momkd_ray.bags.messages import MessageGraph
+from momkd_ray.batches.message_graph import MessageGraph
 from momkd_ray.model.dropout import Dropout
 from momkd_ray.model.kernels import cpu, reference
 
@@ -82,7 +82,7 @@ def _backend(x: Tensor) -> ModuleType:
     if x.device.type == "cpu":
         return cpu
     if x.device.type == "cuda" and x.dtype == torch.float32 and triton_works():
-        from momkd_ray.model.kernels import gpu
+        from momkd_ray.model.kernels import triton_gpu as gpu
 
         return gpu
     return reference

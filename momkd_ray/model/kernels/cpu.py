@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from momkd_ray.bags.messages import MessageGraph
+from momkd_ray.batches.message_graph import MessageGraph
 from momkd_ray.model.dropout import Dropout
-from momkd_ray.model.kernels.rows import (
+from momkd_ray.model.kernels.cpu_loops import (
     Array,
     attend_rows,
     attend_rows_backward_received,

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.utils import softmax
 
-from momkd_ray.bags.messages import MessageGraph
+from momkd_ray.batches.message_graph import MessageGraph
 from momkd_ray.model.dropout import Dropout, dropped
 
 SLOPE = 0.2

@@ -1,0 +1,1 @@
+"""Every input read once, and what is wrong with it listed."""

@@ -1,0 +1,210 @@
+"""Everything that is wrong with the inputs, found in one pass of Ray Data over all of them, and what would remain."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from momkd_ray import storage
+from momkd_ray.audit.findings import Findings
+from momkd_ray.bags.ingest import doubles, form_of, odd_ones
+from momkd_ray.bags.store import digest, to_row
+from momkd_ray.cohort.cohort import Cohort, LeftOut, exclusion_sentences, load_cohort
+from momkd_ray.cohort.feature_files import list_features
+from momkd_ray.cohort.fold_checks import few_validated, few_validated_sentence, trained_patients, untaught_folds
+from momkd_ray.cohort.folds import FoldPlan, make_folds
+from momkd_ray.cohort.splits import ROLES
+from momkd_ray.config.load import Config
+from momkd_ray.errors import InputError
+from momkd_ray.formats.arrays import Precision
+from momkd_ray.formats.readers import Recipe, read_bag
+from momkd_ray.input_faults import Fault, FaultsError, FileFaultError
+from momkd_ray.ray_runtime.parallel_map import done_by_pool
+
+_SLIDES_PER_PIECE = 8
+
+
+def audit_inputs(config: Config, on_progress: Callable[[int, int], None]) -> Findings:
+    """Read every table and every feature file once; Ray must be up.
+
+    Where the patients' or slides' table cannot be used, all feature files of the folder are read.
+
+    Args:
+        config: says where the inputs are and what becomes of them.
+        on_progress: called with the slides done and their total.
+
+    Raises:
+        InputError: the configuration contradicts itself.
+        RunError: storage stayed away.
+    """
+    cohort, faults = _tables(config)
+    slides = _all_slides(config) if cohort is None else cohort.slides
+    facts = _facts(config, slides, on_progress)
+    bad = [Fault(**fault) for row in facts for fault in row["faults"]]
+    good = {row["slide_id"]: row for row in facts if not row["faults"]}
+    bad += odd_ones(good, slides, None) + doubles(good, slides)
+    faults += bad
+    if cohort is None:
+        return Findings(tuple(sorted({*faults})), config.features.dir, impossible="without its tables nothing remains")
+    return _judged(config, cohort, faults, bad, good)
+
+
+def _tables(config: Config) -> tuple[Cohort | None, list[Fault]]:
+    """The cohort less what is wrong with its tables; without its omics, or None, where a table cannot be used."""
+    cohort: Cohort | None
+    try:
+        cohort = load_cohort(config, on_error="skip")
+    except FaultsError as error:
+        faults = list(error.faults)
+        if not faults:
+            name = posixpath.basename(error.table.rstrip("/"))
+            faults.append(Fault("table", name, "unusable", error.table, str(error)))
+        if error.table != config.cohort.omics:
+            return None, faults
+        without = config.model_copy(update={"cohort": config.cohort.model_copy(update={"omics": None})})
+        cohort, others = _tables(without)
+        return cohort, [*faults, *others]
+    return cohort, list(cohort.rejected)
+
+
+def _all_slides(config: Config) -> pd.DataFrame:
+    """Every feature file as a slide of a patient of its own."""
+    rows = [
+        (file.slide_id, file.slide_id, file.path, file.stamp) for file in list_features(config.features.dir).values()
+    ]
+    return pd.DataFrame(rows, columns=["slide_id", "patient_id", "path", "file"])
+
+
+def _judged(
+    config: Config, cohort: Cohort, faults: list[Fault], bad: list[Fault], good: Mapping[str, Mapping[str, Any]]
+) -> Findings:
+    """What remains once all that is wrong is left out, by fold, and what is wrong with the folds."""
+    notes = _unmatched(config, cohort)
+    left_out: LeftOut = list(cohort.excluded.itertuples(index=False, name=None))
+    told = cohort.stray_sentences()
+    remaining: dict[str, Any] = {}
+    folds, impossible = pd.DataFrame(), ""
+    try:
+        left = cohort.without_slides(bad)
+        remaining = _remaining(left, good)
+        plan, wrong = _plan(config, left)
+        faults = [*faults, *wrong]
+        if plan is None or untaught_folds(config, left, plan):
+            impossible = "what remains cannot be cross-validated"
+        if plan is not None:
+            left_out = [*left.excluded.itertuples(index=False, name=None), *plan.left_out]
+            few = few_validated(config, left, plan)
+            notes += [*_notes(plan.left_out, str(config.folds.file)), *few]
+            told += few_validated_sentence(few, config)
+            folds = _per_fold(config, plan, left)
+    except FaultsError as error:
+        impossible = f"what remains cannot be cross-validated: {error}"
+    counts = Counter(f"{kind}: {reason}" for kind, _, reason, problem in left_out if not problem)
+    return Findings(
+        tuple(sorted({*faults})),
+        config.features.dir,
+        notes=tuple(sorted({*notes})),
+        told=(*exclusion_sentences(left_out), *told),
+        excluded=dict(sorted(counts.items())),
+        remaining=remaining,
+        folds=folds,
+        impossible=impossible,
+    )
+
+
+def _plan(config: Config, cohort: Cohort) -> tuple[FoldPlan | None, list[Fault]]:
+    """The folds, None where they cannot be made, and what is wrong with them."""
+    try:
+        plan = make_folds(config, cohort, on_error="skip")
+    except InputError as error:
+        if isinstance(error, FaultsError) and error.faults:
+            return None, list(error.faults)
+        place = config.folds.file or config.cohort.clinical
+        return None, [Fault("fold", "all folds", "unusable", place, str(error))]
+    return plan, [*plan.rejected, *untaught_folds(config, cohort, plan)]
+
+
+def _notes(left_out: LeftOut, place: str) -> list[Fault]:
+    return [
+        Fault(kind, name, "unmatched", place, f"{place}: {kind} {name}: {reason}")
+        for kind, name, reason, problem in left_out
+        if problem
+    ]
+
+
+def _unmatched(config: Config, cohort: Cohort) -> list[Fault]:
+    """Rows and feature files that belong to nothing."""
+    location = {"patient": config.cohort.clinical, "slide": config.cohort.slides or config.cohort.clinical}
+    location["omics"] = config.cohort.omics or ""
+    notes: list[Fault] = []
+    for kind, place in location.items():
+        notes += _notes([row for row in cohort.excluded.itertuples(index=False, name=None) if row[0] == kind], place)
+    for name in cohort.strays:
+        path = storage.join(config.features.dir, name)
+        reason = f"{path} is of no slide in {location['slide']}; add its row, or move the file away"
+        notes.append(Fault("slide", name, "unmatched", path, reason))
+    return notes
+
+
+def _facts(config: Config, slides: pd.DataFrame, on_progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
+    """Of every slide what its feature file holds, or its faults."""
+    form = form_of(config)
+    recipe = Recipe(form.neighbors, form.graph, config.features.format)
+    rows = slides[["slide_id", "path", "file"]].to_dict("records")
+    pieces = [json.dumps(rows[i : i + _SLIDES_PER_PIECE]) for i in range(0, len(rows), _SLIDES_PER_PIECE)]
+    facts: list[dict[str, Any]] = []
+    on_progress(0, len(rows))
+    for done in done_by_pool(pieces, _looked_at, "the audit could not be finished", recipe=recipe, dtype=form.dtype):
+        facts += json.loads(done)
+        on_progress(len(facts), len(rows))
+    return sorted(facts, key=lambda fact: str(fact["slide_id"]))
+
+
+def _looked_at(slides: str, recipe: Recipe, dtype: Precision) -> str:
+    """What some slides hold, each read whole and as it would be stored."""
+    facts: list[dict[str, Any]] = []
+    for slide in json.loads(slides):
+        slide_id, path = slide["slide_id"], slide["path"]
+        fact: dict[str, Any] = {"slide_id": slide_id, "faults": []}
+        try:
+            if not slide["file"]:
+                raise FileFaultError("missing", f"there is no feature file {path}; extract it or leave the slide out")
+            bag = read_bag(path, slide_id, recipe, dtype=dtype)
+            fact |= {"width": bag.width, "encoder": bag.provenance.get("encoder"), "n_patches": bag.n_patches}
+            fact |= {"sha256": digest(to_row(bag))}
+            del bag  # or two of the largest bags would be in memory at a time
+        except FileFaultError as error:
+            fact["faults"] = [asdict(Fault("slide", slide_id, error.problem, path, str(error)))]
+        facts.append(fact)
+    return json.dumps(facts)
+
+
+def _remaining(cohort: Cohort, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    per_class = {f"{name} patients": int((cohort.patients["label"] == name).sum()) for name in cohort.classes}
+    return per_class | {
+        "slides": len(cohort.slides),
+        "patches": sum(int(facts[slide_id]["n_patches"]) for slide_id in cohort.slides["slide_id"]),
+        "patients with omics": 0 if cohort.omics is None else len(cohort.omics),
+    }
+
+
+def _per_fold(config: Config, plan: FoldPlan, cohort: Cohort) -> pd.DataFrame:
+    """Patients of each class in each role of each fold, as they are used, and the training patients with omics."""
+    rows: list[dict[str, Any]] = []
+    for fold in plan.folds:
+        roles = plan.roles(fold)
+        for role in ROLES:
+            trains = role == "train"
+            patients = trained_patients(config, cohort, plan, fold) if trains else roles.index[roles == role]
+            labels = cohort.patients["label"].loc[patients]
+            row: dict[str, Any] = {"fold": fold, "role": role}
+            row |= {name: int((labels == name).sum()) for name in cohort.classes}
+            taught = 0 if cohort.omics is None else int(patients.isin(cohort.omics.index).sum())
+            rows.append(row | {"with omics": taught if trains else None})
+    return pd.DataFrame(rows, dtype=object)

@@ -1,0 +1,1 @@
+"""From bags to the batches of a training step."""

@@ -1,0 +1,324 @@
+"""The clinical, slide and omics tables joined into one cohort; what is left out is kept with its reason."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from momkd_ray.cohort.clinical import ClinicalTable, read_clinical
+from momkd_ray.cohort.feature_files import files_of, list_features
+from momkd_ray.cohort.omics import OmicsTable, read_omics
+from momkd_ray.cohort.slides import SlideTable, read_slides
+from momkd_ray.config.load import Config
+from momkd_ray.config.sections import CohortConfig
+from momkd_ray.errors import InputError
+from momkd_ray.input_faults import Fault, FaultsError, Kind, OnError
+
+EXAMPLES = 3  # identifiers shown for each reason
+EXCLUDED = ("kind", "id", "reason", "problem")
+ALL_REJECTED = "all its slides are rejected"
+PATIENT_OUT = "its patient is left out"
+STRANGER = "named by the split, not in the cohort"
+NEVER_TESTED = "in no test set of the split"
+NOT_TRAINED = "no omics, which omics.missing: drop keeps from training; still validated and tested"
+_STAYING = (NEVER_TESTED, NOT_TRAINED)
+
+Row = tuple[Kind, str, str, str]  # of EXCLUDED
+LeftOut = Sequence[Row]
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """The patients of a study and what is known of them.
+
+    patients: index `patient_id` (sorted), columns `label` (the user's class name), `y` (1 = positive) and, where
+        `folds.site` names one, `site`.
+    slides: columns `slide_id` (sorted), `patient_id`, and of the feature file `path`, `file` (size and time of
+        change, '' where there is none) and `bytes`.
+    omics: index `patient_id` (sorted, some or all patients), float32 genes; None where none are given.
+    classes: (negative, positive).
+    excluded: columns `kind` (patient, slide or omics), `id`, `reason`, and `problem`: '' for what the configuration
+        leaves out and all that follows from it, `unmatched` for what belongs to nothing. None of it is a fault.
+    patient_column: the clinical table's name for the patients.
+    rejected: bad rows and files; what they name is left out.
+    strays: names of feature files that no row of the slides' table names.
+    """
+
+    patients: pd.DataFrame
+    slides: pd.DataFrame
+    omics: pd.DataFrame | None
+    classes: tuple[str, str]
+    excluded: pd.DataFrame
+    patient_column: str = "patient_id"
+    rejected: tuple[Fault, ...] = ()
+    strays: tuple[str, ...] = ()
+
+    def without_slides(self, faults: Iterable[Fault]) -> Cohort:
+        """The cohort after feature files turned out bad, with the faults in `rejected`.
+
+        Their slides go. A patient left with no slide is excluded, and so are its omics.
+
+        Raises:
+            InputError: no patient of a class is left.
+        """
+        found = tuple(faults)
+        bad = {fault.id for fault in found if fault.kind == "slide"}
+        slides = self.slides[~self.slides["slide_id"].isin(bad)].reset_index(drop=True)
+        stays = self.patients.index.isin(slides["patient_id"])
+        left_out: list[Row] = [("patient", str(name), ALL_REJECTED, "") for name in self.patients.index[~stays]]
+        patients, omics = self.patients[stays], self.omics
+        if omics is not None:
+            inside = omics.index.isin(patients.index)
+            left_out += [("omics", str(name), PATIENT_OUT, "") for name in omics.index[~inside]]
+            omics = omics[inside]
+        _check_classes_left(patients["label"], self.classes, found)
+        less = replace(self, patients=patients, slides=slides, omics=omics, rejected=self.rejected + found)
+        return less.leaving_out(left_out)
+
+    def leaving_out(self, left_out: LeftOut) -> Cohort:
+        """The same, with these rows in `excluded` too."""
+        return replace(self, excluded=pd.concat([self.excluded, _excluded(left_out)], ignore_index=True))
+
+    def summary(self) -> list[str]:
+        """The cohort in plain sentences: what is in it, then everything left out and why."""
+        counts = self.patients["label"].value_counts()
+        per_class = ", ".join(f"{int(counts[name]):,} {name}" for name in reversed(self.classes))
+        several = int((self.slides["patient_id"].value_counts() > 1).sum())
+        return [
+            f"{_count(len(self.patients), 'patient')}: {per_class}.",
+            f"{_count(len(self.slides), 'slide')}; {_count(several, 'patient')} with several.",
+            self._omics_sentence(),
+            *exclusion_sentences(self.excluded.itertuples(index=False)),
+            *self._rejection_sentences(),
+            *self.stray_sentences(),
+        ]
+
+    def stray_sentences(self) -> list[str]:
+        """One sentence, if there are feature files that no row names."""
+        files = _count(len(self.strays), "feature file")
+        return [f"{files} of no row of the slides' table: {_examples(self.strays)}."] if self.strays else []
+
+    def fingerprint(self) -> str:
+        """16 hex digits of a SHA-256 over identifiers, labels, slides and omics (not where files lie)."""
+        genes = None if self.omics is None else list(self.omics.columns)
+        holders = None if self.omics is None else list(self.omics.index)
+        tree = [
+            self.classes,
+            list(zip(self.patients.index, self.patients["label"], strict=True)),
+            list(zip(self.slides["slide_id"], self.slides["patient_id"], strict=True)),
+            [genes, holders],
+        ]
+        digest = hashlib.sha256(json.dumps(tree).encode())
+        if self.omics is not None:
+            digest.update(np.ascontiguousarray(self.omics.to_numpy(), dtype="<f4").tobytes())
+        return digest.hexdigest()[:16]
+
+    def _omics_sentence(self) -> str:
+        if self.omics is None:
+            return "No omics are given."
+        with_omics, genes = self.omics.shape
+        without = len(self.patients) - with_omics
+        return f"{_count(with_omics, 'patient')} with omics ({_count(genes, 'gene')}), {without:,} without."
+
+    def _rejection_sentences(self) -> list[str]:
+        of: dict[tuple[str, str], list[str]] = {}
+        for fault in sorted(self.rejected):
+            of.setdefault((fault.kind, fault.problem), []).append(fault.id)
+        return [
+            f"{_entries(kind, len(ids))} rejected ({problem}): {_examples(ids)}." for (kind, problem), ids in of.items()
+        ]
+
+
+def exclusion_sentences(left_out: Iterable[tuple[Any, ...]]) -> list[str]:
+    """One sentence a kind and reason: how many there are, and some of them."""
+    of: dict[tuple[str, str], list[str]] = {}
+    for kind, name, reason, _ in left_out:
+        of.setdefault((kind, reason), []).append(name)
+    return [
+        f"{_entries(kind, len(ids))}{'' if reason in _STAYING else ' left out'} ({reason}): {_examples(ids)}."
+        for (kind, reason), ids in sorted(of.items())
+    ]
+
+
+def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
+    """Read the tables of `config.cohort` and join them by patient.
+
+    Patients with another label than the two classes, or without a slide, are left out; so are the slides and
+    omics of patients who are not in. A feature file that does not exist is not refused here.
+
+    Args:
+        config: the whole tree.
+        on_error: what to do about bad rows. `stop` refuses the tables, after all were looked at; `skip` leaves
+            the rows out and lists them in `rejected`. A patient whose omics are bad stays, without omics.
+
+    Raises:
+        InputError: the two classes are one.
+        FaultsError: a table or column is missing, a class has no patient or, with `stop`, a row is bad.
+    """
+    settings = config.cohort
+    if settings.positive == settings.negative:
+        raise InputError(f"cohort.positive and cohort.negative are both '{settings.positive}': name two classes")
+    with _of_table(settings.clinical):
+        clinical = read_clinical(settings, config.folds.site)
+        _check_labels(settings, clinical)
+    slides_table = settings.slides or settings.clinical
+    with _of_table(slides_table):
+        listing = read_slides(slides_table, settings.patient_column, settings.slide_column)
+        patients, left_out = _patients_in(settings, clinical, listing)
+    slides, slides_out = _slides_in(listing, patients, clinical)
+    omics = None
+    if settings.omics is not None:
+        with _of_table(settings.omics):
+            omics = read_omics(settings.omics, settings.patient_column, patients.index.tolist())
+    faults = [*clinical.faults, *listing.faults, *(omics.faults if omics else ())]
+    if on_error == "stop":
+        rows = {"patient": clinical.rows, "slide": listing.rows, "omics": omics.rows if omics else 0}
+        _refuse_rows(faults, settings, rows)
+    listed = list_features(config.features.dir)
+    files = files_of(slides["slide_id"].tolist(), config.features.dir, listed)
+    slides["path"], slides["file"] = [file.path for file in files], [file.stamp for file in files]
+    slides["bytes"] = [file.size for file in files]
+    return Cohort(
+        patients=patients,
+        slides=slides,
+        omics=omics.values if omics else None,
+        classes=(settings.negative, settings.positive),
+        excluded=_excluded([*left_out, *slides_out, *_omics_out(omics, clinical)]),
+        patient_column=clinical.patient_column,
+        rejected=tuple(sorted(faults)),
+        strays=tuple(posixpath.basename(file.path) for name, file in listed.items() if name not in listing.named),
+    )
+
+
+@contextmanager
+def _of_table(path: str) -> Iterator[None]:
+    """Tell whoever lists faults which table an error within the block is about."""
+    try:
+        yield
+    except InputError as error:
+        raise FaultsError(str(error), error.faults if isinstance(error, FaultsError) else (), path) from error
+
+
+def _refuse_rows(faults: Sequence[Fault], settings: CohortConfig, rows: dict[str, int]) -> None:
+    """Raise if there are bad rows, with their number in each table of so many rows, which are given by kind."""
+    if not faults:
+        return
+    tables = {"patient": settings.clinical, "slide": settings.slides or settings.clinical, "omics": settings.omics}
+    bad = {path: [0, rows[kind]] for kind, path in tables.items()}
+    for fault in faults:
+        bad[tables[fault.kind]][0] += 1
+    where = " and ".join(f"{count} of the {of:,} rows of {path}" for path, (count, of) in bad.items() if count)
+    raise FaultsError(f"{where} cannot be used, the first: {min(faults).reason}", faults)
+
+
+def _check_labels(settings: CohortConfig, clinical: ClinicalTable) -> None:
+    """Each class is the label of some patient, good or bad."""
+    for key, name in (("positive", settings.positive), ("negative", settings.negative)):
+        if not clinical.counts[name]:
+            shown = ", ".join(f"'{value}' ({count})" for value, count in clinical.counts.most_common(8)) or "all blank"
+            more = f" and {len(clinical.counts) - 8} other values" if len(clinical.counts) > 8 else ""
+            raise InputError(
+                f"{settings.clinical}: no '{settings.label}' is '{name}' (cohort.{key}); its values are {shown}{more}"
+            )
+
+
+def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: SlideTable) -> tuple[pd.DataFrame, LeftOut]:
+    """The patients kept, and those left out."""
+    classes, with_slide = (settings.negative, settings.positive), set(listing.table["patient_id"])
+    kept: dict[str, str] = {}
+    left_out: list[Row] = []
+    for patient, label in clinical.labels.items():
+        if label is None:
+            left_out.append(("patient", patient, "the label is blank", ""))
+        elif label not in classes:
+            reason = f"the label is '{label}', neither '{settings.positive}' nor '{settings.negative}'"
+            left_out.append(("patient", patient, reason, ""))
+        elif patient in with_slide:
+            kept[patient] = label
+        elif patient in listing.bereft:
+            left_out.append(("patient", patient, ALL_REJECTED, ""))
+        else:
+            left_out.append(("patient", patient, "no slide", "unmatched"))
+    _check_classes_left(kept.values(), classes, [*clinical.faults, *listing.faults])
+    for name in classes:
+        if name not in kept.values():
+            raise InputError(
+                f"no patient of class '{name}' has a slide in {settings.slides or settings.clinical}: compare its "
+                f"'{listing.patient_column}' with the '{clinical.patient_column}' of {settings.clinical}"
+            )
+    table = pd.DataFrame(index=pd.Index(list(kept), name="patient_id", dtype="str"))
+    table["label"] = pd.Series(list(kept.values()), table.index, dtype="str")
+    table["y"] = [int(label == settings.positive) for label in kept.values()]
+    if clinical.sites:
+        table["site"] = pd.Series([clinical.sites[patient] for patient in kept], table.index, dtype="str")
+    return table, left_out
+
+
+def _slides_in(listing: SlideTable, patients: pd.DataFrame, clinical: ClinicalTable) -> tuple[pd.DataFrame, LeftOut]:
+    inside = listing.table["patient_id"].isin(patients.index)
+    outside = listing.table[~inside]
+    left_out: list[Row] = [
+        ("slide", slide, *_why_outside(patient, clinical))
+        for slide, patient in zip(outside["slide_id"], outside["patient_id"], strict=True)
+    ]
+    return listing.table[inside].reset_index(drop=True), left_out
+
+
+def _omics_out(omics: OmicsTable | None, clinical: ClinicalTable) -> LeftOut:
+    if omics is None:
+        return []
+    others: list[Row] = [("omics", patient, *_why_outside(patient, clinical)) for patient in omics.of_others]
+    blank: list[Row] = [
+        ("omics", patient, "the row is entirely blank; its patient is kept, without omics", "")
+        for patient in omics.blank
+    ]
+    strange: list[Row] = [
+        ("omics", name, "it is neither a .npy vector nor genes.txt", "unmatched") for name in omics.strange
+    ]
+    return [*strange, *others, *blank]
+
+
+def _why_outside(patient: str, clinical: ClinicalTable) -> tuple[str, str]:
+    """Reason and problem of a slide or omics entry whose patient is not in the cohort."""
+    if patient in clinical.labels:
+        return PATIENT_OUT, ""
+    if patient in clinical.named:
+        return "its patient is rejected", ""
+    return "its patient is not in the clinical table", "unmatched"
+
+
+def _check_classes_left(labels: Iterable[str], classes: tuple[str, str], faults: Sequence[Fault]) -> None:
+    """Raise if bad rows or files left a class without patients."""
+    left = set(labels)
+    for name in classes:
+        if name not in left and faults:
+            raise FaultsError(
+                f"no patient of class '{name}' is left, because {len(faults)} rows or files cannot be used, "
+                f"the first: {min(faults).reason}",
+                faults,
+            )
+
+
+def _excluded(left_out: LeftOut) -> pd.DataFrame:
+    return pd.DataFrame(left_out, columns=list(EXCLUDED), dtype="str")
+
+
+def _entries(kind: str, number: int) -> str:
+    return _count(number, "omics entr", "y", "ies") if kind == "omics" else _count(number, kind)
+
+
+def _examples(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - EXAMPLES:,} more" if len(ids) > EXAMPLES else ""
+    return f"{', '.join(ids[:EXAMPLES])}{more}"
+
+
+def _count(number: int, noun: str, one: str = "", many: str = "s") -> str:
+    return f"{number:,} {noun}{one if number == 1 else many}"

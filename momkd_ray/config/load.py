@@ -1,0 +1,229 @@
+"""The one configuration tree: typed, unknown keys refused, YAML in and out, `--set a.b=value` overrides."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+
+from momkd_ray.config.dotted_keys import Section, dotted_keys, type_of, unknown_key
+from momkd_ray.config.search_space import Range, Space, read_space
+from momkd_ray.config.sections import (
+    ClusterConfig,
+    CohortConfig,
+    FeaturesConfig,
+    FoldsConfig,
+    GenesConfig,
+    LossConfig,
+    MemoryConfig,
+    ModelConfig,
+    OmicsConfig,
+    RunConfig,
+    StoreConfig,
+    SyntheticConfig,
+    TrainConfig,
+    TuningConfig,
+    WatchConfig,
+)
+from momkd_ray.errors import InputError
+
+
+class Config(Section):
+    """The whole tree."""
+
+    cohort: CohortConfig
+    features: FeaturesConfig
+    omics: OmicsConfig = OmicsConfig()
+    store: StoreConfig = StoreConfig()
+    folds: FoldsConfig = FoldsConfig()
+    genes: GenesConfig = GenesConfig()
+    model: ModelConfig = ModelConfig()
+    memory: MemoryConfig = MemoryConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    # dotted key -> the values to try, or {low, high} with log: true or a step
+    search: Space = Field(default_factory=dict)
+    tuning: TuningConfig = TuningConfig()
+    synthetic: SyntheticConfig | None = None
+    watch: WatchConfig = WatchConfig()
+    run: RunConfig = RunConfig()
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _search_is_a_space(cls, tree: Any) -> Space:
+        return read_space(tree)
+
+    @property
+    def store_uri(self) -> str:
+        """Where the bag store is: `store.uri`, or `bags` in the run directory."""
+        return self.store.uri or f"{self.run.dir.rstrip('/')}/bags"
+
+    def to_yaml(self) -> str:
+        """The resolved tree as YAML that `load_config` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def answer_fingerprint(self) -> str:
+        """A hash of everything that can change a result: all but where data lie and on what the run happens.
+
+        What the files at those places hold is for the caller to hash.
+        """
+        aside = {"cluster", "run", "synthetic", "watch"} | (set() if self.search else {"tuning"})
+        tree = self.model_dump(mode="json", exclude=aside)
+        elsewhere = {
+            "features": ("dir", "format"),
+            "cohort": ("clinical", "slides", "omics", "patient_column", "slide_column"),
+            "store": ("uri", "part_mb", "memory_share"),
+            "folds": ("file",),
+            "train": ("patches_per_pass",),
+        }
+        for section, keys in elsewhere.items():
+            for key in keys:
+                del tree[section][key]
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Config:
+        """This tree with dotted keys replaced and no search left."""
+        tree = self.model_dump(mode="json") | {"search": {}, "tuning": {}}
+        for key, value in settings.items():
+            _assign(tree, key, value)
+        return _validated(tree, "search")
+
+
+_JOBS_COPY = "/working_dir_files/_ray_pkg_"
+
+
+def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and apply `a.b=value` overrides (values are YAML).
+
+    Raises:
+        InputError: no such file, not YAML, an unknown key (the nearest valid one is named) or a bad value.
+    """
+    try:
+        text = Path(path).read_text()
+    except OSError as error:
+        raise InputError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text") from error
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} holds no configuration: its top level must be a mapping such as 'cohort: ...'")
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key.strip():
+            raise InputError(f"--set {override}: write it as a.b=value")
+        try:
+            _assign(tree, key.strip(), yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {override}: the value is not valid YAML") from error
+    config = _validated(tree, str(path))
+    if config.watch.mlflow is not None and importlib.util.find_spec("mlflow") is None:
+        raise InputError("watch.mlflow is set, but MLflow is not installed: pip install 'momkd-ray[mlflow]'")
+    _check_places(config)
+    return config
+
+
+def _check_places(config: Config) -> None:
+    """A job runs in a copy of the folder it was submitted from, on each node, and Ray removes it: no place to write."""
+    written = {"run.dir": config.run.dir, "store.uri": config.store_uri}
+    tables = {name: getattr(config.cohort, name) for name in ("clinical", "slides", "omics")}
+    read = {f"cohort.{name}": place for name, place in tables.items()} | {"features.dir": config.features.dir}
+    for key, place in (written | read).items():
+        copy, _, within = (place or "").rpartition(_JOBS_COPY)
+        if copy and (key in written or not Path(place).exists()):
+            raise InputError(
+                f"{key} is {within.partition('/')[2]}, which in a job means Ray's own copy of the folder it was "
+                "submitted from: write an absolute path that all nodes see, or s3://"
+            )
+
+
+def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, leaf = dotted.split(".")
+    for parent in parents:
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
+        if not isinstance(tree, dict):
+            raise InputError(f"unknown configuration key '{dotted}': '{parent}' has no keys below it")
+    tree[leaf] = value
+
+
+def _validated(tree: dict[str, Any], source: str) -> Config:
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        # a misspelt key often leaves a required one missing: the misspelling is what to tell
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        path = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            raise InputError(unknown_key(Config, path, source)) from None
+        key = ".".join(path)
+        if first["type"] == "missing":
+            raise InputError(f"{source}: the configuration key '{key}' is missing") from None
+        if first["type"] == "value_error":
+            raise InputError(f"{source}: {key}: {first['ctx']['error']}") from None
+        hint = " (quote it in YAML)" if first["type"] == "string_type" else ""
+        raise InputError(f"{source}: '{key}' is {first['input']!r}, but {_lower(first['msg'])}{hint}") from None
+    _check_search(config, source)
+    return config
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+def takes_whole_numbers(key: str) -> bool:
+    """Whether a dotted key of the tree takes whole numbers alone."""
+    return type_of(Config, key) is int
+
+
+def _check_search(config: Config, source: str) -> None:
+    """Every listed value and the ends of every range are tried before anything runs."""
+    tuning = config.tuning
+    if not config.search and tuning != TuningConfig():
+        raise InputError(f"{source}: tuning is given without a search: list in search what to try")
+    counts: list[int | None] = []
+    for key, values in config.search.items():
+        _check_search_key(key, source)
+        if not isinstance(values, Range):
+            for value in values:
+                config.with_settings({key: value})
+            counts.append(len(values))
+            continue
+        if type_of(Config, key) not in (int, float):
+            raise InputError(f"{source}: search: '{key}' is no number and takes no range: list its values")
+        whole = takes_whole_numbers(key)
+        if whole and any(number % 1 for number in (values.low, values.high, values.step or 1)):
+            raise InputError(f"{source}: search: '{key}' takes whole numbers: give low, high and step as such")
+        if tuning.method == "grid" and values.step is None:
+            raise InputError(
+                f"{source}: search: '{key}' is a range, but a grid tries every value: list the values, give the "
+                "range a step, or set tuning.method to random or optuna"
+            )
+        for value in values.samples(whole):
+            config.with_settings({key: value})
+        counts.append(values.count(whole))
+    there_are = math.prod(count for count in counts if count)
+    if None not in counts and (tuning.settings or 0) > there_are:
+        raise InputError(
+            f"{source}: tuning.settings is {tuning.settings}, but search has only {there_are} combinations: "
+            "lower it, or set tuning.method to grid"
+        )
+
+
+def _check_search_key(key: str, source: str) -> None:
+    if key not in set(dotted_keys(Config)):
+        raise InputError(unknown_key(Config, key.split("."), f"{source}: search"))
+    if key.split(".")[0] not in {"genes", "model", "memory", "loss", "train"} or key == "train.seed":
+        raise InputError(f"{source}: search cannot vary '{key}', only genes, model, memory, loss and train")

@@ -1,0 +1,1 @@
+"""Feature files: one reader a format."""

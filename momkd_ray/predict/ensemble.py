@@ -1,0 +1,227 @@
+"""Predictions for a folder of slides from histology alone, by one model or the mean of several."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+from uuid import uuid4
+
+import pandas as pd
+
+from momkd_ray import storage
+from momkd_ray.bags.shared_bags import joined
+from momkd_ray.batches.collate import collate
+from momkd_ray.cohort.feature_files import list_features
+from momkd_ray.cohort.slides import read_slides
+from momkd_ray.errors import InputError
+from momkd_ray.formats.readers import Bag, Recipe, read_bag
+from momkd_ray.input_faults import Fault, FileFaultError, OnError, refuse, settle
+from momkd_ray.model.bundle import BundleCard, load_bundle
+from momkd_ray.progress import Narrator
+from momkd_ray.ray_runtime.parallel_map import done_by_pool
+
+BAGS_PER_PIECE = 4
+
+
+class Ensemble:
+    """Models in memory, and what they say of bags."""
+
+    def __init__(self, models: Sequence[str], device: str) -> None:
+        import torch
+
+        self.device = torch.device(device)
+        loaded = [load_bundle(location) for location in models]
+        self.models = [model.to(self.device) for model, _ in loaded]
+        self.card = loaded[0][1]
+
+    def predict(self, bag_id: str, slides: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
+        """`bag_id`, `p` of the positive class (None without a good slide) and the `faults` of the others."""
+        bags: list[Bag] = []
+        faults: list[Fault] = []
+        for slide_id, path in zip(slides, paths, strict=True):
+            try:
+                bags.append(self._bag(slide_id, path))
+            except FileFaultError as error:
+                faults.append(Fault("slide", slide_id, error.problem, path, str(error)))
+        p = None
+        if bags:
+            batch = collate([joined(bag_id, bags)], device=self.device).to(self.device)
+            p = sum(float(model.predict(batch)[0][0, 1]) for model in self.models) / len(self.models)
+        return {"bag_id": bag_id, "p": p, "faults": [asdict(fault) for fault in faults]}
+
+    def _bag(self, slide_id: str, path: str) -> Bag:
+        bag = read_bag(path, slide_id, Recipe(self.card.neighbors, self.card.graph), self.card.width)
+        encoder = bag.provenance.get("encoder")
+        if self.card.encoder and encoder and encoder != self.card.encoder:
+            raise FileFaultError(
+                "mixed", f"{path} holds features of {encoder}, but the model was trained on {self.card.encoder}"
+            )
+        return bag
+
+
+@cache
+def _ensemble(models: tuple[str, ...], device: str, call: str) -> Ensemble:
+    """Loaded once by each process in a call; another call may find other models at the same places."""
+    _ensemble.cache_clear()
+    return Ensemble(models, device)
+
+
+def _predict_piece(piece: str, models: tuple[str, ...], device: str, call: str) -> str:
+    ensemble = _ensemble(models, device, call)
+    return json.dumps([ensemble.predict(**bag) for bag in json.loads(piece)])
+
+
+def predict_folder(
+    models: Sequence[str],
+    features: str,
+    out: str,
+    narrator: Narrator,
+    *,
+    slides: str | None,
+    gpus: float,
+    by_patient: bool = False,
+    on_error: OnError = "stop",
+) -> pd.DataFrame:
+    """Predict every feature file of a folder and write the table; Ray must be up.
+
+    Args:
+        models: bundles; their probabilities and thresholds are averaged.
+        features: the folder, local or `s3://`.
+        out: a `.csv` or `.parquet` file: slide_id, patient_id, p_<class> ..., predicted.
+        narrator: told of the progress.
+        by_patient: a row a patient, the mean of its slides, instead of a row a slide.
+        slides: a table of patients and slides, as `cohort.slides`; without it every slide is its own patient.
+        gpus: GPUs a task holds; a part of one is allowed.
+        on_error: whether bad feature files end it, or are left out. They are all listed in `<out>.rejected.csv`.
+
+    Raises:
+        InputError: bad models or feature files, or a model of patients' bags and no table of slides.
+    """
+    if not out.endswith((".csv", ".parquet")):
+        raise InputError(f"--out {out}: write to a .csv or a .parquet file")
+    cards = check_ensemble(models)
+    joint = cards[0].bag == "patient"
+    if joint and slides is None:
+        raise InputError(
+            f"{models[0]} reads all slides of a patient as one bag (cohort.bag: patient), so it must know whose each "
+            "slide is: pass --slides with a table of patients and slides"
+        )
+    table = slides_of(features)
+    patients, unmatched = patients_of(slides, table, features)
+    place, total = f"{out}.rejected.csv", f"{len(table)} feature files"
+    settle(unmatched, total, place, on_error)
+    table = table[table["slide_id"].isin(list(patients))]
+    bags = bags_of(table, patients, joint=joint)
+    rows: list[dict[str, Any]] = []
+    for row in _predicted(bags, models, gpus):
+        rows.append(row)
+        narrator.count("predict", len(rows), len(bags), "bags")
+    faults = unmatched + [Fault(**fault) for row in rows for fault in row["faults"]]
+    settle(faults, total, place, on_error)
+    if faults:
+        slides_out = f"{len(faults)} slide is" if len(faults) == 1 else f"{len(faults)} slides are"
+        narrator.say(f"{slides_out} left out; {place} lists {'it' if len(faults) == 1 else 'them'} with the reason")
+    result = pd.DataFrame(rows, columns=["bag_id", "p", "faults"]).dropna(subset=["p"])
+    if result.empty:
+        refuse(faults, total, place)
+    result = result.merge(bags, on="bag_id").sort_values("bag_id").reset_index(drop=True)
+    named = named_predictions(result, cards, by_patient=by_patient or joint)
+    _write(named, out)
+    return named
+
+
+def _write(table: pd.DataFrame, out: str) -> None:
+    with storage.writing(out) as stream:
+        if out.endswith(".csv"):
+            table.to_csv(stream, index=False)
+        else:
+            table.to_parquet(stream, index=False)
+
+
+def _predicted(bags: pd.DataFrame, models: Sequence[str], gpus: float) -> Iterator[dict[str, Any]]:
+    rows = bags[["bag_id", "slides", "paths"]].to_dict("records")
+    pieces = [json.dumps(rows[i : i + BAGS_PER_PIECE]) for i in range(0, len(rows), BAGS_PER_PIECE)]
+    arguments = {"models": tuple(models), "device": "cuda" if gpus else "cpu", "call": uuid4().hex}
+    for done in done_by_pool(pieces, _predict_piece, "the slides could not be predicted", gpus=gpus, **arguments):
+        yield from json.loads(done)
+
+
+def check_ensemble(models: Sequence[str]) -> list[BundleCard]:
+    """The cards of models that can predict together.
+
+    Raises:
+        InputError: no model, a damaged one, or two that read different features or name different classes.
+    """
+    if not models:
+        raise InputError("no model is given: name the folder of a bundle, such as runs/pr/fold=0/model")
+    cards = [load_bundle(location)[1] for location in models]
+    for location, card in zip(models, cards, strict=True):
+        for name in ("label", "classes", "width", "neighbors", "graph", "bag", "encoder"):
+            ours, first = getattr(card, name), getattr(cards[0], name)
+            if ours != first:
+                raise InputError(
+                    f"{location} has {name} {ours}, but {models[0]} has {first}: they cannot predict together"
+                )
+    return cards
+
+
+def slides_of(features: str) -> pd.DataFrame:
+    """The feature files of a folder as `slide_id, path`, sorted."""
+    files = list_features(features)
+    if not files:
+        raise InputError(f"{features} holds no .h5 or .pt feature files")
+    return pd.DataFrame([{"slide_id": file.slide_id, "path": file.path} for file in files.values()])
+
+
+def patients_of(slides: str | None, table: pd.DataFrame, features: str) -> tuple[dict[str, str], list[Fault]]:
+    """slide_id -> patient_id, each slide its own patient where no table is given; and what does not match.
+
+    Raises:
+        InputError: the table lacks a column.
+    """
+    if slides is None:
+        return {slide: slide for slide in table["slide_id"]}, []
+    known = read_slides(slides)
+    patients = dict(zip(known.table["slide_id"], known.table["patient_id"], strict=True))
+    faults = list(known.faults)
+    faults += [
+        Fault("slide", slide, "unmatched", path, f"{slides} names no patient for slide {slide} ({path}); add its row")
+        for slide, path in zip(table["slide_id"], table["path"], strict=True)
+        if slide not in patients and slide not in {fault.id for fault in known.faults}
+    ]
+    for slide in sorted(set(patients) - set(table["slide_id"])):
+        reason = f"{slides} lists slide {slide}, which has no feature file in {features}; extract it or remove its row"
+        faults.append(Fault("slide", slide, "missing", storage.join(features, slide), reason))
+    return patients, faults
+
+
+def bags_of(table: pd.DataFrame, patients: Mapping[str, str], *, joint: bool) -> pd.DataFrame:
+    """What is predicted at a time: `bag_id, patient_id`, and lists of its `slides` and their `paths`."""
+    slides = table.assign(patient_id=[patients[slide] for slide in table["slide_id"]])
+    slides["bag_id"] = slides["patient_id" if joint else "slide_id"]
+    by_bag = slides.groupby("bag_id", sort=True)
+    bags = by_bag.agg(patient_id=("patient_id", "first"), slides=("slide_id", list), paths=("path", list))
+    return bags.reset_index()
+
+
+def named_predictions(bags: pd.DataFrame, cards: Sequence[BundleCard], *, by_patient: bool) -> pd.DataFrame:
+    """The prediction table in the user's own class names, with the models' mean threshold.
+
+    Args:
+        bags: `bag_id, patient_id, p` of the positive class.
+        cards: of the models.
+        by_patient: a row a patient, the mean of its bags, instead of a row a slide.
+    """
+    negative, positive = cards[0].classes
+    threshold = sum(card.threshold for card in cards) / len(cards)
+    table = bags[["bag_id", "patient_id", "p"]].rename(columns={"bag_id": "slide_id"})
+    if by_patient:
+        table = table.groupby("patient_id")["p"].mean().reset_index()
+    p = table.pop("p")
+    table[f"p_{negative}"] = 1 - p
+    table[f"p_{positive}"] = p
+    table["predicted"] = [positive if value >= threshold else negative for value in p]
+    return table

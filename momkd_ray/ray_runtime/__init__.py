@@ -1,0 +1,1 @@
+"""Ray: clusters, connections and parallel tasks."""

@@ -1,0 +1,35 @@
+"""The configuration of `momkd-ray demo`."""
+
+from __future__ import annotations
+
+from momkd_ray.config.load import Config
+
+
+def demo_config(out: str) -> Config:
+    """A generated cohort under `<out>/cohort`, small enough to cross-validate on a laptop in a few minutes."""
+    cohort = f"{out}/cohort"
+    return Config.model_validate(
+        {
+            "synthetic": {"dir": cohort},
+            "cohort": {
+                "clinical": f"{cohort}/clinical.csv",
+                "slides": f"{cohort}/slides.csv",
+                "omics": f"{cohort}/rna.parquet",
+                "label": "LABEL",
+            },
+            "features": {"dir": f"{cohort}/features"},
+            "store": {"uri": f"{out}/bags"},
+            "genes": {"n": 64},
+            "model": {
+                "hidden": 64,
+                "shared": 32,
+                "dropout": 0.25,
+                "omics_hidden": 128,
+                "omics_embedding": 64,
+                "classifier_hidden": 32,
+            },
+            "memory": {"components": 8},
+            "train": {"epochs": 15, "lr": 1e-3, "bags_per_step": 4, "patience": 8},
+            "run": {"dir": f"{out}/run"},
+        }
+    )
