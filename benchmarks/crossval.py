@@ -31,17 +31,18 @@ from table import interleaved, machine, print_table
 from torch import Tensor, nn
 
 from momkd_ray.batches.collate import BagBatch, collate
-from momkd_ray.batches.sampling import draw_seed, plan_epoch
+from momkd_ray.batches.sampling import plan_epoch
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.config.load import Config
 from momkd_ray.crossval.cross_validate import cross_validate
+from momkd_ray.formats.bag import Bag
 from momkd_ray.formats.knn_graph import knn_graph
-from momkd_ray.formats.readers import Bag
 from momkd_ray.model.memory import spherical_kmeans
 from momkd_ray.model.momkd import MoMKD
-from momkd_ray.progress import Narrator
+from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import connected
-from momkd_ray.run.inputs import Study, open_cohort, open_study
+from momkd_ray.run.inputs import RunInputs, open_cohort, open_run_inputs
+from momkd_ray.seeds import derive_seed
 from momkd_ray.train.step import dtype_of_products
 
 WIDTH = 1536
@@ -89,7 +90,7 @@ def main() -> None:
 class Run:
     """What a cross-validation of ours took, in seconds, and gave."""
 
-    study: Study
+    study: RunInputs
     started: float
     ingested: float
     trained: float
@@ -107,10 +108,10 @@ def run_of_ours(folder: Path, epochs: int, precision: str) -> Run:
     began = time.perf_counter()
     with connected() as ray:
         up = time.perf_counter()
-        cohort = open_cohort(config, Narrator())
-        study = open_study(config, cohort, make_folds(config, cohort), Narrator())
+        cohort = open_cohort(config, ProgressReporter())
+        study = open_run_inputs(config, cohort, make_folds(config, cohort), ProgressReporter())
         ingested = time.perf_counter()
-        aucs = cross_validate(study, Narrator(), own_cluster=ray.own)["metrics"]["auc"]["folds"]
+        aucs = cross_validate(study, ProgressReporter(), own_cluster=ray.own)["metrics"]["auc"]["folds"]
         trained = time.perf_counter()
     return Run(study, up - began, ingested - up, trained - ingested, aucs)
 
@@ -119,7 +120,7 @@ def spread(aucs: list[float]) -> str:
     return f"{np.mean(aucs):.3f} +- {np.std(aucs, ddof=1):.3f}"
 
 
-def products_alone(study: Study) -> float:
+def products_alone(study: RunInputs) -> float:
     """Seconds on all cores of the products that training, validating each epoch and testing cannot do without."""
     torch.set_num_threads(1)
     train = predicted = 0
@@ -152,7 +153,7 @@ class Slides:
         return collate([Bag(slide_id, features_PD, coords_P2, *self.graphs[slide_id], {})], [y], None, [seed])
 
 
-def one_after_another(study: Study, folder: Path) -> tuple[float, list[float]]:
+def one_after_another(study: RunInputs, folder: Path) -> tuple[float, list[float]]:
     """The peer: seconds without its graphs, and each fold's test AUC at the best validation AUC."""
     torch.set_num_threads(os.cpu_count() or 1)
     slides = Slides(folder)
@@ -163,10 +164,10 @@ def one_after_another(study: Study, folder: Path) -> tuple[float, list[float]]:
     return time.perf_counter() - began, aucs
 
 
-def fold_of_peer(study: Study, fold: int, slides: Slides) -> float:
+def fold_of_peer(study: RunInputs, fold: int, slides: Slides) -> float:
     config, bags = study.config, study.fold_bags(fold)
     roles = {role: bags[bags["role"] == role] for role in ("train", "val", "test")}
-    torch.manual_seed(draw_seed("weights", config.train.seed, fold) % 2**63)
+    torch.manual_seed(derive_seed("weights", config.train.seed, fold) % 2**63)
     model = MoMKD(config.model, config.memory, config.loss, width=WIDTH, genes=0)
     encoder = PlainEncoder(config.model)
     model.slide_encoder = encoder
@@ -194,7 +195,7 @@ def fold_of_peer(study: Study, fold: int, slides: Slides) -> float:
         plan = plan_epoch(
             ids,
             np.array(labels),
-            seed=draw_seed(config.train.seed, fold),
+            seed=derive_seed(config.train.seed, fold),
             epoch=epoch,
             bags_per_step=1,
             balanced=config.train.balanced,

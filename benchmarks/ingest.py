@@ -51,7 +51,7 @@ def timed_ingest(cpus: int, table: str, uri: str) -> dict[str, float]:
     import ray
 
     from momkd_ray.bags.ingest import ingest
-    from momkd_ray.bags.store import Form
+    from momkd_ray.bags.store import StoreFormat
 
     os.sched_setaffinity(0, range(cpus))  # of this process and all that Ray starts
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="error")
@@ -59,10 +59,10 @@ def timed_ingest(cpus: int, table: str, uri: str) -> dict[str, float]:
     slides = pd.read_parquet(table)
     warm = ray.remote(lambda: __import__("momkd_ray.bags.ingest") and time.sleep(1))
     ray.get([warm.remote() for _ in range(cpus)])
-    ingest(slides.head(2 * cpus), f"{uri}-warm", Form("float16", 8, "auto"))
+    ingest(slides.head(2 * cpus), f"{uri}-warm", StoreFormat("float16", 8, "auto"))
     shutil.rmtree(f"{uri}-warm")
     began, busy = time.perf_counter(), busy_seconds()
-    ingest(slides, uri, Form("float16", 8, "auto"))
+    ingest(slides, uri, StoreFormat("float16", 8, "auto"))
     return {"seconds": time.perf_counter() - began, "busy": busy_seconds() - busy}
 
 

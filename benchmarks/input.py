@@ -20,14 +20,14 @@ from table import machine, print_table
 from momkd_ray import storage
 from momkd_ray.bags.shared_bags import BagSource, share_bags
 from momkd_ray.bags.store import BagStore, from_row, row_at
-from momkd_ray.batches.sampling import ahead
+from momkd_ray.batches.prefetch import prefetch
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.config.load import Config
 from momkd_ray.crossval.fold import fold_task
-from momkd_ray.formats.readers import Bag
-from momkd_ray.progress import Narrator
+from momkd_ray.formats.bag import Bag
+from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import connected
-from momkd_ray.run.inputs import Study, open_cohort, open_study
+from momkd_ray.run.inputs import RunInputs, open_cohort, open_run_inputs
 from momkd_ray.train.worker import train_loop_per_worker
 
 WORKERS = 2
@@ -50,8 +50,8 @@ def main() -> None:
                 train={"epochs": max(1, options.epochs), "patience": 99, "bags_per_step": WORKERS},
             )
         )
-        cohort = open_cohort(config, Narrator())
-        study = open_study(config, cohort, make_folds(config, cohort), Narrator())
+        cohort = open_cohort(config, ProgressReporter())
+        study = open_run_inputs(config, cohort, make_folds(config, cohort), ProgressReporter())
         print(machine())
         rates(study.store)
         if options.epochs:
@@ -121,7 +121,7 @@ def by_stream(source: BagSource, ids: list[str], consumers: int) -> list[tuple[f
     import ray
 
     def bags(mine: list[str]) -> Iterator[Bag]:
-        return ahead(mine, source.read, lambda _: 4 * 2**20, threads=2, limit=64 * 2**20)
+        return prefetch(mine, source.read, lambda _: 4 * 2**20, threads=2, limit=64 * 2**20)
 
     def all_but_the_first_pass(mine: list[str]) -> tuple[float, float]:
         consume(bags(mine))  # a process verifies each bag once
@@ -154,7 +154,7 @@ def watched_loop(loop: dict[str, Any]) -> dict[str, Any]:
     return done | {"first_bag": source.first}
 
 
-def training(study: Study) -> None:
+def training(study: RunInputs) -> None:
     """A fold of the default model by two Ray Train workers, streaming from the store and from the object store."""
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer

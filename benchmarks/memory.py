@@ -105,18 +105,18 @@ def crossval(config: str) -> None:
     from momkd_ray.cohort.folds import make_folds
     from momkd_ray.config.load import load_config
     from momkd_ray.crossval.cross_validate import cross_validate
-    from momkd_ray.progress import Narrator
-    from momkd_ray.run.inputs import ensure_store, open_cohort, open_study
+    from momkd_ray.progress import ProgressReporter
+    from momkd_ray.run.inputs import ensure_store, open_cohort, open_run_inputs
 
     settings = load_config(config)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False, logging_level="error")
-    with Narrator() as narrator:
+    with ProgressReporter() as narrator:
         cohort = open_cohort(settings, narrator)
         ensure_store(settings, cohort, narrator)
         shutil.rmtree(settings.features.dir)
         cohort = open_cohort(settings, narrator)
-        study = open_study(settings, cohort, make_folds(settings, cohort), narrator)
+        study = open_run_inputs(settings, cohort, make_folds(settings, cohort), narrator)
         cross_validate(study, narrator, own_cluster=True)
 
 

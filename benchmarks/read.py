@@ -17,9 +17,10 @@ from pyarrow import parquet as pq
 from table import interleaved, machine, print_table
 
 from momkd_ray.bags.ingest import ingest
-from momkd_ray.bags.store import BagStore, Form
+from momkd_ray.bags.store import BagStore, StoreFormat
 from momkd_ray.batches.collate import collate
-from momkd_ray.formats.readers import Recipe, read_bag
+from momkd_ray.formats.bag import Recipe
+from momkd_ray.formats.readers import read_bag
 from momkd_ray.ray_runtime.cluster import connected
 
 
@@ -62,7 +63,7 @@ def measure(folder: Path, patches: int, width: int, rounds: int) -> None:
         }
     )
     with connected():
-        store, _ = ingest(slides, str(folder / "store"), Form("float16", 8, "auto"))
+        store, _ = ingest(slides, str(folder / "store"), StoreFormat("float16", 8, "auto"))
     part = folder / "store" / store.slides["part"].iloc[0]
 
     def by_h5py(path: Path) -> object:

@@ -24,11 +24,11 @@ import torch
 import torch.distributed as dist
 from table import machine, print_table
 
-from momkd_ray.batches.sampling import divide
+from momkd_ray.batches.sampling import balance
 from momkd_ray.config.load import Config
+from momkd_ray.formats.bag import Bag
 from momkd_ray.formats.knn_graph import knn_graph
-from momkd_ray.formats.readers import Bag
-from momkd_ray.train.collectives import Alone, Collective, Workers
+from momkd_ray.train.collectives import Collective, ProcessGroup, SingleProcess
 from momkd_ray.train.task import FoldTask
 from momkd_ray.train.worker import FoldTraining
 
@@ -110,7 +110,7 @@ def worker(rank: int, world: int, apart: bool, patches: int, steps: int, folder:
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    found = course(Timed(Workers() if world > 1 else Alone()), apart, patches, steps, folder)
+    found = course(Timed(ProcessGroup() if world > 1 else SingleProcess()), apart, patches, steps, folder)
     if rank == 0:
         torch.save(found, f"{folder}/timed.pt")
     if world > 1:  # not before DDP is gone: as the last to hold the group, it could wait for it for ever
@@ -121,7 +121,7 @@ def course(together: Timed, apart: bool, patches: int, steps: int, folder: str) 
     """Seconds a step; of workers apart, each has its own bags and nobody to exchange anything with."""
     if apart:
         task = task_of(patches, f"{folder}/fold-{together.rank}", BAGS_PER_STEP // together.world)
-        training = FoldTraining(task, Alone())
+        training = FoldTraining(task, SingleProcess())
     else:
         training = FoldTraining(task_of(patches, f"{folder}/fold"), together)
     taken = stepping(training)
@@ -152,7 +152,7 @@ def timed(world: int, apart: bool, patches: int, steps: int) -> dict[str, float]
 def saving(rank: int, patches: int, steps: int, folder: str) -> None:
     """Steps with a checkpoint after each against steps without."""
     torch.set_num_threads(1)
-    training = FoldTraining(task_of(patches, f"{folder}/fold"), Alone())
+    training = FoldTraining(task_of(patches, f"{folder}/fold"), SingleProcess())
     course = stepping(training)
     progress = training.begin()
     progress.best_weights = {name: value.clone() for name, value in training.model.state_dict().items()}
@@ -239,7 +239,7 @@ def simulate(patches: int, seconds_a_bag: float, gradient_bytes: float) -> None:
         ideal = spent = 0.0
         for _ in range(200):
             sizes = (patches * rng.lognormal(-(PATCHES_SPREAD**2) / 2, PATCHES_SPREAD, a_worker * workers)).astype(int)
-            shares = divide(sizes.tolist(), workers)
+            shares = balance(sizes.tolist(), workers)
             slowest = max(int(sizes[share].sum()) for share in shares) / patches * seconds_a_bag
             hidden = min(ring - last, BACKWARD_SHARE * slowest)
             memory = 2 * (workers - 1) * LATENCY_S  # a few kilobytes: latency only

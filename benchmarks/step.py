@@ -6,8 +6,8 @@ The peer is what a user of PyTorch Geometric would write: its GATv2Conv, torch's
 comes. It has our losses and our memory, so what is told apart is the slide encoder and the optimiser. Memory is what
 a process holds at its peak above model, gradients, optimiser and bag. The floor is the slide encoder's float32 products
 alone, by the library that we take for them: "at most" is the speed-up if all else took no time. Where the CPU has
-bfloat16, training multiplies in it unless told otherwise, and a column tells how fast that is. Beyond `WHOLE` patches
-ours works in tiles, which costs time and bounds memory. Bags of `--alone` patches are too large for the peer.
+bfloat16, training multiplies in it unless told otherwise, and a column tells how fast that is. Beyond
+`MAX_UNTILED_PATCHES` patches ours works in tiles, which costs time and bounds memory. Bags of `--alone` patches are too large for the peer.
 
 On a GPU times are of the clock, until the GPU is done; "busy" is the part of it in which the GPU computes, as PyTorch's
 profiler tells; the peer in bfloat16 is the same under autocast.
@@ -33,14 +33,14 @@ from torch.profiler import ProfilerActivity, profile
 from torch_geometric.nn import GATv2Conv
 
 from momkd_ray.batches.collate import BagBatch, collate
-from momkd_ray.batches.tiles import WHOLE
+from momkd_ray.batches.tiles import MAX_UNTILED_PATCHES
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig, TrainConfig
+from momkd_ray.formats.bag import Bag
 from momkd_ray.formats.knn_graph import knn_graph
-from momkd_ray.formats.readers import Bag
 from momkd_ray.model.kernels.linear import Linear, multiplies_bf16
 from momkd_ray.model.momkd import MoMKD
-from momkd_ray.train.collectives import Alone
-from momkd_ray.train.cuda_graphs import Replays
+from momkd_ray.train.collectives import SingleProcess
+from momkd_ray.train.cuda_graphs import CudaGraphCache
 from momkd_ray.train.step import Stepper
 
 WIDTH, GENES, NEIGHBORS = 1536, 768, 8
@@ -80,13 +80,13 @@ def main() -> None:
         print_table(
             f"One step of {what}, float32 if not said, {clock}, medians of turns", [*rows[0]], map(dict.values, rows)
         )
-        whole = [(p, s) for p, s in zip(options.patches, ours, strict=True) if p <= WHOLE[DEVICE.type]]
+        whole = [(p, s) for p, s in zip(options.patches, ours, strict=True) if p <= MAX_UNTILED_PATCHES[DEVICE.type]]
         if len(whole) > 2:
             print(linearity(*map(list, zip(*whole, strict=True))))
     if options.alone:
         large = [(patches, what, *in_process("ours", what, patches)) for patches in options.alone for what in WHATS]
         print_table(
-            "One step on a bag " + ("in tiles" if options.alone[0] > WHOLE[DEVICE.type] else "whole"),
+            "One step on a bag " + ("in tiles" if options.alone[0] > MAX_UNTILED_PATCHES[DEVICE.type] else "whole"),
             ["patches", "", "ours, s", "us a patch", "peak MB"],
             [[f"{p:,}", what, f"{s:.3g}", f"{s / p * 1e6:.3g}", f"{peak / 1e6:.0f}"] for p, what, peak, s in large],
         )
@@ -163,11 +163,11 @@ def warmed_up(both: dict[str, Callable[[], object]]) -> dict[str, Callable[[], o
 
 def predictor(model: MoMKD) -> Callable[[BagBatch], Tensor]:
     """As evaluation in training predicts."""
-    return Replays(lambda batch: model.predict(batch)[0], DEVICE, model.noisy_layers)
+    return CudaGraphCache(lambda batch: model.predict(batch)[0], DEVICE, model.dropout_layers)
 
 
 def stepper(precision: str) -> Stepper:
-    return Stepper(made_model(), TrainConfig.model_validate({"precision": precision}), Alone(), DEVICE)
+    return Stepper(made_model(), TrainConfig.model_validate({"precision": precision}), SingleProcess(), DEVICE)
 
 
 def products(patches: int, *, training: bool, dtype: torch.dtype = torch.float32) -> Callable[[], object]:
@@ -262,7 +262,7 @@ class PlainEncoder(nn.Module):
         self.residual1 = nn.Linear(WIDTH, hidden)
         self.edge_index_of: dict[str, Tensor] = {}
 
-    def noisy_layers(self, batch: BagBatch) -> dict[str, object]:
+    def dropout_layers(self, batch: BagBatch) -> dict[str, object]:
         return {}  # it draws its own
 
     def forward(self, batch: BagBatch, masks: object) -> Tensor:

@@ -64,18 +64,18 @@ def train(
 ) -> None:
     """Train and test one fold."""
     from momkd_ray.crossval.cross_validate import train_folds
-    from momkd_ray.progress import Narrator
+    from momkd_ray.progress import ProgressReporter
     from momkd_ray.ray_runtime.cluster import connected
-    from momkd_ray.run.inputs import open_cohort, open_folds, open_study
+    from momkd_ray.run.inputs import open_cohort, open_folds, open_run_inputs
 
     settings = load_config(config, set_)
-    with Narrator() as narrator:
+    with ProgressReporter() as narrator:
         cohort = open_cohort(settings, narrator, on_error)
         plan = open_folds(settings, cohort, narrator, on_error)
         if fold not in plan.folds:
             raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, plan.folds))}")
-    with connected(address) as ray, Narrator() as narrator:
-        study = open_study(settings, cohort, plan, narrator, on_error)
+    with connected(address) as ray, ProgressReporter() as narrator:
+        study = open_run_inputs(settings, cohort, plan, narrator, on_error)
         train_folds(study, [fold], narrator, own_cluster=ray.own)
     print(study.location(fold))
 
@@ -91,7 +91,7 @@ def audit(
     """Read every input once and list all that is wrong; exit code 1 if anything is, unless `--on-error skip`."""
     from momkd_ray import storage
     from momkd_ray.audit.audit import audit_inputs
-    from momkd_ray.progress import Narrator
+    from momkd_ray.progress import ProgressReporter
     from momkd_ray.ray_runtime.cluster import connected
     from momkd_ray.synthetic.cohort import generate_cohort
 
@@ -99,7 +99,7 @@ def audit(
     if settings.synthetic is not None:
         generate_cohort(settings.synthetic)
     folder = absolute(out) if out else storage.join(settings.run.dir, "audit")
-    with connected(address), Narrator() as narrator:
+    with connected(address), ProgressReporter() as narrator:
         findings = audit_inputs(settings, lambda done, of: narrator.count("audit", done, of, "slides"))
     findings.write(folder)
     print(findings.text())
@@ -116,14 +116,14 @@ def ingest(
     address: AddressOption = None,
 ) -> None:
     """Feature files -> bag store."""
-    from momkd_ray.progress import Narrator
+    from momkd_ray.progress import ProgressReporter
     from momkd_ray.ray_runtime.cluster import connected
     from momkd_ray.run.inputs import ensure_store, open_cohort
 
     settings = load_config(config, set_)
-    with Narrator() as narrator:
+    with ProgressReporter() as narrator:
         cohort = open_cohort(settings, narrator, on_error)
-    with connected(address), Narrator() as narrator:
+    with connected(address), ProgressReporter() as narrator:
         store, _ = ensure_store(settings, cohort, narrator, on_error)
     print(f"{store.uri}: {len(store.slides)} bags, {int(store.slides['n_patches'].sum())} patches of {store.width}")
 
@@ -132,11 +132,11 @@ def ingest(
 def split(config: ConfigOption, set_: SetOption = []) -> None:  # noqa: B006
     """Write the folds to folds.csv in the run directory."""
     from momkd_ray import storage
-    from momkd_ray.progress import Narrator
+    from momkd_ray.progress import ProgressReporter
     from momkd_ray.run.inputs import open_cohort, open_folds
 
     settings = load_config(config, set_)
-    with Narrator() as narrator:
+    with ProgressReporter() as narrator:
         cohort = open_cohort(settings, narrator)
         plan = open_folds(settings, cohort, narrator)
     place = storage.join(settings.run.dir, "folds.csv")
@@ -160,13 +160,13 @@ def predict(
 ) -> None:
     """Predict slides from histology alone."""
     from momkd_ray.predict.ensemble import predict_folder
-    from momkd_ray.progress import Narrator
+    from momkd_ray.progress import ProgressReporter
     from momkd_ray.ray_runtime.cluster import connected
 
     bundles = list(dict.fromkeys(absolute(m) for m in [*model, *(models or [])]))
     if not bundles:
         raise typer.BadParameter("name a model bundle, such as runs/pr/fold=0/model", param_hint="MODELS")
-    with connected(address), Narrator() as narrator:
+    with connected(address), ProgressReporter() as narrator:
         if slides is None:
             narrator.say("No --slides table: every slide counts as its own patient")
         table = absolute(slides) if slides else None
@@ -223,19 +223,19 @@ def import_released(
 
 def _crossval(settings: Config, address: str | None, on_error: Literal["stop", "skip"] = "stop") -> None:
     from momkd_ray.crossval.cross_validate import cross_validate
-    from momkd_ray.progress import Narrator
+    from momkd_ray.progress import ProgressReporter
     from momkd_ray.ray_runtime.cluster import connected
     from momkd_ray.report.page import write_report
-    from momkd_ray.run.inputs import open_cohort, open_folds, open_study
+    from momkd_ray.run.inputs import open_cohort, open_folds, open_run_inputs
 
-    with Narrator() as narrator:
+    with ProgressReporter() as narrator:
         cohort = open_cohort(settings, narrator, on_error)
         plan = open_folds(settings, cohort, narrator, on_error)
         narrator.say(f"Connecting to Ray at {address}" if address else "Connecting to Ray")
-    with connected(address) as ray, Narrator() as narrator:
+    with connected(address) as ray, ProgressReporter() as narrator:
         if ray.dashboard:
             narrator.say(f"Dashboard: {ray.dashboard}")
-        study = open_study(settings, cohort, plan, narrator, on_error)
+        study = open_run_inputs(settings, cohort, plan, narrator, on_error)
         metrics = cross_validate(study, narrator, own_cluster=ray.own)
     page = write_report(settings.run.dir)
     print(metrics_table(metrics["metrics"]))

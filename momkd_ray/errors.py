@@ -37,7 +37,7 @@ def diverged_error_within(error: BaseException) -> DivergedError | None:
     return _within(error, DivergedError)
 
 
-def failure(what: str, error: BaseException) -> InputError | RunError:
+def as_user_error(what: str, error: BaseException) -> InputError | RunError:
     """What to raise where Ray says that a task failed: the sentence behind it, or else one that tells its cause."""
     if wrong := input_error_within(error):
         return wrong

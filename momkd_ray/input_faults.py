@@ -79,7 +79,7 @@ def faults_table(faults: Iterable[Fault]) -> pd.DataFrame:
     return pd.DataFrame([asdict(fault) for fault in sorted(set(faults))], columns=list(COLUMNS), dtype="str")
 
 
-def settle(faults: Sequence[Fault], what: str, place: str, on_error: OnError) -> None:
+def record_faults(faults: Sequence[Fault], what: str, place: str, on_error: OnError) -> None:
     """List faults in a CSV file, and refuse them under `stop`; without faults no list of an earlier try stays.
 
     Args:
@@ -94,12 +94,12 @@ def settle(faults: Sequence[Fault], what: str, place: str, on_error: OnError) ->
     if faults:
         storage.write_text(place, faults_table(faults).to_csv(index=False, lineterminator="\n"))
         if on_error == "stop":
-            refuse(faults, what, place)
+            raise_faults(faults, what, place)
     elif storage.exists(place):
         storage.delete(place)
 
 
-def refuse(faults: Sequence[Fault], what: str, listed_in: str = "") -> None:
+def raise_faults(faults: Sequence[Fault], what: str, listed_in: str = "") -> None:
     """Raise the first fault's sentence, with how many there are, unless there is none.
 
     Args:

@@ -16,7 +16,7 @@ ESTIMATE_AFTER_S = 3.0
 ESTIMATE_AFTER_SHARE = 0.03
 
 
-class Narrator:
+class ProgressReporter:
     """Sentences, and named counts that go up."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Narrator:
         self._began: dict[str, tuple[float, int]] = {}
         self._at_first: dict[str, int] = {}
 
-    def __enter__(self) -> Narrator:
+    def __enter__(self) -> ProgressReporter:
         if self.console.is_terminal:
             columns = ("[progress.description]{task.description}", "{task.fields[note]}")
             self._bars = Progress(

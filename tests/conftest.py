@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from s3 import quick, s3_client, s3_endpoint, s3_proxy, s3_server, small_parts  # noqa: F401  # fixtures
+from support.s3 import quick, s3_client, s3_endpoint, s3_proxy, s3_server, small_parts  # noqa: F401  # fixtures
 
 from momkd_ray.config.load import Config
 from momkd_ray.config.sections import SyntheticConfig

@@ -13,7 +13,7 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.audit.findings import Findings
-from momkd_ray.bags.ingest import doubles, form_of, odd_ones
+from momkd_ray.bags.ingest import doubles, odd_ones, store_format
 from momkd_ray.bags.store import digest, to_row
 from momkd_ray.cohort.cohort import Cohort, LeftOut, exclusion_sentences, load_cohort
 from momkd_ray.cohort.feature_files import list_features
@@ -23,9 +23,10 @@ from momkd_ray.cohort.splits import ROLES
 from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
 from momkd_ray.formats.arrays import Precision
-from momkd_ray.formats.readers import Recipe, read_bag
+from momkd_ray.formats.bag import Recipe
+from momkd_ray.formats.readers import read_bag
 from momkd_ray.input_faults import Fault, FaultsError, FileFaultError
-from momkd_ray.ray_runtime.parallel_map import done_by_pool
+from momkd_ray.ray_runtime.parallel_map import parallel_map
 
 _SLIDES_PER_PIECE = 8
 
@@ -154,19 +155,21 @@ def _unmatched(config: Config, cohort: Cohort) -> list[Fault]:
 
 def _facts(config: Config, slides: pd.DataFrame, on_progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
     """Of every slide what its feature file holds, or its faults."""
-    form = form_of(config)
+    form = store_format(config)
     recipe = Recipe(form.neighbors, form.graph, config.features.format)
     rows = slides[["slide_id", "path", "file"]].to_dict("records")
     pieces = [json.dumps(rows[i : i + _SLIDES_PER_PIECE]) for i in range(0, len(rows), _SLIDES_PER_PIECE)]
     facts: list[dict[str, Any]] = []
     on_progress(0, len(rows))
-    for done in done_by_pool(pieces, _looked_at, "the audit could not be finished", recipe=recipe, dtype=form.dtype):
+    for done in parallel_map(
+        pieces, _inspect_slides, "the audit could not be finished", recipe=recipe, dtype=form.dtype
+    ):
         facts += json.loads(done)
         on_progress(len(facts), len(rows))
     return sorted(facts, key=lambda fact: str(fact["slide_id"]))
 
 
-def _looked_at(slides: str, recipe: Recipe, dtype: Precision) -> str:
+def _inspect_slides(slides: str, recipe: Recipe, dtype: Precision) -> str:
     """What some slides hold, each read whole and as it would be stored."""
     facts: list[dict[str, Any]] = []
     for slide in json.loads(slides):

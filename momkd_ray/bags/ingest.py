@@ -28,19 +28,20 @@ from momkd_ray.bags.store import (
     WRITER_OPTIONS,
     BagStore,
     Entry,
-    Form,
+    StoreFormat,
     bags_table,
+    buffer_offsets,
     buffer_sizes,
     open_part,
-    places,
     write_manifest,
 )
 from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
-from momkd_ray.formats.readers import Bag, Format, Recipe, read_bag
-from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, refuse, settle
+from momkd_ray.formats.bag import Bag, Format, Recipe
+from momkd_ray.formats.readers import read_bag
+from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, raise_faults, record_faults
 from momkd_ray.ray_runtime.cluster import most_of
-from momkd_ray.ray_runtime.parallel_map import done_by_pool
+from momkd_ray.ray_runtime.parallel_map import parallel_map
 
 Progress = Callable[[int, int], None]
 
@@ -58,13 +59,13 @@ class _Source:
     bytes: int
 
 
-def form_of(config: Config) -> Form:
+def store_format(config: Config) -> StoreFormat:
     """The form of the store that a configuration asks for."""
     store, graph = config.store, config.features.graph
-    return Form(store.dtype, 0 if graph == "none" else store.neighbors, graph)
+    return StoreFormat(store.dtype, 0 if graph == "none" else store.neighbors, graph)
 
 
-def covers(uri: str, slides: pd.DataFrame, form: Form) -> bool:
+def is_current(uri: str, slides: pd.DataFrame, form: StoreFormat) -> bool:
     """Whether a finished store holds the bags of all these feature files, as the files are now.
 
     A slide whose file is gone counts as held: a store can be used without the files it was made from.
@@ -86,7 +87,7 @@ def covers(uri: str, slides: pd.DataFrame, form: Form) -> bool:
     return _changed(held, slides) == 0
 
 
-def other_files(uri: str, slides: pd.DataFrame, form: Form) -> int:
+def other_files(uri: str, slides: pd.DataFrame, form: StoreFormat) -> int:
     """How many bags of a finished store were made of other files than these slides have now; see `covers`."""
     store = _finished(uri, form)
     return 0 if store is None else _changed(_present(store)["file"], slides)
@@ -101,7 +102,7 @@ def _changed(held: pd.Series, slides: pd.DataFrame) -> int:
 def ingest(
     slides: pd.DataFrame,
     uri: str,
-    form: Form,
+    form: StoreFormat,
     *,
     layout: Format = "auto",
     part_mb: int = 128,
@@ -139,24 +140,24 @@ def ingest(
     told(done, len(slides))
     plan = [json.dumps([asdict(source) for source in part]) for part in _plan(missing, part_mb)]
     what = f"the bag store {uri} could not be written"
-    for done_part in done_by_pool(plan, _write_part, what, uri=uri, form=form, layout=layout):
+    for done_part in parallel_map(plan, _write_part, what, uri=uri, form=form, layout=layout):
         result = json.loads(done_part)
         entries |= {entry["slide_id"]: entry for entry in result["entries"]}
         faults += [Fault(**fault) for fault in result["faults"]]
         done += len(result["entries"]) + len(result["faults"])
         told(done, len(slides))
     faults += odd_ones(entries, slides, old) + doubles(entries, slides)
-    settle(faults, f"{len(slides)} feature files", storage.join(uri, REJECTED), on_error)
+    record_faults(faults, f"{len(slides)} feature files", storage.join(uri, REJECTED), on_error)
     rejected = {fault.id for fault in faults}
     good = {slide_id: entry for slide_id, entry in entries.items() if slide_id not in rejected}
     if not good:
-        refuse(faults, f"{len(slides)} feature files", storage.join(uri, REJECTED))
+        raise_faults(faults, f"{len(slides)} feature files", storage.join(uri, REJECTED))
     first = next((e for e in good.values() if e["encoder"]), next(iter(good.values())))
     write_manifest(uri, form, first["encoder"], first["width"], good)
     return BagStore.open(uri), sorted(faults)
 
 
-def _finished(uri: str, form: Form) -> BagStore | None:
+def _finished(uri: str, form: StoreFormat) -> BagStore | None:
     if not storage.exists(storage.join(uri, MANIFEST)):
         return None
     store = BagStore.open(uri)
@@ -168,7 +169,7 @@ def _finished(uri: str, form: Form) -> BagStore | None:
     return store
 
 
-def _form_words(form: Form) -> str:
+def _form_words(form: StoreFormat) -> str:
     graph = "no graph" if form.graph == "none" else f"{form.neighbors} neighbors (features.graph {form.graph})"
     return f"{form.dtype} bags with {graph}"
 
@@ -248,7 +249,7 @@ def doubles(entries: Mapping[str, Entry], slides: pd.DataFrame) -> list[Fault]:
     return faults
 
 
-def _kept(uri: str, old: BagStore | None, sources: Sequence[_Source], form: Form) -> dict[str, Entry]:
+def _kept(uri: str, old: BagStore | None, sources: Sequence[_Source], form: StoreFormat) -> dict[str, Entry]:
     """What is already stored: a finished store's slides, unless their files have changed, and wanted bags in
     parts that an unfinished job has left.
     """
@@ -272,7 +273,7 @@ def _kept(uri: str, old: BagStore | None, sources: Sequence[_Source], form: Form
     return entries
 
 
-def _footer_entries(uri: str, part: str, form: Form) -> list[Entry]:
+def _footer_entries(uri: str, part: str, form: StoreFormat) -> list[Entry]:
     """The manifest entries of a part, from its footer; none if it is of another form or not ours."""
     try:
         with open_part(uri, part) as file:
@@ -293,7 +294,7 @@ def _plan(missing: Sequence[_Source], part_mb: int) -> list[list[_Source]]:
     return [[source for _, source in part] for _, part in groupby(numbered, key=lambda pair: pair[0])]
 
 
-def _write_part(part: str, uri: str, form: Form, layout: Format) -> str:
+def _write_part(part: str, uri: str, form: StoreFormat, layout: Format) -> str:
     """Read, connect and store a part's slides one at a time, leaving out those that are bad."""
     sources = [_Source(**fields) for fields in json.loads(part)]
     name, recipe = _part_name(sources, form), Recipe(form.neighbors, form.graph, layout)
@@ -344,10 +345,10 @@ def _placed(entries: Sequence[Entry], part: pq.FileMetaData) -> list[Entry]:
     for row_group, entry in enumerate(entries):
         rest = dict(entry)
         sizes = rest.pop("sizes")
-        placed.append(rest | {"at": places(part, row_group, sizes)})
+        placed.append(rest | {"at": buffer_offsets(part, row_group, sizes)})
     return placed
 
 
-def _part_name(sources: Sequence[_Source], form: Form) -> str:
+def _part_name(sources: Sequence[_Source], form: StoreFormat) -> str:
     identity = [asdict(form), [(source.slide_id, source.file) for source in sources]]
     return f"part-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}.parquet"

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from momkd_ray.bags.store import BagStore, bags_table, from_row, row_at
-from momkd_ray.errors import InputError, failure
-from momkd_ray.formats.readers import Bag
+from momkd_ray.errors import InputError, as_user_error
+from momkd_ray.formats.bag import Bag
 
 BLOCK_BYTES = 64 * 2**20  # below Ray Data's target, so that a block stays in one piece
 
@@ -106,7 +106,7 @@ def share_bags(store: BagStore, slide_ids: Sequence[str], memory_share: float) -
         ids_of = ray.remote(num_cpus=0)(_slide_ids)
         found = ray.get([ids_of.remote(block) for block in blocks])
     except ray.exceptions.RayError as error:
-        raise failure(f"the bag store {store.uri} could not be read", error) from error
+        raise as_user_error(f"the bag store {store.uri} could not be read", error) from error
     places = {s: (b, row) for b, ids in enumerate(found) for row, s in enumerate(ids)}
     return SharedBags(store, blocks, places)
 

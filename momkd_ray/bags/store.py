@@ -21,7 +21,7 @@ from pyarrow import parquet as pq
 from momkd_ray import storage
 from momkd_ray.errors import InputError
 from momkd_ray.formats.arrays import Precision
-from momkd_ray.formats.readers import Bag, Graph
+from momkd_ray.formats.bag import Bag, Graph
 from momkd_ray.input_faults import FileFaultError
 
 SCHEMA_VERSION = 2
@@ -55,7 +55,7 @@ Entry = dict[str, Any]  # a slide in the manifest
 
 
 @dataclass(frozen=True)
-class Form:
+class StoreFormat:
     """What all bags of one store have in common."""
 
     dtype: Precision
@@ -161,7 +161,7 @@ def buffer_sizes(table: pa.Table) -> list[int]:
     return [len(_slot(table.column(name), 0)) for name in _BUFFERS]
 
 
-def places(part: pq.FileMetaData, row_group: int, sizes: Sequence[int]) -> list[list[int]]:
+def buffer_offsets(part: pq.FileMetaData, row_group: int, sizes: Sequence[int]) -> list[list[int]]:
     """Where in a part the buffers of a bag lie: `[first byte, bytes]` of features, coords, indptr, indices, provenance.
 
     An uncompressed column of one value without nulls ends with the value itself.
@@ -179,7 +179,7 @@ def places(part: pq.FileMetaData, row_group: int, sizes: Sequence[int]) -> list[
     return found
 
 
-def write_manifest(uri: str, form: Form, encoder: str | None, width: int, entries: Mapping[str, Entry]) -> None:
+def write_manifest(uri: str, form: StoreFormat, encoder: str | None, width: int, entries: Mapping[str, Entry]) -> None:
     """Write what the store holds: its form, encoder, width, counts, and of each slide where and what it is."""
     slides = [entries[slide_id] for slide_id in sorted(entries)]
     manifest = asdict(form) | {
@@ -214,7 +214,7 @@ class BagStore:
         self.uri = uri
         self.width: int = manifest["width"]
         self.encoder: str | None = manifest["encoder"]
-        self.form = Form(manifest["dtype"], manifest["neighbors"], manifest["graph"])
+        self.form = StoreFormat(manifest["dtype"], manifest["neighbors"], manifest["graph"])
         self.entries: dict[str, Entry] = {row["slide_id"]: row for row in manifest["slides"]}
         self.slides = pd.DataFrame(manifest["slides"]).set_index("slide_id")
         self._verified: set[str] = set()

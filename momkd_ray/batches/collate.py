@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from momkd_ray.batches.message_graph import MessageGraph
-from momkd_ray.batches.tiles import TILE, WHOLE, Tile, tiles_of
-from momkd_ray.formats.readers import Bag
+from momkd_ray.batches.tiles import MAX_UNTILED_PATCHES, TILE_PATCHES, Tile, cut_tiles
+from momkd_ray.formats.bag import Bag
 
 _CPU = torch.device("cpu")
 
@@ -62,7 +62,7 @@ class BagBatch:
         return replace(self, graph=self.graph.each(of), tiles=tuple(tile.each(of) for tile in self.tiles), **others)
 
 
-def placed(x: Tensor, device: torch.device) -> Tensor:
+def to_device_async(x: Tensor, device: torch.device) -> Tensor:
     """A small tensor of the CPU on a device, without waiting for what the device is doing."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
@@ -104,7 +104,9 @@ def collate(
         omics_bag_R=torch.tensor([b for b, _ in present]) if present else None,
         omics_per_bag=tuple(int(row is not None) for row in omics or [None] * len(bags)),
         seeds=None if seeds is None else tuple(seeds),
-        tiles=tuple(tiles_of(graph, tuple(sizes), TILE[device.type])) if offsets[-1] > WHOLE[device.type] else (),
+        tiles=tuple(cut_tiles(graph, tuple(sizes), TILE_PATCHES[device.type]))
+        if offsets[-1] > MAX_UNTILED_PATCHES[device.type]
+        else (),
     )
     return batch if device.type == "cpu" else batch.each(Tensor.pin_memory)
 

@@ -6,17 +6,12 @@ any number of reading threads, and gives the same batches.
 
 from __future__ import annotations
 
-import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
-Task = TypeVar("Task")
-Made = TypeVar("Made")
+from momkd_ray.seeds import derive_seed
 
 
 @dataclass(frozen=True)
@@ -29,12 +24,6 @@ class Draw:
 
 
 Step = list[Draw]  # the bags that are learnt from together, on all workers
-
-
-def draw_seed(*parts: int | str) -> int:
-    """A seed from what identifies a draw; the same on every machine and for every number of workers."""
-    text = "\x1f".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
 
 
 def plan_epoch(
@@ -51,7 +40,7 @@ def plan_epoch(
     Balanced: each draw takes a class evenly, then one of its bags, with replacement. Otherwise every bag
     once, shuffled. Depends on (seed, epoch) and the bags alone.
     """
-    rng = np.random.default_rng(draw_seed("epoch", seed, epoch))
+    rng = np.random.default_rng(derive_seed("epoch", seed, epoch))
     n = len(bag_ids)
     if balanced:
         by_class = [np.flatnonzero(labels_N == y) for y in np.unique(labels_N)]
@@ -62,11 +51,11 @@ def plan_epoch(
     draws = []
     for place, bag in enumerate(map(int, chosen)):
         seen[bag] = seen.get(bag, 0) + 1
-        draws.append(Draw(bag, draw_seed("dropout", seed, epoch, bag_ids[bag], seen[bag]), place))
+        draws.append(Draw(bag, derive_seed("dropout", seed, epoch, bag_ids[bag], seen[bag]), place))
     return [draws[i : i + bags_per_step] for i in range(0, n, bags_per_step)]
 
 
-def deal(steps: Sequence[Step], patches: Sequence[int], workers: int) -> list[list[Step]]:
+def assign_to_ranks(steps: Sequence[Step], patches: Sequence[int], workers: int) -> list[list[Step]]:
     """Each worker's share of every step, fair by patches within the step and over the epoch.
 
     Each step is divided evenly; whoever has had least so far takes its largest share, so that neither the odd bag of a
@@ -84,7 +73,7 @@ def deal(steps: Sequence[Step], patches: Sequence[int], workers: int) -> list[li
     dealt = []
     for step in steps:
         sizes = [patches[draw.bag] for draw in step]
-        shares = divide(sizes, workers)
+        shares = balance(sizes, workers)
         largest_first = sorted(shares, key=lambda share: -sum(sizes[place] for place in share))
         by_rank: list[Step] = [[] for _ in range(workers)]
         for rank, share in zip(sorted(range(workers), key=lambda r: (load[r], r)), largest_first, strict=True):
@@ -94,7 +83,7 @@ def deal(steps: Sequence[Step], patches: Sequence[int], workers: int) -> list[li
     return dealt
 
 
-def divide(patches: Sequence[int], workers: int) -> list[list[int]]:
+def balance(patches: Sequence[int], workers: int) -> list[list[int]]:
     """Give each worker its share of some bags, even by patches: the largest first, to whoever has least.
 
     Returns each worker's places in `patches`, ascending; every place is in exactly one share.
@@ -108,7 +97,7 @@ def divide(patches: Sequence[int], workers: int) -> list[list[int]]:
     return [sorted(share) for share in shares]
 
 
-def passes(patches: Sequence[int], limit: int) -> list[list[int]]:
+def micro_batches(patches: Sequence[int], limit: int) -> list[list[int]]:
     """Group a step's bags, in order, into passes of at most `limit` patches (a larger bag goes alone)."""
     groups: list[list[int]] = []
     filled = 0
@@ -119,45 +108,3 @@ def passes(patches: Sequence[int], limit: int) -> list[list[int]]:
         groups[-1].append(place)
         filled += size
     return groups
-
-
-def ahead(
-    tasks: Iterable[Task],
-    make: Callable[[Task], Made],
-    cost: Callable[[Task], int],
-    *,
-    threads: int,
-    limit: int,
-) -> Iterator[Made]:
-    """What `make` gives for each task, in order, made in the background while the caller computes.
-
-    Args:
-        tasks: what to make; taken from as they are needed.
-        make: called on one of `threads` threads.
-        cost: of a task, such as the bytes it will hold.
-        threads: how many tasks are made at a time.
-        limit: of the cost of all that is made or being made but not yet taken. A task above it goes alone.
-
-    Raises:
-        Exception: what `make` raised, when its task's turn comes.
-    """
-    waiting = iter(tasks)
-    pending: deque[tuple[int, Future[Made]]] = deque()
-    held, following = 0, next(waiting, None)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
-    try:
-        while True:
-            while following is not None and (not pending or held + cost(following) <= limit):
-                pending.append((cost(following), pool.submit(make, following)))
-                held, following = held + pending[-1][0], next(waiting, None)
-            if not pending:
-                return
-            spent, future = pending.popleft()
-            made = future.result()
-            del future  # the caller alone may hold what was made
-            # what the caller works on still counts until it comes for the next
-            yield made
-            del made
-            held -= spent
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from momkd_ray.batches.message_graph import MessageGraph
 
-WHOLE = {"cpu": 32_768, "cuda": 524_288}
+MAX_UNTILED_PATCHES = {"cpu": 32_768, "cuda": 524_288}
 """Patches up to which a batch is encoded whole: training keeps about 24 KB of each at H = 512, so 0.8 and 13 GB."""
-TILE = {"cpu": 8_192, "cuda": 65_536}
+TILE_PATCHES = {"cpu": 8_192, "cuda": 65_536}
 """Patches a tile: large enough that what it shares with its neighbours is a small part of it."""
 
 
@@ -59,13 +59,13 @@ class Tile:
         return Tile(self.bag, **others)
 
 
-def tiles_of(graph: MessageGraph, patches_per_bag: tuple[int, ...], size: int) -> Iterator[Tile]:
+def cut_tiles(graph: MessageGraph, patches_per_bag: tuple[int, ...], size: int) -> Iterator[Tile]:
     """Every patch in exactly one tile of at most `size`; whatever order a bag comes in, neighbours lie together."""
     start = 0
     for bag, patches in enumerate(patches_per_bag):
         order_P = start + _neighbours_together(graph, start, start + patches)
         for begin in range(0, patches, size):
-            yield tile_of(graph, bag, np.sort(order_P[begin : begin + size]))
+            yield make_tile(graph, bag, np.sort(order_P[begin : begin + size]))
         start += patches
 
 
@@ -79,7 +79,7 @@ def _neighbours_together(graph: MessageGraph, start: int, end: int) -> NDArray[n
     return order_P.astype(np.int64)
 
 
-def tile_of(graph: MessageGraph, bag: int, own_Q: NDArray[np.int64]) -> Tile:
+def make_tile(graph: MessageGraph, bag: int, own_Q: NDArray[np.int64]) -> Tile:
     """The tile of some patches (ascending) of a bag."""
     graph2, inner_R, messages2_M = graph.reaching(own_Q)
     graph1, outer_S, messages1_M = graph.reaching(inner_R)

@@ -30,7 +30,7 @@ from momkd_ray.cohort.table_files import (
     rows_by_value,
 )
 from momkd_ray.errors import InputError
-from momkd_ray.input_faults import Fault, FileFaultError, Problem, refuse
+from momkd_ray.input_faults import Fault, FileFaultError, Problem, raise_faults
 
 Floats = npt.NDArray[np.float32]
 
@@ -102,7 +102,7 @@ def read_omics(location: str, patient_column: str | None, patients: Sequence[str
     bad = {fault.id for fault in faults}
     good_N = np.asarray([patient not in bad for patient in found.patients], bool) & ~blank_N
     if not good_N.any():
-        refuse(faults, f"the {found.rows:,} rows of {location}")
+        raise_faults(faults, f"the {found.rows:,} rows of {location}")
         raise InputError(f"{location}: the rows of the cohort's patients are all blank; set cohort.omics to null")
     index = pd.Index(
         [p for p, good in zip(found.patients, good_N, strict=True) if good], name="patient_id", dtype="str"

@@ -12,18 +12,18 @@ from momkd_ray import storage
 from momkd_ray.bags.shared_bags import share_bags
 from momkd_ray.crossval.evaluate import FoldResult, summarise
 from momkd_ray.crossval.fold import RESULT_FILE, fold_is_finished, fold_is_lost
-from momkd_ray.crossval.median_stopping import Standing, read_stopped
+from momkd_ray.crossval.median_stopping import SettingScores, read_stopped
 from momkd_ray.crossval.mlflow_callback import trackers
-from momkd_ray.crossval.progress_callback import Told
+from momkd_ray.crossval.progress_callback import ProgressCallback
 from momkd_ray.crossval.search import Search
-from momkd_ray.crossval.tune_trials import room_on_cluster, threads_of_folds, tuner_of, units_to_train
+from momkd_ray.crossval.tune_trials import build_tuner, room_on_cluster, threads_of_folds, units_to_train
 from momkd_ray.errors import InputError, RunError, StoppedError
-from momkd_ray.progress import Narrator
+from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import folds_side_by_side, lacking
-from momkd_ray.run.inputs import Study
+from momkd_ray.run.inputs import RunInputs
 
 
-def cross_validate(study: Study, narrator: Narrator, *, own_cluster: bool) -> dict[str, Any]:
+def cross_validate(study: RunInputs, narrator: ProgressReporter, *, own_cluster: bool) -> dict[str, Any]:
     """Train every unfinished fold (with every setting), pool the test predictions, write metrics and predictions.
 
     Returns:
@@ -41,7 +41,7 @@ def cross_validate(study: Study, narrator: Narrator, *, own_cluster: bool) -> di
     return _conclude(study, chosen)
 
 
-def train_folds(study: Study, folds: Sequence[int], narrator: Narrator, *, own_cluster: bool) -> None:
+def train_folds(study: RunInputs, folds: Sequence[int], narrator: ProgressReporter, *, own_cluster: bool) -> None:
     """Train these folds with every setting where that is not done yet, as many side by side as the cluster holds.
 
     Raises:
@@ -51,7 +51,7 @@ def train_folds(study: Study, folds: Sequence[int], narrator: Narrator, *, own_c
     search = Search(study.config)
     if len(search.settings) < search.total and set(folds) != set(study.plan.folds):
         raise InputError("tuning.method is optuna, which draws settings from means over all folds: cross-validate")
-    standing = Standing(study, search)
+    standing = SettingScores(study, search)
     total, done = search.total * len(folds), _n_done(study, search, standing, folds)
     if done:
         narrator.say(f"{done} of {total} folds are finished already and stay")
@@ -64,11 +64,11 @@ def train_folds(study: Study, folds: Sequence[int], narrator: Narrator, *, own_c
     slides = study.cohort.slides["slide_id"].tolist()
     study = replace(study, slides=share_bags(study.store, slides, study.config.store.memory_share))
     units = units_to_train(study, search, standing, folds)
-    told = Told(narrator, study.config.train.epochs, total - done, search, standing)
+    told = ProgressCallback(narrator, study.config.train.epochs, total - done, search, standing)
     callbacks = [told, *trackers(study.config, narrator, study.fingerprint)]
     room = room_on_cluster(study.config.cluster)
     threads = threads_of_folds(study, own_cluster)
-    results = tuner_of(study, search, standing, units, threads=threads, room=room, callbacks=callbacks).fit()
+    results = build_tuner(study, search, standing, units, threads=threads, room=room, callbacks=callbacks).fit()
     for result in results:
         if result.metrics and result.metrics.get("bad_input"):
             raise InputError(result.metrics["bad_input"])
@@ -84,7 +84,7 @@ def train_folds(study: Study, folds: Sequence[int], narrator: Narrator, *, own_c
         raise StoppedError("interrupted; finished folds and epochs are kept: the same command goes on from there")
 
 
-def _n_done(study: Study, search: Search, standing: Standing, folds: Sequence[int]) -> int:
+def _n_done(study: RunInputs, search: Search, standing: SettingScores, folds: Sequence[int]) -> int:
     """How many folds need no training any more, over all settings."""
     return sum(
         setting in standing.stopped or fold_is_finished(study, fold, setting) or fold_is_lost(study, fold, setting)
@@ -93,7 +93,7 @@ def _n_done(study: Study, search: Search, standing: Standing, folds: Sequence[in
     )
 
 
-def choose_settings(study: Study) -> dict[int, int]:
+def choose_settings(study: RunInputs) -> dict[int, int]:
     """For each fold the setting with the highest AUC on that fold's own inner validation patients.
 
     Other folds' validation patients are this fold's test patients, so they have no say in its choice, unless
@@ -117,12 +117,12 @@ def choose_settings(study: Study) -> dict[int, int]:
     return chosen
 
 
-def _result(study: Study, fold: int, setting: int) -> FoldResult:
+def _result(study: RunInputs, fold: int, setting: int) -> FoldResult:
     place = storage.join(study.location(fold, setting), RESULT_FILE)
     return FoldResult.from_json(storage.read_json(place))
 
 
-def _adopt(study: Study, fold: int, setting: int) -> None:
+def _adopt(study: RunInputs, fold: int, setting: int) -> None:
     """Copy the files of the chosen setting's fold to where a fold without a search has them."""
     source, target = study.location(fold, setting), storage.join(study.config.run.dir, f"fold={fold}")
     if source == target:
@@ -133,7 +133,7 @@ def _adopt(study: Study, fold: int, setting: int) -> None:
         storage.write_bytes(storage.join(target, name), storage.read_bytes(storage.join(source, name)))
 
 
-def _conclude(study: Study, chosen: dict[int, int]) -> dict[str, Any]:
+def _conclude(study: RunInputs, chosen: dict[int, int]) -> dict[str, Any]:
     run_dir, classes = study.config.run.dir, study.cohort.classes
     results = [_result(study, fold, setting) for fold, setting in chosen.items()]
     frames = []
@@ -154,7 +154,7 @@ def _conclude(study: Study, chosen: dict[int, int]) -> dict[str, Any]:
     return metrics
 
 
-def _search_report(study: Study, chosen: dict[int, int]) -> dict[str, Any]:
+def _search_report(study: RunInputs, chosen: dict[int, int]) -> dict[str, Any]:
     """What was searched, how the settings came about and were chosen, and who had a say in it."""
     search, tuning = Search(study.config), study.config.tuning
     numbers = range(len(search.settings))
@@ -175,6 +175,6 @@ def _search_report(study: Study, chosen: dict[int, int]) -> dict[str, Any]:
     }
 
 
-def _val_auc(study: Study, fold: int, setting: int) -> float | None:
+def _val_auc(study: RunInputs, fold: int, setting: int) -> float | None:
     done = fold_is_finished(study, fold, setting)
     return _result(study, fold, setting).val_scores["auc"] if done else None

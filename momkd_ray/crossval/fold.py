@@ -16,7 +16,7 @@ from momkd_ray.crossval.evaluate import FoldResult, evaluate_fold
 from momkd_ray.errors import InputError, RunError, diverged_error_within
 from momkd_ray.model.bundle import BundleCard, save_bundle
 from momkd_ray.model.momkd import MoMKD
-from momkd_ray.run.inputs import Study
+from momkd_ray.run.inputs import RunInputs
 from momkd_ray.train.checkpoints import Checkpoints
 from momkd_ray.train.fit import fit
 from momkd_ray.train.task import FoldTask
@@ -26,18 +26,18 @@ RESULT_FILE = "result.json"
 LOST_FILE = "lost.json"
 
 
-def fold_is_finished(study: Study, fold: int, setting: int) -> bool:
+def fold_is_finished(study: RunInputs, fold: int, setting: int) -> bool:
     """Whether the fold's result, written last, is there."""
     return storage.exists(storage.join(study.location(fold, setting), RESULT_FILE))
 
 
-def fold_is_lost(study: Study, fold: int, setting: int) -> bool:
+def fold_is_lost(study: RunInputs, fold: int, setting: int) -> bool:
     """Whether the fold cannot be trained with this setting of a search."""
     return storage.exists(storage.join(study.location(fold, setting), LOST_FILE))
 
 
 def run_fold(
-    study: Study, fold: int, setting: int, values: Mapping[str, Any], stop_marker: str | None = None
+    study: RunInputs, fold: int, setting: int, values: Mapping[str, Any], stop_marker: str | None = None
 ) -> FoldResult | None:
     """Train, validate and test one fold from within its Tune trial, going on where an earlier try stopped.
 
@@ -74,7 +74,7 @@ def run_fold(
 
 
 def fold_task(
-    study: Study, fold: int, setting: int, values: Mapping[str, Any]
+    study: RunInputs, fold: int, setting: int, values: Mapping[str, Any]
 ) -> tuple[FoldTask, GeneTransform | None]:
     """What the workers get: the fold's bags, and its training patients' genes, chosen and scaled on them alone."""
     config = study.config.with_settings(values)
@@ -96,7 +96,7 @@ def fold_task(
 
 
 def _teach(
-    study: Study, config: Config, bags: pd.DataFrame, location: str
+    study: RunInputs, config: Config, bags: pd.DataFrame, location: str
 ) -> tuple[GeneTransform | None, dict[str, np.ndarray]]:
     omics = study.cohort.omics
     if omics is None:
@@ -117,14 +117,14 @@ def _teach(
     return genes, dict(zip(taught.index, genes.apply(taught), strict=True))
 
 
-def _evaluate(study: Study, task: FoldTask, best_epoch: int) -> tuple[FoldResult, pd.DataFrame]:
+def _evaluate(study: RunInputs, task: FoldTask, best_epoch: int) -> tuple[FoldResult, pd.DataFrame]:
     val, test = (storage.read_table(storage.join(task.location, f"{role}_slides.parquet")) for role in ("val", "test"))
     n_train = task.bags.loc[task.bags["role"] == "train", "patient_id"].nunique()
     return evaluate_fold(task.fold, val, test, study.cohort.classes, int(n_train), best_epoch)
 
 
 def _save_model(
-    study: Study,
+    study: RunInputs,
     task: FoldTask,
     result: FoldResult,
     val_auc: float,

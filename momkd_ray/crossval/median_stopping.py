@@ -18,11 +18,11 @@ from typing import Any
 from momkd_ray import storage
 from momkd_ray.crossval.fold import fold_is_finished, fold_is_lost
 from momkd_ray.crossval.search import Search
-from momkd_ray.run.inputs import Study
+from momkd_ray.run.inputs import RunInputs
 
 STOPPED_FILE = "stopped.json"
-JUDGED_EVERY = 5  # epochs: train.lr_patience, what a learning rate may go without a gain
-RIVALS = 3  # as many as Ray Tune's median rule asks for
+COMPARE_EVERY = 5  # epochs: train.lr_patience, what a learning rate may go without a gain
+MIN_COMPARED = 3  # as many as Ray Tune's median rule asks for
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StopDecision:
     """Why a setting was stopped: its mean over folds after `epoch` epochs, and the median of the earlier settings'."""
 
     epoch: int
@@ -54,17 +54,17 @@ class Verdict:
     median: float
 
 
-def verdicts(settings: Sequence[Sequence[Curve]], grace_epochs: int) -> dict[int, Verdict]:
+def stop_decisions(settings: Sequence[Sequence[Curve]], grace_epochs: int) -> dict[int, StopDecision]:
     """The settings that are hopeless, by number, as far as the curves tell.
 
     Args:
         settings: of each setting by number, the curves of all folds.
         grace_epochs: before the first comparison.
     """
-    stopped: dict[int, Verdict] = {}
+    stopped: dict[int, StopDecision] = {}
     open_from: list[float] = []  # of each setting, the first epoch at which its fate is not known yet
     for number, folds in enumerate(settings):
-        for epoch in itertools.count(grace_epochs, JUDGED_EVERY):
+        for epoch in itertools.count(grace_epochs, COMPARE_EVERY):
             if all(fold.ended and len(fold.best) <= epoch for fold in folds):
                 open_from.append(math.inf)
                 break
@@ -72,15 +72,15 @@ def verdicts(settings: Sequence[Sequence[Curve]], grace_epochs: int) -> dict[int
             if own is None or rivals is None:
                 open_from.append(epoch)
                 break
-            if len(rivals) >= RIVALS and own < median(rivals):
-                stopped[number] = Verdict(epoch, own, median(rivals))
+            if len(rivals) >= MIN_COMPARED and own < median(rivals):
+                stopped[number] = StopDecision(epoch, own, median(rivals))
                 open_from.append(math.inf)
                 break
     return stopped
 
 
 def _rivals(
-    earlier: Sequence[Sequence[Curve]], stopped: Mapping[int, Verdict], open_from: Sequence[float], epoch: int
+    earlier: Sequence[Sequence[Curve]], stopped: Mapping[int, StopDecision], open_from: Sequence[float], epoch: int
 ) -> list[float] | None:
     """Means after that epoch of the earlier settings that came so far; None while that is not known of all of them."""
     means = []
@@ -101,20 +101,20 @@ def _mean(folds: Sequence[Curve], epoch: int) -> float | None:
     return fmean(known) if len(known) == len(values) else None
 
 
-class Standing:
+class SettingScores:
     """The curves of all settings as the folds' own files have them, and the verdicts, kept with the settings."""
 
-    def __init__(self, study: Study, search: Search) -> None:
+    def __init__(self, study: RunInputs, search: Search) -> None:
         """Read what an earlier run left."""
         self.study, self.search = study, search
         self.curves: dict[tuple[int, int], Curve] = {}
-        self.stopped: dict[int, Verdict] = {}
+        self.stopped: dict[int, StopDecision] = {}
         for setting in range(len(search.settings)):
             for fold in study.plan.folds:
                 self._read(fold, setting)
         self._settle()
 
-    def look(self, fold: int, setting: int) -> dict[int, Verdict]:
+    def look(self, fold: int, setting: int) -> dict[int, StopDecision]:
         """Read how far a fold came; the settings that are stopped for it."""
         self._read(fold, setting)
         return self._settle()
@@ -123,7 +123,7 @@ class Standing:
         """Whether settings are compared after that many epochs."""
         tuning = self.study.config.tuning
         beyond = epochs - tuning.grace_epochs
-        return tuning.stop == "median" and beyond >= 0 and beyond % JUDGED_EVERY == 0
+        return tuning.stop == "median" and beyond >= 0 and beyond % COMPARE_EVERY == 0
 
     def scores(self) -> dict[int, float | None]:
         """Of every setting that came to its end: the mean over folds of the best validation AUC, None where one failed.
@@ -148,11 +148,11 @@ class Standing:
         lost = fold_is_lost(self.study, fold, setting)
         self.curves[fold, setting] = Curve(best, lost or fold_is_finished(self.study, fold, setting), lost)
 
-    def _settle(self) -> dict[int, Verdict]:
+    def _settle(self) -> dict[int, StopDecision]:
         if self.study.config.tuning.stop == "none":
             return {}
         settings = [self._folds(number) for number in range(len(self.search.settings))]
-        found = verdicts(settings, self.study.config.tuning.grace_epochs)
+        found = stop_decisions(settings, self.study.config.tuning.grace_epochs)
         new = {number: verdict for number, verdict in found.items() if number not in self.stopped}
         for number, verdict in new.items():
             storage.write_json(stop_marker(self.study, number), asdict(verdict))
@@ -160,12 +160,12 @@ class Standing:
         return new
 
 
-def stop_marker(study: Study, setting: int) -> str:
+def stop_marker(study: RunInputs, setting: int) -> str:
     """The file that stops a setting in all its folds."""
     return storage.join(study.setting_location(setting), STOPPED_FILE)
 
 
-def read_stopped(study: Study, settings: int) -> dict[int, dict[str, Any]]:
+def read_stopped(study: RunInputs, settings: int) -> dict[int, dict[str, Any]]:
     """The verdicts on the stopped ones of that many settings, by number."""
     places = {number: stop_marker(study, number) for number in range(settings)}
     return {number: storage.read_json(place) for number, place in places.items() if storage.exists(place)}

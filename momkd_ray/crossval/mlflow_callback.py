@@ -10,13 +10,13 @@ from ray.air.integrations.mlflow import MLflowLoggerCallback
 
 from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
-from momkd_ray.progress import Narrator
+from momkd_ray.progress import ProgressReporter
 
 # MLflow's client would repeat a failed request for minutes, and Tune waits for it
 _BRIEF = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
-def trackers(config: Config, narrator: Narrator, fingerprint: str) -> list[MLflowLoggerCallback]:
+def trackers(config: Config, narrator: ProgressReporter, fingerprint: str) -> list[MLflowLoggerCallback]:
     """Tune's MLflow logger, an MLflow run a fold; none where `watch.mlflow` is not set.
 
     Raises:
@@ -42,7 +42,7 @@ def trackers(config: Config, narrator: Narrator, fingerprint: str) -> list[MLflo
 class _Tracker(MLflowLoggerCallback):  # type: ignore[misc]  # Ray carries no types
     """Stops tracking, and not the run, when MLflow is away."""
 
-    narrator: Narrator | None = None
+    narrator: ProgressReporter | None = None
     away = False
 
     def log_trial_start(self, trial: Any) -> None:

@@ -6,15 +6,17 @@ from typing import Any
 
 from ray import tune
 
-from momkd_ray.crossval.median_stopping import Standing
+from momkd_ray.crossval.median_stopping import SettingScores
 from momkd_ray.crossval.search import Search, Settings
-from momkd_ray.progress import Narrator
+from momkd_ray.progress import ProgressReporter
 
 
-class Told(tune.Callback):  # type: ignore[misc]  # Ray carries no types
+class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no types
     """Counts epochs and finished folds for the user."""
 
-    def __init__(self, narrator: Narrator, epochs: int, total: int, search: Search, standing: Standing) -> None:
+    def __init__(
+        self, narrator: ProgressReporter, epochs: int, total: int, search: Search, standing: SettingScores
+    ) -> None:
         self.narrator, self.epochs, self.total = narrator, epochs, total
         self.search, self.standing = search, standing
         self.done: set[str] = set()

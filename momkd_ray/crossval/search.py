@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from momkd_ray import storage
-from momkd_ray.batches.sampling import draw_seed
 from momkd_ray.config.load import Config, takes_whole_numbers
 from momkd_ray.config.search_space import Range
 from momkd_ray.errors import InputError
+from momkd_ray.seeds import derive_seed
 
 SETTINGS_FILE = "settings.json"
 DRAWN_BY_DEFAULT = 20
@@ -76,7 +76,7 @@ class Search:
             self.config.with_settings(setting)
             return setting
         for attempt in range(_TRIES):
-            seed = draw_seed("setting", self.config.tuning.seed, len(self.settings), attempt)
+            seed = derive_seed("setting", self.config.tuning.seed, len(self.settings), attempt)
             # training is deterministic: a setting that is there already would teach nothing, so that where the sampler
             # holds on to one, chance finds another
             if self.method == "optuna" and scores is not None and attempt < _TRIES // 100:

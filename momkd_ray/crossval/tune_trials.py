@@ -15,18 +15,18 @@ from ray.tune.search import Searcher
 from momkd_ray import storage
 from momkd_ray.config.sections import ClusterConfig
 from momkd_ray.crossval.fold import fold_is_finished, fold_is_lost, run_fold
-from momkd_ray.crossval.median_stopping import Standing, stop_marker
+from momkd_ray.crossval.median_stopping import SettingScores, stop_marker
 from momkd_ray.crossval.search import Search
 from momkd_ray.errors import input_error_within, run_error_within
 from momkd_ray.ray_runtime.cluster import folds_side_by_side
-from momkd_ray.run.inputs import Study
+from momkd_ray.run.inputs import RunInputs
 from momkd_ray.train.fit import TRAIN_ENVIRONMENT
 
 Unit = tuple[int, int]  # fold, setting
 _ROOM_ASKED_EVERY_S = 5.0
 
 
-def units_to_train(study: Study, search: Search, standing: Standing, folds: Sequence[int]) -> Iterator[Unit]:
+def units_to_train(study: RunInputs, search: Search, standing: SettingScores, folds: Sequence[int]) -> Iterator[Unit]:
     """All folds of a setting before those of the next, without those that are done.
 
     A setting is drawn when its first fold is asked for, from what is known by then.
@@ -41,10 +41,10 @@ def units_to_train(study: Study, search: Search, standing: Standing, folds: Sequ
                 yield fold, setting
 
 
-def tuner_of(
-    study: Study,
+def build_tuner(
+    study: RunInputs,
     search: Search,
-    standing: Standing,
+    standing: SettingScores,
     units: Iterator[Unit],
     *,
     threads: Mapping[int, float],
@@ -63,8 +63,8 @@ def tuner_of(
         tune.with_resources(tune.with_parameters(_trial, study=study), trial_resources(config.cluster)),
         tune_config=tune.TuneConfig(
             num_samples=-1,  # until there is no unit left
-            search_alg=UnitSearcher(units, search, threads, room),
-            scheduler=StopHopeless(standing),
+            search_alg=FoldSearcher(units, search, threads, room),
+            scheduler=MedianStopScheduler(standing),
             reuse_actors=True,  # a process takes seconds to start and to import what training needs
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
@@ -80,7 +80,7 @@ def tuner_of(
     )
 
 
-def threads_of_folds(study: Study, own_cluster: bool) -> dict[int, float]:
+def threads_of_folds(study: RunInputs, own_cluster: bool) -> dict[int, float]:
     """The threads of the one process that trains a fold; as many as the CPUs that it holds, or more.
 
     Where this machine is all there is, the folds that would leave a part of it idle share that out: the last of five
@@ -120,7 +120,7 @@ def room_on_cluster(cluster: ClusterConfig) -> Callable[[], int]:
     return ask
 
 
-class UnitSearcher(Searcher):  # type: ignore[misc]  # Ray carries no types
+class FoldSearcher(Searcher):  # type: ignore[misc]  # Ray carries no types
     """Hands out the units one after another, while the cluster has room.
 
     Drivers of Ray Train hold nothing that Tune could count, so that it is here that their number is limited: what a
@@ -166,14 +166,14 @@ class UnitSearcher(Searcher):  # type: ignore[misc]  # Ray carries no types
         return {}
 
 
-class StopHopeless(FIFOScheduler):  # type: ignore[misc]
+class MedianStopScheduler(FIFOScheduler):  # type: ignore[misc]
     """Trials in the order they come; when a setting is found hopeless, a file tells all its folds to end.
 
     They end by themselves after the epoch they are in. A trial that a scheduler stops can leave the placement group
     of its nested workers behind, for which the next trial then waits.
     """
 
-    def __init__(self, standing: Standing) -> None:
+    def __init__(self, standing: SettingScores) -> None:
         super().__init__()
         self.standing = standing
 
@@ -191,7 +191,7 @@ class StopHopeless(FIFOScheduler):  # type: ignore[misc]
         return {}
 
 
-def _trial(params: dict[str, Any], study: Study) -> None:
+def _trial(params: dict[str, Any], study: RunInputs) -> None:
     """One Tune trial: one fold with one setting."""
     fold, setting = params["fold"], params["setting"]
     cluster = study.config.cluster.model_copy(update={"cpus_per_worker": params["threads"]})

@@ -6,22 +6,18 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from momkd_ray.formats import hdf5
 from momkd_ray.formats import pt_file as torchfile
-from momkd_ray.formats.arrays import Contents, Features, Precision, Stored, features_of, whole
+from momkd_ray.formats.arrays import Contents, Precision, Stored, features_of, whole
+from momkd_ray.formats.bag import Bag, Format, Indices, Recipe
 from momkd_ray.formats.coordinates import in_level0_pixels, in_nanometres
 from momkd_ray.formats.knn_graph import csr_graph, knn_graph, no_graph
 from momkd_ray.formats.source_file import located
 from momkd_ray.input_faults import FileFaultError
-
-Indices = NDArray[np.int32]
-Graph = Literal["auto", "knn", "none"]
-Format = Literal["auto", "trident", "clam", "stamp", "released"]
 
 # What only one of the two writes beside the same datasets; CLAM's own features carry no attribute at all.
 _TRIDENT_MARKS = frozenset(
@@ -30,55 +26,6 @@ _TRIDENT_MARKS = frozenset(
 _CLAM_MARKS = frozenset({"patch_level", "downsample", "downsampled_level_dim"})
 _NAMES_TOLD = 8  # of what is in a file where the features are not
 _ENCODER_NAMES = ("encoder", "patch_encoder", "extractor", "feature_extractor", "encoder_name", "model_name")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a feature file becomes a bag.
-
-    Attributes:
-        neighbors: k of the graph.
-        graph: `auto` takes the file's own `edge_index_k<neighbors>` if it has one, else the nearest neighbours by
-            coordinates; `knn` always these; `none` no edges, for features without coordinates.
-        format: the only layout that is read; `auto` goes by what is in the file.
-    """
-
-    neighbors: int = 8
-    graph: Graph = "auto"
-    format: Format = "auto"
-
-
-@dataclass(frozen=True)
-class Bag:
-    """One slide: its patch features, where the patches lie, and their graph.
-
-    Attributes:
-        features: (P, D) float16 or float32, C-contiguous.
-        coords: (P, 2) int32 in `provenance["coords_unit"]`: `level0_px`, or `nm` for STAMP's micrometres. None where
-            the file has none.
-        edge_indptr: (P + 1,) int32, CSR by query patch.
-        edge_indices: (M,) int32; row i lists the neighbours j of patch i (edge i -> j), nearest first, or as the
-            file's own graph has them.
-        provenance: the attributes of the feature file, and its `source`, `format`, `dtype` and, where it is told,
-            `encoder`.
-    """
-
-    slide_id: str
-    features: Features
-    coords: Indices | None
-    edge_indptr: Indices
-    edge_indices: Indices
-    provenance: dict[str, str]
-
-    @property
-    def n_patches(self) -> int:
-        """P."""
-        return int(self.features.shape[0])
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return int(self.features.shape[1])
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,6 @@ def mixed(h_N: Tensor) -> Tensor:
     return h_N ^ (h_N >> 16)
 
 
-def dropped(x_NF: Tensor, dropout: Dropout | None) -> Tensor:
+def apply_dropout(x_NF: Tensor, dropout: Dropout | None) -> Tensor:
     """`x_NF` after dropout."""
     return x_NF if dropout is None else x_NF * dropout.keep(x_NF.shape[1]).to(x_NF.dtype)

@@ -130,7 +130,7 @@ class SlideEncoder(nn.Module):
         received_QH = self.gat2.received(sent_RH, h1_in_QH, tile.graph2, masks.messages2)
         return self._block2(received_QH, h1_QH, masks.patches2)
 
-    def noisy_layers(self, batch: BagBatch) -> Layers:
+    def dropout_layers(self, batch: BagBatch) -> Layers:
         """Whose rows dropout draws for."""
         rows = (batch.messages_per_bag, batch.patches_per_bag) * 2
         return {layer: (rows_B, self.dropout) for layer, rows_B in zip(_LAYERS, rows, strict=True)}

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch_geometric.utils import softmax
 
-from momkd_ray.batches.collate import BagBatch, placed
+from momkd_ray.batches.collate import BagBatch, to_device_async
 from momkd_ray.batches.tiles import Tile
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model import losses
-from momkd_ray.model.dropout import Dropout, Layers, draw_dropout, dropout_pieces, dropped
+from momkd_ray.model.dropout import Dropout, Layers, apply_dropout, draw_dropout, dropout_pieces
 from momkd_ray.model.gatv2 import Masks, SlideEncoder
 from momkd_ray.model.memory import MomentumMemory
 from momkd_ray.model.omics import OmicsMLP
@@ -145,10 +145,10 @@ class MoMKD(nn.Module):
         modules = (self.omics_encoder, self.omics_decoder, self.project_omics) if self.genes else ()
         return [p for module in modules for p in module.parameters()]
 
-    def noisy_layers(self, batch: BagBatch) -> Layers:
+    def dropout_layers(self, batch: BagBatch) -> Layers:
         """Whose rows dropout draws for."""
         config = self.model_config
-        layers = {**self.slide_encoder.noisy_layers(batch), "classifier": ([1] * len(batch), config.dropout)}
+        layers = {**self.slide_encoder.dropout_layers(batch), "classifier": ([1] * len(batch), config.dropout)}
         if self.genes and batch.omics_RG is not None:
             layers |= dict.fromkeys(("omics_encoder", "omics_decoder"), (batch.omics_per_bag, config.omics_dropout))
         return layers
@@ -158,15 +158,15 @@ class MoMKD(nn.Module):
         if not self.training or self.model_config.dropout == self.model_config.omics_dropout == 0:
             return {}
         assert batch.seeds is not None, "training with dropout needs a seed for every bag"
-        layers, pieces_L4 = self.noisy_layers(batch), batch.pieces_L4
+        layers, pieces_L4 = self.dropout_layers(batch), batch.pieces_L4
         if pieces_L4 is None:
-            pieces_L4 = placed(dropout_pieces(batch.seeds, layers), batch.features_PD.device)
+            pieces_L4 = to_device_async(dropout_pieces(batch.seeds, layers), batch.features_PD.device)
         return draw_dropout(pieces_L4, layers)
 
     def _whole(self, batch: BagBatch, masks: Masks, components_YKS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z (P, S), a (P,) and the pooled slide vectors V (B, H)."""
         context_PH = self.slide_encoder(batch, masks)
-        patches_PS, score_P = self._looked_at(context_PH, components_YKS)
+        patches_PS, score_P = self.memory_guided_scores(context_PH, components_YKS)
         # a row a bag costs little beside its patches' encoding, and no bag's size need be known to the host
         own_BP = batch.bag_of_patch_P == torch.arange(len(batch), device=score_P.device)[:, None]
         attention_BP = torch.where(own_BP, score_P, -torch.inf).softmax(dim=1)
@@ -177,7 +177,7 @@ class MoMKD(nn.Module):
 
         def read(tile: Tile) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             context_QH = self.slide_encoder.tile(batch.features_PD, tile, masks)
-            patches_QS, score_Q = self._looked_at(context_QH, components_YKS)
+            patches_QS, score_Q = self.memory_guided_scores(context_QH, components_YKS)
             highest = score_Q.detach().max()
             return patches_QS, score_Q, highest, (score_Q - highest).exp() @ context_QH
 
@@ -190,13 +190,13 @@ class MoMKD(nn.Module):
         place_P = torch.cat([tile.own_Q for tile in batch.tiles]).argsort()
         patches_PS, score_P = torch.cat(patches)[place_P], torch.cat(scores)[place_P]
         level_B = torch.stack([of_bag.logsumexp(0) for of_bag in torch.split(score_P, list(batch.patches_per_bag))])
-        bags_T = placed(torch.tensor([tile.bag for tile in batch.tiles]), level_B.device)
+        bags_T = to_device_async(torch.tensor([tile.bag for tile in batch.tiles]), level_B.device)
         share_T = (torch.stack(highest) - level_B[bags_T]).exp()
         pooled_BH = level_B.new_zeros(len(batch), self.model_config.hidden)
         pooled_BH = pooled_BH.index_add(0, bags_T, share_T[:, None] * torch.stack(weighted))
         return patches_PS, softmax(score_P, batch.bag_of_patch_P, num_nodes=len(batch)), pooled_BH
 
-    def _looked_at(self, context_PH: Tensor, components_YKS: Tensor) -> tuple[Tensor, Tensor]:
+    def memory_guided_scores(self, context_PH: Tensor, components_YKS: Tensor) -> tuple[Tensor, Tensor]:
         """z (P, S), and how much nearer (P,) each is to class 1's memory than to class 0's, over tau."""
         patches_PS = F.normalize(self.project_patch(context_PH), dim=-1)
         similarity_PYK = torch.einsum("ps,yks->pyk", patches_PS, components_YKS)
@@ -213,5 +213,5 @@ class MoMKD(nn.Module):
 
     def _classify(self, pooled_BH: Tensor, noise: dict[str, Dropout]) -> Tensor:
         hidden_BF = F.relu(self.classifier1(self.classifier_norm(pooled_BH)))
-        logits_BY: Tensor = self.classifier2(dropped(hidden_BF, noise.get("classifier")))
+        logits_BY: Tensor = self.classifier2(apply_dropout(hidden_BF, noise.get("classifier")))
         return logits_BY

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from momkd_ray.model.dropout import Dropout, dropped
+from momkd_ray.model.dropout import Dropout, apply_dropout
 
 
 class OmicsMLP(nn.Module):
@@ -20,5 +20,5 @@ class OmicsMLP(nn.Module):
     def forward(self, x_RF: Tensor, dropout: Dropout | None) -> Tensor:
         """(R, width_in) -> (R, width_out), one row a bag that has omics."""
         hidden_RH = F.relu(self.norm(self.linear1(x_RF)))
-        out_RF: Tensor = self.linear2(dropped(hidden_RH, dropout))
+        out_RF: Tensor = self.linear2(apply_dropout(hidden_RH, dropout))
         return out_RF

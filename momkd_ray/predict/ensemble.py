@@ -17,11 +17,12 @@ from momkd_ray.batches.collate import collate
 from momkd_ray.cohort.feature_files import list_features
 from momkd_ray.cohort.slides import read_slides
 from momkd_ray.errors import InputError
-from momkd_ray.formats.readers import Bag, Recipe, read_bag
-from momkd_ray.input_faults import Fault, FileFaultError, OnError, refuse, settle
+from momkd_ray.formats.bag import Bag, Recipe
+from momkd_ray.formats.readers import read_bag
+from momkd_ray.input_faults import Fault, FileFaultError, OnError, raise_faults, record_faults
 from momkd_ray.model.bundle import BundleCard, load_bundle
-from momkd_ray.progress import Narrator
-from momkd_ray.ray_runtime.parallel_map import done_by_pool
+from momkd_ray.progress import ProgressReporter
+from momkd_ray.ray_runtime.parallel_map import parallel_map
 
 BAGS_PER_PIECE = 4
 
@@ -78,7 +79,7 @@ def predict_folder(
     models: Sequence[str],
     features: str,
     out: str,
-    narrator: Narrator,
+    narrator: ProgressReporter,
     *,
     slides: str | None,
     gpus: float,
@@ -112,7 +113,7 @@ def predict_folder(
     table = slides_of(features)
     patients, unmatched = patients_of(slides, table, features)
     place, total = f"{out}.rejected.csv", f"{len(table)} feature files"
-    settle(unmatched, total, place, on_error)
+    record_faults(unmatched, total, place, on_error)
     table = table[table["slide_id"].isin(list(patients))]
     bags = bags_of(table, patients, joint=joint)
     rows: list[dict[str, Any]] = []
@@ -120,13 +121,13 @@ def predict_folder(
         rows.append(row)
         narrator.count("predict", len(rows), len(bags), "bags")
     faults = unmatched + [Fault(**fault) for row in rows for fault in row["faults"]]
-    settle(faults, total, place, on_error)
+    record_faults(faults, total, place, on_error)
     if faults:
         slides_out = f"{len(faults)} slide is" if len(faults) == 1 else f"{len(faults)} slides are"
         narrator.say(f"{slides_out} left out; {place} lists {'it' if len(faults) == 1 else 'them'} with the reason")
     result = pd.DataFrame(rows, columns=["bag_id", "p", "faults"]).dropna(subset=["p"])
     if result.empty:
-        refuse(faults, total, place)
+        raise_faults(faults, total, place)
     result = result.merge(bags, on="bag_id").sort_values("bag_id").reset_index(drop=True)
     named = named_predictions(result, cards, by_patient=by_patient or joint)
     _write(named, out)
@@ -145,7 +146,7 @@ def _predicted(bags: pd.DataFrame, models: Sequence[str], gpus: float) -> Iterat
     rows = bags[["bag_id", "slides", "paths"]].to_dict("records")
     pieces = [json.dumps(rows[i : i + BAGS_PER_PIECE]) for i in range(0, len(rows), BAGS_PER_PIECE)]
     arguments = {"models": tuple(models), "device": "cuda" if gpus else "cpu", "call": uuid4().hex}
-    for done in done_by_pool(pieces, _predict_piece, "the slides could not be predicted", gpus=gpus, **arguments):
+    for done in parallel_map(pieces, _predict_piece, "the slides could not be predicted", gpus=gpus, **arguments):
         yield from json.loads(done)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from momkd_ray.errors import failure
+from momkd_ray.errors import as_user_error
 from momkd_ray.ray_runtime.cluster import most_of
 
 # Ray Data takes some tenths of a second to give a CPU its next task, so tasks are few and of many pieces
@@ -13,7 +13,7 @@ _TASKS_PER_PLACE = 3
 _MOST_PIECES_PER_TASK = 64  # so that a cluster that grows meanwhile finds tasks to take
 
 
-def done_by_pool(
+def parallel_map(
     pieces: Sequence[Any], work: Callable[..., Any], doing: str, *, gpus: float = 0, **arguments: Any
 ) -> Iterator[Any]:
     """What `work` returns for each piece, as they are done.
@@ -51,7 +51,7 @@ def done_by_pool(
         for row in dataset.iter_rows():
             yield row["done"]
     except (ray.exceptions.RayError, OSError) as error:
-        raise failure(doing, error) from error
+        raise as_user_error(doing, error) from error
 
 
 def _work_through(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from momkd_ray import __version__, storage
-from momkd_ray.bags.ingest import covers, form_of, ingest, other_files
+from momkd_ray.bags.ingest import ingest, is_current, other_files, store_format
 from momkd_ray.bags.shared_bags import BagSource, JointBags
 from momkd_ray.bags.store import MANIFEST, BagStore
 from momkd_ray.cohort.cohort import Cohort, exclusion_sentences, load_cohort
@@ -19,13 +19,13 @@ from momkd_ray.cohort.table_files import read_content
 from momkd_ray.config.load import Config
 from momkd_ray.config.sections import GENE_SELECTIONS, absolute
 from momkd_ray.errors import InputError
-from momkd_ray.input_faults import REJECTED, Fault, OnError, settle
-from momkd_ray.progress import Narrator
+from momkd_ray.input_faults import REJECTED, Fault, OnError, record_faults
+from momkd_ray.progress import ProgressReporter
 from momkd_ray.synthetic.cohort import generate_cohort
 
 
 @dataclass(frozen=True)
-class Study:
+class RunInputs:
     """A cohort with its folds and bags."""
 
     config: Config
@@ -68,7 +68,7 @@ class Study:
         return bags[(bags["role"] != "") & (trains | (bags["role"] != "train"))].reset_index(drop=True)
 
 
-def open_cohort(config: Config, narrator: Narrator, on_error: OnError = "stop") -> Cohort:
+def open_cohort(config: Config, narrator: ProgressReporter, on_error: OnError = "stop") -> Cohort:
     """The cohort of the tables (generated first where the configuration says so), its counts told."""
     if config.synthetic is not None:
         generate_cohort(config.synthetic)
@@ -78,7 +78,7 @@ def open_cohort(config: Config, narrator: Narrator, on_error: OnError = "stop") 
     return cohort
 
 
-def open_folds(config: Config, cohort: Cohort, narrator: Narrator, on_error: OnError = "stop") -> FoldPlan:
+def open_folds(config: Config, cohort: Cohort, narrator: ProgressReporter, on_error: OnError = "stop") -> FoldPlan:
     """The folds, every one of which can be trained; whom they leave out, and where they are small, is told.
 
     Raises:
@@ -93,7 +93,7 @@ def open_folds(config: Config, cohort: Cohort, narrator: Narrator, on_error: OnE
 
 
 def ensure_store(
-    config: Config, cohort: Cohort, narrator: Narrator, on_error: OnError = "stop", *, for_run: bool = False
+    config: Config, cohort: Cohort, narrator: ProgressReporter, on_error: OnError = "stop", *, for_run: bool = False
 ) -> tuple[BagStore, list[Fault]]:
     """The bag store of the cohort's slides, ingested where it is absent or incomplete; Ray must be up.
 
@@ -104,8 +104,8 @@ def ensure_store(
         InputError: bad feature files; or, `for_run`, the run directory holds a run of other features, which is told
             before anything is read into its store.
     """
-    form = form_of(config)
-    if covers(config.store_uri, cohort.slides, form):
+    form = store_format(config)
+    if is_current(config.store_uri, cohort.slides, form):
         unseen = int((cohort.slides["file"] == "").sum())
         note = f"; {unseen} have no feature file in {config.features.dir} to be compared with" if unseen else ""
         narrator.say(f"{config.store_uri} has all {len(cohort.slides)} bags already{note}")
@@ -142,7 +142,9 @@ def ensure_store(
     return store, faults
 
 
-def open_study(config: Config, cohort: Cohort, plan: FoldPlan, narrator: Narrator, on_error: OnError = "stop") -> Study:
+def open_run_inputs(
+    config: Config, cohort: Cohort, plan: FoldPlan, narrator: ProgressReporter, on_error: OnError = "stop"
+) -> RunInputs:
     """Everything a run needs, checked against what an earlier run left in the run directory; Ray must be up.
 
     Slides whose feature files are bad leave the cohort, where `on_error` lets them, and the folds are made again.
@@ -155,7 +157,7 @@ def open_study(config: Config, cohort: Cohort, plan: FoldPlan, narrator: Narrato
         cohort = cohort.without_slides(faults)
         plan = open_folds(config, cohort, narrator, on_error)
     cohort = cohort.leaving_out(plan.left_out)
-    study = Study(config, cohort, plan, store, store, fingerprint(config, cohort, plan, store))
+    study = RunInputs(config, cohort, plan, store, store, fingerprint(config, cohort, plan, store))
     _claim_run_dir(study)
     return study
 
@@ -174,7 +176,7 @@ def fingerprint(config: Config, cohort: Cohort, plan: FoldPlan, store: BagStore)
     return digest.hexdigest()[:16]
 
 
-def _claim_run_dir(study: Study) -> None:
+def _claim_run_dir(study: RunInputs) -> None:
     """Write what the run is, or refuse a directory that holds another."""
     run_dir, config = study.config.run.dir, study.config
     place = storage.join(run_dir, "provenance.json")
@@ -188,7 +190,7 @@ def _claim_run_dir(study: Study) -> None:
     study.plan.to_csv(storage.join(run_dir, "folds.csv"), study.cohort.patient_column)
     left_out = study.cohort.excluded.to_csv(index=False, lineterminator="\n")
     storage.write_text(storage.join(run_dir, "excluded.csv"), left_out)
-    settle((*study.cohort.rejected, *study.plan.rejected), "the inputs", storage.join(run_dir, REJECTED), "skip")
+    record_faults((*study.cohort.rejected, *study.plan.rejected), "the inputs", storage.join(run_dir, REJECTED), "skip")
     storage.write_text(storage.join(run_dir, "run.yaml"), config.to_yaml())
     storage.write_json(place, {"fingerprint": study.fingerprint, **versions()})
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from momkd_ray.errors import InputError
-from momkd_ray.storage.backend import FileInfo, Kind, Place
+from momkd_ray.storage.backend import Backend, FileInfo, Kind
 from momkd_ray.storage.local import LocalPlace
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 
-def _place(location: str) -> Place:
+def _place(location: str) -> Backend:
     scheme, separator, rest = location.partition("://")
     if not separator:
         return LocalPlace(location)

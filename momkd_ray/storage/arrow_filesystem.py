@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 from pyarrow import fs
 
-from momkd_ray.storage.backend import Place
+from momkd_ray.storage.backend import Backend
 from momkd_ray.storage.local import LocalPlace
 from momkd_ray.storage.s3 import S3Place
 from momkd_ray.storage.s3_client import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, client
-from momkd_ray.storage.s3_retry import patience_s, patiently
+from momkd_ray.storage.s3_retry import patience_s, with_retries
 
 
 class _PatientS3(fs.S3FileSystem):  # type: ignore[misc]  # Arrow carries no types
@@ -29,7 +29,7 @@ def _patient(options: dict[str, Any]) -> _PatientS3:
     return _PatientS3(**options, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=attempts))
 
 
-def filesystem(place: Place) -> tuple[fs.FileSystem, str]:
+def filesystem(place: Backend) -> tuple[fs.FileSystem, str]:
     """The file system of a place and the path inside it."""
     if isinstance(place, LocalPlace):
         return fs.LocalFileSystem(), place.path
@@ -48,6 +48,6 @@ def filesystem(place: Place) -> tuple[fs.FileSystem, str]:
 
 def _region(place: S3Place) -> str:
     """Where the bucket lies: Amazon answers elsewhere with a redirection that Arrow does not follow."""
-    found = patiently("look up", place.location, lambda: client().head_bucket(Bucket=place.bucket))
+    found = with_retries("look up", place.location, lambda: client().head_bucket(Bucket=place.bucket))
     region: str = found.get("BucketRegion") or client().meta.region_name
     return region

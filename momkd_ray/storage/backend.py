@@ -18,7 +18,7 @@ class FileInfo:
     stamp: str
 
 
-class Place(Protocol):
+class Backend(Protocol):
     """A file or a folder, which need not be there; `momkd_ray.storage` says what each does."""
 
     def kind(self) -> Kind | None:

@@ -10,9 +10,9 @@ from typing import Any, BinaryIO, cast
 from momkd_ray.errors import InputError
 from momkd_ray.storage.backend import FileInfo, Kind
 from momkd_ray.storage.s3_client import client
-from momkd_ray.storage.s3_download import Reading
+from momkd_ray.storage.s3_download import RangeRead
 from momkd_ray.storage.s3_file import ObjectFile
-from momkd_ray.storage.s3_retry import patiently
+from momkd_ray.storage.s3_retry import with_retries
 from momkd_ray.storage.s3_upload import uploading
 
 _OPTIONS = re.compile(r"\?(.*&)?(endpoint_override|scheme|region)=")
@@ -52,7 +52,7 @@ class S3Place:
         if not self.key or self.key.endswith("/"):
             return None
         with suppress(FileNotFoundError):
-            found = patiently("look up", self.location, lambda: client().head_object(**self.object()))
+            found = with_retries("look up", self.location, lambda: client().head_object(**self.object()))
             return _info(self.key.rpartition("/")[2], found["ContentLength"], found["ETag"])
         return None
 
@@ -86,13 +86,13 @@ class S3Place:
 
     def _page(self, options: dict[str, Any]) -> dict[str, Any]:
         what = {"Bucket": self.bucket, "Prefix": self._prefix(), "Delimiter": "/", **options}
-        page: dict[str, Any] = patiently("list", self.location, lambda: client().list_objects_v2(**what))
+        page: dict[str, Any] = with_retries("list", self.location, lambda: client().list_objects_v2(**what))
         return page
 
     def delete(self) -> None:
         """Remove the object."""
         with suppress(FileNotFoundError):  # Amazon does not tell, others do
-            patiently("remove", self.location, lambda: client().delete_object(**self.object()))
+            with_retries("remove", self.location, lambda: client().delete_object(**self.object()))
 
     def writing(self) -> AbstractContextManager[BinaryIO]:
         """A stream whose object appears when the block ends well."""
@@ -104,11 +104,11 @@ class S3Place:
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill a view."""
-        Reading(self, offset, view).read()
+        RangeRead(self, offset, view).read()
 
     def read_whole(self) -> memoryview:
         """All of the object."""
-        return Reading(self).read()
+        return RangeRead(self).read()
 
 
 def _info(name: str, size: int, etag: str) -> FileInfo:

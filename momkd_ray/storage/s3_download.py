@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from momkd_ray.errors import RunError
 from momkd_ray.storage.s3_client import client, pool
-from momkd_ray.storage.s3_retry import BrokenAnswerError, patiently, replaced, status_of
+from momkd_ray.storage.s3_retry import BrokenAnswerError, replaced, status_of, with_retries
 
 PIECE_BYTES = 8 * 2**20
 _SLICE_BYTES = 2**20
@@ -32,7 +32,7 @@ class _TooShortError(OSError):
     """The object ends before the range does."""
 
 
-class Reading:
+class RangeRead:
     """One range of one object.
 
     The first piece's answer tells the object's size and ETag before its body is read; only then do the others start,
@@ -79,7 +79,7 @@ class Reading:
             raise
 
     def _patiently(self, request: Any) -> Any:
-        return patiently("read", self._place.location, request, given_up=self._given_up)
+        return with_retries("read", self._place.location, request, given_up=self._given_up)
 
     def _first_piece(self) -> memoryview:
         asked = next((n for n in (self._wanted(), self._at_most) if n is not None), PIECE_BYTES)

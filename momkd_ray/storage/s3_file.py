@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from momkd_ray.storage.s3_download import Named, Reading
+from momkd_ray.storage.s3_download import Named, RangeRead
 
 BLOCK_BYTES = 256 * 2**10
 KEPT_BLOCKS = 64
@@ -27,7 +27,7 @@ class ObjectFile(io.RawIOBase):
     def __init__(self, place: Named) -> None:
         self._place = place
         self._lock = threading.RLock()
-        first = Reading(place, at_most=BLOCK_BYTES)
+        first = RangeRead(place, at_most=BLOCK_BYTES)
         self._blocks = OrderedDict({0: first.read()})
         self._etag, self._size = first.etag, first.size
         self._position = 0
@@ -61,7 +61,7 @@ class ObjectFile(io.RawIOBase):
         with self._lock:
             view = memoryview(buffer).cast("B")[: max(0, self._size - self._position)]
             if len(view) >= DIRECT_BYTES:
-                Reading(self._place, self._position, view, etag=self._etag).read()
+                RangeRead(self._place, self._position, view, etag=self._etag).read()
             else:
                 self._from_blocks(view)
             self._position += len(view)
@@ -82,7 +82,7 @@ class ObjectFile(io.RawIOBase):
             self._ahead = min(2 * self._ahead, MOST_AHEAD) if index == self._next_block else 1
             start = index * BLOCK_BYTES
             view = np.empty(min(max(needed, self._ahead) * BLOCK_BYTES, self._size - start), np.uint8).data
-            Reading(self._place, start, view, etag=self._etag).read()
+            RangeRead(self._place, start, view, etag=self._etag).read()
             self._next_block = index + -(-len(view) // BLOCK_BYTES)
             for at in range(index, self._next_block):
                 self._blocks[at] = view[(at - index) * BLOCK_BYTES :][:BLOCK_BYTES]

@@ -87,7 +87,7 @@ def patience_s() -> float:
     return seconds
 
 
-def patiently(
+def with_retries(
     doing: str,
     location: str,
     request: Callable[[], T],

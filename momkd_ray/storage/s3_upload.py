@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from momkd_ray.storage.s3_client import client, pool
 from momkd_ray.storage.s3_download import Named
-from momkd_ray.storage.s3_retry import code_of, patiently
+from momkd_ray.storage.s3_retry import code_of, with_retries
 
 PART_BYTES = 16 * 2**20  # S3 takes 10,000 of them, and none but the last below 5 MiB
 ABORT_PATIENCE_S = 5.0
@@ -89,7 +89,7 @@ class _Upload(io.RawIOBase):
             self._sent()
         if self._id:
             with suppress(Exception):
-                patiently(
+                with_retries(
                     "abandon",
                     self._place.location,
                     lambda: client().abort_multipart_upload(**self._object, UploadId=self._id),
@@ -97,7 +97,7 @@ class _Upload(io.RawIOBase):
                 )
 
     def _patiently(self, request: Any) -> Any:
-        return patiently("write", self._place.location, request, given_up=self._given_up)
+        return with_retries("write", self._place.location, request, given_up=self._given_up)
 
     def _send(self) -> None:
         if not self._id:

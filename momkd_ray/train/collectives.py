@@ -28,7 +28,7 @@ class Collective(Protocol):
         ...
 
 
-class Alone:
+class SingleProcess:
     """One process: nothing to exchange."""
 
     rank = 0
@@ -43,7 +43,7 @@ class Alone:
         return [value]
 
 
-class Workers:
+class ProcessGroup:
     """The default process group: gloo on CPUs, NCCL on GPUs."""
 
     def __init__(self) -> None:
@@ -81,9 +81,9 @@ def mean_in_rank_order(gradient: Tensor) -> torch.futures.Future[Tensor]:
     return future
 
 
-def join_workers() -> Collective:
+def join_process_group() -> Collective:
     """The workers of the process group that is up, or this process alone."""
-    return Workers() if dist.is_available() and dist.is_initialized() else Alone()
+    return ProcessGroup() if dist.is_available() and dist.is_initialized() else SingleProcess()
 
 
 def device_of_worker(gpus: float) -> torch.device:
@@ -91,6 +91,6 @@ def device_of_worker(gpus: float) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if gpus else torch.device("cpu")
 
 
-def merged(parts: Iterable[dict[K, V]]) -> dict[K, V]:
+def merge_dicts(parts: Iterable[dict[K, V]]) -> dict[K, V]:
     """The union of the ranks' dictionaries, which share no key."""
     return {key: value for part in parts for key, value in part.items()}

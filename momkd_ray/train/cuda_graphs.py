@@ -15,20 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from momkd_ray.batches.collate import BagBatch, placed
+from momkd_ray.batches.collate import BagBatch, to_device_async
 from momkd_ray.batches.message_graph import MessageGraph
 from momkd_ray.model.dropout import Layers, dropout_pieces
 from momkd_ray.model.kernels import triton_works
 
-MOST_PATCHES = 65_536
+MAX_RECORDED_PATCHES = 65_536
 """Beyond it a GPU computes longer than a host needs to start it all, and recording would only take memory."""
 CLASSES_AN_OCTAVE = 8
 """Sizes between a power of two and the next: a bag fills eight ninths of its room at least."""
-MOST_RECORDED = 256
+MAX_RECORDED_GRAPHS = 256
 """Recordings kept: a few MB each beside the memory that they share."""
 
 
-def room_for(n: int) -> int:
+def padded_size(n: int) -> int:
     """The size class of n: at most an eighth more, and even."""
     step = max(2, _octave(n) // (2 * CLASSES_AN_OCTAVE))
     return -(-n // step) * step
@@ -39,11 +39,11 @@ def _octave(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-class Room:
+class StaticBuffers:
     """Buffers that batches of a size class are copied into; classes of one power of two share their memory."""
 
-    def __init__(self, device: torch.device, noisy_layers: Callable[[BagBatch], Layers]) -> None:
-        self.device, self.noisy_layers = device, noisy_layers
+    def __init__(self, device: torch.device, dropout_layers: Callable[[BagBatch], Layers]) -> None:
+        self.device, self.dropout_layers = device, dropout_layers
         self._held: dict[tuple[object, ...], Tensor] = {}
 
     def holding(self, batch: BagBatch) -> BagBatch:
@@ -53,7 +53,7 @@ class Room:
         """
         graph, bags = batch.graph, len(batch)
         patches, messages = len(batch.features_PD), len(graph.source_M)
-        rows, places = room_for(patches), room_for(messages)
+        rows, places = padded_size(patches), padded_size(messages)
         exact: dict[str, Any] = {
             name: self._copied(name, value, len(value))
             for name in ("labels_B", "patches_B", "omics_RG", "omics_bag_R")
@@ -77,7 +77,7 @@ class Room:
         )
         if roomy.seeds is None:
             return roomy
-        pieces_L4 = placed(dropout_pieces(roomy.seeds, self.noisy_layers(roomy)), self.device)
+        pieces_L4 = to_device_async(dropout_pieces(roomy.seeds, self.dropout_layers(roomy)), self.device)
         return replace(roomy, pieces_L4=self._copied("pieces_L4", pieces_L4, len(pieces_L4)))
 
     def _copied(self, name: str, value: Tensor, room: int, beyond: int | None = None) -> Tensor:
@@ -93,7 +93,7 @@ class Room:
         return there
 
 
-class Replays:
+class CudaGraphCache:
     """What `run` does and gives, recorded when a size comes for the second time: the first time warms it up.
 
     Where nothing can be recorded, and of bags in tiles or of very many patches, it is run as it is.
@@ -105,9 +105,9 @@ class Replays:
     """
 
     def __init__(
-        self, run: Callable[[BagBatch], Tensor], device: torch.device, noisy_layers: Callable[[BagBatch], Layers]
+        self, run: Callable[[BagBatch], Tensor], device: torch.device, dropout_layers: Callable[[BagBatch], Layers]
     ) -> None:
-        self._run, self._room = run, Room(device, noisy_layers)
+        self._run, self._room = run, StaticBuffers(device, dropout_layers)
         self.possible = device.type == "cuda" and triton_works()
         self._seen: set[tuple[object, ...]] = set()
         self._recorded: dict[tuple[object, ...], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
@@ -115,14 +115,14 @@ class Replays:
 
     def __call__(self, batch: BagBatch, settings: object = None) -> Tensor:
         """What `run` does and gives for a batch; a recording holds as long as the settings are the same."""
-        if not self.possible or batch.tiles or len(batch.features_PD) > MOST_PATCHES:
+        if not self.possible or batch.tiles or len(batch.features_PD) > MAX_RECORDED_PATCHES:
             return self._run(batch)
         if settings != self._settings:
             self._settings, self._recorded, self._seen = settings, {}, set()
         roomy = self._room.holding(batch)
         key = _size_class(roomy)
         if key not in self._seen:
-            if len(self._seen) < MOST_RECORDED:
+            if len(self._seen) < MAX_RECORDED_GRAPHS:
                 self._seen.add(key)
             return self._run(roomy)
         if key not in self._recorded:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from momkd_ray import storage
-from momkd_ray.errors import InputError, failure
+from momkd_ray.errors import InputError, as_user_error
 from momkd_ray.train.task import FoldTask
 from momkd_ray.train.worker import train_loop_per_worker
 
@@ -60,7 +60,7 @@ def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None) -> dict[str, A
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from momkd_ray.train.ray_train_hooks import EndWhereRetryingIsNoUse, Torch
+    from momkd_ray.train.ray_train_hooks import NoRetryOnKnownErrors, Torch
 
     file_system, path = storage.arrow_filesystem(f"{task.location}/train")
     resources = {"CPU": cluster.cpus_per_worker}
@@ -81,13 +81,13 @@ def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None) -> dict[str, A
             name=f"{task.fingerprint}-fold-{task.fold}",
             storage_path=path,
             storage_filesystem=file_system,
-            callbacks=[TuneReportCallback(), EndWhereRetryingIsNoUse()],
+            callbacks=[TuneReportCallback(), NoRetryOnKnownErrors()],
             failure_config=train.FailureConfig(max_failures=cluster.max_failures),
         ),
     )
     try:
         result = trainer.fit()
     except Exception as error:
-        raise failure(f"fold {task.fold} failed on its workers", error) from error
+        raise as_user_error(f"fold {task.fold} failed on its workers", error) from error
     returned: dict[str, Any] | None = result.return_value
     return returned

@@ -12,7 +12,9 @@ import torch
 
 from momkd_ray.batches.collate import BagBatch, collate
 from momkd_ray.batches.gpu_transfer import Arriving, Transfer
-from momkd_ray.batches.sampling import Step, ahead, deal, divide, draw_seed, passes, plan_epoch
+from momkd_ray.batches.prefetch import prefetch
+from momkd_ray.batches.sampling import Step, assign_to_ranks, balance, micro_batches, plan_epoch
+from momkd_ray.seeds import derive_seed
 from momkd_ray.train.collectives import Collective
 from momkd_ray.train.task import ROLES, FoldTask, RoleBags
 
@@ -30,7 +32,7 @@ class Share:
     waited_s: float  # until they were there
 
 
-class FoldInput:
+class FoldData:
     """The bags of a fold as one worker of a world takes them."""
 
     def __init__(self, task: FoldTask, collective: Collective, device: torch.device) -> None:
@@ -44,7 +46,7 @@ class FoldInput:
         return plan_epoch(
             bags.ids,
             np.array(bags.y),
-            seed=draw_seed(train.seed, self.task.fold),
+            seed=derive_seed(train.seed, self.task.fold),
             epoch=epoch,
             bags_per_step=train.bags_per_step,
             balanced=train.balanced,
@@ -53,7 +55,7 @@ class FoldInput:
     def shares(self, plan: list[Step], first_step: int) -> Iterator[Share]:
         """This worker's share of each step from `first_step` on."""
         bags, rank = self.by_role["train"], self.collective.rank
-        dealt = [by_rank[rank] for by_rank in deal(plan, bags.patches, self.collective.world)]
+        dealt = [by_rank[rank] for by_rank in assign_to_ranks(plan, bags.patches, self.collective.world)]
         todo = list(zip(plan, dealt, strict=True))[first_step:]
         # a rank left without a bag in a short last step takes part with the step's first one at weight 0
         ready = self._ahead(
@@ -70,7 +72,7 @@ class FoldInput:
         """This worker's share of a role's bags, each alone so that no neighbour changes a digit, by its place."""
         bags = self.by_role[role]
         yield from self._ahead(
-            divide(bags.patches, self.collective.world)[self.collective.rank],
+            balance(bags.patches, self.collective.world)[self.collective.rank],
             lambda place: (place, collate([self.task.source.read(bags.ids[place])], device=self.device)),
             lambda place: bags.patches[place],
         )
@@ -78,7 +80,7 @@ class FoldInput:
     def _batches(self, draws: Step) -> list[Arriving]:
         """The batches of this rank's draws of a step, one a pass; runs ahead of the training on a thread of its own."""
         bags = self.by_role["train"]
-        groups = passes([bags.patches[draw.bag] for draw in draws], self.config.train.patches_per_pass)
+        groups = micro_batches([bags.patches[draw.bag] for draw in draws], self.config.train.patches_per_pass)
         batches = (
             collate(
                 [self.task.source.read(bags.ids[draws[i].bag]) for i in group],
@@ -97,7 +99,7 @@ class FoldInput:
         """What is made of each task, in order, by the threads that read ahead within their memory."""
         cluster = self.config.cluster
         bytes_per_patch = 4 * self.task.width
-        return ahead(
+        return prefetch(
             tasks,
             make,
             lambda task: patches(task) * bytes_per_patch,

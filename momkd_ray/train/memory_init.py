@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from momkd_ray.batches.sampling import draw_seed
-from momkd_ray.batches.tiles import tile_of
+from momkd_ray.batches.tiles import make_tile
 from momkd_ray.errors import InputError
 from momkd_ray.model.memory import spherical_kmeans
 from momkd_ray.model.momkd import CLASSES, MoMKD
-from momkd_ray.train.collectives import merged
-from momkd_ray.train.fold_data import FoldInput
+from momkd_ray.seeds import derive_seed
+from momkd_ray.train.collectives import merge_dicts
+from momkd_ray.train.fold_data import FoldData
 
 
-def start_memory(model: MoMKD, bags: FoldInput, dtype: torch.dtype) -> None:
+def initialise_memory(model: MoMKD, bags: FoldData, dtype: torch.dtype) -> None:
     """Initialise the memory, the same on every rank and for any number of them.
 
     Args:
@@ -29,12 +29,12 @@ def start_memory(model: MoMKD, bags: FoldInput, dtype: torch.dtype) -> None:
     samples: dict[int, np.ndarray] = {}
     model.eval()
     for place, batch in bags.each("train"):
-        rng = np.random.default_rng(draw_seed("memory", seed, train.ids[place]))
+        rng = np.random.default_rng(derive_seed("memory", seed, train.ids[place]))
         n_patches = batch.patches_per_bag[0]
         wanted = min(n_patches, -(-config.init_patches // train.y.count(train.y[place])))
-        chosen = tile_of(batch.graph, 0, np.sort(rng.choice(n_patches, wanted, replace=False))).to(bags.device)
+        chosen = make_tile(batch.graph, 0, np.sort(rng.choice(n_patches, wanted, replace=False))).to(bags.device)
         samples[place] = model.project(batch.features_PD.to(bags.device, dtype), chosen).cpu().numpy()
-    samples = merged(bags.collective.gather(samples))
+    samples = merge_dicts(bags.collective.gather(samples))
     centroids = []
     for y in range(CLASSES):
         own = [samples[place] for place in range(len(train.ids)) if train.y[place] == y]
@@ -44,7 +44,7 @@ def start_memory(model: MoMKD, bags: FoldInput, dtype: torch.dtype) -> None:
                 f"memory.components is {config.components}, but fold {bags.task.fold} has only "
                 f"{len(sample_NS)} training patches of class {y}; lower memory.components"
             )
-        rng = np.random.default_rng(draw_seed("centroids", seed, y))
+        rng = np.random.default_rng(derive_seed("centroids", seed, y))
         kept = np.sort(rng.permutation(len(sample_NS))[: config.init_patches])
         first = torch.from_numpy(rng.permutation(len(kept))[: config.components])
         # on the CPU, where sums come in one order: every rank must find the same centroids to the last bit

@@ -23,7 +23,7 @@ NEGLIGIBLE = 0.1  # of an even share of its class's mass: a component below it t
 
 
 @dataclass(frozen=True)
-class Told:
+class GaugeSpec:
     """One gauge: what it means, and its tags beside run, fold and setting."""
 
     meaning: str
@@ -32,20 +32,22 @@ class Told:
 
 # Ray puts "ray_" before each name. What all workers share comes from rank 0 alone and has no rank.
 GAUGES = {
-    "momkd_loss": Told("Mean of a loss term over the last epoch's bags.", ("term",)),
-    "momkd_auc": Told("AUC of the last epoch: of the training draws, or of the validation patients.", ("split",)),
-    "momkd_epoch": Told("Epochs done."),
-    "momkd_learning_rate": Told("Learning rate of the last epoch."),
-    "momkd_memory_use": Told("Share of a class's memory components whose mass is not negligible.", ("class",)),
-    "momkd_bags_per_second": Told("Bags trained on a second, over the epoch so far.", ("rank",)),
-    "momkd_patches_per_second": Told("Patches trained on a second, over the epoch so far.", ("rank",)),
-    "momkd_input_wait_share": Told("Share of the training time spent waiting for bags, over the epoch.", ("rank",)),
-    "momkd_all_reduce_seconds": Told("Mean time a step's gradients take to be exchanged.", ("rank",)),
-    "momkd_gpu_memory_bytes": Told("Most GPU memory that tensors held at once.", ("rank",)),
+    "momkd_loss": GaugeSpec("Mean of a loss term over the last epoch's bags.", ("term",)),
+    "momkd_auc": GaugeSpec("AUC of the last epoch: of the training draws, or of the validation patients.", ("split",)),
+    "momkd_epoch": GaugeSpec("Epochs done."),
+    "momkd_learning_rate": GaugeSpec("Learning rate of the last epoch."),
+    "momkd_memory_use": GaugeSpec("Share of a class's memory components whose mass is not negligible.", ("class",)),
+    "momkd_bags_per_second": GaugeSpec("Bags trained on a second, over the epoch so far.", ("rank",)),
+    "momkd_patches_per_second": GaugeSpec("Patches trained on a second, over the epoch so far.", ("rank",)),
+    "momkd_input_wait_share": GaugeSpec(
+        "Share of the training time spent waiting for bags, over the epoch.", ("rank",)
+    ),
+    "momkd_all_reduce_seconds": GaugeSpec("Mean time a step's gradients take to be exchanged.", ("rank",)),
+    "momkd_gpu_memory_bytes": GaugeSpec("Most GPU memory that tensors held at once.", ("rank",)),
 }
 
 
-class Watch:
+class GaugeReporter:
     """Keeps the gauges of one worker on one fold up to date; does nothing where Ray is not up.
 
     Steps hand over only what the host knows already, so that watching never waits for a GPU.
@@ -138,7 +140,7 @@ class Watch:
                 self._gauges[name].set(value, self.tags | dict(tags))
 
 
-def _tell_on(ref: weakref.ref[Watch]) -> None:
+def _tell_on(ref: weakref.ref[GaugeReporter]) -> None:
     while (watch := ref()) is not None:
         watch._tell()
         del watch

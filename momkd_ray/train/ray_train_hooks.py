@@ -14,7 +14,7 @@ from ray.train.torch.config import _TorchBackend
 from momkd_ray.errors import input_error_within, run_error_within
 
 
-class EndWhereRetryingIsNoUse(train.UserCallback):  # type: ignore[misc]  # Ray carries no types
+class NoRetryOnKnownErrors(train.UserCallback):  # type: ignore[misc]  # Ray carries no types
     """Raises in the controller, which then does not start the workers again."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:

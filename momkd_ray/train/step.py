@@ -16,7 +16,7 @@ from momkd_ray.errors import InputError
 from momkd_ray.model.kernels.linear import multiplies_bf16
 from momkd_ray.model.momkd import MoMKD
 from momkd_ray.train.collectives import Collective, mean_in_rank_order
-from momkd_ray.train.cuda_graphs import Replays
+from momkd_ray.train.cuda_graphs import CudaGraphCache
 
 LOSS_NAMES = ("ce", "memory", "align_slide", "align_omics", "reconstruction", "total")
 OMICS_LOSSES = ("align_omics", "reconstruction")  # told as means over the bags that have omics
@@ -47,7 +47,7 @@ class Stepper:
             self.network = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
             if config.deterministic:
                 self.network.register_comm_hook(None, lambda _, bucket: mean_in_rank_order(bucket.buffer()))
-        self.alone = Replays(lambda batch: self._together([batch], len(batch)), device, model.noisy_layers)
+        self.alone = CudaGraphCache(lambda batch: self._together([batch], len(batch)), device, model.dropout_layers)
 
     def load_optimiser(self, state: dict[str, Any]) -> None:
         """What another stepper's optimiser held, on whatever device that was."""

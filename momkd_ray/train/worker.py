@@ -17,17 +17,18 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from momkd_ray import storage
-from momkd_ray.batches.sampling import Step, draw_seed
+from momkd_ray.batches.sampling import Step
 from momkd_ray.config.load import Config
 from momkd_ray.errors import DivergedError
 from momkd_ray.model.momkd import CLASSES, MoMKD
+from momkd_ray.seeds import derive_seed
 from momkd_ray.train.checkpoints import Checkpoints
-from momkd_ray.train.collectives import Collective, device_of_worker, join_workers, merged
-from momkd_ray.train.cuda_graphs import Replays
+from momkd_ray.train.collectives import Collective, device_of_worker, join_process_group, merge_dicts
+from momkd_ray.train.cuda_graphs import CudaGraphCache
 from momkd_ray.train.epoch_metrics import VALUES, EpochRecord, no_rows, with_rows_of_all
-from momkd_ray.train.fold_data import FoldInput
-from momkd_ray.train.memory_init import start_memory
-from momkd_ray.train.prometheus import Watch
+from momkd_ray.train.fold_data import FoldData
+from momkd_ray.train.memory_init import initialise_memory
+from momkd_ray.train.prometheus import GaugeReporter
 from momkd_ray.train.step import Stepper
 from momkd_ray.train.task import FoldTask
 
@@ -37,7 +38,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass
-class Progress:
+class TrainState:
     """Where a fold stands: the next step to take, and the best epoch so far."""
 
     epoch: int = 0
@@ -63,8 +64,8 @@ def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
     """
     task: FoldTask = loop["task"]
     report: Report = loop["report"]
-    compute_alike(task.config)
-    training = FoldTraining(task, join_workers())
+    set_determinism(task.config)
+    training = FoldTraining(task, join_process_group())
     with training.checkpoints:
         progress = training.resume() or training.begin()
         while not training.finished(progress):
@@ -76,7 +77,7 @@ def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
     return training.predict(progress)
 
 
-def compute_alike(config: Config) -> None:
+def set_determinism(config: Config) -> None:
     """Threads, and in deterministic mode only operations that give the same bits every time."""
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     if config.train.deterministic:
@@ -93,14 +94,14 @@ class FoldTraining:
         self.device = device_of_worker(config.cluster.gpus_per_worker)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)  # another fold may have been trained in this process
-        self.input = FoldInput(task, collective, self.device)
+        self.input = FoldData(task, collective, self.device)
         self.checkpoints = Checkpoints(storage.join(task.location, CHECKPOINTS), task.fingerprint)
         classes = (config.cohort.negative, config.cohort.positive)
-        self.watch = Watch(config.run.dir, task.location, task.fold, collective.rank, classes)
-        torch.manual_seed(draw_seed("weights", config.train.seed, task.fold) % 2**63)
+        self.watch = GaugeReporter(config.run.dir, task.location, task.fold, collective.rank, classes)
+        torch.manual_seed(derive_seed("weights", config.train.seed, task.fold) % 2**63)
         model = MoMKD(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
         self.stepper = Stepper(model, config.train, collective, self.device)
-        self.predicted = Replays(lambda batch: self.model.predict(batch)[0], self.device, model.noisy_layers)
+        self.predicted = CudaGraphCache(lambda batch: self.model.predict(batch)[0], self.device, model.dropout_layers)
         self.scheduler = ReduceLROnPlateau(
             self.stepper.optimiser, "max", factor=config.train.lr_factor, patience=config.train.lr_patience
         )
@@ -111,7 +112,7 @@ class FoldTraining:
         """The model, without the wrapper of DDP."""
         return self.stepper.model
 
-    def resume(self) -> Progress | None:
+    def resume(self) -> TrainState | None:
         """Everything as the newest whole checkpoint has it, the same on every rank; None without one."""
         # what rank 0 sees is what all take: another may list the folder a moment later
         name = self.collective.gather(self.checkpoints.newest() if self.collective.rank == 0 else None)[0]
@@ -123,18 +124,18 @@ class FoldTraining:
         self.model.load_state_dict(content["model"])
         self.stepper.load_optimiser(content["optimiser"])
         self.scheduler.load_state_dict(content["scheduler"])
-        progress = Progress(**content["progress"])
+        progress = TrainState(**content["progress"])
         where = f"epoch {progress.epoch}" + (f", step {progress.step}" if progress.step else "")
         workers = "1 worker" if self.collective.world == 1 else f"{self.collective.world} workers"
         self.notes.append(f"fold {self.task.fold} goes on from {where} with {workers}")
         return progress
 
-    def begin(self) -> Progress:
+    def begin(self) -> TrainState:
         """The first position, the memory initialised."""
-        start_memory(self.model, self.input, self.stepper.dtype)
-        return Progress()
+        initialise_memory(self.model, self.input, self.stepper.dtype)
+        return TrainState()
 
-    def finished(self, progress: Progress) -> bool:
+    def finished(self, progress: TrainState) -> bool:
         """Whether the last epoch is done or the validation AUC has not risen for `patience` epochs."""
         train = self.config.train
         return progress.epoch >= train.epochs or progress.stale_epochs >= train.patience
@@ -143,7 +144,7 @@ class FoldTraining:
         """Whether the fold is to end here; rank 0 asks, so that all workers leave together."""
         return stop is not None and any(self.collective.gather(self.collective.rank == 0 and stop()))
 
-    def epoch(self, progress: Progress) -> dict[str, Any]:
+    def epoch(self, progress: TrainState) -> dict[str, Any]:
         """Train an epoch from where it stands, validate, move scheduler and early stopping, and save all of it."""
         began = time.monotonic()
         plan = self.input.plan(progress.epoch)
@@ -178,7 +179,7 @@ class FoldTraining:
         notes, self.notes = self.notes, []
         return metrics | {"best_val_auc": progress.best_auc, "workers": self.collective.world, "notes": notes}
 
-    def predict(self, progress: Progress) -> dict[str, Any]:
+    def predict(self, progress: TrainState) -> dict[str, Any]:
         """Predict validation and test slides with the best epoch's weights; rank 0 writes them."""
         self.model.load_state_dict(progress.best_weights)
         for role in ("val", "test"):
@@ -194,7 +195,7 @@ class FoldTraining:
         named = named.rename(columns={f"p_{y}": f"p_{name}" for y, name in enumerate(classes)})
         return named[["slide_id", "patient_id", "label", *(f"p_{name}" for name in classes)]]
 
-    def _train_steps(self, progress: Progress, plan: list[Step]) -> tuple[list[float], float]:
+    def _train_steps(self, progress: TrainState, plan: list[Step]) -> tuple[list[float], float]:
         """The rest of the epoch's steps; for each the seconds this worker waited for its bags, and those of saving."""
         waits: list[float] = []
         saving_s = 0.0
@@ -217,7 +218,7 @@ class FoldTraining:
         self._take_rows(progress, places, values)
         return waits, saving_s
 
-    def _take_rows(self, progress: Progress, places: Sequence[int], values: Sequence[Tensor]) -> None:
+    def _take_rows(self, progress: TrainState, places: Sequence[int], values: Sequence[Tensor]) -> None:
         """Put what every rank's draws gave into the epoch's rows."""
         progress.rows_NV = with_rows_of_all(progress.rows_NV, places, values, self.collective)
         total_N = progress.rows_NV[:, 1 + VALUES.index("total")]
@@ -227,7 +228,7 @@ class FoldTraining:
                 "lower train.lr or train.clip_norm"
             )
 
-    def save(self, progress: Progress, steps: pd.DataFrame | None = None) -> None:
+    def save(self, progress: TrainState, steps: pd.DataFrame | None = None) -> None:
         """Rank 0 writes a checkpoint, and then what it covers: the metrics, and a finished epoch's steps."""
         if self.collective.rank != 0:
             return
@@ -253,7 +254,7 @@ class FoldTraining:
         self.model.eval()
         bags = self.input.by_role[role]
         mine = {place: self.predicted(batch.to(self.device))[0].tolist() for place, batch in self.input.each(role)}
-        probabilities = merged(self.collective.gather(mine))
+        probabilities = merge_dicts(self.collective.gather(mine))
         table = pd.DataFrame({"slide_id": bags.slides, "patient_id": bags.patients, "y": bags.y})
         p_NY = np.array([probabilities[place] for place in range(len(bags.ids))])
         if not np.isfinite(p_NY).all():

@@ -35,7 +35,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @compiled
-def dropped(key: int, column: int, threshold: int) -> Any:
+def is_dropped(key: int, column: int, threshold: int) -> Any:
     """Whether an entry is dropped; see `Dropout`."""
     h = np.uint32(np.uint32(key) + np.uint32(np.uint32(column) * np.uint32(COLUMN)))
     h ^= h >> np.uint32(16)
@@ -88,7 +88,7 @@ def attend_rows(
                 attention_MA[m, a] /= total
                 share = attention_MA[m, a]
                 if len(keys_M):
-                    share = zero if dropped(keys_M[m], a, threshold) else share * scale
+                    share = zero if is_dropped(keys_M[m], a, threshold) else share * scale
                 if share != zero:
                     sent_C = sent_PAC[source_M[m], a]
                     for c in range(width):
@@ -132,7 +132,7 @@ def attend_rows_backward_received(
             expected = zero
             for m in range(first, last):
                 grad = zero
-                if not len(keys_M) or not dropped(keys_M[m], a, threshold):
+                if not len(keys_M) or not is_dropped(keys_M[m], a, threshold):
                     sent_C = sent_PAC[source_M[m], a]
                     for c in range(width):
                         grad += grad_C[c] * sent_C[c]
@@ -184,7 +184,7 @@ def attend_rows_backward_sent(
                 received_C, grad_score = received_PAC[target, a], grad_score_MA[m, a]
                 for c in range(width):
                     through_C[c] += grad_score * (one if sent_C[c] + received_C[c] > zero else slope)
-                if not len(keys_M) or not dropped(keys_M[m], a, threshold):
+                if not len(keys_M) or not is_dropped(keys_M[m], a, threshold):
                     share, grad_C = attention_MA[m, a] * scale, grad_PAC[target, a]
                     for c in range(width):
                         grad_sent_C[c] += share * grad_C[c]
@@ -256,7 +256,7 @@ def block_rows(
         for h in range(width):
             y = normed_H[h] * weight_H[h] + bias_H[h]
             active = y if y > zero else low * exp_minus_one(min(y, zero), float_type)
-            kept = zero if dropped(key, h, threshold) else scale
+            kept = zero if is_dropped(key, h, threshold) else scale
             out_PH[p, h] = residual_PH[p, h] + kept * active
 
 
@@ -287,7 +287,7 @@ def block_rows_backward(
         for h in range(width):
             y = normed_H[h] * weight_H[h] + bias_H[h]
             slope = float_type(1) if y > zero else low * (exp_minus_one(min(y, zero), float_type) + float_type(1))
-            kept = zero if dropped(key, h, threshold) else scale
+            kept = zero if is_dropped(key, h, threshold) else scale
             grad = grad_PH[p, h] * kept * slope
             grad_bias_H[h] += grad
             grad_weight_H[h] += grad * normed_H[h]

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch_geometric.utils import softmax
 
 from momkd_ray.batches.message_graph import MessageGraph
-from momkd_ray.model.dropout import Dropout, dropped
+from momkd_ray.model.dropout import Dropout, apply_dropout
 
 SLOPE = 0.2
 """Of the attention's LeakyReLU (method 2)."""
@@ -27,7 +27,7 @@ def attend(
     sent_MAC = sent_PH.view(-1, *weight_AC.shape)[source_M]
     received_PAC = received_PH.view(-1, *weight_AC.shape)
     score_MA = (F.leaky_relu(sent_MAC + received_PAC[target_M], SLOPE) * weight_AC).sum(dim=-1)
-    attention_MA = dropped(softmax(score_MA, target_M, num_nodes=len(received_PH)), dropout)
+    attention_MA = apply_dropout(softmax(score_MA, target_M, num_nodes=len(received_PH)), dropout)
     message_MAC = attention_MA[:, :, None] * sent_MAC
     return torch.zeros_like(received_PAC).index_add(0, target_M, message_MAC).flatten(1) + bias_H
 
@@ -38,4 +38,4 @@ def residual_block(
     """See `momkd_ray.model.kernels.residual_block`."""
     normed_PH = F.layer_norm(x_PH, weight_H.shape, weight_H, bias_H)
     active_PH = F.elu(normed_PH, alpha) if alpha else F.relu(normed_PH)
-    return dropped(active_PH, dropout) + residual_PH
+    return apply_dropout(active_PH, dropout) + residual_PH

@@ -1,0 +1,491 @@
+"""Folds, drawn and imported: disjoint, whole, and plain about what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import event, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from support.written_tables import cohort_of, config_for
+
+from momkd_ray.cohort.cohort import Cohort, load_cohort
+from momkd_ray.cohort.folds import FoldPlan, check_disjoint, make_folds
+from momkd_ray.config.load import Config
+from momkd_ray.errors import InputError
+
+
+def fold_config(tmp_path: Path = Path("/none"), **folds: object) -> Config:
+    return config_for(tmp_path, folds=folds)
+
+
+@hypothesis_settings(max_examples=40, deadline=None)
+@given(
+    positives=st.integers(4, 40),
+    negatives=st.integers(4, 40),
+    n=st.integers(2, 4),
+    seed=st.integers(0, 2**40),
+    validation=st.floats(0.01, 0.49),
+    data=st.data(),
+)
+def test_every_plan_is_a_partition_with_both_classes_everywhere(
+    positives: int, negatives: int, n: int, seed: int, validation: float, data: st.DataObject
+) -> None:
+    labels = [1] * positives + [0] * negatives
+    config = fold_config(n=n, seed=seed, validation=validation)
+    cohort = cohort_of(labels)
+    plan = make_folds(config, cohort)
+    assert plan.folds == list(range(n))
+    tested = pd.concat([plan.roles(fold)[lambda roles: roles == "test"] for fold in plan.folds])
+    assert sorted(tested.index) == sorted(cohort.patients.index)
+    for fold in plan.folds:
+        roles = plan.roles(fold)
+        assert (plan.table["fold"][roles == "test"] == fold).all()
+        for y, total in ((1, positives), (0, negatives)):
+            counts = roles[cohort.patients["y"] == y].value_counts()
+            assert set(counts.index) == {"train", "val", "test"}
+            assert abs(counts["test"] - total / n) < 1
+            assert abs(counts["val"] - validation * (total - counts["test"])) <= 1
+    order = data.draw(st.permutations(range(len(labels))))
+    pd.testing.assert_frame_equal(make_folds(config, cohort_of(labels, order)).table, plan.table)
+
+
+def test_the_seed_moves_the_folds() -> None:
+    cohort = cohort_of([0, 1] * 20)
+    one, two = (make_folds(fold_config(n=2, seed=seed), cohort).table for seed in (1, 2))
+    assert not one.equals(two)
+
+
+def test_the_validation_set_depends_on_seed_and_fold_alone(tmp_path: Path) -> None:
+    """Imported twice, once without the patients of another fold's test set swapped: fold 0 is the same."""
+    cohort = cohort_of([0, 1] * 10)
+    names = cohort.patients.index
+    plans = []
+    for folds in ([0] * 8 + [1] * 6 + [2] * 6, [0] * 8 + [2] * 6 + [1] * 6):
+        pd.DataFrame({"PATIENT": names, "fold": folds}).to_csv(tmp_path / "f.csv", index=False)
+        plans.append(make_folds(fold_config(tmp_path, file=str(tmp_path / "f.csv")), cohort))
+    assert plans[0].roles(0).equals(plans[1].roles(0))
+
+
+def test_unstratified_folds_differ_from_stratified_ones() -> None:
+    cohort = cohort_of([0] * 30 + [1] * 30)
+    plan = make_folds(fold_config(n=3, stratify=False), cohort)
+    counts = cohort.patients.groupby(plan.table["fold"])["y"].sum()
+    assert plan.table["fold"].value_counts().tolist() == [20, 20, 20]
+    assert counts.nunique() > 1
+
+
+def test_too_few_patients_of_a_class_are_counted() -> None:
+    with pytest.raises(InputError, match="class 'pos' has 3 patients, too few for 5 folds"):
+        make_folds(fold_config(n=5), cohort_of([0] * 20 + [1] * 3))
+    with pytest.raises(InputError, match="leaves 1 patients of class 'pos'"):
+        make_folds(fold_config(n=2), cohort_of([0] * 20 + [1] * 2))
+
+
+def imported(tmp_path: Path, rows: str, labels: Sequence[int] = (0, 1) * 4) -> FoldPlan:
+    (tmp_path / "f.csv").write_text("PATIENT,site\n" + rows)
+    return make_folds(fold_config(tmp_path, file=str(tmp_path / "f.csv"), column="site"), cohort_of(labels))
+
+
+GOOD_FOLDS = "".join(f"P{i:04d},{7 if i < 4 else 2}\n" for i in range(8))
+
+
+def test_imported_folds_are_kept_as_they_are(tmp_path: Path) -> None:
+    plan = imported(tmp_path, "stranger,9\n" + GOOD_FOLDS)
+    assert plan.folds == [2, 7]
+    assert plan.table["fold"].tolist() == [7] * 4 + [2] * 4
+    assert "stranger" not in plan.table.index
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (GOOD_FOLDS + "P0000,2\n", "patient 'P0000' is in folds 7 and 2"),
+        (GOOD_FOLDS + "P0000,7\n", "patient 'P0000' is in fold 7 twice"),
+        (GOOD_FOLDS.replace("P0003,7\n", "").replace("P0001,7", "P0001,"), "2 of the 8 patients.*'P0001'"),
+        (GOOD_FOLDS.replace("P0005,2", "P0005,left"), "'P0005' is 'left'.*whole number"),
+        (GOOD_FOLDS.replace("P0005,2", "P0005,2.5"), "'P0005' is '2.5'"),
+        (GOOD_FOLDS.replace(",7", ",2"), "every patient.*fold 2"),
+        (GOOD_FOLDS.replace("P0000,7", "P0000,3"), "fold 3 would test no patient of class 'pos'"),
+    ],
+)
+def test_bad_imported_folds_name_the_patient(tmp_path: Path, rows: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        imported(tmp_path, rows)
+
+
+def test_a_plan_survives_its_file_exactly(tmp_path: Path) -> None:
+    plan = make_folds(fold_config(n=3), cohort_of([0, 1] * 12))
+    path = str(tmp_path / "folds.csv")
+    plan.to_csv(path, "PATIENT")
+    again = pd.read_csv(path, dtype={"PATIENT": str}).set_index("PATIENT").rename_axis("patient_id")
+    pd.testing.assert_frame_equal(again, plan.table, check_dtype=False, check_index_type=False)
+
+
+def test_a_patient_on_two_sides_is_an_error() -> None:
+    plan = make_folds(fold_config(n=2), cohort_of([0, 1] * 6))
+    name = plan.table.index[3]
+    own, other = int(plan.table.loc[name, "fold"]), 1 - int(plan.table.loc[name, "fold"])
+    leaks = []
+    for column, value in ((f"role_{own}", "train"), (f"role_{other}", "test"), (f"role_{other}", "tset")):
+        table = plan.table.copy()
+        table.loc[name, column] = value
+        leaks.append(table)
+    twice = plan.table.loc[[name]].assign(fold=other)
+    leaks.append(pd.concat([plan.table, twice]))
+    for table in leaks:
+        with pytest.raises(InputError, match=str(name)):
+            check_disjoint(FoldPlan(table))
+
+
+# --- sites
+
+
+def site_config(folder: Path, rows: Sequence[tuple[str, str, str]], **folds: object) -> Config:
+    """Patients (name, label, site), a slide each."""
+    table = pd.DataFrame(rows, columns=["PATIENT", "PR", "SITE"])
+    table.to_csv(folder / "clinical.csv", index=False)
+    table.assign(FILENAME=table["PATIENT"] + ".h5")[["PATIENT", "FILENAME"]].to_csv(folder / "slides.csv", index=False)
+    return config_for(folder, folds={"site": "SITE", "validation": 0.3} | folds)
+
+
+@hypothesis_settings(max_examples=60)
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(any), min_size=4, max_size=14),
+    n=st.integers(2, 4),
+    seed=st.integers(0, 2**40),
+    stratify=st.booleans(),
+)
+def test_no_site_is_tested_in_two_folds(sizes: list[tuple[int, int]], n: int, seed: int, stratify: bool) -> None:
+    rows = [
+        (f"P{site}-{label}{i}", label, f"S{site}")
+        for site, counts in enumerate(sizes)
+        for label, count in zip(("positive", "negative"), counts, strict=True)
+        for i in range(count)
+    ]
+    if len({label for _, label, _ in rows}) < 2:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        config = site_config(Path(folder), rows, n=n, seed=seed, stratify=stratify)
+        cohort = load_cohort(config)
+        try:
+            plan = make_folds(config, cohort)
+        except InputError as error:  # too few of something, which the tests below look at
+            event(str(error)[:6])
+            return
+        event("drawn")
+        assert cohort.patients["site"].to_dict() == {name: site for name, _, site in rows}
+        mixed = rows.copy()
+        random.Random(seed).shuffle(mixed)
+        again = make_folds(config, load_cohort(site_config(Path(folder), mixed, n=n, seed=seed, stratify=stratify)))
+    pd.testing.assert_frame_equal(again.table, plan.table)
+    assert plan.folds == list(range(n))
+    assert (plan.table["fold"].groupby(cohort.patients["site"]).nunique() == 1).all()
+    check_disjoint(plan)
+    for fold in plan.folds:
+        parts = {(role, y) for role, y in zip(plan.roles(fold), cohort.patients["y"], strict=True)}
+        assert parts == {(role, y) for role in ("train", "val", "test") for y in (0, 1)}
+
+
+def test_sites_are_spread_evenly_and_the_seed_moves_them(tmp_path: Path) -> None:
+    rows = [(f"P{i:03}", ("negative", "positive")[i % 3 == 0], f"S{i % 24}") for i in range(240)]
+    plans = []
+    for seed in (1, 2):
+        config = site_config(tmp_path, rows, n=4, seed=seed)
+        plan = make_folds(config, load_cohort(config))
+        assert plan.table["fold"].value_counts().tolist() == [60] * 4
+        plans.append(plan)
+    assert not plans[0].table["fold"].equals(plans[1].table["fold"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("S0", ""), r"clinical.csv: patient 'P00' has no 'SITE' \(data row 1\): fill it in"),
+        (("S4", "S1"), "patients are of 4 sites.*too few for 5 folds: set folds.n to 4"),
+        (("positive", "negative"), "no 'PR' is 'positive'"),
+    ],
+)
+def test_bad_sites_are_told(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    rows = [(f"P{i:02}", ("positive", "negative")[i % 2], f"S{i // 4}") for i in range(20)]
+    config = site_config(tmp_path, [(name, *(part.replace(*change) for part in rest)) for name, *rest in rows], n=5)
+    with pytest.raises(InputError, match=said):
+        make_folds(config, load_cohort(config))
+
+
+def test_a_fold_without_a_class_and_contradicting_keys_are_told(tmp_path: Path) -> None:
+    rows = [(f"P{i:02}", "positive" if i < 8 else "negative", "A" if i < 8 else f"S{i}") for i in range(20)]
+    config = site_config(tmp_path, rows, n=3)
+    with pytest.raises(InputError, match="would test no patient of class 'positive': use fewer folds, or a column"):
+        make_folds(config, load_cohort(config))
+    with pytest.raises(ValueError, match="leave one out"):
+        config_for(tmp_path, folds={"site": "SITE", "file": "x.csv"})
+    with pytest.raises(InputError, match=r"clinical.csv has no column 'CENTRE'"):
+        load_cohort(site_config(tmp_path, rows, site="CENTRE"))
+    rows[3] = ("P03", "positive", "")
+    cohort = load_cohort(site_config(tmp_path, rows), "skip")
+    assert [(fault.id, fault.problem) for fault in cohort.rejected] == [("P03", "missing value")]
+    assert "P03" not in cohort.patients.index
+
+
+# --- splits made elsewhere
+
+KINDS = ("STAMP", "CLAM", "Patho-Bench", "folds.csv")
+Assigned = Mapping[int, Mapping[str, str]]
+
+
+def study_cohort(folder: Path, patients: int = 16) -> tuple[Config, Cohort]:
+    """Patients P00, P01, ..., every third one with two slides, in one table with a row a slide."""
+    rows = [
+        (f"P{i:02}", f"S{i:02}{letter}", ("negative", "positive")[i % 2])
+        for i in range(patients)
+        for letter in ("ab" if i % 3 == 0 else "a")
+    ]
+    pd.DataFrame(rows, columns=["case_id", "slide_id", "PR"]).to_csv(folder / "one.csv", index=False)
+    config = config_for(folder, cohort={"clinical": str(folder / "one.csv"), "slides": None})
+    return config, load_cohort(config)
+
+
+def write_split(folder: Path, kind: str, roles: Assigned, cohort: Cohort, seed: int = 0) -> str:
+    """The split as a tool writes it, its rows in the order that the seed gives; returns where."""
+    order = random.Random(seed)
+    names = list(cohort.patients.index)
+    order.shuffle(names)
+    if kind == "STAMP":
+        splits = []
+        for own in roles.values():
+            lists = {part: [name for name in names if own.get(name) == part] for part in ("train", "test")}
+            splits.append({f"{part}_patients": [*found, f"stranger-{part}"] for part, found in lists.items()})
+        (folder / "splits.json").write_text(json.dumps({"splits": splits}))
+        return str(folder / "splits.json")
+    slides = cohort.slides.sample(frac=1, random_state=seed)
+    if kind == "CLAM":
+        place = folder / "task_100"
+        place.mkdir(exist_ok=True)
+        for fold, own in roles.items():
+            lists = [
+                slides.loc[slides["patient_id"].map(own.get) == part, "slide_id"] for part in ("train", "val", "test")
+            ]
+            wide = pd.concat([part.reset_index(drop=True) for part in lists], axis=1, keys=["train", "val", "test"])
+            wide.to_csv(place / f"splits_{fold}.csv")
+            (place / f"splits_{fold}_bool.csv").write_text(",train,val,test\nS00a,True,False,False\n")
+            (place / f"splits_{fold}_descriptor.csv").write_text(",train,val,test\nnegative,1,1,1\n")
+        return str(place)
+    if kind == "Patho-Bench":
+        table = slides[["patient_id", "slide_id"]].rename(columns={"patient_id": "case_id"}).assign(PR="x")
+        for fold, own in roles.items():
+            table[f"fold_{fold}"] = table["case_id"].map(own.get)
+        table.to_csv(folder / "k=all.tsv", sep="\t", index=False)
+        return str(folder / "k=all.tsv")
+    table = pd.DataFrame({f"role_{fold}": {name: own.get(name) for name in names} for fold, own in roles.items()})
+    table.loc[names].to_csv(folder / "folds.csv", index_label="PATIENT")
+    return str(folder / "folds.csv")
+
+
+def with_file(config: Config, path: str, **folds: object) -> Config:
+    return config.model_copy(update={"folds": config.folds.model_copy(update={"file": path} | folds)})
+
+
+@hypothesis_settings(max_examples=40)
+@given(
+    kind=st.sampled_from(KINDS),
+    shares=st.lists(st.tuples(st.booleans(), st.integers(0, 2)), min_size=2, max_size=4),
+    seed=st.integers(0, 1000),
+)
+def test_an_imported_split_is_disjoint_and_kept(kind: str, shares: list[tuple[bool, int]], seed: int) -> None:
+    """Monte-Carlo folds: a patient may be tested often or never, and some folds do not mention some patients."""
+    rng = np.random.default_rng(seed)
+    roles: dict[int, dict[str, str]] = {}
+    for fold, (validated, silent) in enumerate(shares):
+        roles[fold * 3] = {}
+        for y in (0, 1):
+            own = [f"P{i:02}" for i in rng.permutation(np.arange(y, 16, 2))]
+            cut = 2 if validated and kind != "STAMP" else 0
+            parts = {"test": own[:2], "val": own[2 : 2 + cut], "train": own[2 + cut : 8 - silent]}
+            roles[fold * 3] |= {name: part for part, names in parts.items() for name in names}
+    if kind == "STAMP":  # numbers its splits itself
+        roles = dict(enumerate(roles.values()))
+    roles[0] = dict.fromkeys(sorted({f"P{i:02}" for i in range(16)} - set(roles[0])), "train") | roles[0]
+    with tempfile.TemporaryDirectory() as folder:
+        config, cohort = study_cohort(Path(folder))
+        plans = [
+            make_folds(with_file(config, write_split(Path(folder), kind, roles, cohort, order)), cohort)
+            for order in (seed, seed + 1)
+        ]
+    plan = plans[0]
+    pd.testing.assert_frame_equal(plan.table, plans[1].table)
+    check_disjoint(plan)
+    assert plan.folds == sorted(roles)
+    assert plan.table.index.tolist() == cohort.patients.index.tolist()
+    assert not plan.rejected
+    for fold, given_roles in roles.items():
+        found = plan.roles(fold).to_dict()
+        assert {name for name, role in found.items() if role} == set(given_roles)
+        for name, role in given_roles.items():
+            cut = "val" not in given_roles.values() and role == "train"
+            assert found[name] in (("train", "val") if cut else (role,))
+        parts = {(found[name], name in cohort.patients.index[cohort.patients["y"] == 1]) for name in given_roles}
+        assert parts == {(role, positive) for role in ("train", "val", "test") for positive in (True, False)}
+    tests = sum((plan.roles(fold) == "test").astype(int) for fold in plan.folds)
+    assert ("fold" in plan.table.columns) == bool((tests == 1).all())
+
+
+def partition(names: Sequence[str], folds: int = 2) -> dict[int, dict[str, str]]:
+    return {
+        fold: {name: "test" if i // 2 % folds == fold else "train" for i, name in enumerate(names)}
+        for fold in range(folds)
+    }
+
+
+def test_every_kind_of_file_gives_the_same_folds(tmp_path: Path) -> None:
+    config, cohort = study_cohort(tmp_path)
+    roles = partition(cohort.patients.index)
+    fold_of = pd.DataFrame({"case_id": cohort.patients.index, "fold": [i // 2 % 2 for i in range(16)]})
+    fold_of.to_csv(tmp_path / "plain.csv", index=False)
+    by_slide = cohort.slides.merge(fold_of, left_on="patient_id", right_on="case_id")
+    by_slide[["case_id", "slide_id", "fold"]].to_csv(tmp_path / "slides.csv", index=False)
+    places = [write_split(tmp_path, kind, roles, cohort) for kind in KINDS]
+    plans = [
+        make_folds(with_file(config, place), cohort)
+        for place in (*places, str(tmp_path / "plain.csv"), str(tmp_path / "slides.csv"))
+    ]
+    for plan in plans:
+        pd.testing.assert_frame_equal(plan.table, plans[0].table)
+    assert plans[0].table["fold"].tolist() == fold_of["fold"].tolist()
+
+
+def test_given_validation_sets_are_used_as_they_are_and_others_are_cut(tmp_path: Path) -> None:
+    config, cohort = study_cohort(tmp_path)
+    roles = partition(cohort.patients.index)
+    roles[1] = {name: "val" if name in ("P12", "P13") and role == "train" else role for name, role in roles[1].items()}
+    plan = make_folds(with_file(config, write_split(tmp_path, "CLAM", roles, cohort), validation=0.4), cohort)
+    assert plan.roles(1).to_dict() == roles[1]
+    assert (plan.roles(0) == "val").sum() == 4
+    without = {0: roles[0], 1: {name: role for name, role in roles[1].items() if name != "P13"}}
+    with pytest.raises(InputError, match=r"fold 1 would validate on no patient of class 'positive': mend .*k=all\.tsv"):
+        make_folds(with_file(config, write_split(tmp_path, "Patho-Bench", without, cohort)), cohort)
+
+
+def test_patients_whom_the_split_does_not_mention_are_counted_or_left_out(tmp_path: Path) -> None:
+    config, cohort = study_cohort(tmp_path)
+    roles = partition([name for name in cohort.patients.index if name not in ("P04", "P11")])
+    for kind in KINDS:
+        place = with_file(config, write_split(tmp_path, kind, roles, cohort))
+        with pytest.raises(InputError, match="gives no fold to 2 of the 16 patients of the cohort, such as 'P04': add"):
+            make_folds(place, cohort)
+        plan = make_folds(place, cohort, "skip")
+        assert [(fault.kind, fault.id, fault.problem) for fault in plan.rejected] == [
+            ("patient", "P04", "unmatched"),
+            ("patient", "P11", "unmatched"),
+        ]
+        assert sorted({"P04", "P11", *plan.table.index}) == cohort.patients.index.tolist()
+        assert len(plan.table) == 14
+
+
+def test_slides_on_two_sides_are_named(tmp_path: Path) -> None:
+    config, cohort = study_cohort(tmp_path)
+    roles = partition(cohort.patients.index)
+    place = Path(write_split(tmp_path, "CLAM", roles, cohort))
+    lines = (place / "splits_1.csv").read_text().replace("S00b", "S98")
+    (place / "splits_1.csv").write_text(lines + "99,,,S00b\n")
+    with pytest.raises(InputError) as caught:
+        make_folds(with_file(config, str(place)), cohort)
+    assert "splits_1.csv: patient 'P00' is on two sides, slide 'S00a' in train and slide 'S00b' in test" in str(
+        caught.value
+    )
+    table = pd.read_csv(write_split(tmp_path, "Patho-Bench", roles, cohort), sep="\t")
+    table.loc[table["slide_id"] == "S03b", "fold_0"] = "test"
+    table.sort_values("slide_id").to_csv(tmp_path / "k=all.tsv", sep="\t", index=False)
+    with pytest.raises(InputError) as caught:
+        make_folds(with_file(config, str(tmp_path / "k=all.tsv")), cohort)
+    said = "patient 'P03' is on two sides of 'fold_0', train in data row 5 and test in data row 6"
+    assert said in str(caught.value)
+
+
+def test_clam_slides_that_are_numbers_are_found(tmp_path: Path) -> None:
+    """pandas writes a column of whole numbers with a gap as 12.0."""
+    rows = [(f"P{i}", str(100 + i), ("negative", "positive")[i % 2]) for i in range(12)]
+    pd.DataFrame(rows, columns=["case_id", "slide_id", "PR"]).to_csv(tmp_path / "one.csv", index=False)
+    config = config_for(tmp_path, cohort={"clinical": str(tmp_path / "one.csv"), "slides": None})
+    cohort = load_cohort(config)
+    place = tmp_path / "splits"
+    place.mkdir()
+    for fold in (0, 1):
+        test = [100 + i for i in range(12) if i // 6 == fold]
+        val = [100 + i for i in range(12) if i // 6 != fold][:2]
+        train = [100 + i for i in range(12) if i // 6 != fold][2:]
+        parts = {"train": pd.Series(train), "val": pd.Series(val), "test": pd.Series(test)}
+        pd.DataFrame(parts).to_csv(place / f"splits_{fold}.csv")
+    assert "102.0" in (place / "splits_1.csv").read_text()
+    plan = make_folds(with_file(config, str(place)), cohort)
+    assert plan.table["fold"].to_dict() == {f"P{i}": i // 6 for i in range(12)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("splits.json", "{", "splits.json is not JSON"),
+        ("splits.json", '{"folds": []}', "splits.json has no list 'splits', as STAMP writes it"),
+        ("splits.json", '{"splits": [{"train_patients": ["P00"]}]}', "split 0 has no list 'test_patients'"),
+        (
+            "splits.json",
+            '{"splits": [{"train_patients": ["P00", "P01"], "test_patients": ["P01", "P00"]}]}',
+            "2 patients .* the first: .*'P00' is trained on and tested in split 0: keep it on one side",
+        ),
+        (
+            "k.tsv",
+            "case_id\tfold_0\nP00\ttrain\nP01\tleft\n",
+            "'fold_0' is 'left' in data row 2: it must be train, val",
+        ),
+        ("k.csv", "case_id,folds\nP00,1\n", "has no column 'fold'; the nearest is 'folds'"),
+        ("k.csv", "who,fold\nP00,1\n", "no column that names the patients"),
+        (
+            "splits/splits_0_bool.csv",
+            ",train,val,test\n",
+            "folds.file .*splits holds no splits_<i>.csv, as CLAM writes",
+        ),
+        ("splits/splits_0.csv", ",train,test\n0,S00a,S01a\n", "gives no fold to 14 of the 16"),
+        ("splits/splits_0.csv", ",train,val\n0,S00a,S01a\n", "splits_0.csv has no column 'test'"),
+        ("nowhere", None, "folds.file .*nowhere does not exist"),
+    ],
+)
+def test_a_bad_split_is_told_in_one_sentence(tmp_path: Path, name: str, content: str | None, said: str) -> None:
+    config, cohort = study_cohort(tmp_path)
+    place = tmp_path / name
+    if content is not None:
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(content)
+    if "/" in name:
+        place = place.parent
+    with pytest.raises(InputError, match=said) as caught:
+        make_folds(with_file(config, str(place)), cohort)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_fold_is_no_cross_validation(tmp_path: Path) -> None:
+    config, cohort = study_cohort(tmp_path)
+    roles = {0: partition(cohort.patients.index)[0]}
+    for kind in KINDS:
+        with pytest.raises(InputError, match="gives one fold only: give two or more"):
+            make_folds(with_file(config, write_split(tmp_path, kind, roles, cohort)), cohort)
+
+
+def test_the_column_of_the_clinical_table_is_used_for_our_own(tmp_path: Path) -> None:
+    config, cohort = study_cohort(tmp_path)
+    roles = partition(cohort.patients.index)
+    roles[1] |= {"P00": "test", "P02": ""}
+    roles[1].pop("P02")
+    plan = make_folds(with_file(config, write_split(tmp_path, "STAMP", roles, cohort)), cohort)
+    assert "fold" not in plan.table.columns
+    written = tmp_path / "out.csv"
+    plan.to_csv(str(written), cohort.patient_column)
+    assert written.read_text().splitlines()[0] == "case_id,role_0,role_1"
+    again = make_folds(with_file(config, str(written)), cohort)
+    pd.testing.assert_frame_equal(again.table, plan.table)

@@ -1,0 +1,480 @@
+"""Folds as Ray Tune trials: the whole way on a tiny cohort, and going on after an interruption."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from momkd_ray import storage
+from momkd_ray.bags.shared_bags import SharedBags, share_bags
+from momkd_ray.bags.store import bags_table
+from momkd_ray.cohort.folds import make_folds
+from momkd_ray.config.load import Config
+from momkd_ray.crossval.cross_validate import choose_settings, cross_validate, train_folds
+from momkd_ray.crossval.fold import fold_task
+from momkd_ray.errors import InputError, input_error_within
+from momkd_ray.model.bundle import load_bundle
+from momkd_ray.predict.ensemble import check_ensemble, predict_folder
+from momkd_ray.progress import ProgressReporter
+from momkd_ray.ray_runtime.cluster import Connection, folds_side_by_side
+from momkd_ray.report.page import write_report
+from momkd_ray.run.inputs import RunInputs, fingerprint, open_cohort, open_run_inputs
+
+
+def study_of(config: Config) -> RunInputs:
+    narrator = ProgressReporter()
+    cohort = open_cohort(config, narrator)
+    return open_run_inputs(config, cohort, make_folds(config, cohort), narrator)
+
+
+def crossval(config: Config) -> dict[str, Any]:
+    return cross_validate(study_of(config), ProgressReporter(), own_cluster=True)
+
+
+def changed(config: Config, **settings: Any) -> Config:
+    tree = config.model_dump(mode="json")
+    for key, value in settings.items():
+        section, name = key.split("__")
+        tree[section][name] = value
+    return Config.model_validate(tree)
+
+
+def saved(config: Config, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.yaml"
+    path.write_text(config.to_yaml())
+    return path
+
+
+def test_the_whole_way_gives_every_patient_one_prediction_and_goes_on_where_it_stopped(
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path
+) -> None:
+    metrics = crossval(tiny_config)
+    run = Path(tiny_config.run.dir)
+    study = study_of(tiny_config)
+
+    pooled = pd.read_parquet(run / "predictions.parquet")
+    assert pooled["patient_id"].tolist() == sorted(study.cohort.patients.index)
+    assert (pooled.set_index("patient_id")["fold"] == study.plan.table["fold"].sort_index()).all()
+    assert set(pooled["predicted"]) <= {"positive", "negative"}
+    assert metrics == storage.read_json(str(run / "metrics.json"))
+    assert len(metrics["metrics"]["auc"]["folds"]) == 2
+    for fold in (0, 1):
+        lines = (run / f"fold={fold}" / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in lines] == [0, 1]
+        model, card = load_bundle(str(run / f"fold={fold}" / "model"))
+        assert (model.genes, card.classes) == (10, ("negative", "positive"))
+    assert Path(write_report(str(run))).read_text().startswith("<!")
+    assert not [p for p in run.rglob("*.tmp") if "tune" not in p.parts]
+
+    stamps = {p: p.stat().st_mtime_ns for p in run.glob("fold=*/*.*")}
+    (run / "metrics.json").unlink()
+    assert crossval(tiny_config) == metrics
+    assert stamps == {p: p.stat().st_mtime_ns for p in run.glob("fold=*/*.*")}
+
+    with pytest.raises(InputError, match="another configuration"):
+        crossval(changed(tiny_config, train__lr=0.1))
+    other = tmp_path / "other"
+    shutil.copytree(tiny_config.features.dir, other, copy_function=shutil.copy)
+    parts = sorted((run / "bags").iterdir())
+    with pytest.raises(InputError, match="other slides or feature files"):
+        crossval(changed(tiny_config, features__dir=str(other)))
+    with pytest.raises(InputError, match="does not exist"):
+        crossval(changed(tiny_config, features__dir=str(tmp_path / "nowhere"), run__dir=str(tmp_path / "new")))
+    assert sorted((run / "bags").iterdir()) == parts
+
+    # the same slides, features alone: the fold's own model gives what the fold's test said, up to float16
+    slides = pd.read_parquet(run / "fold=0" / "test_slides.parquet")
+    predicted = predict_folder(
+        [str(run / "fold=0" / "model")],
+        tiny_config.features.dir,
+        str(tmp_path / "p.csv"),
+        ProgressReporter(),
+        slides=tiny_config.cohort.slides,
+        gpus=0,
+    )
+    both = slides.merge(predicted, on="slide_id", suffixes=("", "_again"))
+    assert len(both) == len(slides) < len(predicted)
+    assert (both["p_positive"] - both["p_positive_again"]).abs().max() < 2e-3
+    assert (both["patient_id"] == both["patient_id_again"]).all()
+    assert set(pd.read_csv(tmp_path / "p.csv")["slide_id"]) == set(predicted["slide_id"])
+
+
+def test_what_becomes_of_a_store_that_is_there_is_told(
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = {"store__uri": str(tmp_path / "bags")}
+    slides = study_of(changed(tiny_config, **store)).cohort.slides["slide_id"].tolist()
+    assert f"{tmp_path / 'bags'} has all" not in capsys.readouterr().err
+    study_of(changed(tiny_config, run__dir=str(tmp_path / "second"), **store))
+    assert f"{tmp_path / 'bags'} has all {len(slides)} bags already\n" in capsys.readouterr().err
+    gone = changed(tiny_config, run__dir=str(tmp_path / "third"), features__dir=str(tmp_path / "gone"), **store)
+    study_of(gone)
+    assert f"bags already; {len(slides)} have no feature file in {tmp_path / 'gone'}" in capsys.readouterr().err
+
+    other = tmp_path / "other"
+    shutil.copytree(tiny_config.features.dir, other)
+    for slide_id in slides[:3]:
+        os.utime(other / f"{slide_id}.h5", ns=(1, 1))
+    study_of(changed(tiny_config, run__dir=str(tmp_path / "fourth"), features__dir=str(other), **store))
+    told = capsys.readouterr().err
+    assert "3 bags of the store were made of other files and are replaced" in told
+
+
+def test_a_split_that_tests_patients_several_times_or_never_is_run_as_it_is(
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path
+) -> None:
+    y = open_cohort(tiny_config, ProgressReporter()).patients["y"]
+    positive, negative = (y.index[y == value].tolist() for value in (1, 0))
+    tested = [*positive[:3], *negative[:3]]
+    splits = [
+        {"test_patients": tested, "train_patients": ["stranger", *sorted({*y.index} - {*tested})]},
+        {"test_patients": tested[1:], "train_patients": [*positive[4:], *negative[3:]]},
+    ]
+    (tmp_path / "splits.json").write_text(json.dumps({"splits": splits}))
+    config = changed(tiny_config, folds__file=str(tmp_path / "splits.json"))
+    study = study_of(config)
+    assert set(study.fold_bags(1)["patient_id"]) == {*y.index} - {positive[0], positive[3]}
+    assert set(study.fold_bags(1)["role"]) == {"train", "val", "test"}
+
+    metrics = cross_validate(study, ProgressReporter(), own_cluster=True)
+    predictions = pd.read_parquet(Path(config.run.dir) / "predictions.parquet")
+    assert sorted(predictions["patient_id"]) == sorted([*tested, *tested[1:]])
+    assert metrics["counts"]["patients"] == len(tested)
+    assert [fold["n_test"] for fold in metrics["folds"]] == [6, 5]
+    assert (Path(config.run.dir) / "folds.csv").read_text().splitlines()[0] == "PATIENT,role_0,role_1"
+    page = Path(write_report(config.run.dir)).read_text()
+    assert "each counts once" in page
+    excluded = pd.read_csv(Path(config.run.dir) / "excluded.csv")
+    untested = excluded[excluded["reason"] == "in no test set of the split"]
+    assert sorted(untested["id"]) == sorted({*y.index} - {*tested})
+    assert excluded[excluded["reason"] == "named by the split, not in the cohort"]["id"].tolist() == ["stranger"]
+    assert f"{len(untested)} patients (in no test set of the split): " in page
+    assert "1 patient left out (named by the split, not in the cohort): stranger." in page
+
+
+def test_a_search_chooses_each_fold_on_its_own_validation_patients(
+    tiny_config: Config, ray_cluster: Connection
+) -> None:
+    config = tiny_config.model_copy(update={"search": {"train.lr": [1e-5, 1e-2], "genes.n": [7]}})
+    metrics = crossval(config)
+    study = study_of(config)
+    chosen = choose_settings(study)
+    for fold, setting in chosen.items():
+        aucs = [metrics["search"]["val_auc"][s][study.plan.folds.index(fold)] for s in (0, 1)]
+        assert aucs[setting] == max(aucs)
+        adopted = Path(config.run.dir) / f"fold={fold}" / "result.json"
+        assert len(pd.read_csv(adopted.parent / "genes.csv")) == 7
+        assert adopted.read_text() == (Path(study.location(fold, setting)) / "result.json").read_text()
+
+
+def test_shared_bags_are_those_of_the_store(tiny_config: Config, ray_cluster: Connection) -> None:
+    store = study_of(tiny_config).store
+    ids = store.slides.index.tolist()
+    shared = share_bags(store, ids, 0.5)
+    assert isinstance(shared, SharedBags)
+    for slide_id in ids:
+        ours, theirs = shared.read(slide_id), store.read(slide_id)
+        for name in ("features", "coords", "edge_indptr", "edge_indices"):
+            assert (getattr(ours, name) == getattr(theirs, name)).all()
+    assert share_bags(store, ids, 0.0) is store
+    with pytest.raises(InputError, match="unknown-slide"):
+        shared.read("unknown-slide")
+
+
+def test_a_bag_that_the_object_store_has_lost_is_read_from_the_store(
+    tiny_config: Config, ray_cluster: Connection
+) -> None:
+    import ray
+
+    store = study_of(tiny_config).store
+    ids = store.slides.index.tolist()[:3]
+
+    class Owner:
+        def put(self) -> list[Any]:
+            return [ray.put(bags_table([store.read(slide_id) for slide_id in ids]))]
+
+    owner = ray.remote(num_cpus=0)(Owner).remote()
+    blocks = ray.get(owner.put.remote())
+    shared = SharedBags(store, blocks, {slide_id: (0, row) for row, slide_id in enumerate(ids)})
+    ray.kill(owner)  # what it put goes with it, in a while
+
+    def lost() -> bool:
+        try:
+            return not ray.get(blocks)
+        except ray.exceptions.ObjectLostError:
+            return True
+
+    deadline = time.monotonic() + 60
+    while not lost():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for slide_id in ids:
+        assert (shared.read(slide_id).features == store.read(slide_id).features).all()
+    assert not shared._opened
+
+
+def test_all_slides_of_a_patient_may_be_one_bag(tiny_config: Config, ray_cluster: Connection, tmp_path: Path) -> None:
+    config = changed(tiny_config, cohort__bag="patient", train__epochs=1)
+    crossval(config)
+    study, run = study_of(config), Path(config.run.dir)
+    bags = study.fold_bags(0)
+    assert bags["bag_id"].tolist() == bags["patient_id"].tolist() == sorted(study.cohort.patients.index)
+    assert bags["patches"].sum() == study.store.slides["n_patches"].sum()
+    tested = pd.read_parquet(run / "fold=0" / "test_slides.parquet").set_index("patient_id")
+    owners = study.cohort.slides.groupby("patient_id")["slide_id"].agg(sorted)
+    assert {p: row.split(", ") for p, row in tested["slide_id"].items()} == owners[tested.index].to_dict()
+    predicted = predict_folder(
+        [str(run / "fold=0" / "model")],
+        config.features.dir,
+        str(tmp_path / "p.csv"),
+        ProgressReporter(),
+        slides=str(config.cohort.slides),
+        gpus=0,
+    ).set_index("patient_id")
+    assert (predicted["p_positive"][tested.index] - tested["p_positive"]).abs().max() < 2e-3
+    assert len(predicted) > len(owners), "also of patients who have no label"
+
+
+def test_patients_without_omics_may_be_left_out_of_training_alone(tiny_config: Config, ray_cluster: Connection) -> None:
+    study = study_of(changed(tiny_config, omics__missing="keep"))
+    kept = study.fold_bags(0)
+    dropped = replace(study, config=changed(tiny_config, omics__missing="drop")).fold_bags(0)
+    assert study.cohort.omics is not None
+    without = ~kept["patient_id"].isin(study.cohort.omics.index) & (kept["role"] == "train")
+    assert without.any()
+    pd.testing.assert_frame_equal(dropped, kept[~without].reset_index(drop=True))
+
+
+def test_features_without_coordinates_train_without_a_graph(
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path
+) -> None:
+    import h5py
+    import torch
+
+    folder = tmp_path / "clam" / "pt_files"
+    folder.mkdir(parents=True)
+    for path in Path(tiny_config.features.dir).iterdir():
+        with h5py.File(path) as file:
+            torch.save(torch.from_numpy(file["features"][()]), folder / f"{path.stem}.pt")
+    config = changed(tiny_config, features__dir=str(folder.parent), train__epochs=1)
+    with pytest.raises(InputError, match=r"has no 'coords'.*features\.graph to none"):
+        crossval(config)
+    config = changed(config, features__graph="none", run__dir=str(tmp_path / "none"))
+    crossval(config)
+    store = study_of(config).store
+    assert all(store.read(slide_id).edge_indices.size == 0 for slide_id in store.entries)
+    with pytest.raises(InputError, match="no graph"):
+        study_of(changed(tiny_config, store__uri=store.uri, run__dir=str(tmp_path / "other")))
+    run = Path(config.run.dir)
+    predicted = predict_folder(
+        [str(run / "fold=1" / "model")], str(folder), str(tmp_path / "p.csv"), ProgressReporter(), slides=None, gpus=0
+    ).set_index("slide_id")
+    tested = pd.read_parquet(run / "fold=1" / "test_slides.parquet").set_index("slide_id")
+    assert (predicted["p_positive"][tested.index] - tested["p_positive"]).abs().max() < 2e-3
+
+
+def test_the_fingerprint_knows_which_slide_has_which_features(tiny_config: Config, ray_cluster: Connection) -> None:
+    study = study_of(tiny_config)
+    table = study.store.slides
+    assert study_of(tiny_config).fingerprint == study.fingerprint
+    a, b = study.cohort.slides["slide_id"].iloc[:2]
+    table.loc[[a, b], "sha256"] = table.loc[[b, a], "sha256"].to_numpy()
+    assert fingerprint(tiny_config, study.cohort, study.plan, study.store) != study.fingerprint
+
+
+def test_a_fold_whose_training_patients_have_no_omics_is_refused(tiny_config: Config, ray_cluster: Connection) -> None:
+    study = study_of(tiny_config)
+    roles = study.plan.roles(0)
+    untaught = study.cohort.omics[study.cohort.omics.index.map(roles) != "train"]
+    study = replace(study, cohort=replace(study.cohort, omics=untaught))
+    with pytest.raises(InputError, match="no training patient"):
+        fold_task(study, 0, 0, {})
+
+
+def test_bad_input_is_found_inside_what_ray_train_raises() -> None:
+    from ray.train import WorkerGroupError
+
+    error = WorkerGroupError("a worker failed", {0: InputError("slide s is damaged")})
+    assert input_error_within(RuntimeError("other")) is None
+    assert str(input_error_within(error)) == "slide s is damaged"
+
+
+def test_a_machine_too_small_for_one_fold_is_told_so(tiny_config: Config, ray_cluster: Connection) -> None:
+    cluster = changed(tiny_config, cluster__workers=64).cluster
+    with pytest.raises(InputError, match="64 CPUs"):
+        folds_side_by_side(cluster, own=True)
+    assert folds_side_by_side(cluster, own=False) == 1
+
+
+def test_bad_input_found_by_a_fold_is_an_input_error(tiny_config: Config, ray_cluster: Connection) -> None:
+    with pytest.raises(InputError, match=r"memory\.components"):
+        crossval(changed(tiny_config, memory__components=100_000))
+
+
+def test_bad_feature_files_are_all_listed(tiny_config: Config, ray_cluster: Connection, tmp_path: Path) -> None:
+    import h5py
+
+    features = tmp_path / "features"
+    shutil.copytree(tiny_config.features.dir, features)
+    cohort_slides = open_cohort(tiny_config, ProgressReporter()).slides["slide_id"]
+    first, second = (features / f"{slide_id}.h5" for slide_id in cohort_slides[:2])
+    first.write_bytes(b"not HDF5")
+    with h5py.File(second, "r+") as file:
+        file["features"][3, 2] = float("nan")
+    config = changed(tiny_config, features__dir=str(features))
+    with pytest.raises(InputError, match=r"2 of .*rejected\.csv"):
+        crossval(config)
+    first.unlink()
+    with pytest.raises(InputError, match=r"2 of .*no feature file.*rejected\.csv"):
+        crossval(config)
+    shutil.copy(Path(tiny_config.features.dir) / first.name, first)
+    with pytest.raises(InputError, match="NaN"):
+        crossval(config)
+    listed = pd.read_csv(f"{config.store_uri}/rejected.csv")
+    assert listed[["kind", "id", "problem"]].to_numpy().tolist() == [["slide", second.stem, "not finite"]]
+
+
+def test_models_of_different_features_do_not_predict_together(
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path
+) -> None:
+    from test_momkd import card_of, small_model
+
+    from momkd_ray.model.bundle import save_bundle
+
+    model = small_model()
+    save_bundle(str(tmp_path / "a"), model, card_of(model))
+    save_bundle(str(tmp_path / "b"), model, card_of(model).model_copy(update={"neighbors": 4}))
+    with pytest.raises(InputError, match="neighbors"):
+        check_ensemble([str(tmp_path / "a"), str(tmp_path / "b")])
+    with pytest.raises(InputError, match="width"):
+        predict_folder(
+            [str(tmp_path / "a")],
+            tiny_config.features.dir,
+            str(tmp_path / "out.csv"),
+            ProgressReporter(),
+            slides=None,
+            gpus=0,
+        )
+
+
+def momkd(*arguments: str, variables: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
+    """The command in a process of its own, with a Ray of its own."""
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | (variables or {})
+    return subprocess.Popen(
+        [sys.executable, "-m", "momkd_ray.cli", *arguments],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **options,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+def comparable(run: str) -> tuple[Any, pd.DataFrame]:
+    predictions = pd.read_parquet(io.BytesIO(storage.read_bytes(f"{run}/predictions.parquet")))
+    return storage.read_json(f"{run}/metrics.json"), predictions
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_one_sentence_and_the_same_command_goes_on(tiny_config: Config, tmp_path: Path) -> None:
+    config = changed(tiny_config, train__epochs=25, train__patience=25)
+    path = str(saved(config, tmp_path / "c"))
+    process = momkd("crossval", "--config", path, start_new_session=True)
+    told = Path(config.run.dir) / "fold=0" / "metrics.jsonl"
+    while not told.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "the same command goes on" in output.strip().splitlines()[-1]
+    assert "Traceback" not in output
+    finished(momkd("crossval", "--config", path))
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_the_same_command_ends_like_an_uninterrupted_run(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    folds, epochs = 2, 20
+    settings = {"train__epochs": epochs, "train__patience": epochs, "train__bags_per_step": 2, "folds__n": folds}
+    whole = changed(tiny_config, **settings)
+    broken = changed(whole, run__dir=str(tmp_path / "broken"))
+    finished(momkd("crossval", "--config", str(saved(whole, tmp_path / "a"))))
+
+    path = str(saved(broken, tmp_path / "b"))
+    process = momkd("crossval", "--config", path, start_new_session=True)
+    last_fold = f"fold={folds - 1}"
+    told = tmp_path / "broken" / last_fold / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (told.exists() and told.read_text().count("\n") >= 3):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(3)  # Ray's workers notice that their driver is gone
+    assert not (tmp_path / "broken" / "metrics.json").exists()
+    done = sorted(p.parent.name for p in (tmp_path / "broken").glob("fold=*/result.json"))
+    before = told.read_text()
+    epochs_before = before.count("\n")
+    assert last_fold not in done
+    assert 3 <= epochs_before < epochs
+    stamps = {name: (tmp_path / "broken" / name / "result.json").stat().st_mtime_ns for name in done}
+
+    output = finished(momkd("crossval", "--config", path))
+    if done:
+        assert f"{len(done)} of {folds} folds are finished already" in output
+    for name, stamp in stamps.items():
+        assert (tmp_path / "broken" / name / "result.json").stat().st_mtime_ns == stamp
+    # the seconds of these epochs are those measured before the kill: they were not trained again
+    assert told.read_text().startswith(before)
+    metrics, predictions = comparable(str(tmp_path / "broken"))
+    expected, expected_predictions = comparable(whole.run.dir)
+    assert metrics == expected
+    pd.testing.assert_frame_equal(predictions, expected_predictions)
+
+
+def steps_of(fold: Path) -> pd.DataFrame:
+    return pd.concat([pd.read_parquet(path) for path in sorted((fold / "steps").iterdir())])
+
+
+@pytest.mark.slow
+def test_two_and_four_ray_train_workers_end_like_one(
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path
+) -> None:
+    one = changed(tiny_config, train__bags_per_step=4, train__epochs=2, model__dropout=0.3)
+    train_folds(study_of(one), [0], ProgressReporter(), own_cluster=True)
+    expected = Path(one.run.dir) / "fold=0"
+    for workers in (2, 4):
+        many = changed(one, cluster__workers=workers, cluster__cpus_per_worker=2 / workers)
+        many = changed(many, run__dir=str(tmp_path / f"{workers}"), store__uri=f"{one.run.dir}/bags")
+        train_folds(study_of(many), [0], ProgressReporter(), own_cluster=True)
+        fold = Path(many.run.dir) / "fold=0"
+        pd.testing.assert_frame_equal(steps_of(fold), steps_of(expected), atol=1e-5, rtol=1e-5)
+        for table in ("val_slides", "test_slides"):
+            ours, alone = (pd.read_parquet(place / f"{table}.parquet") for place in (fold, expected))
+            pd.testing.assert_frame_equal(ours, alone, atol=1e-5, rtol=1e-5)
+        ends = [json.loads((place / "result.json").read_text()) for place in (fold, expected)]
+        assert ends[0]["test_scores"]["auc"] == pytest.approx(ends[1]["test_scores"]["auc"], abs=1e-5)
+        run = [json.loads((Path(c.run.dir) / "provenance.json").read_text())["fingerprint"] for c in (one, many)]
+        assert run[0] == run[1]

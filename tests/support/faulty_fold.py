@@ -1,0 +1,123 @@
+"""A driver: a fold trained by Ray Train from within a Tune trial, as `crossval` does, on bags that can fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from test_worker import MadeBags, fold_task
+
+from momkd_ray import storage
+from momkd_ray.formats.bag import Bag
+from momkd_ray.train.fit import TRAIN_ENVIRONMENT, fit
+from momkd_ray.train.task import FoldTask
+from momkd_ray.train.worker import CHECKPOINTS
+
+STEPS_AN_EPOCH = 4
+TOO_MUCH_BYTES = 6 * 2**30
+
+
+def steps_done(location: str) -> int:
+    """How many steps the newest checkpoint covers."""
+    names = [name for name in storage.names_below(storage.join(location, CHECKPOINTS)) if name.endswith(".pt")]
+    positions = [name.split("-") for name in names if not name.startswith(".")]
+    return max((int(epoch) * STEPS_AN_EPOCH + int(step) for epoch, step, _ in positions), default=0)
+
+
+@dataclass(frozen=True)
+class FaultyBags:
+    """Bags whose reading, once so many steps are done, makes a fault happen; each once, and leaving its mark.
+
+    `exception`, `killed` and `memory` strike the worker that reads; of the others, which strike what a worker cannot
+    reach, the mark tells the test.
+    """
+
+    marks: str  # a folder
+    location: str  # the fold's
+    faults: tuple[tuple[int, str], ...]  # steps done, kind
+    seconds: float  # that reading a bag takes
+
+    def read(self, slide_id: str) -> Bag:
+        time.sleep(self.seconds)
+        done = steps_done(self.location)
+        for steps, kind in self.faults:
+            if done >= steps and self._first(kind):
+                if kind == "exception":
+                    raise ValueError("a fault on purpose")
+                if kind == "killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if kind == "memory":
+                    too_much = np.ones(TOO_MUCH_BYTES, np.uint8)
+                    time.sleep(60)  # Ray's memory monitor ends this process before
+                    raise MemoryError(f"{too_much.nbytes} bytes were granted")
+        self._wait_for_more()
+        return MadeBags().read(slide_id)
+
+    def _wait_for_more(self) -> None:
+        """A worker that is alone once more are asked for waits for them, which is to be ended and begun anew."""
+        until = time.monotonic() + 120
+        while (Path(self.marks) / "more").exists() and time.monotonic() < until:
+            if not dist.is_initialized() or dist.get_world_size() > 1:
+                return
+            time.sleep(0.2)
+
+    def _first(self, kind: str) -> bool:
+        try:
+            (Path(self.marks) / kind).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+
+def faulty_task(plan: dict[str, Any]) -> FoldTask:
+    """The fold of a plan: folder of marks, location, workers, epochs, faults, seconds a bag."""
+    task = fold_task(Path("unused"), dropout=0.4, epochs=plan["epochs"], patience=plan["epochs"])
+    cluster = {"workers": plan["workers"], "checkpoint_steps": 1, "max_failures": 5, "resize_interval_s": 2}
+    tree = task.config.model_dump() | {"cluster": cluster}
+    return replace(
+        task,
+        config=type(task.config).model_validate(tree),
+        location=plan["location"],
+        source=FaultyBags(plan["marks"], plan["location"], tuple(map(tuple, plan["faults"])), plan["seconds"]),
+    )
+
+
+def main(plan: dict[str, Any]) -> None:
+    import ray
+    from ray import tune
+
+    os.environ.update(TRAIN_ENVIRONMENT)
+    ray.init(address=plan["address"], log_to_driver=False, logging_level="WARNING")
+
+    class Told(tune.Callback):  # type: ignore[misc]  # Ray carries no types
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+            told = {key: result.get(key) for key in ("epoch", "workers", "notes")}
+            with open(Path(plan["marks"]) / "told.jsonl", "a") as file:
+                file.write(json.dumps(told) + "\n")
+
+    def trial(params: dict[str, Any]) -> None:
+        tune.report(fit(faulty_task(plan)))
+
+    results = tune.Tuner(
+        tune.with_resources(trial, {"cpu": 0, "node:__internal_head__": 0.01}),
+        run_config=tune.RunConfig(
+            storage_path=str(Path(plan["marks"]) / "tune"),
+            verbose=0,
+            callbacks=[Told()],
+            failure_config=tune.FailureConfig(max_failures=2),
+        ),
+    ).fit()
+    if results.errors:
+        sys.exit(str(results.errors[0]))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
