@@ -7,7 +7,8 @@ comes. It has our losses and our memory, so what is told apart is the slide enco
 a process holds at its peak above model, gradients, optimiser and bag. The floor is the slide encoder's float32 products
 alone, by the library that we take for them: "at most" is the speed-up if all else took no time. Where the CPU has
 bfloat16, training multiplies in it unless told otherwise, and a column tells how fast that is. Beyond
-`MAX_UNTILED_PATCHES` patches ours works in tiles, which costs time and bounds memory. Bags of `--alone` patches are too large for the peer.
+`MAX_UNTILED_PATCHES` patches ours works in tiles, which costs time and bounds memory. Bags of `--alone` patches are too
+large for the peer.
 
 On a GPU times are of the clock, until the GPU is done; "busy" is the part of it in which the GPU computes, as PyTorch's
 profiler tells; the peer in bfloat16 is the same under autocast.
