@@ -57,7 +57,7 @@ def build_tuner(
     # time; ours knows by itself how many there may be
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(10**6)
     config = study.config
-    file_system, path = storage.arrow_filesystem(config.run.dir)
+    file_system, path = storage.pyarrow_filesystem(config.run.dir)
 
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(_trial, study=study), trial_resources(config.cluster)),

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = [
     "FileInfo",
     "absolute",
-    "arrow_filesystem",
     "delete",
     "exists",
     "files_below",
@@ -39,6 +38,7 @@ __all__ = [
     "local_path",
     "names_below",
     "opened",
+    "pyarrow_filesystem",
     "read_bytes",
     "read_into",
     "read_json",
@@ -219,7 +219,7 @@ def read_json(location: str) -> Any:
     return json.loads(read_text(location))
 
 
-def arrow_filesystem(location: str) -> tuple[fs.FileSystem, str]:
+def pyarrow_filesystem(location: str) -> tuple[fs.FileSystem, str]:
     """The Arrow file system of a location, and the path inside it, for Ray, which reads and writes through Arrow.
 
     On S3 it repeats failed requests for about as long as this module does, also after it was pickled.

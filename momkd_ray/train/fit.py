@@ -62,7 +62,7 @@ def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None) -> dict[str, A
 
     from momkd_ray.train.ray_train_hooks import NoRetryOnKnownErrors, Torch
 
-    file_system, path = storage.arrow_filesystem(f"{task.location}/train")
+    file_system, path = storage.pyarrow_filesystem(f"{task.location}/train")
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker

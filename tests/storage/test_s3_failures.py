@@ -221,7 +221,7 @@ def test_the_endpoint_for_s3_alone_goes_before_the_one_for_all(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.endpoint)
     place = f"{s3_server.uri}/x"
     storage.write_text(place, "text")
-    file_system, path = storage.arrow_filesystem(place)
+    file_system, path = storage.pyarrow_filesystem(place)
     with file_system.open_input_stream(path) as stream:
         assert stream.read() == b"text"
 
@@ -329,7 +329,7 @@ def test_hdf5_and_parquet_take_few_requests(s3_server: S3Server, s3_proxy: Fault
 def test_arrow_is_patient_too_also_after_it_was_pickled(s3_server: S3Server, s3_proxy: FaultyProxy) -> None:
     place = f"{s3_server.uri}/a b/x"
     storage.write_text(place, "text")
-    file_system, path = storage.arrow_filesystem(place)
+    file_system, path = storage.pyarrow_filesystem(place)
     assert path == f"{s3_server.bucket}/a b/x"
     file_system = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(file_system))))
     s3_proxy.inject("status", times=3)  # more than it survives by default

@@ -168,7 +168,7 @@ def test_names_may_hold_any_character(tmp_path: Path, s3_server: S3Server, name:
         assert storage.kind(storage.join(folder, f"of {name}")) == "folder"
         assert storage.names_below(folder) == [f"of {name}"]
         assert storage.names_below(storage.join(folder, f"of {name}")) == [name]
-        file_system, path = storage.arrow_filesystem(place)
+        file_system, path = storage.pyarrow_filesystem(place)
         with file_system.open_input_stream(path) as stream:
             assert stream.read().decode() == name
         storage.delete(place)
