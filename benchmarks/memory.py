@@ -111,13 +111,13 @@ def crossval(config: str) -> None:
     settings = load_config(config)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False, logging_level="error")
-    with ProgressReporter() as narrator:
-        cohort = open_cohort(settings, narrator)
-        ensure_store(settings, cohort, narrator)
+    with ProgressReporter() as progress:
+        cohort = open_cohort(settings, progress)
+        ensure_store(settings, cohort, progress)
         shutil.rmtree(settings.features.dir)
-        cohort = open_cohort(settings, narrator)
-        study = open_run_inputs(settings, cohort, make_folds(settings, cohort), narrator)
-        cross_validate(study, narrator, own_cluster=True)
+        cohort = open_cohort(settings, progress)
+        study = open_run_inputs(settings, cohort, make_folds(settings, cohort), progress)
+        cross_validate(study, progress, own_cluster=True)
 
 
 if __name__ == "__main__":

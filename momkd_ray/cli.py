@@ -69,14 +69,14 @@ def train(
     from momkd_ray.run.inputs import open_cohort, open_folds, open_run_inputs
 
     settings = load_config(config, set_)
-    with ProgressReporter() as narrator:
-        cohort = open_cohort(settings, narrator, on_error)
-        plan = open_folds(settings, cohort, narrator, on_error)
+    with ProgressReporter() as progress:
+        cohort = open_cohort(settings, progress, on_error)
+        plan = open_folds(settings, cohort, progress, on_error)
         if fold not in plan.folds:
             raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, plan.folds))}")
-    with connected(address) as ray, ProgressReporter() as narrator:
-        study = open_run_inputs(settings, cohort, plan, narrator, on_error)
-        train_folds(study, [fold], narrator, own_cluster=ray.own)
+    with connected(address) as ray, ProgressReporter() as progress:
+        study = open_run_inputs(settings, cohort, plan, progress, on_error)
+        train_folds(study, [fold], progress, own_cluster=ray.own)
     print(study.location(fold))
 
 
@@ -99,8 +99,8 @@ def audit(
     if settings.synthetic is not None:
         generate_cohort(settings.synthetic)
     folder = absolute(out) if out else storage.join(settings.run.dir, "audit")
-    with connected(address), ProgressReporter() as narrator:
-        findings = audit_inputs(settings, lambda done, of: narrator.count("audit", done, of, "slides"))
+    with connected(address), ProgressReporter() as progress:
+        findings = audit_inputs(settings, lambda done, of: progress.update("audit", done, of, "slides"))
     findings.write(folder)
     print(findings.text())
     print(f"\nAll of it: {storage.join(folder, 'audit.csv')}")
@@ -121,10 +121,10 @@ def ingest(
     from momkd_ray.run.inputs import ensure_store, open_cohort
 
     settings = load_config(config, set_)
-    with ProgressReporter() as narrator:
-        cohort = open_cohort(settings, narrator, on_error)
-    with connected(address), ProgressReporter() as narrator:
-        store, _ = ensure_store(settings, cohort, narrator, on_error)
+    with ProgressReporter() as progress:
+        cohort = open_cohort(settings, progress, on_error)
+    with connected(address), ProgressReporter() as progress:
+        store, _ = ensure_store(settings, cohort, progress, on_error)
     print(f"{store.uri}: {len(store.slides)} bags, {int(store.slides['n_patches'].sum())} patches of {store.width}")
 
 
@@ -136,9 +136,9 @@ def split(config: ConfigOption, set_: SetOption = []) -> None:  # noqa: B006
     from momkd_ray.run.inputs import open_cohort, open_folds
 
     settings = load_config(config, set_)
-    with ProgressReporter() as narrator:
-        cohort = open_cohort(settings, narrator)
-        plan = open_folds(settings, cohort, narrator)
+    with ProgressReporter() as progress:
+        cohort = open_cohort(settings, progress)
+        plan = open_folds(settings, cohort, progress)
     place = storage.join(settings.run.dir, "folds.csv")
     plan.to_csv(place, cohort.patient_column)
     print(place)
@@ -166,15 +166,15 @@ def predict(
     bundles = list(dict.fromkeys(absolute(m) for m in [*model, *(models or [])]))
     if not bundles:
         raise typer.BadParameter("name a model bundle, such as runs/pr/fold=0/model", param_hint="MODELS")
-    with connected(address), ProgressReporter() as narrator:
+    with connected(address), ProgressReporter() as progress:
         if slides is None:
-            narrator.say("No --slides table: every slide counts as its own patient")
+            progress.info("No --slides table: every slide counts as its own patient")
         table = absolute(slides) if slides else None
         predict_folder(
             bundles,
             absolute(features),
             absolute(out),
-            narrator,
+            progress,
             slides=table,
             by_patient=patients,
             gpus=gpus,
@@ -228,15 +228,15 @@ def _crossval(settings: Config, address: str | None, on_error: Literal["stop", "
     from momkd_ray.report.page import write_report
     from momkd_ray.run.inputs import open_cohort, open_folds, open_run_inputs
 
-    with ProgressReporter() as narrator:
-        cohort = open_cohort(settings, narrator, on_error)
-        plan = open_folds(settings, cohort, narrator, on_error)
-        narrator.say(f"Connecting to Ray at {address}" if address else "Connecting to Ray")
-    with connected(address) as ray, ProgressReporter() as narrator:
+    with ProgressReporter() as progress:
+        cohort = open_cohort(settings, progress, on_error)
+        plan = open_folds(settings, cohort, progress, on_error)
+        progress.info(f"Connecting to Ray at {address}" if address else "Connecting to Ray")
+    with connected(address) as ray, ProgressReporter() as progress:
         if ray.dashboard:
-            narrator.say(f"Dashboard: {ray.dashboard}")
-        study = open_run_inputs(settings, cohort, plan, narrator, on_error)
-        metrics = cross_validate(study, narrator, own_cluster=ray.own)
+            progress.info(f"Dashboard: {ray.dashboard}")
+        study = open_run_inputs(settings, cohort, plan, progress, on_error)
+        metrics = cross_validate(study, progress, own_cluster=ray.own)
     page = write_report(settings.run.dir)
     print(metrics_table(metrics["metrics"]))
     print(f"\nReport: {page}")

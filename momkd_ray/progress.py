@@ -49,11 +49,11 @@ class ProgressReporter:
         if self._bars is not None:
             self._bars.stop()
 
-    def say(self, sentence: str) -> None:
+    def info(self, sentence: str) -> None:
         """One line, above any bars."""
         self.console.print(sentence, markup=False)
 
-    def count(self, name: str, done: int, total: int, note: str = "") -> None:
+    def update(self, name: str, done: int, total: int, note: str = "") -> None:
         """Show that `done` of `total` are done, and about how long the rest takes.
 
         On a plain output at most a line every ten seconds, and the last.

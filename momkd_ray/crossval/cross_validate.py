@@ -23,7 +23,7 @@ from momkd_ray.ray_runtime.cluster import folds_side_by_side, lacking
 from momkd_ray.run.inputs import RunInputs
 
 
-def cross_validate(study: RunInputs, narrator: ProgressReporter, *, own_cluster: bool) -> dict[str, Any]:
+def cross_validate(study: RunInputs, progress: ProgressReporter, *, own_cluster: bool) -> dict[str, Any]:
     """Train every unfinished fold (with every setting), pool the test predictions, write metrics and predictions.
 
     Returns:
@@ -34,14 +34,14 @@ def cross_validate(study: RunInputs, narrator: ProgressReporter, *, own_cluster:
         RunError: a fold failed more often than `cluster.max_failures`, or diverged with every setting.
         StoppedError: the user stopped it.
     """
-    train_folds(study, study.plan.folds, narrator, own_cluster=own_cluster)
+    train_folds(study, study.plan.folds, progress, own_cluster=own_cluster)
     chosen = choose_settings(study)
     for fold, setting in chosen.items():
         _adopt(study, fold, setting)
     return _conclude(study, chosen)
 
 
-def train_folds(study: RunInputs, folds: Sequence[int], narrator: ProgressReporter, *, own_cluster: bool) -> None:
+def train_folds(study: RunInputs, folds: Sequence[int], progress: ProgressReporter, *, own_cluster: bool) -> None:
     """Train these folds with every setting where that is not done yet, as many side by side as the cluster holds.
 
     Raises:
@@ -54,18 +54,18 @@ def train_folds(study: RunInputs, folds: Sequence[int], narrator: ProgressReport
     standing = SettingScores(study, search)
     total, done = search.total * len(folds), _n_done(study, search, standing, folds)
     if done:
-        narrator.say(f"{done} of {total} folds are finished already and stay")
+        progress.info(f"{done} of {total} folds are finished already and stay")
     if done == total:
         return
     if own_cluster:
         folds_side_by_side(study.config.cluster, own=True)
     elif wait := lacking(study.config.cluster):
-        narrator.say(wait)
+        progress.info(wait)
     slides = study.cohort.slides["slide_id"].tolist()
     study = replace(study, slides=share_bags(study.store, slides, study.config.store.memory_share))
     units = units_to_train(study, search, standing, folds)
-    told = ProgressCallback(narrator, study.config.train.epochs, total - done, search, standing)
-    callbacks = [told, *trackers(study.config, narrator, study.fingerprint)]
+    told = ProgressCallback(progress, study.config.train.epochs, total - done, search, standing)
+    callbacks = [told, *trackers(study.config, progress, study.fingerprint)]
     room = room_on_cluster(study.config.cluster)
     threads = threads_of_folds(study, own_cluster)
     results = build_tuner(study, search, standing, units, threads=threads, room=room, callbacks=callbacks).fit()

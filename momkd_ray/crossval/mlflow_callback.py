@@ -16,7 +16,7 @@ from momkd_ray.progress import ProgressReporter
 _BRIEF = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
-def trackers(config: Config, narrator: ProgressReporter, fingerprint: str) -> list[MLflowLoggerCallback]:
+def trackers(config: Config, progress: ProgressReporter, fingerprint: str) -> list[MLflowLoggerCallback]:
     """Tune's MLflow logger, an MLflow run a fold; none where `watch.mlflow` is not set.
 
     Raises:
@@ -31,7 +31,7 @@ def trackers(config: Config, narrator: ProgressReporter, fingerprint: str) -> li
         experiment_name=config.run.dir,
         tags={"label": config.cohort.label, "fingerprint": fingerprint},
     )
-    tracker.narrator = narrator
+    tracker.progress = progress
     try:
         tracker.setup()
     except Exception as error:
@@ -42,7 +42,7 @@ def trackers(config: Config, narrator: ProgressReporter, fingerprint: str) -> li
 class _Tracker(MLflowLoggerCallback):  # type: ignore[misc]  # Ray carries no types
     """Stops tracking, and not the run, when MLflow is away."""
 
-    narrator: ProgressReporter | None = None
+    progress: ProgressReporter | None = None
     away = False
 
     def log_trial_start(self, trial: Any) -> None:
@@ -64,12 +64,12 @@ class _Tracker(MLflowLoggerCallback):  # type: ignore[misc]  # Ray carries no ty
             log(*arguments)
         except Exception as error:
             self.away = True
-            if self.narrator is not None:
-                self.narrator.say(f"MLflow is away, the run goes on without it: {_first_sentence(error)}")
+            if self.progress is not None:
+                self.progress.info(f"MLflow is away, the run goes on without it: {_first_sentence(error)}")
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore that we do without; a console cannot be pickled
-        return self.__dict__ | {"narrator": None}
+        return self.__dict__ | {"progress": None}
 
 
 def _first_sentence(error: Exception) -> str:

@@ -15,9 +15,9 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
     """Counts epochs and finished folds for the user."""
 
     def __init__(
-        self, narrator: ProgressReporter, epochs: int, total: int, search: Search, standing: SettingScores
+        self, progress: ProgressReporter, epochs: int, total: int, search: Search, standing: SettingScores
     ) -> None:
-        self.narrator, self.epochs, self.total = narrator, epochs, total
+        self.progress, self.epochs, self.total = progress, epochs, total
         self.search, self.standing = search, standing
         self.done: set[str] = set()
         self.told = set(standing.scores())
@@ -27,20 +27,20 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
         fold, setting = trial.config["fold"], trial.config["setting"]
         name = f"fold {fold}" + (f", setting {setting}" if self.search.total > 1 else "")
         for note in result.get("notes") or ():
-            self.narrator.say(note)
+            self.progress.info(note)
         if result.get("finished"):
             note = f"best validation AUC {result['kept_val_auc']:.3f}"
-            self.narrator.count(name, self.epochs, self.epochs, note)
+            self.progress.update(name, self.epochs, self.epochs, note)
         elif result.get("ended_early"):
-            self.narrator.count(name, self.epochs, self.epochs, "ended early")
+            self.progress.update(name, self.epochs, self.epochs, "ended early")
         elif "val_auc" in result:
             note = f"validation AUC {result['val_auc']:.3f}"
-            self.narrator.count(name, min(result["epoch"] + 1, self.epochs - 1), self.epochs, note)
+            self.progress.update(name, min(result["epoch"] + 1, self.epochs - 1), self.epochs, note)
             return
         else:
             return
         self.done.add(trial.trial_id)
-        self.narrator.count("folds of all settings" if self.search.total > 1 else "folds", len(self.done), self.total)
+        self.progress.update("folds of all settings" if self.search.total > 1 else "folds", len(self.done), self.total)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """A setting may have come to its end with this fold."""
@@ -49,7 +49,7 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
         for number, score in sorted(self.standing.scores().items()):
             if number not in self.told:
                 self.told.add(number)
-                self.narrator.say(
+                self.progress.info(
                     f"setting {number} ({described(self.search.settings[number])}): {self._end(number, score)}"
                 )
 
@@ -65,7 +65,7 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
 
     def on_trial_recover(self, **info: Any) -> None:
         """A fold is tried again."""
-        self.narrator.say(f"{info.get('trial')} failed and is tried again from its last checkpoint")
+        self.progress.info(f"{info.get('trial')} failed and is tried again from its last checkpoint")
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore that we do without; a console cannot be pickled

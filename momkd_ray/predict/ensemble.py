@@ -79,7 +79,7 @@ def predict_folder(
     models: Sequence[str],
     features: str,
     out: str,
-    narrator: ProgressReporter,
+    progress: ProgressReporter,
     *,
     slides: str | None,
     gpus: float,
@@ -92,7 +92,7 @@ def predict_folder(
         models: bundles; their probabilities and thresholds are averaged.
         features: the folder, local or `s3://`.
         out: a `.csv` or `.parquet` file: slide_id, patient_id, p_<class> ..., predicted.
-        narrator: told of the progress.
+        progress: told of the progress.
         by_patient: a row a patient, the mean of its slides, instead of a row a slide.
         slides: a table of patients and slides, as `cohort.slides`; without it every slide is its own patient.
         gpus: GPUs a task holds; a part of one is allowed.
@@ -119,12 +119,12 @@ def predict_folder(
     rows: list[dict[str, Any]] = []
     for row in _predicted(bags, models, gpus):
         rows.append(row)
-        narrator.count("predict", len(rows), len(bags), "bags")
+        progress.update("predict", len(rows), len(bags), "bags")
     faults = unmatched + [Fault(**fault) for row in rows for fault in row["faults"]]
     record_faults(faults, total, place, on_error)
     if faults:
         slides_out = f"{len(faults)} slide is" if len(faults) == 1 else f"{len(faults)} slides are"
-        narrator.say(f"{slides_out} left out; {place} lists {'it' if len(faults) == 1 else 'them'} with the reason")
+        progress.info(f"{slides_out} left out; {place} lists {'it' if len(faults) == 1 else 'them'} with the reason")
     result = pd.DataFrame(rows, columns=["bag_id", "p", "faults"]).dropna(subset=["p"])
     if result.empty:
         raise_faults(faults, total, place)

@@ -68,17 +68,17 @@ class RunInputs:
         return bags[(bags["role"] != "") & (trains | (bags["role"] != "train"))].reset_index(drop=True)
 
 
-def open_cohort(config: Config, narrator: ProgressReporter, on_error: OnError = "stop") -> Cohort:
+def open_cohort(config: Config, progress: ProgressReporter, on_error: OnError = "stop") -> Cohort:
     """The cohort of the tables (generated first where the configuration says so), its counts told."""
     if config.synthetic is not None:
         generate_cohort(config.synthetic)
     cohort = load_cohort(config, on_error)
     for sentence in cohort.summary():
-        narrator.say(sentence)
+        progress.info(sentence)
     return cohort
 
 
-def open_folds(config: Config, cohort: Cohort, narrator: ProgressReporter, on_error: OnError = "stop") -> FoldPlan:
+def open_folds(config: Config, cohort: Cohort, progress: ProgressReporter, on_error: OnError = "stop") -> FoldPlan:
     """The folds, every one of which can be trained; whom they leave out, and where they are small, is told.
 
     Raises:
@@ -88,12 +88,12 @@ def open_folds(config: Config, cohort: Cohort, narrator: ProgressReporter, on_er
     check_teaching(config, cohort, plan)
     small = few_validated_sentence(few_validated(config, cohort, plan), config)
     for sentence in [*exclusion_sentences(plan.left_out), *small]:
-        narrator.say(sentence)
+        progress.info(sentence)
     return plan
 
 
 def ensure_store(
-    config: Config, cohort: Cohort, narrator: ProgressReporter, on_error: OnError = "stop", *, for_run: bool = False
+    config: Config, cohort: Cohort, progress: ProgressReporter, on_error: OnError = "stop", *, for_run: bool = False
 ) -> tuple[BagStore, list[Fault]]:
     """The bag store of the cohort's slides, ingested where it is absent or incomplete; Ray must be up.
 
@@ -108,7 +108,7 @@ def ensure_store(
     if is_current(config.store_uri, cohort.slides, form):
         unseen = int((cohort.slides["file"] == "").sum())
         note = f"; {unseen} have no feature file in {config.features.dir} to be compared with" if unseen else ""
-        narrator.say(f"{config.store_uri} has all {len(cohort.slides)} bags already{note}")
+        progress.info(f"{config.store_uri} has all {len(cohort.slides)} bags already{note}")
         return BagStore.open(config.store_uri), []
     ran = for_run and storage.exists(storage.join(config.run.dir, "provenance.json"))
     changed = ran and storage.exists(storage.join(config.store_uri, MANIFEST))
@@ -123,8 +123,8 @@ def ensure_store(
             "slides: name the folder of the .h5 files"
         )
     if replaced := other_files(config.store_uri, cohort.slides, form):
-        narrator.say(f"{replaced} bags of the store were made of other files and are replaced; no earlier run goes on")
-    narrator.say(f"Checking {len(cohort.slides)} feature files and reading them into {config.store_uri}")
+        progress.info(f"{replaced} bags of the store were made of other files and are replaced; no earlier run goes on")
+    progress.info(f"Checking {len(cohort.slides)} feature files and reading them into {config.store_uri}")
     store, faults = ingest(
         cohort.slides,
         config.store_uri,
@@ -132,18 +132,18 @@ def ensure_store(
         layout=config.features.format,
         part_mb=config.store.part_mb,
         on_error=on_error,
-        on_progress=lambda done, of: narrator.count("ingest", done, of, "slides"),
+        on_progress=lambda done, of: progress.update("ingest", done, of, "slides"),
     )
     read = store.slides.loc[store.slides.index.isin(cohort.slides["slide_id"])]
     listed = storage.join(config.store_uri, REJECTED)
     bad = f"{len(faults)} of them cannot be used and are left out ({listed}); " if faults else "All could be read: "
     patches = int(read["n_patches"].sum())
-    narrator.say(f"{bad}{len(read):,} bags with {patches:,} patches of width {store.width}")
+    progress.info(f"{bad}{len(read):,} bags with {patches:,} patches of width {store.width}")
     return store, faults
 
 
 def open_run_inputs(
-    config: Config, cohort: Cohort, plan: FoldPlan, narrator: ProgressReporter, on_error: OnError = "stop"
+    config: Config, cohort: Cohort, plan: FoldPlan, progress: ProgressReporter, on_error: OnError = "stop"
 ) -> RunInputs:
     """Everything a run needs, checked against what an earlier run left in the run directory; Ray must be up.
 
@@ -152,10 +152,10 @@ def open_run_inputs(
     Raises:
         InputError: bad feature files, or the run directory holds a run of another configuration or other data.
     """
-    store, faults = ensure_store(config, cohort, narrator, on_error, for_run=True)
+    store, faults = ensure_store(config, cohort, progress, on_error, for_run=True)
     if faults:
         cohort = cohort.without_slides(faults)
-        plan = open_folds(config, cohort, narrator, on_error)
+        plan = open_folds(config, cohort, progress, on_error)
     cohort = cohort.leaving_out(plan.left_out)
     study = RunInputs(config, cohort, plan, store, store, fingerprint(config, cohort, plan, store))
     _claim_run_dir(study)

@@ -134,9 +134,9 @@ def test_the_pace_is_that_from_the_first_piece_on(
 ) -> None:
     clock = iter([0.0, 100.0, 111.0, 122.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    narrator = ProgressReporter()
+    progress = ProgressReporter()
     for done in (0, 10, 21, 100):
-        narrator.count("ingest", done, 100)
+        progress.update("ingest", done, 100)
     assert capsys.readouterr().err.splitlines() == [
         "ingest: 0/100",
         "ingest: 10/100",

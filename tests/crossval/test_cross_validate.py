@@ -34,9 +34,9 @@ from momkd_ray.run.inputs import RunInputs, fingerprint, open_cohort, open_run_i
 
 
 def study_of(config: Config) -> RunInputs:
-    narrator = ProgressReporter()
-    cohort = open_cohort(config, narrator)
-    return open_run_inputs(config, cohort, make_folds(config, cohort), narrator)
+    progress = ProgressReporter()
+    cohort = open_cohort(config, progress)
+    return open_run_inputs(config, cohort, make_folds(config, cohort), progress)
 
 
 def crossval(config: Config) -> dict[str, Any]:

@@ -248,10 +248,10 @@ def test_mlflow_that_goes_away_does_not_stop_the_run(monkeypatch: pytest.MonkeyP
     from momkd_ray.crossval.mlflow_callback import _Tracker
 
     said: list[str] = []
-    narrator = ProgressReporter()
-    monkeypatch.setattr(narrator, "say", said.append)
+    progress = ProgressReporter()
+    monkeypatch.setattr(progress, "info", said.append)
     tracker = _Tracker("http://127.0.0.1:1", experiment_name="run")
-    tracker.narrator = narrator
+    tracker.progress = progress
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     # of MLflow's server there is only its absence here: the first request fails as it would when it is gone
     tracker.mlflow_util._mlflow.set_tracking_uri("http://127.0.0.1:1")
