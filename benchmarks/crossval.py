@@ -40,7 +40,7 @@ from momkd_ray.formats.knn_graph import knn_graph
 from momkd_ray.model.memory import spherical_kmeans
 from momkd_ray.model.momkd import MoMKD
 from momkd_ray.progress import ProgressReporter
-from momkd_ray.ray_runtime.cluster import connected
+from momkd_ray.ray_runtime.cluster import connect
 from momkd_ray.run.inputs import RunInputs, open_cohort, open_run_inputs
 from momkd_ray.seeds import derive_seed
 from momkd_ray.train.step import dtype_of_products
@@ -106,7 +106,7 @@ def run_of_ours(folder: Path, epochs: int, precision: str) -> Run:
     place = str(folder / precision)
     config = Config.model_validate(config_of(folder, train=train, run={"dir": place}, store={"uri": f"{place}/bags"}))
     began = time.perf_counter()
-    with connected() as ray:
+    with connect() as ray:
         up = time.perf_counter()
         cohort = open_cohort(config, ProgressReporter())
         study = open_run_inputs(config, cohort, make_folds(config, cohort), ProgressReporter())

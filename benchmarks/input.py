@@ -26,7 +26,7 @@ from momkd_ray.config.load import Config
 from momkd_ray.crossval.fold import fold_task
 from momkd_ray.formats.bag import Bag
 from momkd_ray.progress import ProgressReporter
-from momkd_ray.ray_runtime.cluster import connected
+from momkd_ray.ray_runtime.cluster import connect
 from momkd_ray.run.inputs import RunInputs, open_cohort, open_run_inputs
 from momkd_ray.train.worker import train_loop_per_worker
 
@@ -40,7 +40,7 @@ def main() -> None:
     arguments.add_argument("--width", type=int, default=1536)
     arguments.add_argument("--epochs", type=int, default=3, help="of training; 0: only the rate of reading")
     options = arguments.parse_args()
-    with tempfile.TemporaryDirectory() as name, connected():
+    with tempfile.TemporaryDirectory() as name, connect():
         folder = Path(name) / "cohort"
         write_cohort(folder, options.slides, options.patches, options.width)
         config = Config.model_validate(

@@ -21,7 +21,7 @@ from momkd_ray.bags.store import BagStore, StoreFormat
 from momkd_ray.batches.collate import collate
 from momkd_ray.formats.bag import Recipe
 from momkd_ray.formats.readers import read_bag
-from momkd_ray.ray_runtime.cluster import connected
+from momkd_ray.ray_runtime.cluster import connect
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def measure(folder: Path, patches: int, width: int, rounds: int) -> None:
             "bytes": [stat.st_size],
         }
     )
-    with connected():
+    with connect():
         store, _ = ingest(slides, str(folder / "store"), StoreFormat("float16", 8, "auto"))
     part = folder / "store" / store.slides["part"].iloc[0]
 

@@ -65,7 +65,7 @@ def train(
     """Train and test one fold."""
     from momkd_ray.crossval.cross_validate import train_folds
     from momkd_ray.progress import ProgressReporter
-    from momkd_ray.ray_runtime.cluster import connected
+    from momkd_ray.ray_runtime.cluster import connect
     from momkd_ray.run.inputs import open_cohort, open_folds, open_run_inputs
 
     settings = load_config(config, set_)
@@ -74,7 +74,7 @@ def train(
         plan = open_folds(settings, cohort, progress, on_error)
         if fold not in plan.folds:
             raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, plan.folds))}")
-    with connected(address) as ray, ProgressReporter() as progress:
+    with connect(address) as ray, ProgressReporter() as progress:
         study = open_run_inputs(settings, cohort, plan, progress, on_error)
         train_folds(study, [fold], progress, own_cluster=ray.own)
     print(study.location(fold))
@@ -92,14 +92,14 @@ def audit(
     from momkd_ray import storage
     from momkd_ray.audit.audit import audit_inputs
     from momkd_ray.progress import ProgressReporter
-    from momkd_ray.ray_runtime.cluster import connected
+    from momkd_ray.ray_runtime.cluster import connect
     from momkd_ray.synthetic.cohort import generate_cohort
 
     settings = load_config(config, set_)
     if settings.synthetic is not None:
         generate_cohort(settings.synthetic)
     folder = absolute(out) if out else storage.join(settings.run.dir, "audit")
-    with connected(address), ProgressReporter() as progress:
+    with connect(address), ProgressReporter() as progress:
         findings = audit_inputs(settings, lambda done, of: progress.update("audit", done, of, "slides"))
     findings.write(folder)
     print(findings.text())
@@ -117,13 +117,13 @@ def ingest(
 ) -> None:
     """Feature files -> bag store."""
     from momkd_ray.progress import ProgressReporter
-    from momkd_ray.ray_runtime.cluster import connected
+    from momkd_ray.ray_runtime.cluster import connect
     from momkd_ray.run.inputs import ensure_store, open_cohort
 
     settings = load_config(config, set_)
     with ProgressReporter() as progress:
         cohort = open_cohort(settings, progress, on_error)
-    with connected(address), ProgressReporter() as progress:
+    with connect(address), ProgressReporter() as progress:
         store, _ = ensure_store(settings, cohort, progress, on_error)
     print(f"{store.uri}: {len(store.slides)} bags, {int(store.slides['n_patches'].sum())} patches of {store.width}")
 
@@ -161,12 +161,12 @@ def predict(
     """Predict slides from histology alone."""
     from momkd_ray.predict.ensemble import predict_folder
     from momkd_ray.progress import ProgressReporter
-    from momkd_ray.ray_runtime.cluster import connected
+    from momkd_ray.ray_runtime.cluster import connect
 
     bundles = list(dict.fromkeys(absolute(m) for m in [*model, *(models or [])]))
     if not bundles:
         raise typer.BadParameter("name a model bundle, such as runs/pr/fold=0/model", param_hint="MODELS")
-    with connected(address), ProgressReporter() as progress:
+    with connect(address), ProgressReporter() as progress:
         if slides is None:
             progress.info("No --slides table: every slide counts as its own patient")
         table = absolute(slides) if slides else None
@@ -224,7 +224,7 @@ def import_released(
 def _crossval(settings: Config, address: str | None, on_error: Literal["stop", "skip"] = "stop") -> None:
     from momkd_ray.crossval.cross_validate import cross_validate
     from momkd_ray.progress import ProgressReporter
-    from momkd_ray.ray_runtime.cluster import connected
+    from momkd_ray.ray_runtime.cluster import connect
     from momkd_ray.report.page import write_report
     from momkd_ray.run.inputs import open_cohort, open_folds, open_run_inputs
 
@@ -232,7 +232,7 @@ def _crossval(settings: Config, address: str | None, on_error: Literal["stop", "
         cohort = open_cohort(settings, progress, on_error)
         plan = open_folds(settings, cohort, progress, on_error)
         progress.info(f"Connecting to Ray at {address}" if address else "Connecting to Ray")
-    with connected(address) as ray, ProgressReporter() as progress:
+    with connect(address) as ray, ProgressReporter() as progress:
         if ray.dashboard:
             progress.info(f"Dashboard: {ray.dashboard}")
         study = open_run_inputs(settings, cohort, plan, progress, on_error)

@@ -11,7 +11,7 @@ from support.s3 import quick, s3_client, s3_endpoint, s3_proxy, s3_server, small
 
 from momkd_ray.config.load import Config
 from momkd_ray.config.sections import SyntheticConfig
-from momkd_ray.ray_runtime.cluster import Connection, connected
+from momkd_ray.ray_runtime.cluster import Connection, connect
 from momkd_ray.synthetic.cohort import generate_cohort
 
 # on a busy machine a single example may take any time
@@ -57,5 +57,5 @@ def tiny_config(tmp_path: Path, tiny_cohort_dir: Path) -> Config:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Connection]:
     """One embedded Ray for all the tests that need one."""
-    with connected() as connection:
+    with connect() as connection:
         yield connection

@@ -13,8 +13,9 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.audit.findings import Findings
-from momkd_ray.bags.ingest import doubles, odd_ones, store_format
-from momkd_ray.bags.store import digest, to_row
+from momkd_ray.bags.consistency import duplicate_content_faults, mixed_encoder_faults
+from momkd_ray.bags.ingest import store_format
+from momkd_ray.bags.store import content_sha256, to_row
 from momkd_ray.cohort.cohort import Cohort, LeftOut, exclusion_sentences, load_cohort
 from momkd_ray.cohort.feature_files import list_features
 from momkd_ray.cohort.fold_checks import few_validated, few_validated_sentence, trained_patients, untaught_folds
@@ -49,7 +50,7 @@ def audit_inputs(config: Config, on_progress: Callable[[int, int], None]) -> Fin
     facts = _facts(config, slides, on_progress)
     bad = [Fault(**fault) for row in facts for fault in row["faults"]]
     good = {row["slide_id"]: row for row in facts if not row["faults"]}
-    bad += odd_ones(good, slides, None) + doubles(good, slides)
+    bad += mixed_encoder_faults(good, slides, None) + duplicate_content_faults(good, slides)
     faults += bad
     if cohort is None:
         return Findings(tuple(sorted({*faults})), config.features.dir, impossible="without its tables nothing remains")
@@ -180,7 +181,7 @@ def _inspect_slides(slides: str, recipe: Recipe, dtype: Precision) -> str:
                 raise FileFaultError("missing", f"there is no feature file {path}; extract it or leave the slide out")
             bag = read_bag(path, slide_id, recipe, dtype=dtype)
             fact |= {"width": bag.width, "encoder": bag.provenance.get("encoder"), "n_patches": bag.n_patches}
-            fact |= {"sha256": digest(to_row(bag))}
+            fact |= {"sha256": content_sha256(to_row(bag))}
             del bag  # or two of the largest bags would be in memory at a time
         except FileFaultError as error:
             fact["faults"] = [asdict(Fault("slide", slide_id, error.problem, path, str(error)))]

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from momkd_ray import storage
+from momkd_ray.bags.consistency import duplicate_content_faults, mixed_encoder_faults
 from momkd_ray.bags.store import (
     MANIFEST,
     SCHEMA,
@@ -40,7 +40,7 @@ from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Format, Recipe
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, raise_faults, record_faults
-from momkd_ray.ray_runtime.cluster import most_of
+from momkd_ray.ray_runtime.cluster import total_resource
 from momkd_ray.ray_runtime.parallel_map import parallel_map
 
 Progress = Callable[[int, int], None]
@@ -87,7 +87,7 @@ def is_current(uri: str, slides: pd.DataFrame, form: StoreFormat) -> bool:
     return _changed(held, slides) == 0
 
 
-def other_files(uri: str, slides: pd.DataFrame, form: StoreFormat) -> int:
+def outdated_bags(uri: str, slides: pd.DataFrame, form: StoreFormat) -> int:
     """How many bags of a finished store were made of other files than these slides have now; see `covers`."""
     store = _finished(uri, form)
     return 0 if store is None else _changed(_present(store)["file"], slides)
@@ -146,7 +146,7 @@ def ingest(
         faults += [Fault(**fault) for fault in result["faults"]]
         done += len(result["entries"]) + len(result["faults"])
         told(done, len(slides))
-    faults += odd_ones(entries, slides, old) + doubles(entries, slides)
+    faults += mixed_encoder_faults(entries, slides, old) + duplicate_content_faults(entries, slides)
     record_faults(faults, f"{len(slides)} feature files", storage.join(uri, REJECTED), on_error)
     rejected = {fault.id for fault in faults}
     good = {slide_id: entry for slide_id, entry in entries.items() if slide_id not in rejected}
@@ -176,7 +176,7 @@ def _form_words(form: StoreFormat) -> str:
 
 def _present(store: BagStore) -> pd.DataFrame:
     """The slides of a store whose parts are still there."""
-    return store.slides[store.slides["part"].isin(storage.names_below(store.uri))]
+    return store.slides[store.slides["part"].isin(storage.list_names(store.uri))]
 
 
 def _sources(slides: pd.DataFrame, old: BagStore | None) -> tuple[list[_Source], list[Fault]]:
@@ -198,57 +198,6 @@ def _sources(slides: pd.DataFrame, old: BagStore | None) -> tuple[list[_Source],
     return sources, faults
 
 
-def odd_ones(entries: Mapping[str, Entry], slides: pd.DataFrame, old: BagStore | None) -> list[Fault]:
-    """Slides of another width or encoder than a store that is there, or than most: faults that name two files.
-
-    Args:
-        entries: `width` and `encoder` of each slide that could be read.
-        slides: columns `slide_id` and `path`.
-        old: the store to agree with.
-    """
-    path_of = dict(zip(slides["slide_id"], slides["path"], strict=True))
-    asked = {slide_id: entries[slide_id] for slide_id in sorted(path_of) if slide_id in entries}
-    faults = []
-    for name, words in (("width", "features of width"), ("encoder", "features of")):
-        # a file that does not say what it was extracted with agrees with every other
-        values = {slide_id: entry[name] for slide_id, entry in asked.items() if entry[name]}
-        if not values:
-            continue
-        usual = getattr(old, name, None) or Counter(values.values()).most_common(1)[0][0]
-        model = next((path_of[slide_id] for slide_id, value in values.items() if value == usual), f"{old and old.uri}")
-        for slide_id, value in values.items():
-            if value != usual:
-                reason = (
-                    f"{path_of[slide_id]} has {words} {value}, but {model} of {usual}; extract all slides with one "
-                    "encoder"
-                )
-                faults.append(Fault("slide", slide_id, "mixed", path_of[slide_id], reason))
-    return faults
-
-
-def doubles(entries: Mapping[str, Entry], slides: pd.DataFrame) -> list[Fault]:
-    """Slides with the content of another: all but the first of a patient's; of several patients', every one.
-
-    Args:
-        entries: `sha256` of each slide that could be read.
-        slides: columns `slide_id`, `patient_id` and `path`.
-    """
-    rows = slides[slides["slide_id"].isin(list(entries))]
-    rows = rows.assign(sha256=[str(entries[slide_id]["sha256"]) for slide_id in rows["slide_id"]])
-    faults = []
-    for _, same in rows[rows["sha256"].duplicated(keep=False)].sort_values("slide_id").groupby("sha256"):
-        one_patient = same["patient_id"].nunique() == 1
-        for place in range(1 if one_patient else 0, len(same)):
-            row, other = same.iloc[place], same.iloc[0 if place else 1]
-            whose = "" if one_patient else f" of another patient ({other['patient_id']})"
-            reason = (
-                f"{row['path']} holds the same patches as {other['path']}{whose}; keep the right one, and remove the "
-                "other from the slides table"
-            )
-            faults.append(Fault("slide", row["slide_id"], "duplicated", row["path"], reason))
-    return faults
-
-
 def _kept(uri: str, old: BagStore | None, sources: Sequence[_Source], form: StoreFormat) -> dict[str, Entry]:
     """What is already stored: a finished store's slides, unless their files have changed, and wanted bags in
     parts that an unfinished job has left.
@@ -264,7 +213,7 @@ def _kept(uri: str, old: BagStore | None, sources: Sequence[_Source], form: Stor
             for slide_id, entry in old.entries.items()
             if slide_id in present and file_of.get(slide_id, entry["file"]) == entry["file"]
         }
-    left = [name for name in storage.names_below(uri) if name.endswith(".parquet") and name not in listed]
+    left = [name for name in storage.list_names(uri) if name.endswith(".parquet") and name not in listed]
     with ThreadPoolExecutor(16) as pool:
         for part_entries in pool.map(lambda name: _footer_entries(uri, name, form), left):
             for entry in part_entries:
@@ -288,7 +237,7 @@ def _plan(missing: Sequence[_Source], part_mb: int) -> list[list[_Source]]:
     if not missing:
         return []
     end_N = np.cumsum([max(1, source.bytes) for source in missing])
-    n_parts = max(math.ceil(end_N[-1] / (part_mb * 2**20)), _PARTS_PER_CPU * int(most_of("CPU")), 1)
+    n_parts = max(math.ceil(end_N[-1] / (part_mb * 2**20)), _PARTS_PER_CPU * int(total_resource("CPU")), 1)
     part_N = (end_N - 1) * n_parts // end_N[-1]
     numbered = zip(part_N.tolist(), missing, strict=True)
     return [[source for _, source in part] for _, part in groupby(numbered, key=lambda pair: pair[0])]
@@ -311,7 +260,7 @@ def _write_part(part: str, uri: str, form: StoreFormat, layout: Format) -> str:
                 faults.append(Fault("slide", source.slide_id, error.problem, source.path, str(error)))
                 continue
             if writer is None:
-                stream = open_files.enter_context(storage.writing(storage.join(uri, name)))
+                stream = open_files.enter_context(storage.atomic_writer(storage.join(uri, name)))
                 writer = open_files.enter_context(
                     pq.ParquetWriter(stream, SCHEMA, metadata_collector=metadata, **WRITER_OPTIONS)
                 )

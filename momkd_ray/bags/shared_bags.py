@@ -33,10 +33,10 @@ class JointBags:
 
     def read(self, bag_id: str) -> Bag:
         """The joint bag."""
-        return joined(bag_id, [self.slides.read(slide_id) for slide_id in self.members[bag_id]])
+        return join_bags(bag_id, [self.slides.read(slide_id) for slide_id in self.members[bag_id]])
 
 
-def joined(bag_id: str, bags: Sequence[Bag]) -> Bag:
+def join_bags(bag_id: str, bags: Sequence[Bag]) -> Bag:
     """Several bags as one, in their order; coordinates stay those of each slide."""
     if len(bags) == 1:
         return replace(bags[0], slide_id=bag_id)

@@ -90,7 +90,7 @@ def to_row(bag: Bag) -> dict[str, Any]:
         "width": bag.width,
         "dtype": bag.features.dtype.name,
         **buffers,
-        "sha256": digest(buffers),
+        "sha256": content_sha256(buffers),
     }
 
 
@@ -98,7 +98,7 @@ def _little_endian(array: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
     return np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data
 
 
-def digest(row: Mapping[str, Any]) -> str:
+def content_sha256(row: Mapping[str, Any]) -> str:
     """SHA-256 over what a bag is, not where it comes from: two slides of the same content have the same."""
     found = hashlib.sha256()
     for name in _BUFFERS[:-1]:
@@ -259,7 +259,7 @@ class BagStore:
             row |= {"width": self.width, "dtype": self.form.dtype}
             for name, (start, size) in zip(_BUFFERS, entry["at"], strict=True):
                 row[name] = data[start - first : start - first + size]
-            if slide_id in self._verified or digest(row) == entry["sha256"]:
+            if slide_id in self._verified or content_sha256(row) == entry["sha256"]:
                 self._verified.add(slide_id)
                 return from_row(row)
         except (OSError, ValueError, LookupError, TypeError) as error:
@@ -275,4 +275,4 @@ class BagStore:
 
 def open_part(uri: str, part: str) -> pq.ParquetFile:
     """A part of a store as a Parquet file."""
-    return pq.ParquetFile(storage.opened(storage.join(uri, part)))
+    return pq.ParquetFile(storage.open_file(storage.join(uri, part)))

@@ -34,7 +34,7 @@ def list_features(folder: str) -> dict[str, FeatureFile]:
     best: dict[str, tuple[tuple[int, int], FeatureFile]] = {}
     for rank, inside in enumerate(FOLDERS):
         place = storage.join(folder, inside) if inside else folder
-        for info in storage.files_below(place):
+        for info in storage.list_files(place):
             suffix = next((s for s in FEATURE_SUFFIXES if info.name.lower().endswith(s)), None)
             slide_id = info.name[: -len(suffix)] if suffix else ""
             if suffix is None or not slide_id or info.name.startswith("."):

@@ -228,7 +228,7 @@ def _is_number(text: str) -> bool:
 
 
 def _read_folder(location: str, wanted: frozenset[str]) -> _Rows:
-    names = storage.names_below(location)
+    names = storage.list_names(location)
     everyone = [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
     vectors: dict[str, Floats] = {}
     faults = []

@@ -140,9 +140,9 @@ def _names(split: Any, key: str, whose: str) -> set[str]:
 
 def _clam(folder: str, owners: Mapping[str, str]) -> Split:
     """By slide in the files, by patient in the result."""
-    files = {int(match[1]): name for name in storage.names_below(folder) if (match := CLAM_FILE.fullmatch(name))}
+    files = {int(match[1]): name for name in storage.list_names(folder) if (match := CLAM_FILE.fullmatch(name))}
     if not files:
-        what = "holds no splits_<i>.csv, as CLAM writes them" if storage.names_below(folder) else "does not exist"
+        what = "holds no splits_<i>.csv, as CLAM writes them" if storage.list_names(folder) else "does not exist"
         raise InputError(f"folds.file {folder} {what}")
     roles: dict[int, Roles] = {}
     validated = set()

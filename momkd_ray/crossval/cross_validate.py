@@ -19,7 +19,7 @@ from momkd_ray.crossval.search import Search
 from momkd_ray.crossval.tune_trials import build_tuner, room_on_cluster, threads_of_folds, units_to_train
 from momkd_ray.errors import InputError, RunError, StoppedError
 from momkd_ray.progress import ProgressReporter
-from momkd_ray.ray_runtime.cluster import folds_side_by_side, lacking
+from momkd_ray.ray_runtime.cluster import concurrent_folds, missing_resources_note
 from momkd_ray.run.inputs import RunInputs
 
 
@@ -58,8 +58,8 @@ def train_folds(study: RunInputs, folds: Sequence[int], progress: ProgressReport
     if done == total:
         return
     if own_cluster:
-        folds_side_by_side(study.config.cluster, own=True)
-    elif wait := lacking(study.config.cluster):
+        concurrent_folds(study.config.cluster, own=True)
+    elif wait := missing_resources_note(study.config.cluster):
         progress.info(wait)
     slides = study.cohort.slides["slide_id"].tolist()
     study = replace(study, slides=share_bags(study.store, slides, study.config.store.memory_share))
@@ -127,7 +127,7 @@ def _adopt(study: RunInputs, fold: int, setting: int) -> None:
     source, target = study.location(fold, setting), storage.join(study.config.run.dir, f"fold={fold}")
     if source == target:
         return
-    names = [n for n in storage.names_below(source) if n.endswith((".csv", ".jsonl", ".parquet", ".json"))]
+    names = [n for n in storage.list_names(source) if n.endswith((".csv", ".jsonl", ".parquet", ".json"))]
     files = [*names, "model/weights.safetensors", "model/model.json"]
     for name in files:
         storage.write_bytes(storage.join(target, name), storage.read_bytes(storage.join(source, name)))

@@ -18,7 +18,7 @@ from momkd_ray.crossval.fold import fold_is_finished, fold_is_lost, run_fold
 from momkd_ray.crossval.median_stopping import SettingScores, stop_marker
 from momkd_ray.crossval.search import Search
 from momkd_ray.errors import input_error_within, run_error_within
-from momkd_ray.ray_runtime.cluster import folds_side_by_side
+from momkd_ray.ray_runtime.cluster import concurrent_folds
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.train.fit import TRAIN_ENVIRONMENT
 
@@ -90,7 +90,7 @@ def threads_of_folds(study: RunInputs, own_cluster: bool) -> dict[int, float]:
     cluster, folds = study.config.cluster, list(study.plan.folds)
     threads = dict.fromkeys(folds, cluster.cpus_per_worker)
     if own_cluster and cluster.most_workers == 1 and not cluster.gpus_per_worker and not study.config.search:
-        side_by_side = folds_side_by_side(cluster, own=True)
+        side_by_side = concurrent_folds(cluster, own=True)
         last = folds[len(folds) - len(folds) % side_by_side :]
         threads |= {fold: cluster.cpus_per_worker * (side_by_side // len(last)) for fold in last}
     return threads
@@ -114,7 +114,7 @@ def room_on_cluster(cluster: ClusterConfig) -> Callable[[], int]:
     def ask() -> int:
         nonlocal asked, room
         if time.monotonic() - asked > _ROOM_ASKED_EVERY_S:
-            asked, room = time.monotonic(), folds_side_by_side(cluster, own=False)
+            asked, room = time.monotonic(), concurrent_folds(cluster, own=False)
         return room
 
     return ask

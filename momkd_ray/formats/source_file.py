@@ -39,7 +39,7 @@ class Source:
                 BinaryIO,
                 open(self.local, "rb", buffering=0)  # noqa: SIM115
                 if self.local
-                else _InMemory(storage.read_whole(self.path)),
+                else _InMemory(storage.read_buffer(self.path)),
             )
         except FileNotFoundError as error:
             raise _missing(self.path) from error

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pandas as pd
 
 from momkd_ray import storage
-from momkd_ray.bags.shared_bags import joined
+from momkd_ray.bags.shared_bags import join_bags
 from momkd_ray.batches.collate import collate
 from momkd_ray.cohort.feature_files import list_features
 from momkd_ray.cohort.slides import read_slides
@@ -49,7 +49,7 @@ class Ensemble:
                 faults.append(Fault("slide", slide_id, error.problem, path, str(error)))
         p = None
         if bags:
-            batch = collate([joined(bag_id, bags)], device=self.device).to(self.device)
+            batch = collate([join_bags(bag_id, bags)], device=self.device).to(self.device)
             p = sum(float(model.predict(batch)[0][0, 1]) for model in self.models) / len(self.models)
         return {"bag_id": bag_id, "p": p, "faults": [asdict(fault) for fault in faults]}
 
@@ -135,7 +135,7 @@ def predict_folder(
 
 
 def _write(table: pd.DataFrame, out: str) -> None:
-    with storage.writing(out) as stream:
+    with storage.atomic_writer(out) as stream:
         if out.endswith(".csv"):
             table.to_csv(stream, index=False)
         else:

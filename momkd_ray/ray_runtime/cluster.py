@@ -37,7 +37,7 @@ class Connection:
 
 
 @contextmanager
-def connected(address: str | None = None) -> Iterator[Connection]:
+def connect(address: str | None = None) -> Iterator[Connection]:
     """Ray for the length of the block.
 
     Args:
@@ -111,7 +111,7 @@ def _dashboard() -> str:
     return f"http://{url}" if url else ""
 
 
-def most_of(kind: str) -> float:
+def total_resource(kind: str) -> float:
     """How much of a resource (`CPU`, `GPU`) the cluster has, or is taken to grow to by its autoscaler."""
     import ray
     from ray.autoscaler.v2.utils import is_autoscaler_v2
@@ -122,7 +122,7 @@ def most_of(kind: str) -> float:
     return float(max(ray.cluster_resources().get(kind, 0.0), grown))
 
 
-def lacking(cluster: ClusterConfig) -> str | None:
+def missing_resources_note(cluster: ClusterConfig) -> str | None:
     """A sentence on what a fold needs and the cluster, as it now stands, does not have."""
     import ray
 
@@ -137,14 +137,14 @@ def lacking(cluster: ClusterConfig) -> str | None:
     return None
 
 
-def folds_side_by_side(cluster: ClusterConfig, own: bool) -> int:
+def concurrent_folds(cluster: ClusterConfig, own: bool) -> int:
     """How many folds the cluster holds at once, each with all the workers it may take.
 
     Raises:
         InputError: a cluster of this machine alone cannot hold even one with its fewest workers.
     """
     a_worker = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
-    have = {kind: most_of(kind) for kind in a_worker}
+    have = {kind: total_resource(kind) for kind in a_worker}
     for kind, one in a_worker.items():
         need = cluster.least_workers * one
         if own and need > have[kind]:

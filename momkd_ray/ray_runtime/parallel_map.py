@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from momkd_ray.errors import as_user_error
-from momkd_ray.ray_runtime.cluster import most_of
+from momkd_ray.ray_runtime.cluster import total_resource
 
 # Ray Data takes some tenths of a second to give a CPU its next task, so tasks are few and of many pieces
 _TASKS_PER_PLACE = 3
@@ -32,7 +32,7 @@ def parallel_map(
 
     if not pieces:
         return
-    places = most_of("GPU") / gpus if gpus else most_of("CPU")
+    places = total_resource("GPU") / gpus if gpus else total_resource("CPU")
     n_tasks = max(_TASKS_PER_PLACE * int(places), len(pieces) // _MOST_PIECES_PER_TASK)
     n_tasks = min(max(n_tasks, 1), len(pieces))
     tasks = [{"pieces": list(pieces[i::n_tasks])} for i in range(n_tasks)]

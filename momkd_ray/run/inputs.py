@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from momkd_ray import __version__, storage
-from momkd_ray.bags.ingest import ingest, is_current, other_files, store_format
+from momkd_ray.bags.ingest import ingest, is_current, outdated_bags, store_format
 from momkd_ray.bags.shared_bags import BagSource, JointBags
 from momkd_ray.bags.store import MANIFEST, BagStore
 from momkd_ray.cohort.cohort import Cohort, exclusion_sentences, load_cohort
@@ -122,7 +122,7 @@ def ensure_store(
             f"features.dir {config.features.dir} does not exist or holds no feature file of the {len(cohort.slides)} "
             "slides: name the folder of the .h5 files"
         )
-    if replaced := other_files(config.store_uri, cohort.slides, form):
+    if replaced := outdated_bags(config.store_uri, cohort.slides, form):
         progress.info(f"{replaced} bags of the store were made of other files and are replaced; no earlier run goes on")
     progress.info(f"Checking {len(cohort.slides)} feature files and reading them into {config.store_uri}")
     store, faults = ingest(

@@ -21,7 +21,7 @@ import numpy as np
 
 from momkd_ray.errors import InputError
 from momkd_ray.storage.backend import Backend, FileInfo, Kind
-from momkd_ray.storage.local import LocalPlace
+from momkd_ray.storage.local import LocalBackend
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,41 +30,41 @@ if TYPE_CHECKING:
 __all__ = [
     "FileInfo",
     "absolute",
+    "atomic_writer",
     "delete",
     "exists",
-    "files_below",
     "join",
     "kind",
+    "list_files",
+    "list_names",
     "local_path",
-    "names_below",
-    "opened",
+    "open_file",
     "pyarrow_filesystem",
+    "read_buffer",
     "read_bytes",
     "read_into",
     "read_json",
     "read_range",
     "read_table",
     "read_text",
-    "read_whole",
     "stat",
     "write_bytes",
     "write_json",
     "write_table",
     "write_text",
-    "writing",
 ]
 
 
 def _place(location: str) -> Backend:
     scheme, separator, rest = location.partition("://")
     if not separator:
-        return LocalPlace(location)
+        return LocalBackend(location)
     if scheme == "file":
-        return LocalPlace(rest)
+        return LocalBackend(rest)
     if scheme == "s3":
-        from momkd_ray.storage.s3 import S3Place  # boto3 takes a third of a second to import
+        from momkd_ray.storage.s3 import S3Backend  # boto3 takes a third of a second to import
 
-        return S3Place(location)
+        return S3Backend(location)
     raise InputError(f"{location} is neither a path nor an s3:// URI")
 
 
@@ -81,7 +81,7 @@ def absolute(location: str) -> str:
 def local_path(location: str) -> str | None:
     """The absolute path of a local file or folder; None on S3. For libraries that open files by themselves."""
     place = _place(location)
-    return place.path if isinstance(place, LocalPlace) else None
+    return place.path if isinstance(place, LocalBackend) else None
 
 
 def kind(location: str) -> Kind | None:
@@ -99,14 +99,14 @@ def stat(location: str) -> FileInfo | None:
     return _place(location).stat()
 
 
-def files_below(location: str) -> list[FileInfo]:
+def list_files(location: str) -> list[FileInfo]:
     """The files directly inside a folder, sorted by name, in one listing; none where there is no such folder."""
-    return sorted(_place(location).files_below(), key=lambda file: file.name)
+    return sorted(_place(location).list_files(), key=lambda file: file.name)
 
 
-def names_below(location: str) -> list[str]:
+def list_names(location: str) -> list[str]:
     """The names of files and folders directly inside a folder, sorted; none where there is no such folder."""
-    return sorted(_place(location).names_below())
+    return sorted(_place(location).list_names())
 
 
 def delete(location: str) -> None:
@@ -114,18 +114,18 @@ def delete(location: str) -> None:
     _place(location).delete()
 
 
-def writing(location: str) -> AbstractContextManager[BinaryIO]:
+def atomic_writer(location: str) -> AbstractContextManager[BinaryIO]:
     """An output stream whose file takes its name only when the block ends well.
 
     Raises:
         RunError: also when the disk is full; the block's own stream raises it.
     """
-    return _place(location).writing()
+    return _place(location).atomic_writer()
 
 
 def write_bytes(location: str, content: bytes) -> None:
     """Write one whole file."""
-    with writing(location) as stream:
+    with atomic_writer(location) as stream:
         stream.write(content)
 
 
@@ -141,11 +141,11 @@ def write_json(location: str, value: Any) -> None:
 
 def write_table(location: str, table: pd.DataFrame) -> None:
     """Write one whole Parquet file, without the frame's index."""
-    with writing(location) as stream:
+    with atomic_writer(location) as stream:
         table.to_parquet(stream, index=False)
 
 
-def opened(location: str) -> BinaryIO:
+def open_file(location: str) -> BinaryIO:
     """A file to read and seek in, for `h5py.File` and `pyarrow.parquet.ParquetFile`; the caller closes it.
 
     On S3 small reads are answered from blocks of 256 KiB, and more is read ahead the longer reads follow each other.
@@ -155,7 +155,7 @@ def opened(location: str) -> BinaryIO:
         FileNotFoundError: no file is there.
         RunError: also when the object is replaced before it is closed.
     """
-    return _place(location).opened()
+    return _place(location).open_file()
 
 
 def read_into(location: str, offset: int, buffer: memoryview | bytearray | np.ndarray[Any, Any]) -> None:
@@ -187,14 +187,14 @@ def read_range(location: str, offset: int, length: int) -> memoryview:
     return buffer.data
 
 
-def read_whole(location: str) -> memoryview:
+def read_buffer(location: str) -> memoryview:
     """The whole file, as a writable view of fresh memory; from S3 in ranges side by side, all of one object.
 
     Raises:
         FileNotFoundError: no file is there.
         RunError: also when the object is replaced meanwhile.
     """
-    return _place(location).read_whole()
+    return _place(location).read_buffer()
 
 
 def read_table(location: str) -> pd.DataFrame:
@@ -206,7 +206,7 @@ def read_table(location: str) -> pd.DataFrame:
 
 def read_bytes(location: str) -> bytes:
     """The whole file; `FileNotFoundError` where there is none."""
-    return bytes(read_whole(location))
+    return bytes(read_buffer(location))
 
 
 def read_text(location: str) -> str:

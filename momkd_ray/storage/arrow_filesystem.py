@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from pyarrow import fs
 
 from momkd_ray.storage.backend import Backend
-from momkd_ray.storage.local import LocalPlace
-from momkd_ray.storage.s3 import S3Place
+from momkd_ray.storage.local import LocalBackend
+from momkd_ray.storage.s3 import S3Backend
 from momkd_ray.storage.s3_client import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, client
 from momkd_ray.storage.s3_retry import patience_s, with_retries
 
@@ -31,9 +31,9 @@ def _patient(options: dict[str, Any]) -> _PatientS3:
 
 def filesystem(place: Backend) -> tuple[fs.FileSystem, str]:
     """The file system of a place and the path inside it."""
-    if isinstance(place, LocalPlace):
+    if isinstance(place, LocalBackend):
         return fs.LocalFileSystem(), place.path
-    assert isinstance(place, S3Place)
+    assert isinstance(place, S3Backend)
     options: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S, "request_timeout": READ_TIMEOUT_S}
     # left to itself, Arrow takes no endpoint from the environment
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -46,7 +46,7 @@ def filesystem(place: Backend) -> tuple[fs.FileSystem, str]:
     return _patient(options), f"{place.bucket}/{place.key}".rstrip("/")
 
 
-def _region(place: S3Place) -> str:
+def _region(place: S3Backend) -> str:
     """Where the bucket lies: Amazon answers elsewhere with a redirection that Arrow does not follow."""
     found = with_retries("look up", place.location, lambda: client().head_bucket(Bucket=place.bucket))
     region: str = found.get("BucketRegion") or client().meta.region_name

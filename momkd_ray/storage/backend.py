@@ -29,11 +29,11 @@ class Backend(Protocol):
         """The file; None where there is none."""
         ...
 
-    def files_below(self) -> list[FileInfo]:
+    def list_files(self) -> list[FileInfo]:
         """The files directly below, in any order."""
         ...
 
-    def names_below(self) -> set[str]:
+    def list_names(self) -> set[str]:
         """The names of files and folders directly below."""
         ...
 
@@ -41,11 +41,11 @@ class Backend(Protocol):
         """Remove the file."""
         ...
 
-    def writing(self) -> AbstractContextManager[BinaryIO]:
+    def atomic_writer(self) -> AbstractContextManager[BinaryIO]:
         """A stream whose file appears when the block ends well."""
         ...
 
-    def opened(self) -> BinaryIO:
+    def open_file(self) -> BinaryIO:
         """The file, open for reading."""
         ...
 
@@ -53,6 +53,6 @@ class Backend(Protocol):
         """Fill a view of bytes, which is not empty."""
         ...
 
-    def read_whole(self) -> memoryview:
+    def read_buffer(self) -> memoryview:
         """All of the file."""
         ...

@@ -22,7 +22,7 @@ _WRITE_BUFFER = 2**20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class LocalPlace:
+class LocalBackend:
     """A path on this machine or on a file system mounted there."""
 
     def __init__(self, path: str) -> None:
@@ -41,7 +41,7 @@ class LocalPlace:
         except FileNotFoundError:
             return None
 
-    def files_below(self) -> list[FileInfo]:
+    def list_files(self) -> list[FileInfo]:
         """The files inside the folder, in any order; links count as what they lead to."""
         found = []
         for entry in self._entries():
@@ -50,7 +50,7 @@ class LocalPlace:
                     found.append(_info(entry.name, entry.stat()))
         return found
 
-    def names_below(self) -> set[str]:
+    def list_names(self) -> set[str]:
         """The names inside the folder."""
         return {entry.name for entry in self._entries()}
 
@@ -72,7 +72,7 @@ class LocalPlace:
             raise InputError(f"cannot remove {self.path}: {error.strerror}") from error
 
     @contextmanager
-    def writing(self) -> Iterator[BinaryIO]:
+    def atomic_writer(self) -> Iterator[BinaryIO]:
         """A stream into a temporary file beside the real one, renamed when the block ends well."""
         folder, name = os.path.split(self.path)
         temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -98,7 +98,7 @@ class LocalPlace:
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
-    def opened(self) -> BinaryIO:
+    def open_file(self) -> BinaryIO:
         """The file, open for reading."""
         return open(self.path, "rb")
 
@@ -112,7 +112,7 @@ class LocalPlace:
                 raise OSError(f"{self.path} ends before byte {offset + len(view)}")
             done += count
 
-    def read_whole(self) -> memoryview:
+    def read_buffer(self) -> memoryview:
         """The whole file."""
         with open(self.path, "rb", buffering=0) as file:
             view = np.empty(os.fstat(file.fileno()).st_size, np.uint8).data

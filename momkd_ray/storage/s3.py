@@ -18,7 +18,7 @@ from momkd_ray.storage.s3_upload import uploading
 _OPTIONS = re.compile(r"\?(.*&)?(endpoint_override|scheme|region)=")
 
 
-class S3Place:
+class S3Backend:
     """An object of a bucket or the objects below it. Keys are taken literally: `%20` is no space."""
 
     def __init__(self, location: str) -> None:
@@ -56,7 +56,7 @@ class S3Place:
             return _info(self.key.rpartition("/")[2], found["ContentLength"], found["ETag"])
         return None
 
-    def files_below(self) -> list[FileInfo]:
+    def list_files(self) -> list[FileInfo]:
         """The objects directly below, in any order."""
         prefix = self._prefix()
         return [
@@ -66,7 +66,7 @@ class S3Place:
             if item["Key"] != prefix  # an empty object that stands for the folder itself
         ]
 
-    def names_below(self) -> set[str]:
+    def list_names(self) -> set[str]:
         """The names of objects and folders directly below."""
         prefix, names = self._prefix(), set()
         for page in self._pages():
@@ -94,11 +94,11 @@ class S3Place:
         with suppress(FileNotFoundError):  # Amazon does not tell, others do
             with_retries("remove", self.location, lambda: client().delete_object(**self.object()))
 
-    def writing(self) -> AbstractContextManager[BinaryIO]:
+    def atomic_writer(self) -> AbstractContextManager[BinaryIO]:
         """A stream whose object appears when the block ends well."""
         return uploading(self)
 
-    def opened(self) -> BinaryIO:
+    def open_file(self) -> BinaryIO:
         """The object as a file."""
         return cast(BinaryIO, ObjectFile(self))
 
@@ -106,7 +106,7 @@ class S3Place:
         """Fill a view."""
         RangeRead(self, offset, view).read()
 
-    def read_whole(self) -> memoryview:
+    def read_buffer(self) -> memoryview:
         """All of the object."""
         return RangeRead(self).read()
 

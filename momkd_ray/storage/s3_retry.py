@@ -27,7 +27,7 @@ from urllib3.exceptions import HTTPError
 
 from momkd_ray.errors import InputError, RunError
 
-PATIENCE_VARIABLE = "MOMKD_RAY_S3_PATIENCE_S"
+RETRY_SECONDS_VARIABLE = "MOMKD_RAY_S3_PATIENCE_S"
 DEFAULT_PATIENCE_S = 120.0
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 10.0
@@ -77,13 +77,13 @@ def patience_s() -> float:
     Raises:
         InputError: it is set to something else than seconds.
     """
-    text = os.environ.get(PATIENCE_VARIABLE, "")
+    text = os.environ.get(RETRY_SECONDS_VARIABLE, "")
     try:
         seconds = float(text) if text.strip() else DEFAULT_PATIENCE_S
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise InputError(f"{PATIENCE_VARIABLE} is '{text}': set it to a number of seconds, such as 120")
+        raise InputError(f"{RETRY_SECONDS_VARIABLE} is '{text}': set it to a number of seconds, such as 120")
     return seconds
 
 

@@ -89,11 +89,11 @@ class Checkpoints:
 
     def remove_all(self) -> None:
         """Remove every checkpoint, and what an interrupted writer left."""
-        for name in storage.names_below(self.folder):
+        for name in storage.list_names(self.folder):
             storage.delete(storage.join(self.folder, name))
 
     def _names(self) -> list[str]:
-        names = storage.names_below(self.folder)
+        names = storage.list_names(self.folder)
         return [name for name in names if name.endswith(_SUFFIX) and not name.startswith(".")]
 
     def _content(self, name: str) -> bytes | None:

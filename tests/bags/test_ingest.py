@@ -20,7 +20,7 @@ from pyarrow import parquet as pq
 from sklearn.neighbors import NearestNeighbors
 
 from momkd_ray.bags.ingest import ingest, is_current
-from momkd_ray.bags.shared_bags import JointBags, SharedBags, joined, share_bags
+from momkd_ray.bags.shared_bags import JointBags, SharedBags, join_bags, share_bags
 from momkd_ray.bags.store import SCHEMA, BagStore, StoreFormat, bags_table, from_row, row_at, to_row
 from momkd_ray.batches.collate import collate
 from momkd_ray.errors import InputError
@@ -422,4 +422,4 @@ def test_a_joint_bag_is_its_slides_side_by_side() -> None:
     assert torch.equal(together.features_PD, apart.features_PD)
     assert together.patches_per_bag == (18,)
     assert torch.equal(together.graph.edge_index_2M, apart.graph.edge_index_2M)
-    assert_same_bag(joined("slide-5", [bags[2]]), bags[2])
+    assert_same_bag(join_bags("slide-5", [bags[2]]), bags[2])

@@ -28,7 +28,7 @@ from momkd_ray.errors import InputError, input_error_within
 from momkd_ray.model.bundle import load_bundle
 from momkd_ray.predict.ensemble import check_ensemble, predict_folder
 from momkd_ray.progress import ProgressReporter
-from momkd_ray.ray_runtime.cluster import Connection, folds_side_by_side
+from momkd_ray.ray_runtime.cluster import Connection, concurrent_folds
 from momkd_ray.report.page import write_report
 from momkd_ray.run.inputs import RunInputs, fingerprint, open_cohort, open_run_inputs
 
@@ -315,8 +315,8 @@ def test_bad_input_is_found_inside_what_ray_train_raises() -> None:
 def test_a_machine_too_small_for_one_fold_is_told_so(tiny_config: Config, ray_cluster: Connection) -> None:
     cluster = changed(tiny_config, cluster__workers=64).cluster
     with pytest.raises(InputError, match="64 CPUs"):
-        folds_side_by_side(cluster, own=True)
-    assert folds_side_by_side(cluster, own=False) == 1
+        concurrent_folds(cluster, own=True)
+    assert concurrent_folds(cluster, own=False) == 1
 
 
 def test_bad_input_found_by_a_fold_is_an_input_error(tiny_config: Config, ray_cluster: Connection) -> None:

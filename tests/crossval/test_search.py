@@ -32,7 +32,7 @@ from momkd_ray.crossval.search import Search
 from momkd_ray.crossval.tune_trials import FoldSearcher, Unit, threads_of_folds, trial_resources
 from momkd_ray.errors import InputError, StoppedError
 from momkd_ray.progress import ProgressReporter
-from momkd_ray.ray_runtime.cluster import Connection, folds_side_by_side, lacking, most_of
+from momkd_ray.ray_runtime.cluster import Connection, concurrent_folds, missing_resources_note, total_resource
 from momkd_ray.report.page import write_report
 from momkd_ray.train.worker import train_loop_per_worker
 
@@ -203,8 +203,8 @@ def test_after_bad_input_nothing_begins() -> None:
 def test_as_many_folds_side_by_side_as_there_is(
     monkeypatch: pytest.MonkeyPatch, cluster: dict[str, Any], cpus: float, gpus: float, folds: int
 ) -> None:
-    monkeypatch.setattr("momkd_ray.ray_runtime.cluster.most_of", {"CPU": cpus, "GPU": gpus}.__getitem__)
-    assert folds_side_by_side(ClusterConfig(**cluster), own=False) == folds
+    monkeypatch.setattr("momkd_ray.ray_runtime.cluster.total_resource", {"CPU": cpus, "GPU": gpus}.__getitem__)
+    assert concurrent_folds(ClusterConfig(**cluster), own=False) == folds
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_as_many_folds_side_by_side_as_there_is(
 def test_the_last_folds_take_what_would_be_idle_of_a_machine_of_its_own(
     monkeypatch: pytest.MonkeyPatch, cluster: dict[str, Any], cpus: float, folds: int, expected: list[float]
 ) -> None:
-    monkeypatch.setattr("momkd_ray.ray_runtime.cluster.most_of", {"CPU": cpus, "GPU": 1.0}.__getitem__)
+    monkeypatch.setattr("momkd_ray.ray_runtime.cluster.total_resource", {"CPU": cpus, "GPU": 1.0}.__getitem__)
     config = SimpleNamespace(cluster=ClusterConfig(**cluster), search={})
     study: Any = SimpleNamespace(config=config, plan=SimpleNamespace(folds=range(folds)))
     assert list(threads_of_folds(study, own_cluster=True).values()) == expected
@@ -234,23 +234,23 @@ def test_the_last_folds_take_what_would_be_idle_of_a_machine_of_its_own(
 
 
 def test_what_a_cluster_lacks_for_a_fold_is_said(ray_cluster: Connection) -> None:
-    assert lacking(ClusterConfig()) is None
+    assert missing_resources_note(ClusterConfig()) is None
     words = "needs 2000 CPUs and the cluster has [0-9]+: it waits"
-    assert re.search(words, lacking(ClusterConfig(workers=[2000, 4000])) or "")
-    assert "needs 1 GPU and the cluster has 0" in (lacking(ClusterConfig(gpus_per_worker=1)) or "")
+    assert re.search(words, missing_resources_note(ClusterConfig(workers=[2000, 4000])) or "")
+    assert "needs 1 GPU and the cluster has 0" in (missing_resources_note(ClusterConfig(gpus_per_worker=1)) or "")
 
 
 def test_what_there_is_is_asked_of_the_cluster_that_is_connected(
     monkeypatch: pytest.MonkeyPatch, ray_cluster: Connection
 ) -> None:
-    before = most_of("CPU")
+    before = total_resource("CPU")
     monkeypatch.setattr(internal_kv, "global_gcs_client", None)  # what the end of another cluster leaves
-    assert most_of("CPU") == before > 0
+    assert total_resource("CPU") == before > 0
 
 
 def test_the_room_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     cpus, clock = {"CPU": 2.0, "GPU": 0.0}, [0.0]
-    monkeypatch.setattr("momkd_ray.ray_runtime.cluster.most_of", cpus.__getitem__)
+    monkeypatch.setattr("momkd_ray.ray_runtime.cluster.total_resource", cpus.__getitem__)
     monkeypatch.setattr(trials.time, "monotonic", lambda: clock[0])
     room = trials.room_on_cluster(ClusterConfig())
     assert room() == 2
@@ -383,7 +383,7 @@ def test_a_hopeless_setting_is_stopped_in_all_folds_and_said_to_be(
 
     ends = [json.loads(path.read_text().splitlines()[0]) for path in run.glob("tune/*/result.json")]
     assert len(ends) == 8
-    if most_of("CPU") < 8:
+    if total_resource("CPU") < 8:
         assert len({end["pid"] for end in ends}) < 8, "each fold had a process of its own"
 
     stamps = {path: path.stat().st_mtime_ns for path in run.glob("setting=*/fold=*/*")}

@@ -53,14 +53,14 @@ def everything(folder: str) -> None:
     for size in (0, LONG):
         place, content = f"{folder}/{size}", content_of(size)
         written(place, content)
-        assert storage.read_whole(place) == content
-        with storage.opened(place) as file:
+        assert storage.read_buffer(place) == content
+        with storage.open_file(place) as file:
             assert file.read(5) == content[:5]
             assert file.read() == content[5:]
         assert storage.read_range(place, size // 3, size // 2) == content[size // 3 : size // 3 + size // 2]
         assert storage.kind(place) == "file"
-    assert [file.size for file in storage.files_below(folder)] == [0, LONG]
-    assert storage.names_below(folder) == ["0", str(LONG)]
+    assert [file.size for file in storage.list_files(folder)] == [0, LONG]
+    assert storage.list_names(folder) == ["0", str(LONG)]
     storage.delete(f"{folder}/0")
     assert not storage.exists(f"{folder}/0")
 
@@ -95,15 +95,15 @@ def test_a_server_that_comes_back_is_waited_for(
     written(place, content)
     back.join()
     back = s3_proxy.away(1.0)
-    assert storage.read_whole(place) == content
+    assert storage.read_buffer(place) == content
     back.join()
 
 
 def operations(folder: str) -> dict[str, Callable[[], object]]:
     return {
-        "read": lambda: storage.read_whole(f"{folder}/x"),
+        "read": lambda: storage.read_buffer(f"{folder}/x"),
         "range": lambda: storage.read_range(f"{folder}/x", 0, 3 * PART),
-        "list": lambda: storage.names_below(folder),
+        "list": lambda: storage.list_names(folder),
         "look": lambda: storage.exists(f"{folder}/x"),
         "write": lambda: written(f"{folder}/y", content_of(3 * PART)),
         "short write": lambda: storage.write_text(f"{folder}/y", "short"),
@@ -116,7 +116,7 @@ def test_an_outage_longer_than_patience_is_one_run_error(
     s3_server: S3Server, s3_proxy: FaultyProxy, small_parts: None, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     storage.write_bytes(f"{s3_server.uri}/x", content_of(3 * PART))
-    monkeypatch.setenv(patience.PATIENCE_VARIABLE, "0.5")
+    monkeypatch.setenv(patience.RETRY_SECONDS_VARIABLE, "0.5")
     monkeypatch.setattr(upload, "ABORT_PATIENCE_S", 0.2)
     s3_proxy.inject("status")
     began = time.monotonic()
@@ -137,7 +137,7 @@ def test_an_outage_does_not_make_a_slide_look_damaged(
         file.create_dataset("features", data=np.arange(3_000 * 64, dtype=np.float32).reshape(-1, 64), chunks=(1, 64))
         file["coords"] = np.arange(6_000, dtype=np.int32).reshape(-1, 2)
     storage.write_bytes(place, (tmp_path / "slide.h5").read_bytes())
-    monkeypatch.setenv(patience.PATIENCE_VARIABLE, "0.2")
+    monkeypatch.setenv(patience.RETRY_SECONDS_VARIABLE, "0.2")
     for answered in range(2):
         s3_proxy.inject("status", spared=answered)
         with pytest.raises(RunError, match="503"):
@@ -145,7 +145,7 @@ def test_an_outage_does_not_make_a_slide_look_damaged(
         s3_proxy.heal()
     assert read_bag(place, "slide", Recipe()).n_patches == 3_000
     storage.write_table(place, pd.DataFrame(np.random.default_rng(0).random((100_000, 9))))
-    with storage.opened(place) as source:
+    with storage.open_file(place) as source:
         table = pq.ParquetFile(source)
         s3_proxy.inject("status")
         with pytest.raises(RunError, match="503"):
@@ -155,7 +155,7 @@ def test_an_outage_does_not_make_a_slide_look_damaged(
 def test_an_outage_ends_a_command_with_one_sentence(
     s3_server: S3Server, s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(patience.PATIENCE_VARIABLE, "0.3")
+    monkeypatch.setenv(patience.RETRY_SECONDS_VARIABLE, "0.3")
     s3_proxy.go_away()
     with pytest.raises(SystemExit) as caught:
         main(["report", "--run", f"{s3_server.uri}/run"])
@@ -166,7 +166,7 @@ def test_an_outage_ends_a_command_with_one_sentence(
 
 
 def test_what_will_never_be_granted_is_not_asked_twice(s3_server: S3Server, s3_proxy: FaultyProxy) -> None:
-    for read in (storage.read_bytes, storage.opened):
+    for read in (storage.read_bytes, storage.open_file):
         before = s3_proxy.count()
         with pytest.raises(FileNotFoundError):
             read(f"{s3_server.uri}/nothing")
@@ -194,24 +194,24 @@ def test_buckets_and_credentials_that_cannot_be_used_are_named(
     with pytest.raises(InputError, match="names no bucket"):
         storage.exists("s3:///x")
     with pytest.raises(InputError, match="no bucket or key of that name"):
-        storage.names_below("s3://not a bucket/x")
+        storage.list_names("s3://not a bucket/x")
     with pytest.raises(InputError, match="AWS_ENDPOINT_URL"):
-        storage.names_below(f"{s3_server.uri}/x?endpoint_override=localhost")
-    monkeypatch.setenv(patience.PATIENCE_VARIABLE, "long")
+        storage.list_names(f"{s3_server.uri}/x?endpoint_override=localhost")
+    monkeypatch.setenv(patience.RETRY_SECONDS_VARIABLE, "long")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     with pytest.raises(InputError, match="MOMKD_RAY_S3_PATIENCE_S is 'long'"):
-        storage.names_below(s3_server.uri)
+        storage.list_names(s3_server.uri)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "nonsense")
     with pytest.raises(InputError, match="nonsense"):
-        storage.names_below(s3_server.uri)
+        storage.list_names(s3_server.uri)
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     with pytest.raises(InputError, match=r"credentials are missing.*AWS_ACCESS_KEY_ID"):
-        storage.names_below(s3_server.uri)
+        storage.list_names(s3_server.uri)
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(InputError, match="nobody"):
-        storage.names_below(s3_server.uri)
+        storage.list_names(s3_server.uri)
 
 
 def test_the_endpoint_for_s3_alone_goes_before_the_one_for_all(
@@ -249,7 +249,7 @@ def test_an_object_replaced_while_it_is_read_is_noticed(
         s3_server.client.put_object(Bucket=s3_server.bucket, Key="x", Body=content[::-1])
 
     readings: list[Callable[[], object]] = [
-        lambda: storage.read_whole(place),
+        lambda: storage.read_buffer(place),
         lambda: storage.read_range(place, 3, 4 * PART),
     ]
     for read in readings:
@@ -261,7 +261,7 @@ def test_an_object_replaced_while_it_is_read_is_noticed(
             read()
         thread.join()
     storage.write_bytes(place, content)
-    with storage.opened(place) as file:
+    with storage.open_file(place) as file:
         assert file.read(10) == content[:10]
         replace()
         with pytest.raises(RunError, match="was replaced"):
@@ -275,7 +275,7 @@ def test_a_completion_whose_answer_is_lost_is_a_completion(
     place = f"{s3_server.uri}/x"
     written(place, content_of(3 * PART))
     assert lost.injected == 1
-    assert storage.read_whole(place) == content_of(3 * PART)
+    assert storage.read_buffer(place) == content_of(3 * PART)
     # another's object under the name is not taken for ours
     s3_proxy.inject("status", method="POST", path="uploadId=", status=404, code="NoSuchUpload")
     with pytest.raises(RunError, match="NoSuchUpload"):
@@ -285,7 +285,7 @@ def test_a_completion_whose_answer_is_lost_is_a_completion(
 def test_a_failing_part_ends_the_writing(
     s3_server: S3Server, s3_proxy: FaultyProxy, small_parts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(patience.PATIENCE_VARIABLE, "0.1")
+    monkeypatch.setenv(patience.RETRY_SECONDS_VARIABLE, "0.1")
     s3_proxy.inject("status", method="PUT", path="partNumber=2")
     with pytest.raises(RunError, match="could not write"):
         written(f"{s3_server.uri}/x", content_of(9 * PART))
@@ -301,9 +301,9 @@ def test_long_listings_come_whole(s3_server: S3Server, s3_proxy: FaultyProxy, qu
         list(pool.map(lambda n: client.put_object(Bucket=s3_server.bucket, Key=f"many/{n}", Body=b""), names))
     client.put_object(Bucket=s3_server.bucket, Key="many/", Body=b"")  # as consoles make folders
     s3_proxy.inject("status", every=2)
-    assert storage.names_below(f"{s3_server.uri}/many") == names
-    assert [file.name for file in storage.files_below(f"{s3_server.uri}/many/")] == names
-    assert storage.names_below(s3_server.uri) == ["many"]
+    assert storage.list_names(f"{s3_server.uri}/many") == names
+    assert [file.name for file in storage.list_files(f"{s3_server.uri}/many/")] == names
+    assert storage.list_names(s3_server.uri) == ["many"]
     assert s3_proxy.count("GET", "continuation-token") >= 6
 
 
@@ -314,14 +314,14 @@ def test_hdf5_and_parquet_take_few_requests(s3_server: S3Server, s3_proxy: Fault
         file.create_dataset("features", data=features, chunks=(1, 512))
         file["coords"] = np.zeros((2_000, 2), np.int32)
     storage.write_bytes(place, (tmp_path / "slide.h5").read_bytes())
-    with storage.opened(place) as source, h5py.File(source) as file:
+    with storage.open_file(place) as source, h5py.File(source) as file:
         assert file["features"].shape == (2_000, 512)
         assert s3_proxy.count("GET") <= 3
         assert (file["features"][()] == features).all()
     assert s3_proxy.count("GET") <= 12  # 4 MB, a patch a chunk
     storage.write_table(f"{s3_server.uri}/t.parquet", pd.DataFrame(features))
     before = s3_proxy.count("GET")
-    with storage.opened(f"{s3_server.uri}/t.parquet") as source:
+    with storage.open_file(f"{s3_server.uri}/t.parquet") as source:
         assert pq.ParquetFile(source).metadata.num_rows == 2_000
     assert s3_proxy.count("GET") <= before + 2
 

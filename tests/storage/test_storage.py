@@ -36,8 +36,8 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, s3_server: S3Server, s
         for size in SIZES:
             place, content = storage.join(folder, f"{size}.bin"), content_of(size)
             written(place, content)
-            assert storage.read_bytes(place) == storage.read_whole(place) == content
-            with storage.opened(place) as file:
+            assert storage.read_bytes(place) == storage.read_buffer(place) == content
+            with storage.open_file(place) as file:
                 assert file.read() == content
                 assert file.read(10) == b""
             rng = np.random.default_rng(size)
@@ -47,7 +47,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, s3_server: S3Server, s
                 storage.read_range(place, size, 1)
             with pytest.raises(OSError, match="ends before byte"):
                 storage.read_range(place, 0, size + 1)
-        assert [(f.name, f.size) for f in storage.files_below(folder)] == sorted((f"{n}.bin", n) for n in SIZES)
+        assert [(f.name, f.size) for f in storage.list_files(folder)] == sorted((f"{n}.bin", n) for n in SIZES)
 
 
 def test_ranges_fill_the_arrays_they_are_read_for(tmp_path: Path, s3_server: S3Server, small_parts: None) -> None:
@@ -59,7 +59,7 @@ def test_ranges_fill_the_arrays_they_are_read_for(tmp_path: Path, s3_server: S3S
         storage.read_into(place, 4, read)
         assert (read == values).all()
         storage.read_into(place, 4, read[:0])
-        whole = storage.read_whole(place)
+        whole = storage.read_buffer(place)
         whole[0] = 1  # it may be written to
         with pytest.raises(ValueError, match="no byte -1"):
             storage.read_into(place, -1, read)
@@ -73,7 +73,7 @@ def test_an_opened_file_seeks_and_reads_like_one_in_memory(
         place = storage.join(folder, "x")
         storage.write_bytes(place, content)
         rng, model = np.random.default_rng(5), io.BytesIO(content)
-        with storage.opened(place) as file:
+        with storage.open_file(place) as file:
             for _ in range(60):
                 at, length = int(rng.integers(0, len(content) + 99)), int(rng.choice([1, 99, 9_999, PART, 3 * PART]))
                 if rng.random() < 0.5:
@@ -90,7 +90,7 @@ def test_an_opened_file_seeks_and_reads_like_one_in_memory(
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path, s3_server: S3Server, small_parts: None) -> None:
     def broken(place: str) -> None:
-        with storage.writing(place) as stream:
+        with storage.atomic_writer(place) as stream:
             stream.write(b"half" * PART)
             assert storage.read_text(place) == "old"
             raise KeyboardInterrupt
@@ -101,7 +101,7 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path: Path, s3_server: S3Serve
         with pytest.raises(KeyboardInterrupt):
             broken(place)
         assert storage.read_text(place) == "old"
-        assert storage.names_below(storage.join(folder, "a")) == ["b.txt"]
+        assert storage.list_names(storage.join(folder, "a")) == ["b.txt"]
         storage.write_text(place, "new")
         assert storage.read_text(place) == "new"
     assert not s3_server.client.list_multipart_uploads(Bucket=s3_server.bucket).get("Uploads")
@@ -113,7 +113,7 @@ def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path: Path, s3_server
         "from momkd_ray import storage\n"
         "from momkd_ray.storage import s3_upload as upload\n"
         f"upload.PART_BYTES = {PART}\n"
-        "with storage.writing(sys.argv[1]) as stream:\n"
+        "with storage.atomic_writer(sys.argv[1]) as stream:\n"
         f"    stream.write(b'x' * {4 * PART})\n"
         "    stream.flush()\n"
         "    print('ready', flush=True)\n"
@@ -126,32 +126,32 @@ def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path: Path, s3_server
             assert process.stdout.readline() == "ready\n"
             process.send_signal(signal.SIGKILL)
         assert storage.kind(place) is None
-        assert "x" not in storage.names_below(folder)
+        assert "x" not in storage.list_names(folder)
     assert s3_server.keys == []
 
 
 def test_what_is_there(tmp_path: Path, s3_server: S3Server) -> None:
     for folder in each_place(tmp_path, s3_server):
         place = storage.join(folder, "a", "b.txt")
-        assert storage.names_below(storage.join(folder, "a")) == []
-        assert storage.files_below(folder) == []
+        assert storage.list_names(storage.join(folder, "a")) == []
+        assert storage.list_files(folder) == []
         storage.write_text(place, "1")
         storage.write_text(storage.join(folder, "a.txt"), "22")
         storage.write_text(storage.join(folder, "a-b"), "333")
-        assert storage.names_below(folder) == ["a", "a-b", "a.txt"]
-        assert [file.name for file in storage.files_below(folder)] == ["a-b", "a.txt"]
+        assert storage.list_names(folder) == ["a", "a-b", "a.txt"]
+        assert [file.name for file in storage.list_files(folder)] == ["a-b", "a.txt"]
         kinds = {name: storage.kind(storage.join(folder, name)) for name in ("a", "a/", "a-b", "a/b.txt", "b", "a/b")}
         assert kinds == {"a": "folder", "a/": "folder", "a-b": "file", "a/b.txt": "file", "b": None, "a/b": None}
         assert storage.exists(place) and not storage.exists(storage.join(folder, "a"))
-        assert storage.names_below(place) == []
-        listed = storage.files_below(storage.join(folder, "a"))
+        assert storage.list_names(place) == []
+        listed = storage.list_files(storage.join(folder, "a"))
         assert [storage.stat(place)] == listed
         storage.write_text(place, "2")
-        assert storage.files_below(storage.join(folder, "a"))[0].stamp != listed[0].stamp
+        assert storage.list_files(storage.join(folder, "a"))[0].stamp != listed[0].stamp
         storage.delete(place)
         storage.delete(place)
         assert storage.kind(place) is None and storage.stat(place) is None
-        for read in (storage.read_bytes, storage.opened, lambda location: storage.read_range(location, 0, 1)):
+        for read in (storage.read_bytes, storage.open_file, lambda location: storage.read_range(location, 0, 1)):
             with pytest.raises(FileNotFoundError, match=r"b\.txt"):
                 read(place)
 
@@ -166,13 +166,13 @@ def test_names_may_hold_any_character(tmp_path: Path, s3_server: S3Server, name:
         assert storage.read_text(place) == name
         assert storage.kind(place) == "file"
         assert storage.kind(storage.join(folder, f"of {name}")) == "folder"
-        assert storage.names_below(folder) == [f"of {name}"]
-        assert storage.names_below(storage.join(folder, f"of {name}")) == [name]
+        assert storage.list_names(folder) == [f"of {name}"]
+        assert storage.list_names(storage.join(folder, f"of {name}")) == [name]
         file_system, path = storage.pyarrow_filesystem(place)
         with file_system.open_input_stream(path) as stream:
             assert stream.read().decode() == name
         storage.delete(place)
-        assert storage.names_below(folder) == [] or "://" not in folder
+        assert storage.list_names(folder) == [] or "://" not in folder
 
 
 def test_tables_are_read_as_they_were_written(tmp_path: Path, s3_server: S3Server, small_parts: None) -> None:
@@ -181,9 +181,9 @@ def test_tables_are_read_as_they_were_written(tmp_path: Path, s3_server: S3Serve
         place = storage.join(folder, "p.parquet")
         storage.write_table(place, table)
         pd.testing.assert_frame_equal(storage.read_table(place), table)
-        with storage.opened(place) as file:
+        with storage.open_file(place) as file:
             pd.testing.assert_frame_equal(pq.ParquetFile(file).read().to_pandas(), table)
-        with storage.writing(storage.join(folder, "p.csv")) as stream:
+        with storage.atomic_writer(storage.join(folder, "p.csv")) as stream:
             table.head().to_csv(stream, index=False)
         assert storage.read_text(storage.join(folder, "p.csv")) == table.head().to_csv(index=False)
 

@@ -27,7 +27,7 @@ TOO_MUCH_BYTES = 6 * 2**30
 
 def steps_done(location: str) -> int:
     """How many steps the newest checkpoint covers."""
-    names = [name for name in storage.names_below(storage.join(location, CHECKPOINTS)) if name.endswith(".pt")]
+    names = [name for name in storage.list_names(storage.join(location, CHECKPOINTS)) if name.endswith(".pt")]
     positions = [name.split("-") for name in names if not name.startswith(".")]
     return max((int(epoch) * STEPS_AN_EPOCH + int(step) for epoch, step, _ in positions), default=0)
 

@@ -138,7 +138,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Faults are asked about again at once."""
     monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setenv(patience.PATIENCE_VARIABLE, "20")
+    monkeypatch.setenv(patience.RETRY_SECONDS_VARIABLE, "20")
 
 
 def content_of(size: int) -> bytes:
@@ -147,7 +147,7 @@ def content_of(size: int) -> bytes:
 
 def written(location: str, content: bytes) -> None:
     """In uneven pieces, as libraries write."""
-    with storage.writing(location) as stream:
+    with storage.atomic_writer(location) as stream:
         for start in range(0, len(content), 10_007):
             assert stream.write(content[start : start + 10_007]) == len(content[start : start + 10_007])
             assert stream.tell() == min(start + 10_007, len(content))

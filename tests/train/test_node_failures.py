@@ -131,7 +131,7 @@ def end_of(location: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The epochs' metrics but for their times, the steps' losses, and the test predictions of a fold."""
     lines = [json.loads(line) for line in storage.read_text(f"{location}/metrics.jsonl").splitlines()]
     epochs = pd.DataFrame(lines)
-    names = storage.names_below(f"{location}/steps")
+    names = storage.list_names(f"{location}/steps")
     steps = pd.concat([storage.read_table(f"{location}/steps/{name}") for name in names], ignore_index=True)
     return (
         epochs[[c for c in epochs if "seconds" not in c]],

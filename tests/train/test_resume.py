@@ -144,7 +144,7 @@ def test_two_checkpoints_are_kept_and_what_a_killed_writer_left_counts_for_nothi
         checkpoints.save({"at": epoch, "weight": torch.full((3,), float(epoch))}, epoch, 0)
         checkpoints.wait()
     (tmp_path / ".00009-0000000-abc.pt.12345678.tmp").write_bytes(b"half")
-    names = sorted(name for name in storage.names_below(str(tmp_path)) if not name.startswith("."))
+    names = sorted(name for name in storage.list_names(str(tmp_path)) if not name.startswith("."))
     assert [name[:5] for name in names] == ["00003", "00004"]
     newest = checkpoints.newest()
     assert newest == names[1]
@@ -152,7 +152,7 @@ def test_two_checkpoints_are_kept_and_what_a_killed_writer_left_counts_for_nothi
     with pytest.raises(InputError, match="another configuration"):
         Checkpoints(str(tmp_path), "other").read(newest)
     checkpoints.remove_all()
-    assert not storage.names_below(str(tmp_path))
+    assert not storage.list_names(str(tmp_path))
 
 
 def test_what_is_saved_is_the_state_at_that_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
