@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -29,7 +27,7 @@ from momkd_ray.formats.readers import read_bag
 from momkd_ray.input_faults import Fault, FaultsError, FileFaultError
 from momkd_ray.ray_runtime.parallel_map import parallel_map
 
-_SLIDES_PER_PIECE = 8
+_SLIDES_PER_CHUNK = 8
 
 
 def audit_inputs(config: Config, on_progress: Callable[[int, int], None]) -> Findings:
@@ -48,7 +46,7 @@ def audit_inputs(config: Config, on_progress: Callable[[int, int], None]) -> Fin
     cohort, faults = _tables(config)
     slides = _all_slides(config) if cohort is None else cohort.slides
     facts = _facts(config, slides, on_progress)
-    bad = [Fault(**fault) for row in facts for fault in row["faults"]]
+    bad = [fault for row in facts for fault in row["faults"]]
     good = {row["slide_id"]: row for row in facts if not row["faults"]}
     bad += mixed_encoder_faults(good, slides, None) + duplicate_content_faults(good, slides)
     faults += bad
@@ -159,34 +157,28 @@ def _facts(config: Config, slides: pd.DataFrame, on_progress: Callable[[int, int
     form = store_format(config)
     recipe = Recipe(form.neighbors, form.graph, config.features.format)
     rows = slides[["slide_id", "path", "file"]].to_dict("records")
-    pieces = [json.dumps(rows[i : i + _SLIDES_PER_PIECE]) for i in range(0, len(rows), _SLIDES_PER_PIECE)]
     facts: list[dict[str, Any]] = []
     on_progress(0, len(rows))
-    for done in parallel_map(
-        pieces, _inspect_slides, "the audit could not be finished", recipe=recipe, dtype=form.dtype
-    ):
-        facts += json.loads(done)
+    failure = "the audit could not be finished"
+    for fact in parallel_map(_inspect_slide, rows, failure, chunk=_SLIDES_PER_CHUNK, recipe=recipe, dtype=form.dtype):
+        facts.append(fact)
         on_progress(len(facts), len(rows))
     return sorted(facts, key=lambda fact: str(fact["slide_id"]))
 
 
-def _inspect_slides(slides: str, recipe: Recipe, dtype: Precision) -> str:
-    """What some slides hold, each read whole and as it would be stored."""
-    facts: list[dict[str, Any]] = []
-    for slide in json.loads(slides):
-        slide_id, path = slide["slide_id"], slide["path"]
-        fact: dict[str, Any] = {"slide_id": slide_id, "faults": []}
-        try:
-            if not slide["file"]:
-                raise FileFaultError("missing", f"there is no feature file {path}; extract it or leave the slide out")
-            bag = read_bag(path, slide_id, recipe, dtype=dtype)
-            fact |= {"width": bag.width, "encoder": bag.provenance.get("encoder"), "n_patches": bag.n_patches}
-            fact |= {"sha256": content_sha256(to_row(bag))}
-            del bag  # or two of the largest bags would be in memory at a time
-        except FileFaultError as error:
-            fact["faults"] = [asdict(Fault("slide", slide_id, error.problem, path, str(error)))]
-        facts.append(fact)
-    return json.dumps(facts)
+def _inspect_slide(slide: Mapping[str, str], recipe: Recipe, dtype: Precision) -> dict[str, Any]:
+    """Reads one slide's feature file as it would be stored: width, encoder, patches and SHA-256, or its faults."""
+    slide_id, path = slide["slide_id"], slide["path"]
+    facts: dict[str, Any] = {"slide_id": slide_id, "faults": []}
+    try:
+        if not slide["file"]:
+            raise FileFaultError("missing", f"there is no feature file {path}; extract it or leave the slide out")
+        bag = read_bag(path, slide_id, recipe, dtype=dtype)
+        facts |= {"width": bag.width, "encoder": bag.provenance.get("encoder"), "n_patches": bag.n_patches}
+        facts |= {"sha256": content_sha256(to_row(bag))}
+    except FileFaultError as error:
+        facts["faults"] = [Fault("slide", slide_id, error.problem, path, str(error))]
+    return facts
 
 
 def _remaining(cohort: Cohort, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

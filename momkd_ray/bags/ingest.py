@@ -138,13 +138,12 @@ def ingest(
     done = len(slides) - len(missing)
     told = on_progress or (lambda done, total: None)
     told(done, len(slides))
-    plan = [json.dumps([asdict(source) for source in part]) for part in _plan(missing, part_mb)]
+    plan = _plan(missing, part_mb)
     what = f"the bag store {uri} could not be written"
-    for done_part in parallel_map(plan, _write_part, what, uri=uri, form=form, layout=layout):
-        result = json.loads(done_part)
-        entries |= {entry["slide_id"]: entry for entry in result["entries"]}
-        faults += [Fault(**fault) for fault in result["faults"]]
-        done += len(result["entries"]) + len(result["faults"])
+    for written, part_faults in parallel_map(_write_part, plan, what, uri=uri, form=form, layout=layout):
+        entries |= {entry["slide_id"]: entry for entry in written}
+        faults += part_faults
+        done += len(written) + len(part_faults)
         told(done, len(slides))
     faults += mixed_encoder_faults(entries, slides, old) + duplicate_content_faults(entries, slides)
     record_faults(faults, f"{len(slides)} feature files", storage.join(uri, REJECTED), on_error)
@@ -243,9 +242,10 @@ def _plan(missing: Sequence[_Source], part_mb: int) -> list[list[_Source]]:
     return [[source for _, source in part] for _, part in groupby(numbered, key=lambda pair: pair[0])]
 
 
-def _write_part(part: str, uri: str, form: StoreFormat, layout: Format) -> str:
+def _write_part(
+    sources: Sequence[_Source], uri: str, form: StoreFormat, layout: Format
+) -> tuple[list[Entry], list[Fault]]:
     """Read, connect and store a part's slides one at a time, leaving out those that are bad."""
-    sources = [_Source(**fields) for fields in json.loads(part)]
     name, recipe = _part_name(sources, form), Recipe(form.neighbors, form.graph, layout)
     entries: list[Entry] = []
     faults: list[Fault] = []
@@ -272,7 +272,7 @@ def _write_part(part: str, uri: str, form: StoreFormat, layout: Format) -> str:
             writer.add_key_value_metadata({_FOOTER_KEY: json.dumps(footer).encode()})
     if metadata:
         entries = _placed(entries, metadata[0])
-    return json.dumps({"entries": entries, "faults": [asdict(fault) for fault in faults]})
+    return entries, faults
 
 
 def _entry(source: _Source, bag: Bag, part: str, table: pa.Table) -> Entry:

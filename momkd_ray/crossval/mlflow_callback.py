@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +10,7 @@ from ray.air.integrations.mlflow import MLflowLoggerCallback
 from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
 from momkd_ray.progress import ProgressReporter
-
-# MLflow's client would repeat a failed request for minutes, and Tune waits for it
-_BRIEF = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+from momkd_ray.ray_runtime import environment
 
 
 def trackers(config: Config, progress: ProgressReporter, fingerprint: str) -> list[MLflowLoggerCallback]:
@@ -24,8 +21,7 @@ def trackers(config: Config, progress: ProgressReporter, fingerprint: str) -> li
     """
     if config.watch.mlflow is None:
         return []
-    for name, value in _BRIEF.items():
-        os.environ.setdefault(name, value)
+    environment.set_defaults(environment.MLFLOW)
     tracker = _Tracker(
         config.watch.mlflow,
         experiment_name=config.run.dir,

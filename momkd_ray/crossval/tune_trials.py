@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,9 +17,9 @@ from momkd_ray.crossval.fold import fold_is_finished, fold_is_lost, run_fold
 from momkd_ray.crossval.median_stopping import SettingScores, stop_marker
 from momkd_ray.crossval.search import Search
 from momkd_ray.errors import input_error_within, run_error_within
+from momkd_ray.ray_runtime import environment
 from momkd_ray.ray_runtime.cluster import concurrent_folds
 from momkd_ray.run.inputs import RunInputs
-from momkd_ray.train.fit import TRAIN_ENVIRONMENT
 
 Unit = tuple[int, int]  # fold, setting
 _ROOM_ASKED_EVERY_S = 5.0
@@ -52,10 +51,7 @@ def build_tuner(
     callbacks: Sequence[tune.Callback],
 ) -> Any:
     """The Tuner that trains these units."""
-    os.environ.update(TRAIN_ENVIRONMENT)
-    # of a searcher Tune takes one trial ahead of the running ones, for which an autoscaler would start one node at a
-    # time; ours knows by itself how many there may be
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(10**6)
+    environment.override(environment.TUNE)
     config = study.config
     file_system, path = storage.pyarrow_filesystem(config.run.dir)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from functools import cache
 from typing import Any
 from uuid import uuid4
@@ -24,7 +22,7 @@ from momkd_ray.model.bundle import BundleCard, load_bundle
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.parallel_map import parallel_map
 
-BAGS_PER_PIECE = 4
+BAGS_PER_CHUNK = 4
 
 
 class Ensemble:
@@ -51,7 +49,7 @@ class Ensemble:
         if bags:
             batch = collate([join_bags(bag_id, bags)], device=self.device).to(self.device)
             p = sum(float(model.predict(batch)[0][0, 1]) for model in self.models) / len(self.models)
-        return {"bag_id": bag_id, "p": p, "faults": [asdict(fault) for fault in faults]}
+        return {"bag_id": bag_id, "p": p, "faults": faults}
 
     def _bag(self, slide_id: str, path: str) -> Bag:
         bag = read_bag(path, slide_id, Recipe(self.card.neighbors, self.card.graph), self.card.width)
@@ -70,9 +68,8 @@ def _ensemble(models: tuple[str, ...], device: str, call: str) -> Ensemble:
     return Ensemble(models, device)
 
 
-def _predict_piece(piece: str, models: tuple[str, ...], device: str, call: str) -> str:
-    ensemble = _ensemble(models, device, call)
-    return json.dumps([ensemble.predict(**bag) for bag in json.loads(piece)])
+def _predict_bag(bag: dict[str, Any], models: tuple[str, ...], device: str, call: str) -> dict[str, Any]:
+    return _ensemble(models, device, call).predict(**bag)
 
 
 def predict_folder(
@@ -120,7 +117,7 @@ def predict_folder(
     for row in _predicted(bags, models, gpus):
         rows.append(row)
         progress.update("predict", len(rows), len(bags), "bags")
-    faults = unmatched + [Fault(**fault) for row in rows for fault in row["faults"]]
+    faults = unmatched + [fault for row in rows for fault in row["faults"]]
     record_faults(faults, total, place, on_error)
     if faults:
         slides_out = f"{len(faults)} slide is" if len(faults) == 1 else f"{len(faults)} slides are"
@@ -144,10 +141,16 @@ def _write(table: pd.DataFrame, out: str) -> None:
 
 def _predicted(bags: pd.DataFrame, models: Sequence[str], gpus: float) -> Iterator[dict[str, Any]]:
     rows = bags[["bag_id", "slides", "paths"]].to_dict("records")
-    pieces = [json.dumps(rows[i : i + BAGS_PER_PIECE]) for i in range(0, len(rows), BAGS_PER_PIECE)]
-    arguments = {"models": tuple(models), "device": "cuda" if gpus else "cpu", "call": uuid4().hex}
-    for done in parallel_map(pieces, _predict_piece, "the slides could not be predicted", gpus=gpus, **arguments):
-        yield from json.loads(done)
+    yield from parallel_map(
+        _predict_bag,
+        rows,
+        "the slides could not be predicted",
+        chunk=BAGS_PER_CHUNK,
+        gpus=gpus,
+        models=tuple(models),
+        device="cuda" if gpus else "cpu",
+        call=uuid4().hex,
+    )
 
 
 def check_ensemble(models: Sequence[str]) -> list[BundleCard]:

@@ -1,4 +1,4 @@
-"""The Ray cluster that a command runs on: one of its own on this machine, or the one at an address."""
+"""Connects a command to Ray: a cluster started on this machine for it, or the running one at an address."""
 
 from __future__ import annotations
 
@@ -13,75 +13,70 @@ from dataclasses import dataclass
 
 from momkd_ray.config.sections import ClusterConfig
 from momkd_ray.errors import InputError, RunError
+from momkd_ray.ray_runtime import environment
 
-# a cluster of our own: no token file under the home directory, no usage report, a calm console
-_OWN_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 CONNECT_TIMEOUT_S = 10.0
-# CPUs or GPUs. An autoscaler tells nobody how far it goes, and adds a machine only for work that already waits.
-GROWS_TO = 16.0
-_CALM = {
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    # what Ray itself has to say comes as plain lines: a job's log is read in files
-    "RAY_COLOR_PREFIX": "0",
-}
+# CPUs or GPUs. An autoscaler does not say how far it can scale, and adds a machine only for work that already waits.
+ASSUMED_AUTOSCALER_LIMIT = 16.0
 
 
 @dataclass(frozen=True)
 class Connection:
-    """A Ray that is up."""
+    """A connection to a Ray cluster.
 
-    own: bool  # started on this machine by this command: it will never be larger than it is
-    dashboard: str  # the dashboard's address, '' where there is none
+    Attributes:
+        own: whether this command started the cluster, on this machine, so that it cannot grow.
+        dashboard: URL of the dashboard; '' where there is none.
+    """
+
+    own: bool
+    dashboard: str
 
 
 @contextmanager
 def connect(address: str | None = None) -> Iterator[Connection]:
-    """Ray for the length of the block.
+    """Connects to Ray for the length of the block; a cluster that it started ends with the block.
 
     Args:
-        address: of a running cluster; without one, `RAY_ADDRESS` (set inside `ray job submit`) or else a cluster
-            started on this machine, with its dashboard, and ended with the block.
+        address: address of a running cluster. None takes `RAY_ADDRESS`, which `ray job submit` sets, or else starts
+            a cluster on this machine, with its dashboard.
 
     Raises:
         InputError: nothing listens at the address.
-        RunError: what listens there is no cluster that Ray can join.
+        RunError: what listens at the address is not a Ray cluster that can be joined.
     """
     if address is not None:
         _check_listening(address)
-    for name, value in _CALM.items():
-        os.environ.setdefault(name, value)
+    environment.set_defaults(environment.CLIENT)
     own = address is None and not os.environ.get("RAY_ADDRESS")
     if own:
-        for name, value in _OWN_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        environment.set_defaults(environment.OWN_CLUSTER)
     import ray
 
-    _quiet()
+    _silence_ray()
     if ray.is_initialized():
-        yield Connection(own, _dashboard())
+        yield Connection(own, _dashboard_url())
         return
     logging.getLogger("ray").setLevel(logging.WARNING)
     options = {"include_dashboard": True, "dashboard_host": "127.0.0.1"} if own else {}
-    on_sigterm = signal.getsignal(signal.SIGTERM)
+    sigterm_handler = signal.getsignal(signal.SIGTERM)
     try:
-        # left to itself, Ray would join whatever cluster last ran on this machine, even a dead one
+        # without "local" Ray joins whatever cluster last ran on this machine, even a dead one
         ray.init(address="local" if own else address, log_to_driver=False, logging_level=logging.WARNING, **options)
     except (ConnectionError, ValueError, TimeoutError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        place = address or os.environ.get("RAY_ADDRESS") or "this machine"
-        raise RunError(f"no Ray cluster could be reached at {place}: {reason}") from error
+        target = address or os.environ.get("RAY_ADDRESS") or "this machine"
+        raise RunError(f"no Ray cluster could be reached at {target}: {reason}") from error
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process with code 15 and no word
+        signal.signal(signal.SIGTERM, sigterm_handler)  # Ray's own handler exits with code 15 and no message
     try:
-        yield Connection(own, _dashboard())
+        yield Connection(own, _dashboard_url())
     finally:
         ray.shutdown()
 
 
 def _check_listening(address: str) -> None:
-    """Ray itself retries for minutes."""
+    """Raises `InputError` unless something listens at host:port; Ray itself would retry for minutes."""
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if not (separator and port.isdigit()):
         return  # "auto", "local" or a name that only Ray can resolve
@@ -91,20 +86,20 @@ def _check_listening(address: str) -> None:
         raise InputError(f"no Ray cluster answers at {address}: {error.strerror or error}") from error
 
 
-def _quiet() -> None:
-    """Our own progress display tells what Ray Data's bars and logs would, and we go on without `Tuner.restore`."""
+def _silence_ray() -> None:
+    """Turns off Ray Data's progress bars, repeated-warning counts and console errors, which the package replaces."""
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
-    # it counts repeated warnings in colour; its variable is read when Ray is first imported, which may be earlier
+    # its environment variable is read when Ray is first imported, which may have happened before
     ray._private.ray_logging.RAY_DEDUP_LOGS = False
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it advises `Tuner.restore`, which is not used here
     for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):  # the session's log file keeps all
-            handler.setLevel(logging.CRITICAL)  # a failed task is told once, by what we raise
+        if isinstance(handler, logging.StreamHandler):  # the session's log file keeps everything
+            handler.setLevel(logging.CRITICAL)  # a failed task is reported once, by the exception raised for it
 
 
-def _dashboard() -> str:
+def _dashboard_url() -> str:
     import ray
 
     url = getattr(ray._private.worker._global_node, "webui_url", None)
@@ -112,48 +107,57 @@ def _dashboard() -> str:
 
 
 def total_resource(kind: str) -> float:
-    """How much of a resource (`CPU`, `GPU`) the cluster has, or is taken to grow to by its autoscaler."""
+    """Returns the amount of a resource (`CPU`, `GPU`) that the cluster has, or can be assumed to scale to."""
     import ray
     from ray.autoscaler.v2.utils import is_autoscaler_v2
 
-    # by this connection's own client: Ray's global one is of whatever cluster this process last started or ended
+    # this connection's own client: Ray's global one belongs to the cluster that this process last started or ended
     client = ray._private.worker.global_worker.gcs_client
-    grown = GROWS_TO if is_autoscaler_v2(fetch_from_server=True, gcs_client=client) else 0.0
-    return float(max(ray.cluster_resources().get(kind, 0.0), grown))
+    scalable = ASSUMED_AUTOSCALER_LIMIT if is_autoscaler_v2(fetch_from_server=True, gcs_client=client) else 0.0
+    return float(max(ray.cluster_resources().get(kind, 0.0), scalable))
+
+
+def _per_worker(cluster: ClusterConfig) -> dict[str, float]:
+    return {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
 
 
 def missing_resources_note(cluster: ClusterConfig) -> str | None:
-    """A sentence on what a fold needs and the cluster, as it now stands, does not have."""
+    """Returns a sentence on the resources that a fold needs and the cluster does not have now; None if it has all."""
     import ray
 
-    have = ray.cluster_resources()
-    for kind, one in {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}.items():
-        need = cluster.least_workers * one
-        if need > have.get(kind, 0.0):
+    available = ray.cluster_resources()
+    for kind, amount in _per_worker(cluster).items():
+        needed = cluster.least_workers * amount
+        if needed > available.get(kind, 0.0):
             return (
-                f"A fold needs {need:g} {kind}{'' if need == 1 else 's'} and the cluster has {have.get(kind, 0.0):g}: "
-                "it waits until there are machines for it"
+                f"A fold needs {needed:g} {kind}{'' if needed == 1 else 's'} and the cluster has "
+                f"{available.get(kind, 0.0):g}: it waits until there are machines for it"
             )
     return None
 
 
 def concurrent_folds(cluster: ClusterConfig, own: bool) -> int:
-    """How many folds the cluster holds at once, each with all the workers it may take.
+    """Returns how many folds the cluster can train at once, each with the most workers it may use; at least 1.
+
+    Args:
+        cluster: workers and resources of a fold.
+        own: whether the cluster is this machine alone and cannot grow.
 
     Raises:
-        InputError: a cluster of this machine alone cannot hold even one with its fewest workers.
+        InputError: such a cluster cannot train even one fold with its fewest workers.
     """
-    a_worker = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
-    have = {kind: total_resource(kind) for kind in a_worker}
-    for kind, one in a_worker.items():
-        need = cluster.least_workers * one
-        if own and need > have[kind]:
+    per_worker = _per_worker(cluster)
+    total = {kind: total_resource(kind) for kind in per_worker}
+    for kind, amount in per_worker.items():
+        needed = cluster.least_workers * amount
+        if own and needed > total[kind]:
             raise InputError(
-                f"a fold needs {need:g} {kind}s (cluster.workers times cluster.{kind.lower()}s_per_worker), "
-                f"but this machine offers {have[kind]:g}; lower one of them"
+                f"a fold needs {needed:g} {kind}s (cluster.workers times cluster.{kind.lower()}s_per_worker), "
+                f"but this machine offers {total[kind]:g}; lower one of them"
             )
-    # a tenth fits ten times into 1, whatever its last digit says; parts of a GPU are parts of one, never of two
-    fitting = {kind: int(have[kind] / (cluster.most_workers * one) + 1e-9) for kind, one in a_worker.items() if one}
-    if 0 < cluster.gpus_per_worker < 1:
-        fitting["GPU"] = int(have["GPU"]) * int(1 / cluster.gpus_per_worker + 1e-9)
-    return max(1, min(fitting.values()))
+    # the small constant absorbs rounding: 0.1 fits ten times into 1
+    per_fold = {kind: cluster.most_workers * amount for kind, amount in per_worker.items() if amount}
+    folds = {kind: int(total[kind] / amount + 1e-9) for kind, amount in per_fold.items()}
+    if 0 < cluster.gpus_per_worker < 1:  # a worker's share lies on one GPU, never on two
+        folds["GPU"] = int(total["GPU"]) * int(1 / cluster.gpus_per_worker + 1e-9)
+    return max(1, min(folds.values()))

@@ -1,61 +1,76 @@
-"""Many pieces of work on all CPUs, or GPUs, of the cluster, by Ray Data."""
+"""Calls a function for many items in parallel on the cluster, by Ray Data."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from momkd_ray.errors import as_user_error
 from momkd_ray.ray_runtime.cluster import total_resource
 
-# Ray Data takes some tenths of a second to give a CPU its next task, so tasks are few and of many pieces
-_TASKS_PER_PLACE = 3
-_MOST_PIECES_PER_TASK = 64  # so that a cluster that grows meanwhile finds tasks to take
+# Ray Data takes some tenths of a second to give a CPU its next task, so a task has many items
+_TASKS_PER_SLOT = 3
+_MAX_CHUNKS_PER_TASK = 64  # a cluster that grows meanwhile must find tasks that have not started
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def parallel_map(
-    pieces: Sequence[Any], work: Callable[..., Any], doing: str, *, gpus: float = 0, **arguments: Any
-) -> Iterator[Any]:
-    """What `work` returns for each piece, as they are done.
+    function: Callable[..., Result],
+    items: Sequence[Item],
+    failure: str,
+    *,
+    chunk: int = 1,
+    gpus: float = 0,
+    **arguments: Any,
+) -> Iterator[Result]:
+    """Yields `function(item, **arguments)` for every item, in the order in which the calls finish.
+
+    Items, arguments and results can be any objects that pickle takes.
 
     Args:
-        pieces: of work, about equally large.
-        work: called with a piece and the arguments.
-        doing: what fails if it fails, as a sentence begins.
-        gpus: that a task holds, in a CPU's stead.
-        arguments: of every call.
+        function: a function of a module.
+        items: work of about equal size.
+        failure: beginning of the error's sentence if a call fails: `the slides could not be predicted`.
+        chunk: number of items whose results are handed out together; more than 1 where an item takes milliseconds.
+        gpus: GPUs that each task holds, instead of a CPU; a fraction of one is allowed.
+        arguments: keyword arguments of every call.
 
     Raises:
-        InputError, RunError: what `work` raised, or that Ray could not finish it.
+        InputError, RunError: what a call raised; `RunError` also if Ray could not finish.
     """
     import ray
 
-    if not pieces:
+    if not items:
         return
-    places = total_resource("GPU") / gpus if gpus else total_resource("CPU")
-    n_tasks = max(_TASKS_PER_PLACE * int(places), len(pieces) // _MOST_PIECES_PER_TASK)
-    n_tasks = min(max(n_tasks, 1), len(pieces))
-    tasks = [{"pieces": list(pieces[i::n_tasks])} for i in range(n_tasks)]
+    chunks = [pickle.dumps(items[i : i + chunk]) for i in range(0, len(items), chunk)]
+    slots = int(total_resource("GPU") / gpus if gpus else total_resource("CPU"))
+    n_tasks = max(_TASKS_PER_SLOT * slots, len(chunks) // _MAX_CHUNKS_PER_TASK)
+    n_tasks = min(max(n_tasks, 1), len(chunks))
+    tasks = [{"chunks": chunks[i::n_tasks]} for i in range(n_tasks)]
     context = ray.data.DataContext.get_current()
-    usual = context.target_max_block_size
+    usual_block_size = context.target_max_block_size
     try:
-        context.target_max_block_size = 1  # so that a task hands out each piece when it is done, not all at its end
+        context.target_max_block_size = 1  # a task hands out each chunk when it is done, not all of them at its end
         dataset = ray.data.from_items(tasks, override_num_blocks=n_tasks).flat_map(
-            _work_through,
-            fn_kwargs={"work": work, "arguments": arguments},
+            _run_task,
+            fn_kwargs={"function": function, "arguments": arguments},
             **({"num_gpus": gpus} if gpus else {"num_cpus": 1}),
         )
     finally:
-        context.target_max_block_size = usual
+        context.target_max_block_size = usual_block_size
     try:
         for row in dataset.iter_rows():
-            yield row["done"]
+            yield from pickle.loads(row["results"])
     except (ray.exceptions.RayError, OSError) as error:
-        raise as_user_error(doing, error) from error
+        raise as_user_error(failure, error) from error
 
 
-def _work_through(
-    task: Mapping[str, Any], work: Callable[..., Any], arguments: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
-    for piece in task["pieces"]:
-        yield {"done": work(piece, **arguments)}
+def _run_task(
+    task: Mapping[str, Any], function: Callable[..., Any], arguments: Mapping[str, Any]
+) -> Iterator[dict[str, bytes]]:
+    """One task of Ray Data: a row of results for each of its chunks."""
+    for chunk in task["chunks"]:
+        yield {"results": pickle.dumps([function(item, **arguments) for item in pickle.loads(chunk)])}

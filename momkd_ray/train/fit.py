@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 from momkd_ray import storage
 from momkd_ray.errors import InputError, as_user_error
+from momkd_ray.ray_runtime import environment
 from momkd_ray.train.task import FoldTask
 from momkd_ray.train.worker import train_loop_per_worker
-
-TRAIN_ENVIRONMENT = {
-    # report() waits for the controller's poll, two seconds by default
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # fills the dashboard's Train page
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
-}
-# a worker group that cannot be placed is made anew for the nodes there are; by default after half a minute or more
-ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
 
 
 def fit(task: FoldTask, stop: Callable[[], bool] | None = None) -> dict[str, Any] | None:
@@ -55,7 +45,7 @@ def fit(task: FoldTask, stop: Callable[[], bool] | None = None) -> dict[str, Any
 
 def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None) -> dict[str, Any] | None:
     cluster = task.config.cluster
-    os.environ.update(TRAIN_ENVIRONMENT | (ELASTIC_ENVIRONMENT if cluster.elastic else {}))
+    environment.override(environment.ELASTIC_TRAIN if cluster.elastic else environment.TRAIN)
     from ray import train
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback

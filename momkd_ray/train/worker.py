@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from momkd_ray.batches.sampling import Step
 from momkd_ray.config.load import Config
 from momkd_ray.errors import DivergedError
 from momkd_ray.model.momkd import CLASSES, MoMKD
+from momkd_ray.ray_runtime import environment
 from momkd_ray.seeds import derive_seed
 from momkd_ray.train.checkpoints import Checkpoints
 from momkd_ray.train.collectives import Collective, device_of_worker, join_process_group, merge_dicts
@@ -81,7 +81,7 @@ def set_determinism(config: Config) -> None:
     """Threads, and in deterministic mode only operations that give the same bits every time."""
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     if config.train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may pick another order of sums
+        environment.set_defaults(environment.DETERMINISTIC_CUDA)
     torch.use_deterministic_algorithms(config.train.deterministic)
 
 

@@ -17,7 +17,8 @@ from test_worker import MadeBags, fold_task
 
 from momkd_ray import storage
 from momkd_ray.formats.bag import Bag
-from momkd_ray.train.fit import TRAIN_ENVIRONMENT, fit
+from momkd_ray.ray_runtime import environment
+from momkd_ray.train.fit import fit
 from momkd_ray.train.task import FoldTask
 from momkd_ray.train.worker import CHECKPOINTS
 
@@ -94,7 +95,7 @@ def main(plan: dict[str, Any]) -> None:
     import ray
     from ray import tune
 
-    os.environ.update(TRAIN_ENVIRONMENT)
+    environment.override(environment.TRAIN)
     ray.init(address=plan["address"], log_to_driver=False, logging_level="WARNING")
 
     class Told(tune.Callback):  # type: ignore[misc]  # Ray carries no types

@@ -1,0 +1,76 @@
+"""Every environment variable that the package sets, with its value and the reason; no other module sets one.
+
+Each group is applied by the module that needs it: with `set_defaults` where a value that the user has set takes
+precedence, with `override` where another value would break the run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+CLIENT = {
+    # the package's own log lines are printed once, without Ray Train's prefix
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # tasks that ask for no GPU keep CUDA_VISIBLE_DEVICES as it is, which Ray otherwise warns about
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Tune's new console output would draw over the package's progress bars
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # a job's log is a file, in which colour codes are noise
+    "RAY_COLOR_PREFIX": "0",
+}
+"""For every process that connects to Ray; defaults."""
+
+OWN_CLUSTER = {
+    # no token file under the home directory
+    "RAY_AUTH_MODE": "disabled",
+    # nothing is sent to the authors of Ray
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""For a cluster that a command starts on this machine; defaults."""
+
+TRAIN = {
+    # report() waits for the controller's next poll, every two seconds by default
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # fills the dashboard's Train page
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+}
+"""For Ray Train's controller and workers; overrides."""
+
+ELASTIC_TRAIN = TRAIN | {
+    # a worker group that cannot be placed is sized anew for the nodes that exist; Ray waits for 30 s or more
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
+}
+"""For Ray Train with a range of workers; overrides."""
+
+TUNE = TRAIN | {
+    # Tune asks a searcher for one trial beyond the running ones, for which an autoscaler would start one node at a
+    # time; the package's searcher limits the number of pending trials itself
+    "TUNE_MAX_PENDING_TRIALS_PG": str(10**6),
+}
+"""For Tune's driver; overrides."""
+
+MLFLOW = {
+    # MLflow's client repeats a failed request for minutes by default, during which Tune waits
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+"""For MLflow's client; defaults."""
+
+DETERMINISTIC_CUDA = {
+    # without a workspace of fixed size cuBLAS may choose another order of summation from run to run
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+"""For `train.deterministic`; defaults."""
+
+
+def set_defaults(variables: Mapping[str, str]) -> None:
+    """Sets the variables that are not set yet, for this process and those that it starts."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
+def override(variables: Mapping[str, str]) -> None:
+    """Sets the variables, whatever they were, for this process and those that it starts."""
+    os.environ.update(variables)
