@@ -1,1 +1,1 @@
-"""What a slide is to the network: a bag of patch features and its graph, read, stored and streamed."""
+"""The bag store: feature files ingested into Parquet, checked for consistency, and read by the workers."""

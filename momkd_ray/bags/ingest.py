@@ -1,7 +1,7 @@
-"""Feature files to the bag store, as a Ray Data job: one row of it is one part of the store.
+"""Ingests feature files into the bag store: parallel tasks each write one part, and the manifest completes the store.
 
-A part carries in its footer which feature files it was made from, so a job that was cut short, or is given
-more slides, keeps every bag that is already there, whatever the cut into parts. The manifest is written last.
+A part records in its footer which feature files it was made from. A job that was interrupted, or is given more
+slides, therefore keeps every bag that is already stored, however slides were divided into parts.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ from momkd_ray.bags.store import (
     WRITER_OPTIONS,
     BagStore,
     Entry,
+    Row,
     StoreFormat,
-    bags_table,
     buffer_offsets,
     buffer_sizes,
     open_part,
+    rows_table,
+    to_row,
     write_manifest,
 )
 from momkd_ray.config.load import Config
@@ -43,210 +45,223 @@ from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, rai
 from momkd_ray.ray_runtime.cluster import total_resource
 from momkd_ray.ray_runtime.parallel_map import parallel_map
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 _FOOTER_KEY = b"momkd_ray.part"
-_PARTS_PER_CPU = 8  # so that no CPU idles long at the end, and progress is seen
+_PARTS_PER_CPU = 8  # no CPU is idle for long at the end, and progress is visible
+_FOOTER_READERS = 16
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A feature file, as listed."""
+    """A feature file as its folder lists it.
+
+    Attributes:
+        file: stamp of the file's version: size and time of change; on S3 size and ETag.
+    """
 
     slide_id: str
     path: str
-    file: str  # size and time of change, on S3 size and ETag: another stamp, other features
+    file: str
     bytes: int
 
 
 def store_format(config: Config) -> StoreFormat:
-    """The form of the store that a configuration asks for."""
+    """Returns the store format that a configuration asks for."""
     store, graph = config.store, config.features.graph
     return StoreFormat(store.dtype, 0 if graph == "none" else store.neighbors, graph)
 
 
-def is_current(uri: str, slides: pd.DataFrame, form: StoreFormat) -> bool:
-    """Whether a finished store holds the bags of all these feature files, as the files are now.
+def is_current(uri: str, slides: pd.DataFrame, bag_format: StoreFormat) -> bool:
+    """Tells whether a complete store holds the bags of all these feature files in their present versions.
 
-    A slide whose file is gone counts as held: a store can be used without the files it was made from.
+    A slide whose feature file no longer exists counts as current: a store is usable without the files that it was
+    made from.
 
     Args:
         uri: the store's folder.
         slides: columns `slide_id` and `file`.
-        form: the form its bags must have.
+        bag_format: the format that its bags must have.
 
     Raises:
-        InputError: a store is there, but of another form.
+        InputError: there is a store, but of another format.
     """
-    store = _finished(uri, form)
+    store = _open_existing(uri, bag_format)
     if store is None:
         return False
-    held = _present(store)["file"]
-    if not slides["slide_id"].isin(held.index).all():
-        return False
-    return _changed(held, slides) == 0
+    stamps = _slides_with_parts(store)["file"]
+    return bool(slides["slide_id"].isin(stamps.index).all()) and _count_outdated(stamps, slides) == 0
 
 
-def outdated_bags(uri: str, slides: pd.DataFrame, form: StoreFormat) -> int:
-    """How many bags of a finished store were made of other files than these slides have now; see `covers`."""
-    store = _finished(uri, form)
-    return 0 if store is None else _changed(_present(store)["file"], slides)
+def outdated_bags(uri: str, slides: pd.DataFrame, bag_format: StoreFormat) -> int:
+    """Counts the bags of a complete store whose feature files have changed since; arguments as of `is_current`."""
+    store = _open_existing(uri, bag_format)
+    return 0 if store is None else _count_outdated(_slides_with_parts(store)["file"], slides)
 
 
-def _changed(held: pd.Series, slides: pd.DataFrame) -> int:
-    """How many of the slides whose bags are held have another file now; one whose file is gone has not."""
+def _count_outdated(stamps: pd.Series, slides: pd.DataFrame) -> int:
+    """Counts the stored slides whose feature file exists with another stamp."""
     pairs = zip(slides["slide_id"], slides["file"], strict=True)
-    return sum(slide_id in held.index and file not in ("", held[slide_id]) for slide_id, file in pairs)
+    return sum(slide_id in stamps.index and file not in ("", stamps[slide_id]) for slide_id, file in pairs)
 
 
 def ingest(
     slides: pd.DataFrame,
     uri: str,
-    form: StoreFormat,
+    bag_format: StoreFormat,
     *,
     layout: Format = "auto",
     part_mb: int = 128,
     on_error: OnError = "stop",
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> tuple[BagStore, list[Fault]]:
-    """Bring the bags of all slides into the store, reading only feature files whose bags are not yet there.
+    """Adds the bags of all slides to the store, reading only feature files whose bags are not stored yet.
 
     Args:
         slides: columns `slide_id`, `patient_id`, and of the feature file `path`, `file` and `bytes`.
         uri: the store's folder, a local path or `s3://` URI.
-        form: precision and graph of the bags.
-        layout: of the feature files, `features.format`.
-        part_mb: about how large a part may become.
-        on_error: whether bad feature files end the job, or are left out.
-        on_progress: called with the slides done and their total.
+        bag_format: precision and graph of the bags.
+        layout: format of the feature files, `features.format`.
+        part_mb: approximate size limit of a part.
+        on_error: whether bad feature files end the job or are left out.
+        on_progress: called with the number of slides done and their total.
 
     Returns:
-        The store, and the faults of the slides that were left out; they are listed in `rejected.csv` of the store.
+        The store, and the faults of the slides that were left out; `rejected.csv` of the store lists them too.
 
     Raises:
-        InputError: feature files are bad (all are listed in `rejected.csv` of the store) and `on_error` is `stop`,
-            none is good, or a store of another form is there.
-        RunError: a part could not be written, or storage stayed away.
+        InputError: there are bad feature files (`rejected.csv` lists all) and `on_error` is `stop`, no feature file
+            is good, or there is a store of another format.
+        RunError: a part could not be written, or the storage did not recover.
     """
     uri = storage.absolute(uri)
     if storage.exists(uri):
         raise InputError(f"{uri} is a file where the folder of the bag store should be; choose another store.uri")
-    old = _finished(uri, form)
-    sources, faults = _sources(slides, old)
-    entries = _kept(uri, old, sources, form)
+    existing = _open_existing(uri, bag_format)
+    sources, faults = _sources(slides, existing)
+    entries = _stored_entries(uri, existing, sources, bag_format)
     missing = [source for source in sources if source.slide_id not in entries]
-    done = len(slides) - len(missing)
-    told = on_progress or (lambda done, total: None)
-    told(done, len(slides))
-    plan = _plan(missing, part_mb)
-    what = f"the bag store {uri} could not be written"
-    for written, part_faults in parallel_map(_write_part, plan, what, uri=uri, form=form, layout=layout):
-        entries |= {entry["slide_id"]: entry for entry in written}
+    n_done = len(slides) - len(missing)
+    report = on_progress or (lambda done, total: None)
+    report(n_done, len(slides))
+    parts, failure = _divide_into_parts(missing, part_mb), f"the bag store {uri} could not be written"
+    for part_entries, part_faults in parallel_map(
+        _write_part, parts, failure, uri=uri, bag_format=bag_format, layout=layout
+    ):
+        entries |= {entry["slide_id"]: entry for entry in part_entries}
         faults += part_faults
-        done += len(written) + len(part_faults)
-        told(done, len(slides))
-    faults += mixed_encoder_faults(entries, slides, old) + duplicate_content_faults(entries, slides)
+        n_done += len(part_entries) + len(part_faults)
+        report(n_done, len(slides))
+    faults += mixed_encoder_faults(entries, slides, existing) + duplicate_content_faults(entries, slides)
     record_faults(faults, f"{len(slides)} feature files", storage.join(uri, REJECTED), on_error)
     rejected = {fault.id for fault in faults}
     good = {slide_id: entry for slide_id, entry in entries.items() if slide_id not in rejected}
     if not good:
         raise_faults(faults, f"{len(slides)} feature files", storage.join(uri, REJECTED))
-    first = next((e for e in good.values() if e["encoder"]), next(iter(good.values())))
-    write_manifest(uri, form, first["encoder"], first["width"], good)
+    with_encoder = next((entry for entry in good.values() if entry["encoder"]), next(iter(good.values())))
+    write_manifest(uri, bag_format, with_encoder["encoder"], with_encoder["width"], good)
     return BagStore.open(uri), sorted(faults)
 
 
-def _finished(uri: str, form: StoreFormat) -> BagStore | None:
+def _open_existing(uri: str, bag_format: StoreFormat) -> BagStore | None:
+    """Opens the store if it is complete; None if there is none yet."""
     if not storage.exists(storage.join(uri, MANIFEST)):
         return None
     store = BagStore.open(uri)
-    if store.form != form:
+    if store.format != bag_format:
         raise InputError(
-            f"the bag store {uri} holds {_form_words(store.form)}, not {_form_words(form)}; choose another store.uri "
-            "or remove that folder"
+            f"the bag store {uri} holds {_describe(store.format)}, not {_describe(bag_format)}; choose another "
+            "store.uri or remove that folder"
         )
     return store
 
 
-def _form_words(form: StoreFormat) -> str:
-    graph = "no graph" if form.graph == "none" else f"{form.neighbors} neighbors (features.graph {form.graph})"
-    return f"{form.dtype} bags with {graph}"
+def _describe(bag_format: StoreFormat) -> str:
+    edges = f"{bag_format.neighbors} neighbors (features.graph {bag_format.graph})"
+    return f"{bag_format.dtype} bags with {'no graph' if bag_format.graph == 'none' else edges}"
 
 
-def _present(store: BagStore) -> pd.DataFrame:
-    """The slides of a store whose parts are still there."""
+def _slides_with_parts(store: BagStore) -> pd.DataFrame:
+    """Returns the slides of a store whose parts still exist."""
     return store.slides[store.slides["part"].isin(storage.list_names(store.uri))]
 
 
-def _sources(slides: pd.DataFrame, old: BagStore | None) -> tuple[list[_Source], list[Fault]]:
-    """The feature files to have in the store, sorted by slide, and the faults of those that are not there."""
+def _sources(slides: pd.DataFrame, existing: BagStore | None) -> tuple[list[_Source], list[Fault]]:
+    """Returns the existing feature files, sorted by slide, and a fault for each slide that has neither file nor bag."""
     if slides.empty:
         raise InputError("there are no slides to read features of; check the slides table")
-    twice = slides["slide_id"][slides["slide_id"].duplicated()]
-    if len(twice):
-        raise InputError(f"slide {twice.iloc[0]} is listed twice; list each slide with one feature file")
-    held = set() if old is None else set(_present(old).index)
+    duplicates = slides["slide_id"][slides["slide_id"].duplicated()]
+    if len(duplicates):
+        raise InputError(f"slide {duplicates.iloc[0]} is listed twice; list each slide with one feature file")
+    stored = set() if existing is None else set(_slides_with_parts(existing).index)
     sources, faults = [], []
     columns = (slides[name] for name in ("slide_id", "path", "file", "bytes"))
     for slide_id, path, file, size in sorted(zip(*columns, strict=True)):
         if file:
             sources.append(_Source(slide_id, path, file, int(size)))
-        elif slide_id not in held:
+        elif slide_id not in stored:
             reason = f"there is no feature file {path}; extract it or leave the slide out"
             faults.append(Fault("slide", slide_id, "missing", path, reason))
     return sources, faults
 
 
-def _kept(uri: str, old: BagStore | None, sources: Sequence[_Source], form: StoreFormat) -> dict[str, Entry]:
-    """What is already stored: a finished store's slides, unless their files have changed, and wanted bags in
-    parts that an unfinished job has left.
+def _stored_entries(
+    uri: str, existing: BagStore | None, sources: Sequence[_Source], bag_format: StoreFormat
+) -> dict[str, Entry]:
+    """Returns the entries that need no reading: of the manifest and of parts that an interrupted job has left.
+
+    Entries whose feature file has changed are left out. Slides that were not asked for keep those of the manifest.
     """
-    file_of = {source.slide_id: source.file for source in sources}
+    stamps = {source.slide_id: source.file for source in sources}
     entries: dict[str, Entry] = {}
-    listed: set[str] = set()
-    if old is not None:
-        present = set(_present(old).index)
-        listed = {old.entries[slide_id]["part"] for slide_id in present}
+    listed_parts: set[str] = set()
+    if existing is not None:
+        stored = set(_slides_with_parts(existing).index)
+        listed_parts = {existing.entries[slide_id]["part"] for slide_id in stored}
         entries = {
             slide_id: entry
-            for slide_id, entry in old.entries.items()
-            if slide_id in present and file_of.get(slide_id, entry["file"]) == entry["file"]
+            for slide_id, entry in existing.entries.items()
+            if slide_id in stored and stamps.get(slide_id, entry["file"]) == entry["file"]
         }
-    left = [name for name in storage.list_names(uri) if name.endswith(".parquet") and name not in listed]
-    with ThreadPoolExecutor(16) as pool:
-        for part_entries in pool.map(lambda name: _footer_entries(uri, name, form), left):
+    names = storage.list_names(uri)
+    unlisted_parts = [name for name in names if name.endswith(".parquet") and name not in listed_parts]
+    with ThreadPoolExecutor(_FOOTER_READERS) as pool:
+        for part_entries in pool.map(lambda name: _footer_entries(uri, name, bag_format), unlisted_parts):
             for entry in part_entries:
-                if file_of.get(entry["slide_id"]) == entry["file"]:
+                if stamps.get(entry["slide_id"]) == entry["file"]:
                     entries.setdefault(entry["slide_id"], entry)
     return entries
 
 
-def _footer_entries(uri: str, part: str, form: StoreFormat) -> list[Entry]:
-    """The manifest entries of a part, from its footer; none if it is of another form or not ours."""
+def _footer_entries(uri: str, part: str, bag_format: StoreFormat) -> list[Entry]:
+    """Reads the manifest entries in a part's footer; none if the file has another format or no such footer."""
     try:
         with open_part(uri, part) as file:
             footer = json.loads(file.metadata.metadata[_FOOTER_KEY])
-            return _placed(footer["entries"], file.metadata) if footer["form"] == asdict(form) else []
+            if footer["form"] != asdict(bag_format):
+                return []
+            return _with_offsets(footer["entries"], file.metadata)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return []
 
 
-def _plan(missing: Sequence[_Source], part_mb: int) -> list[list[_Source]]:
-    """Cut slides, in order, into even parts of about `part_mb` at most, and enough to keep all CPUs busy."""
-    if not missing:
+def _divide_into_parts(sources: Sequence[_Source], part_mb: int) -> list[list[_Source]]:
+    """Divides slides, in order, into parts of equal size, at most about `part_mb`, and enough to occupy all CPUs."""
+    if not sources:
         return []
-    end_N = np.cumsum([max(1, source.bytes) for source in missing])
+    end_N = np.cumsum([max(1, source.bytes) for source in sources])
     n_parts = max(math.ceil(end_N[-1] / (part_mb * 2**20)), _PARTS_PER_CPU * int(total_resource("CPU")), 1)
     part_N = (end_N - 1) * n_parts // end_N[-1]
-    numbered = zip(part_N.tolist(), missing, strict=True)
+    numbered = zip(part_N.tolist(), sources, strict=True)
     return [[source for _, source in part] for _, part in groupby(numbered, key=lambda pair: pair[0])]
 
 
 def _write_part(
-    sources: Sequence[_Source], uri: str, form: StoreFormat, layout: Format
+    sources: Sequence[_Source], uri: str, bag_format: StoreFormat, layout: Format
 ) -> tuple[list[Entry], list[Fault]]:
-    """Read, connect and store a part's slides one at a time, leaving out those that are bad."""
-    name, recipe = _part_name(sources, form), Recipe(form.neighbors, form.graph, layout)
+    """Reads slides one at a time, builds their graphs and writes them as one part, leaving out bad ones."""
+    name = _part_name(sources, bag_format)
+    recipe = Recipe(bag_format.neighbors, bag_format.graph, layout)
     entries: list[Entry] = []
     faults: list[Fault] = []
     metadata: list[pq.FileMetaData] = []
@@ -254,50 +269,48 @@ def _write_part(
         writer = None
         for source in sources:
             try:
-                bag = read_bag(source.path, source.slide_id, recipe, dtype=form.dtype)
-                table = bags_table([bag])
+                bag = read_bag(source.path, source.slide_id, recipe, dtype=bag_format.dtype)
+                row = to_row(bag)
             except FileFaultError as error:
                 faults.append(Fault("slide", source.slide_id, error.problem, source.path, str(error)))
                 continue
-            if writer is None:
+            if writer is None:  # a part without a good slide is not written
                 stream = open_files.enter_context(storage.atomic_writer(storage.join(uri, name)))
                 writer = open_files.enter_context(
                     pq.ParquetWriter(stream, SCHEMA, metadata_collector=metadata, **WRITER_OPTIONS)
                 )
-            writer.write_table(table)
-            entries.append(_entry(source, bag, name, table))
-            del bag, table  # or two of the largest bags would be in memory at a time
+            writer.write_table(rows_table([row]))
+            entries.append(_entry(source, bag, name, row))
+            del bag, row  # frees the bag before the next one is read
         if writer is not None:
-            footer = {"form": asdict(form), "entries": entries}
+            footer = {"form": asdict(bag_format), "entries": entries}
             writer.add_key_value_metadata({_FOOTER_KEY: json.dumps(footer).encode()})
-    if metadata:
-        entries = _placed(entries, metadata[0])
-    return entries, faults
+    return _with_offsets(entries, metadata[0]) if metadata else [], faults
 
 
-def _entry(source: _Source, bag: Bag, part: str, table: pa.Table) -> Entry:
+def _entry(source: _Source, bag: Bag, part: str, row: Row) -> Entry:
     return {
         "slide_id": source.slide_id,
         "part": part,
         "n_patches": bag.n_patches,
         "width": bag.width,
         "encoder": bag.provenance.get("encoder"),
-        "sha256": table.column("sha256")[0].as_py(),
+        "sha256": row["sha256"],
         "file": source.file,
-        "sizes": buffer_sizes(table),
+        "sizes": buffer_sizes(row),
     }
 
 
-def _placed(entries: Sequence[Entry], part: pq.FileMetaData) -> list[Entry]:
-    """Entries with where in the part their buffers lie, which only the finished part tells."""
-    placed = []
+def _with_offsets(entries: Sequence[Entry], part: pq.FileMetaData) -> list[Entry]:
+    """Replaces the buffers' sizes by their offsets in the part, which only the finished part tells."""
+    complete = []
     for row_group, entry in enumerate(entries):
         rest = dict(entry)
         sizes = rest.pop("sizes")
-        placed.append(rest | {"at": buffer_offsets(part, row_group, sizes)})
-    return placed
+        complete.append(rest | {"at": buffer_offsets(part, row_group, sizes)})
+    return complete
 
 
-def _part_name(sources: Sequence[_Source], form: StoreFormat) -> str:
-    identity = [asdict(form), [(source.slide_id, source.file) for source in sources]]
+def _part_name(sources: Sequence[_Source], bag_format: StoreFormat) -> str:
+    identity = [asdict(bag_format), [(source.slide_id, source.file) for source in sources]]
     return f"part-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}.parquet"

@@ -1,4 +1,4 @@
-"""Where workers get their bags: from the store by row group, or from what Ray Data has read of it once for all."""
+"""Sources of bags for the workers: the store itself, bags shared in Ray's object store, and bags joined by patient."""
 
 from __future__ import annotations
 
@@ -9,35 +9,43 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from momkd_ray.bags.store import BagStore, bags_table, from_row, row_at
+from momkd_ray.bags.store import BagStore, from_row, row_at, rows_table
 from momkd_ray.errors import InputError, as_user_error
 from momkd_ray.formats.bag import Bag
 
-BLOCK_BYTES = 64 * 2**20  # below Ray Data's target, so that a block stays in one piece
+BLOCK_BYTES = 64 * 2**20  # below Ray Data's target, so that a block is not split
 
 
 class BagSource(Protocol):
-    """Anything that hands out bags by name; it is used from several threads at a time."""
+    """Anything that returns bags by name, to several threads at a time."""
 
     def read(self, bag_id: str) -> Bag:
-        """The bag of this name."""
+        """Returns the bag of this name."""
         ...
 
 
 @dataclass(frozen=True)
 class JointBags:
-    """Bags of several slides: all patches of a patient side by side, no edge between two slides."""
+    """Joins the slides of each patient to one bag.
+
+    Attributes:
+        slides: source of the slides' bags.
+        members: the slides of each joint bag.
+    """
 
     slides: BagSource
-    members: Mapping[str, tuple[str, ...]]  # bag -> its slides
+    members: Mapping[str, tuple[str, ...]]
 
     def read(self, bag_id: str) -> Bag:
-        """The joint bag."""
+        """Returns the joint bag."""
         return join_bags(bag_id, [self.slides.read(slide_id) for slide_id in self.members[bag_id]])
 
 
 def join_bags(bag_id: str, bags: Sequence[Bag]) -> Bag:
-    """Several bags as one, in their order; coordinates stay those of each slide."""
+    """Concatenates bags in their order, without edges between them; coordinates stay those of each slide.
+
+    A joint bag has coordinates only if all bags have.
+    """
     if len(bags) == 1:
         return replace(bags[0], slide_id=bag_id)
     first_patch = np.cumsum([0, *(bag.n_patches for bag in bags)])
@@ -56,81 +64,85 @@ def join_bags(bag_id: str, bags: Sequence[Bag]) -> Bag:
 
 
 class SharedBags:
-    """Bags that Ray Data has read into the object store once, where every worker of every fold finds them."""
+    """Bags in Ray's object store, read from the bag store once for the workers of all folds.
 
-    def __init__(self, store: BagStore, blocks: Sequence[Any], places: Mapping[str, tuple[int, int]]) -> None:
-        self._store, self._blocks, self._places = store, list(blocks), dict(places)
-        self._opened: dict[int, Any] = {}
+    Args:
+        store: read instead where the object store has lost a block.
+        blocks: references to Arrow tables of rows.
+        positions: (index of the block, index of the row) of each slide.
+    """
+
+    def __init__(self, store: BagStore, blocks: Sequence[Any], positions: Mapping[str, tuple[int, int]]) -> None:
+        self._store, self._blocks, self._positions = store, list(blocks), dict(positions)
+        # opening a block of many rows takes far longer than reading a bag of it
+        self._opened_blocks: dict[int, pa.Table] = {}
 
     def read(self, bag_id: str) -> Bag:
-        """The bag of a slide, without a copy where the block lies on this node; from the store if the block is lost."""
+        """Returns the bag of a slide, without a copy where its block is on this node."""
         import ray
 
-        if bag_id not in self._places:
-            raise InputError(f"slide {bag_id} is not among the shared bags; run ingest again")
-        block, row = self._places[bag_id]
+        if bag_id not in self._positions:
+            raise InputError(f"slide {bag_id} is not among the shared bags; run `momkd-ray ingest` again")
+        block, row = self._positions[bag_id]
         try:
-            if block not in self._opened:
-                # opened once: a block of many rows takes far longer to open than a bag to read
-                self._opened[block] = ray.get(self._blocks[block])
+            if block not in self._opened_blocks:
+                self._opened_blocks[block] = ray.get(self._blocks[block])
         except ray.exceptions.ObjectLostError:
             return self._store.read(bag_id)
-        return from_row(row_at(self._opened[block], row))
+        return from_row(row_at(self._opened_blocks[block], row))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_opened": {}}
-
-
-def stored_bytes(store: BagStore, slide_ids: Sequence[str]) -> int:
-    """How many bytes the bags of these slides take in memory."""
-    return sum(size for slide_id in slide_ids for _, size in store.entries[slide_id]["at"])
+        return vars(self) | {"_opened_blocks": {}}
 
 
 def share_bags(store: BagStore, slide_ids: Sequence[str], memory_share: float) -> BagSource:
-    """Let Ray Data read the bags into the object store if they fit `memory_share` of every node's.
+    """Reads bags into Ray's object store, if they fit `memory_share` of every node's part of it.
 
-    Returns the shared bags, or the store itself, from whose row groups every worker then reads its own.
+    Returns:
+        The shared bags; or the store itself if they do not fit, so that workers read bags from it when needed.
+
+    Raises:
+        InputError: a part of the store is damaged.
     """
     import ray
 
-    # a worker keeps every block it has read, so the bags must fit each node, not all of them together
-    nodes = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
-    if stored_bytes(store, slide_ids) > memory_share * min(nodes):
+    # a worker keeps every block that it has opened, so the bags must fit each node and not all nodes together
+    node_bytes = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    if sum(map(store.nbytes, slide_ids)) > memory_share * min(node_bytes):
         return store
-    groups = [{"slides": list(group)} for group in _groups(store, sorted(slide_ids))]
+    groups = [{"slide_ids": group} for group in _groups(store, sorted(slide_ids))]
     dataset = ray.data.from_items(groups, override_num_blocks=len(groups)).map_batches(
-        _read_rows, fn_kwargs={"store": store}, batch_format="pyarrow", batch_size=None
+        _read_block, fn_kwargs={"store": store}, batch_format="pyarrow", batch_size=None
     )
     try:
         blocks = dataset.materialize().to_arrow_refs()
-        ids_of = ray.remote(num_cpus=0)(_slide_ids)
-        found = ray.get([ids_of.remote(block) for block in blocks])
+        slide_ids_of = ray.remote(num_cpus=0)(_slide_ids)
+        ids_by_block = ray.get([slide_ids_of.remote(block) for block in blocks])
     except ray.exceptions.RayError as error:
         raise as_user_error(f"the bag store {store.uri} could not be read", error) from error
-    places = {s: (b, row) for b, ids in enumerate(found) for row, s in enumerate(ids)}
-    return SharedBags(store, blocks, places)
+    positions = {id_: (block, row) for block, ids in enumerate(ids_by_block) for row, id_ in enumerate(ids)}
+    return SharedBags(store, blocks, positions)
 
 
 def _groups(store: BagStore, slide_ids: Sequence[str]) -> Iterator[list[str]]:
-    """Slides, in order, in groups of about `BLOCK_BYTES`."""
+    """Yields consecutive slides in groups of about `BLOCK_BYTES`."""
     group: list[str] = []
-    filled = 0
+    group_bytes = 0
     for slide_id in slide_ids:
-        size = stored_bytes(store, [slide_id])
-        if group and filled + size > BLOCK_BYTES:
+        if group and group_bytes + store.nbytes(slide_id) > BLOCK_BYTES:
             yield group
-            group, filled = [], 0
+            group, group_bytes = [], 0
         group.append(slide_id)
-        filled += size
+        group_bytes += store.nbytes(slide_id)
     yield group
 
 
-def _read_rows(groups: pa.Table, store: BagStore) -> pa.Table:
-    """One task of Ray Data: the rows of its slides, in one piece."""
-    slide_ids = [slide_id for group in groups.column("slides").to_pylist() for slide_id in group]
-    return bags_table([store.read(slide_id) for slide_id in slide_ids])
+def _read_block(groups: pa.Table, store: BagStore) -> pa.Table:
+    """One task of Ray Data: the verified rows of a group's slides as one Arrow block."""
+    slide_ids = [slide_id for group in groups.column("slide_ids").to_pylist() for slide_id in group]
+    return rows_table([store.read_row(slide_id) for slide_id in slide_ids])
 
 
-def _slide_ids(block: Any) -> list[str]:
+def _slide_ids(block: pa.Table) -> list[str]:
     ids: list[str] = block.column("slide_id").to_pylist()
     return ids

@@ -1,7 +1,8 @@
-"""The bag store: Parquet, one row group a bag, so that one bag is one read; labels and patients stay out.
+"""Stores bags as Parquet files ("parts") and a manifest; labels and patients are not in the store.
 
-Any Parquet reader can read a part. Ours needs no Parquet at all: a row group holds one uncompressed value a column,
-so its manifest says at which byte of the part each buffer of a bag begins, and a bag is one contiguous read.
+A row group holds one bag, as one uncompressed value per column, so any Parquet reader can read a part. The manifest
+records at which byte of its part each buffer of a bag begins, so the package itself reads a bag with one contiguous
+read and without a Parquet reader.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ SCHEMA = pa.schema(
         }.items()
     ]
 )
-# The figures are close to incompressible and each is read exactly once: every codec only costs time.
+# features hardly compress and each is read once an epoch, so any codec only costs time
 WRITER_OPTIONS = {"compression": "none", "use_dictionary": False, "write_statistics": False}
 
 _BUFFERS = ("features", "coords", "edge_indptr", "edge_indices", "provenance")
@@ -51,12 +52,26 @@ _DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "float32": np.d
 _INT32 = np.dtype("<i4")
 _LARGEST_VALUE = 2**31 - 1  # Parquet counts the bytes of a value in an int32
 
-Entry = dict[str, Any]  # a slide in the manifest
+Row = dict[str, Any]
+"""A bag as one row of `SCHEMA`: its buffers as anything with the buffer protocol."""
+
+Entry = dict[str, Any]
+"""A slide in the manifest: `slide_id, part, n_patches, width, encoder, sha256, file` and `at`.
+
+`file` is the stamp of the ingested feature file. `at` has `[first byte, bytes]` of each buffer in the part.
+"""
 
 
 @dataclass(frozen=True)
 class StoreFormat:
-    """What all bags of one store have in common."""
+    """Precision and graph, which all bags of one store share.
+
+    Attributes:
+        dtype: of the features.
+        neighbors: k of the k-nearest-neighbour graph; 0 without a graph.
+        graph: where the edges come from.
+        schema_version: of manifest and parts.
+    """
 
     dtype: Precision
     neighbors: int
@@ -64,11 +79,11 @@ class StoreFormat:
     schema_version: int = SCHEMA_VERSION
 
 
-def to_row(bag: Bag) -> dict[str, Any]:
-    """One row of `SCHEMA`; the arrays as little-endian bytes, not copied where they already are.
+def to_row(bag: Bag) -> Row:
+    """Converts a bag to one row of `SCHEMA`; arrays that are little-endian and contiguous are not copied.
 
     Raises:
-        FileFaultError: the features take more than Parquet holds in one value.
+        FileFaultError: the features exceed 2 GiB, the most that Parquet holds in one value.
     """
     coords = np.zeros((0, 2), _INT32) if bag.coords is None else bag.coords
     buffers: dict[str, Any] = {
@@ -82,7 +97,7 @@ def to_row(bag: Bag) -> dict[str, Any]:
         raise FileFaultError(
             "misshapen",
             f"slide {bag.slide_id} has {bag.n_patches:,} patches of {bag.width} {bag.features.dtype.name} features, "
-            "over the 2 GiB that one bag may take; set store.dtype to float16 or leave the slide out",
+            "more than the 2 GiB that one bag may take; set store.dtype to float16 or leave the slide out",
         )
     return {
         "slide_id": bag.slide_id,
@@ -99,15 +114,15 @@ def _little_endian(array: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
 
 
 def content_sha256(row: Mapping[str, Any]) -> str:
-    """SHA-256 over what a bag is, not where it comes from: two slides of the same content have the same."""
-    found = hashlib.sha256()
+    """Returns the SHA-256 of features, coordinates and edges, which two slides of the same content share."""
+    sha256 = hashlib.sha256()
     for name in _BUFFERS[:-1]:
-        found.update(row[name])
-    return found.hexdigest()
+        sha256.update(row[name])
+    return sha256.hexdigest()
 
 
 def from_row(row: Mapping[str, Any]) -> Bag:
-    """The bag of a row; its features are a view of the row's buffer."""
+    """Converts a row to a bag whose arrays are views of the row's buffers."""
     n_patches, width = int(row["n_patches"]), int(row["width"])
     coords = np.frombuffer(row["coords"], _INT32).reshape(-1, 2)
     return Bag(
@@ -120,27 +135,10 @@ def from_row(row: Mapping[str, Any]) -> Bag:
     )
 
 
-def row_at(table: pa.Table, index: int) -> dict[str, Any]:
-    """One row of a table of `SCHEMA` for `from_row`, its large columns as Arrow buffers and not copied."""
-    return {
-        name: _slot(table.column(name), index) if name in _BUFFERS else table.column(name)[index].as_py()
-        for name in SCHEMA.names
-    }
-
-
-def _slot(column: pa.ChunkedArray, index: int) -> pa.Buffer:
-    """One binary value in place: an Arrow scalar would copy it."""
-    values = column.slice(index, 1).chunk(0)
-    _, offsets, data = values.buffers()
-    start, stop = np.frombuffer(offsets, np.int64)[values.offset : values.offset + 2].tolist()
-    return data.slice(start, stop - start)
-
-
-def bags_table(bags: Sequence[Bag]) -> pa.Table:
-    """Bags as a table of `SCHEMA`, in their order; the buffers of a single bag are not copied."""
-    rows = [to_row(bag) for bag in bags]
+def rows_table(rows: Sequence[Row]) -> pa.Table:
+    """Builds an Arrow table of `SCHEMA` from rows, in their order; the buffers of a single row are not copied."""
     columns = [
-        _binary([row[field.name] for row in rows])
+        _binary_array([row[field.name] for row in rows])
         if field.name in _BUFFERS
         else pa.array([row[field.name] for row in rows], field.type)
         for field in SCHEMA
@@ -148,41 +146,62 @@ def bags_table(bags: Sequence[Bag]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def _binary(values: Sequence[Any]) -> pa.LargeBinaryArray:
-    ends = np.cumsum([0, *(len(value) for value in values)], dtype=np.int64)
+def _binary_array(values: Sequence[Any]) -> pa.LargeBinaryArray:
+    offsets = np.cumsum([0, *(len(value) for value in values)], dtype=np.int64)
     data = values[0] if len(values) == 1 else b"".join(values)
     return pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(values), [None, pa.py_buffer(ends), pa.py_buffer(data)]
+        pa.large_binary(), len(values), [None, pa.py_buffer(offsets), pa.py_buffer(data)]
     )
 
 
-def buffer_sizes(table: pa.Table) -> list[int]:
-    """Bytes of the buffers of the first bag of a table, in the order that `places` takes them."""
-    return [len(_slot(table.column(name), 0)) for name in _BUFFERS]
+def row_at(table: pa.Table, index: int) -> Row:
+    """Returns one row of a table of `SCHEMA`, its buffers as views of the table's memory."""
+    return {
+        name: _value_buffer(table.column(name), index) if name in _BUFFERS else table.column(name)[index].as_py()
+        for name in SCHEMA.names
+    }
+
+
+def _value_buffer(column: pa.ChunkedArray, index: int) -> pa.Buffer:
+    """A binary value without a copy, which `as_py` of an Arrow scalar would make."""
+    values = column.slice(index, 1).chunk(0)
+    _, offsets, data = values.buffers()
+    start, stop = np.frombuffer(offsets, np.int64)[values.offset : values.offset + 2].tolist()
+    return data.slice(start, stop - start)
+
+
+def buffer_sizes(row: Row) -> list[int]:
+    """Returns the bytes of a row's buffers, in the order that `buffer_offsets` takes them."""
+    return [len(row[name]) for name in _BUFFERS]
 
 
 def buffer_offsets(part: pq.FileMetaData, row_group: int, sizes: Sequence[int]) -> list[list[int]]:
-    """Where in a part the buffers of a bag lie: `[first byte, bytes]` of features, coords, indptr, indices, provenance.
+    """Computes where in a part the buffers of a bag lie.
 
     An uncompressed column of one value without nulls ends with the value itself.
 
     Args:
         part: the metadata of the written part.
-        row_group: the bag's.
+        row_group: index of the bag's row group.
         sizes: bytes of each buffer.
+
+    Returns:
+        `[first byte, bytes]` of features, coords, edge_indptr, edge_indices and provenance.
     """
-    found = []
     columns = {name: index for index, name in enumerate(part.schema.names)}
+    offsets = []
     for name, size in zip(_BUFFERS, sizes, strict=True):
         chunk = part.row_group(row_group).column(columns[name])
-        found.append([chunk.data_page_offset + chunk.total_compressed_size - size, size])
-    return found
+        offsets.append([chunk.data_page_offset + chunk.total_compressed_size - size, size])
+    return offsets
 
 
-def write_manifest(uri: str, form: StoreFormat, encoder: str | None, width: int, entries: Mapping[str, Entry]) -> None:
-    """Write what the store holds: its form, encoder, width, counts, and of each slide where and what it is."""
+def write_manifest(
+    uri: str, bag_format: StoreFormat, encoder: str | None, width: int, entries: Mapping[str, Entry]
+) -> None:
+    """Writes the manifest, which completes the store: format, encoder, width, counts, and an entry per slide."""
     slides = [entries[slide_id] for slide_id in sorted(entries)]
-    manifest = asdict(form) | {
+    manifest = asdict(bag_format) | {
         "encoder": encoder,
         "width": width,
         "n_slides": len(slides),
@@ -190,45 +209,43 @@ def write_manifest(uri: str, form: StoreFormat, encoder: str | None, width: int,
         "parts": sorted({entry["part"] for entry in slides}),
         "slides": slides,
     }
-    # one slide a line: a manifest of thousands stays readable and small
+    # one line per slide keeps a manifest of thousands readable and small
     head = json.dumps({k: v for k, v in manifest.items() if k != "slides"}, indent=2, allow_nan=False)
     rows = ",\n".join(json.dumps(entry, allow_nan=False) for entry in slides)
     storage.write_text(storage.join(uri, MANIFEST), f'{head[:-2]},\n  "slides": [\n{rows}\n  ]\n}}\n')
 
 
 class BagStore:
-    """A finished store: what it holds, and random access to its bags.
-
-    It may be used from several threads and pickled.
+    """A complete store: its manifest, and random access to its bags. Thread-safe and picklable.
 
     Attributes:
         uri: the folder, a local path or `s3://` URI.
         width: D of every bag.
-        encoder: what the features were extracted with, where their files say so.
-        form: precision and graph of every bag.
-        slides: indexed by `slide_id`: `part`, `n_patches`, `sha256`, `file` (size and time of the feature file that
-            was ingested), and what else the manifest says.
+        encoder: what the features were extracted with; None where the feature files do not record it.
+        format: precision and graph of every bag.
+        entries: the manifest's entry of each slide, by slide.
+        slides: the same as a table indexed by `slide_id`.
     """
 
     def __init__(self, uri: str, manifest: Mapping[str, Any]) -> None:
         self.uri = uri
         self.width: int = manifest["width"]
         self.encoder: str | None = manifest["encoder"]
-        self.form = StoreFormat(manifest["dtype"], manifest["neighbors"], manifest["graph"])
+        self.format = StoreFormat(manifest["dtype"], manifest["neighbors"], manifest["graph"])
         self.entries: dict[str, Entry] = {row["slide_id"]: row for row in manifest["slides"]}
         self.slides = pd.DataFrame(manifest["slides"]).set_index("slide_id")
         self._verified: set[str] = set()
 
     @classmethod
     def open(cls, uri: str) -> BagStore:
-        """The store at a location, from its manifest alone.
+        """Opens the store at a location by reading its manifest alone.
 
         Raises:
-            InputError: no manifest is there, or it is damaged or of another version.
+            InputError: there is no manifest, or it is damaged or of another version.
         """
         location = storage.join(uri, MANIFEST)
         if not storage.exists(location):
-            raise InputError(f"{uri} holds no finished bag store (no {MANIFEST}); run `momkd-ray ingest`")
+            raise InputError(f"{uri} holds no complete bag store (no {MANIFEST}); run `momkd-ray ingest`")
         try:
             manifest = storage.read_json(location)
             if manifest["schema_version"] == SCHEMA_VERSION:
@@ -236,12 +253,20 @@ class BagStore:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{location} is damaged; remove it and ingest again") from error
         raise InputError(
-            f"{location} is of schema version {manifest['schema_version']}, this version reads "
+            f"{location} has schema version {manifest['schema_version']}, this version of momkd-ray reads "
             f"{SCHEMA_VERSION}; choose another store.uri or remove the store"
         )
 
     def read(self, slide_id: str) -> Bag:
-        """One bag, in one contiguous read; the first read of a bag by a process verifies its SHA-256.
+        """Reads one bag; see `read_row`."""
+        row = self.read_row(slide_id)
+        try:
+            return from_row(row)
+        except (ValueError, LookupError, TypeError) as error:
+            raise self._damaged(slide_id) from error
+
+    def read_row(self, slide_id: str) -> Row:
+        """Reads the row of one bag in one contiguous read; a process verifies the SHA-256 when it first reads a bag.
 
         Raises:
             InputError: the store has no such slide, or its part is missing or damaged.
@@ -249,30 +274,34 @@ class BagStore:
         entry = self.entries.get(slide_id)
         if entry is None:
             raise InputError(f"the bag store {self.uri} has no slide {slide_id}; run `momkd-ray ingest`")
-        location = storage.join(self.uri, entry["part"])
-        first, end = entry["at"][0][0], sum(entry["at"][-1])
         try:
-            # Arrow's pool hands out memory that is already mapped: several times faster to fill than fresh pages
+            first, end = entry["at"][0][0], sum(entry["at"][-1])
+            # memory of Arrow's pool is already mapped, so it is several times faster to fill than fresh pages
             data = np.frombuffer(pa.allocate_buffer(end - first), np.uint8)
-            storage.read_into(location, first, data)
-            row: dict[str, Any] = {"slide_id": slide_id, "n_patches": entry["n_patches"]}
-            row |= {"width": self.width, "dtype": self.form.dtype}
+            storage.read_into(storage.join(self.uri, entry["part"]), first, data)
+            row = {name: entry[name] for name in ("slide_id", "n_patches", "sha256")}
+            row |= {"width": self.width, "dtype": self.format.dtype}
             for name, (start, size) in zip(_BUFFERS, entry["at"], strict=True):
                 row[name] = data[start - first : start - first + size]
-            if slide_id in self._verified or content_sha256(row) == entry["sha256"]:
-                self._verified.add(slide_id)
-                return from_row(row)
+            if slide_id not in self._verified and content_sha256(row) != entry["sha256"]:
+                raise self._damaged(slide_id)
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise InputError(self._damage(slide_id, location)) from error
-        raise InputError(self._damage(slide_id, location))
+            raise self._damaged(slide_id) from error
+        self._verified.add(slide_id)
+        return row
 
-    def _damage(self, slide_id: str, location: str) -> str:
-        return f"{location} is missing or damaged at slide {slide_id}; remove it and ingest again"
+    def _damaged(self, slide_id: str) -> InputError:
+        part = storage.join(self.uri, self.entries[slide_id]["part"])
+        return InputError(f"{part} is missing or damaged at slide {slide_id}; remove it and ingest again")
+
+    def nbytes(self, slide_id: str) -> int:
+        """Returns the bytes that a bag takes in memory."""
+        return sum(size for _, size in self.entries[slide_id]["at"])
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_verified": set()}
 
 
 def open_part(uri: str, part: str) -> pq.ParquetFile:
-    """A part of a store as a Parquet file."""
+    """Opens a part of a store as a Parquet file."""
     return pq.ParquetFile(storage.open_file(storage.join(uri, part)))

@@ -21,7 +21,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from momkd_ray.bags.ingest import ingest, is_current
 from momkd_ray.bags.shared_bags import JointBags, SharedBags, join_bags, share_bags
-from momkd_ray.bags.store import SCHEMA, BagStore, StoreFormat, bags_table, from_row, row_at, to_row
+from momkd_ray.bags.store import SCHEMA, BagStore, StoreFormat, from_row, row_at, rows_table, to_row
 from momkd_ray.batches.collate import collate
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Recipe
@@ -120,7 +120,7 @@ def with_value(value: float) -> np.ndarray:
 @pytest.mark.parametrize("n", [1, 2, 30])
 def test_a_row_holds_the_bag_exactly(dtype: str, n: int) -> None:
     bag = make_bag(n, dtype)
-    table = bags_table([make_bag(3, dtype, 8), bag, make_bag(5, dtype, 9)])
+    table = rows_table([to_row(make_bag(3, dtype, 8)), to_row(bag), to_row(make_bag(5, dtype, 9))])
     assert table.schema.equals(SCHEMA)
     assert_same_bag(from_row(to_row(bag)), bag)
     assert_same_bag(from_row(row_at(table, 1)), bag)
@@ -128,7 +128,7 @@ def test_a_row_holds_the_bag_exactly(dtype: str, n: int) -> None:
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema_version": 1}', '{"schema_version": 99}'])
 def test_only_a_whole_manifest_of_this_version_opens(tmp_path: Path, text: str) -> None:
-    with pytest.raises(InputError, match="no finished bag store"):
+    with pytest.raises(InputError, match="no complete bag store"):
         BagStore.open(str(tmp_path))
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(InputError, match=r"manifest\.json"):
@@ -182,7 +182,7 @@ def test_ingest_stores_every_bag_exactly(tmp_path: Path, slides: pd.DataFrame, d
     store, faults = ingest(
         shuffled, uri, StoreFormat(dtype, 4, "auto"), part_mb=1, on_progress=lambda *progress: seen.append(progress)
     )
-    assert (store.width, store.form, faults) == (WIDTH, StoreFormat(dtype, 4, "auto"), [])
+    assert (store.width, store.format, faults) == (WIDTH, StoreFormat(dtype, 4, "auto"), [])
     assert list(store.slides.index) == list(slides["slide_id"])
     assert seen == sorted(seen)
     assert seen[-1] == (12, 12)

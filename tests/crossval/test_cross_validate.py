@@ -19,7 +19,7 @@ import pytest
 
 from momkd_ray import storage
 from momkd_ray.bags.shared_bags import SharedBags, share_bags
-from momkd_ray.bags.store import bags_table
+from momkd_ray.bags.store import rows_table
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.config.load import Config
 from momkd_ray.crossval.cross_validate import choose_settings, cross_validate, train_folds
@@ -204,7 +204,7 @@ def test_a_bag_that_the_object_store_has_lost_is_read_from_the_store(
 
     class Owner:
         def put(self) -> list[Any]:
-            return [ray.put(bags_table([store.read(slide_id) for slide_id in ids]))]
+            return [ray.put(rows_table([store.read_row(slide_id) for slide_id in ids]))]
 
     owner = ray.remote(num_cpus=0)(Owner).remote()
     blocks = ray.get(owner.put.remote())
@@ -223,7 +223,7 @@ def test_a_bag_that_the_object_store_has_lost_is_read_from_the_store(
         time.sleep(0.1)
     for slide_id in ids:
         assert (shared.read(slide_id).features == store.read(slide_id).features).all()
-    assert not shared._opened
+    assert not shared._opened_blocks
 
 
 def test_all_slides_of_a_patient_may_be_one_bag(tiny_config: Config, ray_cluster: Connection, tmp_path: Path) -> None:
