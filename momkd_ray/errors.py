@@ -1,4 +1,4 @@
-"""The ways a run ends early, and the exit codes they carry."""
+"""The exceptions that end a command early, and their exit codes."""
 
 import re
 from typing import TypeVar
@@ -7,60 +7,68 @@ E = TypeVar("E", bound=BaseException)
 
 
 class InputError(Exception):
-    """The user's input is wrong: one sentence naming the file, row or key, the fault and its remedy (exit 1)."""
+    """The user's input is wrong; one sentence names the file, row or key, the fault and its remedy (exit code 1)."""
 
 
 class RunError(Exception):
-    """The input was good but the run could not be finished (exit 3)."""
+    """The input is valid but the run could not be finished (exit code 3)."""
 
 
 class DivergedError(RunError):
-    """Training left the finite numbers, and would again."""
+    """The loss became NaN or infinite, as it would on every retry."""
 
 
 class StoppedError(Exception):
-    """The user stopped the run, which can go on (exit 130)."""
+    """The user stopped the run, which the same command resumes (exit code 130)."""
 
 
 def input_error_within(error: BaseException) -> InputError | None:
-    """The `InputError` behind an exception that Ray or another library has wrapped, if there is one."""
+    """Returns the `InputError` that an exception of Ray or another library wraps; None if it wraps none."""
     return _within(error, InputError)
 
 
 def run_error_within(error: BaseException) -> RunError | None:
-    """The `RunError` behind an exception that Ray or another library has wrapped, if there is one."""
+    """Returns the `RunError` that an exception of Ray or another library wraps; None if it wraps none."""
     return _within(error, RunError)
 
 
 def diverged_error_within(error: BaseException) -> DivergedError | None:
-    """The `DivergedError` behind an exception that Ray has wrapped, if there is one."""
+    """Returns the `DivergedError` that an exception of Ray wraps; None if it wraps none."""
     return _within(error, DivergedError)
 
 
-def as_user_error(what: str, error: BaseException) -> InputError | RunError:
-    """What to raise where Ray says that a task failed: the sentence behind it, or else one that tells its cause."""
-    if wrong := input_error_within(error):
-        return wrong
-    found = run_error_within(error)
+def as_user_error(failure: str, error: BaseException) -> InputError | RunError:
+    """Converts an exception of Ray about a failed task to the one to raise for the user.
+
+    Args:
+        failure: beginning of the sentence, such as `the slides could not be predicted`.
+        error: the exception.
+
+    Returns:
+        The `InputError` that it wraps; or else a `RunError` that begins with `failure` and gives the cause.
+    """
+    if input_error := input_error_within(error):
+        return input_error
+    run_error = run_error_within(error)
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return RunError(f"{what}: {found or lines[-1]}")
+    return RunError(f"{failure}: {run_error or lines[-1]}")
 
 
 def _within(error: BaseException, kind: type[E]) -> E | None:
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:
-        one = queue.pop()
-        if one is None or id(one) in seen:
+        current = queue.pop()
+        if current is None or id(current) in seen:
             continue
-        seen.add(id(one))
-        if isinstance(one, kind):
-            # what Ray raises for a task is of its cause's type too, but its text is the task's whole traceback
-            cause = getattr(one, "cause", None)
-            return cause if isinstance(cause, kind) else one
-        queue += [one.__cause__, one.__context__, getattr(one, "cause", None)]
-        # Ray Train gathers its workers' exceptions by rank
-        queue += [*getattr(one, "worker_failures", {}).values(), getattr(one, "controller_failure", None)]
-    # Ray Data keeps of what a task raised only the text
-    told = re.findall(rf"^{kind.__module__}\.{kind.__name__}: (.*)$", str(error), re.MULTILINE)
-    return kind(told[-1]) if told else None
+        seen.add(id(current))
+        if isinstance(current, kind):
+            # Ray's exception for a task has its cause's type too, but its text is the task's entire traceback
+            cause = getattr(current, "cause", None)
+            return cause if isinstance(cause, kind) else current
+        queue += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        # Ray Train collects its workers' exceptions by rank
+        queue += [*getattr(current, "worker_failures", {}).values(), getattr(current, "controller_failure", None)]
+    # Ray Data keeps only the text of a task's exception
+    sentences = re.findall(rf"^{kind.__module__}\.{kind.__name__}: (.*)$", str(error), re.MULTILINE)
+    return kind(sentences[-1]) if sentences else None

@@ -1,4 +1,4 @@
-"""What is wrong with the inputs, one row at a time: listed together, then refused or left out as the user says."""
+"""Faults of the inputs: collected, listed in a CSV file, and then raised together or left out, as the user chooses."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from momkd_ray import storage
 from momkd_ray.errors import InputError
 
 OnError = Literal["stop", "skip"]
-"""Bad inputs end the command (after all are listed), or are left out and listed beside its results."""
+"""Whether bad inputs end the command, after all are listed, or are left out and listed beside its results."""
 
 Problem = Literal[
     "missing",  # no such file
     "missing value",  # a blank cell where a value is needed
-    "unreadable",  # damaged, or of a format that is not known
-    "truncated",  # ends before it should
+    "unreadable",  # damaged, or of an unknown format
+    "truncated",  # ends too early
     "empty",  # no bytes, no patches, no genes
-    "not a number",  # text in a cell of numbers
-    "not finite",  # NaN or inf, or beyond the precision it is kept at
-    "constant",  # all patches or all genes are the same
-    "duplicated",  # named twice, or the content of another
-    "misshapen",  # shapes, columns or types that do not fit
-    "mixed",  # another encoder or width than the rest
-    "unmatched",  # nothing that belongs to it
-    "on two sides",  # of one split
-    "of one class",  # where two are needed
-    "of few",  # so few patients that they tell little
-    "unusable",  # a table or split as a whole
+    "not a number",  # text in a numeric cell
+    "not finite",  # NaN, infinity, or out of range at the stored precision
+    "constant",  # all patches or all genes are equal
+    "duplicated",  # listed twice, or with the content of another
+    "misshapen",  # shapes, columns or types that do not agree
+    "mixed",  # another encoder or width than the others
+    "unmatched",  # without a counterpart
+    "on two sides",  # on two sides of one split
+    "of one class",  # of one class where two are needed
+    "of few",  # of too few patients for a meaningful figure
+    "unusable",  # an entire table or split
 ]
 
 Kind = Literal["patient", "slide", "omics", "table", "fold"]
@@ -41,7 +41,7 @@ COLUMNS = ("kind", "id", "problem", "location", "reason")
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """One bad input: what it is, what kind of fault it has, the file, and one sentence that says how to mend it."""
+    """One bad input: its kind and id, the kind of fault, the file, and a sentence that also says how to correct it."""
 
     kind: Kind
     id: str
@@ -51,9 +51,11 @@ class Fault:
 
 
 class FaultsError(InputError):
-    """One sentence, and the faults behind it: an `InputError` for whoever lists all of them.
+    """An `InputError` that carries all the faults that its sentence summarises.
 
-    `table` is where a table lies that cannot be used as a whole.
+    Attributes:
+        faults: all of them.
+        table: location of the table, if an entire table cannot be used.
     """
 
     def __init__(self, sentence: str, faults: Sequence[Fault] = (), table: str = "") -> None:
@@ -63,7 +65,7 @@ class FaultsError(InputError):
 
 
 class FileFaultError(InputError):
-    """The fault of one feature file: an `InputError` that carries what kind of fault it is."""
+    """An `InputError` about one feature file that carries the kind of fault."""
 
     def __init__(self, problem: Problem, reason: str) -> None:
         super().__init__(problem, reason)
@@ -75,36 +77,36 @@ class FileFaultError(InputError):
 
 
 def faults_table(faults: Iterable[Fault]) -> pd.DataFrame:
-    """Faults as rows of `COLUMNS`, sorted."""
+    """Returns faults as a sorted table with the columns `COLUMNS`, without repetitions."""
     return pd.DataFrame([asdict(fault) for fault in sorted(set(faults))], columns=list(COLUMNS), dtype="str")
 
 
-def record_faults(faults: Sequence[Fault], what: str, place: str, on_error: OnError) -> None:
-    """List faults in a CSV file, and refuse them under `stop`; without faults no list of an earlier try stays.
+def record_faults(faults: Sequence[Fault], total: str, location: str, on_error: OnError) -> None:
+    """Lists faults in a CSV file and, under `stop`, raises them; without faults removes the list of an earlier run.
 
     Args:
-        faults: what is wrong.
-        what: what the faults are counted among, such as `5 feature files`.
-        place: the CSV file.
+        faults: the faults, which may be none.
+        total: the inputs that were checked, such as `5 feature files`.
+        location: the CSV file.
         on_error: whether faults end the command.
 
     Raises:
         InputError: there is a fault, and `on_error` is `stop`.
     """
     if faults:
-        storage.write_text(place, faults_table(faults).to_csv(index=False, lineterminator="\n"))
+        storage.write_text(location, faults_table(faults).to_csv(index=False, lineterminator="\n"))
         if on_error == "stop":
-            raise_faults(faults, what, place)
-    elif storage.exists(place):
-        storage.delete(place)
+            raise_faults(faults, total, location)
+    elif storage.exists(location):
+        storage.delete(location)
 
 
-def raise_faults(faults: Sequence[Fault], what: str, listed_in: str = "") -> None:
-    """Raise the first fault's sentence, with how many there are, unless there is none.
+def raise_faults(faults: Sequence[Fault], total: str, listed_in: str = "") -> None:
+    """Raises the first fault's sentence with the number of faults; does nothing if there are none.
 
     Args:
-        faults: what is wrong.
-        what: what the faults are counted among, such as `5 feature files`.
+        faults: the faults.
+        total: the inputs that were checked, such as `5 feature files`.
         listed_in: the file that lists all of them.
 
     Raises:
@@ -113,5 +115,5 @@ def raise_faults(faults: Sequence[Fault], what: str, listed_in: str = "") -> Non
     if not faults:
         return
     first = min(faults)
-    where = f"; all are listed in {listed_in}" if listed_in else ""
-    raise FaultsError(f"{len(faults)} of {what} cannot be used, the first: {first.reason}{where}", faults)
+    listing = f"; all are listed in {listed_in}" if listed_in else ""
+    raise FaultsError(f"{len(faults)} of {total} cannot be used, the first: {first.reason}{listing}", faults)

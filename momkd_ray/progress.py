@@ -1,4 +1,4 @@
-"""What a long command tells while it runs: bars on a terminal, plain lines elsewhere; on stderr."""
+"""Reports the progress of a long command on stderr: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.progress import TimeRemainingColumn as TimeLeftColumn
 
 PLAIN_LINE_EVERY_S = 10.0
-# before that the pace says nothing: pieces come many at once
+# no estimate of the remaining time earlier: the first items are not representative
 ESTIMATE_AFTER_S = 3.0
 ESTIMATE_AFTER_SHARE = 0.03
 
 
 class ProgressReporter:
-    """Sentences, and named counts that go up."""
+    """Prints messages, and a progress bar or lines for each named count."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
-        # when the pace of a count begins to tell, and what was done by then: the first of its pieces wait for processes
-        self._began: dict[str, tuple[float, int]] = {}
-        self._at_first: dict[str, int] = {}
+        # time and count from which the pace is measured: the first items wait for processes to start
+        self._pace_start: dict[str, tuple[float, int]] = {}
+        self._first_count: dict[str, int] = {}
 
     def __enter__(self) -> ProgressReporter:
         if self.console.is_terminal:
@@ -50,13 +50,13 @@ class ProgressReporter:
             self._bars.stop()
 
     def info(self, sentence: str) -> None:
-        """One line, above any bars."""
+        """Prints one line, above any bars."""
         self.console.print(sentence, markup=False)
 
     def update(self, name: str, done: int, total: int, note: str = "") -> None:
-        """Show that `done` of `total` are done, and about how long the rest takes.
+        """Shows that `done` of `total` are done, and an estimate of the remaining time.
 
-        On a plain output at most a line every ten seconds, and the last.
+        Without a terminal it prints a line at most every ten seconds, and the last one.
         """
         if self._bars is not None:
             if name not in self._tasks:
@@ -64,17 +64,17 @@ class ProgressReporter:
             self._bars.update(self._tasks[name], completed=done, total=total, note=note)
             return
         now = time.monotonic()
-        if done > self._at_first.setdefault(name, done):
-            self._began.setdefault(name, (now, done))
-        began, before = self._began.get(name, (now, done))
+        if done > self._first_count.setdefault(name, done):
+            self._pace_start.setdefault(name, (now, done))
+        started, first_done = self._pace_start.get(name, (now, done))
         if done >= total or now - self._last_line.get(name, -PLAIN_LINE_EVERY_S) >= PLAIN_LINE_EVERY_S:
             self._last_line[name] = now
-            left = _time_left(done - before, total - done, now - began)
-            print(f"{name}: {done}/{total} {note}".rstrip() + left, file=sys.stderr, flush=True)
+            remaining = _time_left(done - first_done, total - done, now - started)
+            print(f"{name}: {done}/{total} {note}".rstrip() + remaining, file=sys.stderr, flush=True)
 
 
 def _time_left(done: int, remaining: int, seconds: float) -> str:
-    """The estimate from the pace so far; '' while that says nothing, or nothing remains."""
+    """Estimates the remaining time from the pace so far; '' if it is too early or nothing remains."""
     if done <= 0 or remaining <= 0 or seconds < ESTIMATE_AFTER_S or done < ESTIMATE_AFTER_SHARE * (done + remaining):
         return ""
     left = round(seconds / done * remaining)

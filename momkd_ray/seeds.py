@@ -1,4 +1,4 @@
-"""Seeds derived from what identifies a random draw, never from rank or time."""
+"""Derives seeds from what identifies a random draw, never from rank or time."""
 
 import hashlib
 

@@ -1,8 +1,8 @@
-"""Files at a local path or an `s3://bucket/key` URI: read whole or in part, and written so that they appear only whole.
+"""Reads and atomically writes files at a local path or an `s3://bucket/key` URI.
 
 S3 takes its endpoint and credentials from the environment (`AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`,
-`AWS_ACCESS_KEY_ID`, ...). Every request is repeated while the service is slow, broken or away, for
-`MOMKD_RAY_S3_PATIENCE_S` seconds (120 by default).
+`AWS_ACCESS_KEY_ID`, ...). A request that fails for a passing reason is retried for `MOMKD_RAY_S3_PATIENCE_S` seconds
+(120 by default).
 
 Every function raises, besides what it names itself:
     InputError: the location cannot be used: another scheme, no such bucket, no credentials, no permission.
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 
-def _place(location: str) -> Backend:
+def _backend(location: str) -> Backend:
     scheme, separator, rest = location.partition("://")
     if not separator:
         return LocalBackend(location)
@@ -69,115 +69,115 @@ def _place(location: str) -> Backend:
 
 
 def join(location: str, *names: str) -> str:
-    """A location below another."""
+    """Appends names to a location."""
     return posixpath.join(location, *names)
 
 
 def absolute(location: str) -> str:
-    """A local path made absolute; an `s3://` URI as it is."""
+    """Makes a local path absolute; returns an `s3://` URI unchanged."""
     return local_path(location) or location
 
 
 def local_path(location: str) -> str | None:
-    """The absolute path of a local file or folder; None on S3. For libraries that open files by themselves."""
-    place = _place(location)
-    return place.path if isinstance(place, LocalBackend) else None
+    """Returns the absolute path of a local location, for libraries that open files themselves; None on S3."""
+    backend = _backend(location)
+    return backend.path if isinstance(backend, LocalBackend) else None
 
 
 def kind(location: str) -> Kind | None:
-    """Whether a file or a folder is there; None where there is nothing. On S3 a folder is what has names below it."""
-    return _place(location).kind()
+    """Tells whether a location is a file or a folder; None if neither. On S3 a folder is a prefix of keys."""
+    return _backend(location).kind()
 
 
 def exists(location: str) -> bool:
-    """Whether a file is there."""
+    """Tells whether there is a file."""
     return kind(location) == "file"
 
 
 def stat(location: str) -> FileInfo | None:
-    """A file as its folder lists it; None where there is no file."""
-    return _place(location).stat()
+    """Returns size and version stamp of a file; None if there is no file."""
+    return _backend(location).stat()
 
 
 def list_files(location: str) -> list[FileInfo]:
-    """The files directly inside a folder, sorted by name, in one listing; none where there is no such folder."""
-    return sorted(_place(location).list_files(), key=lambda file: file.name)
+    """Lists the files directly in a folder, sorted by name, in one listing; empty if there is no such folder."""
+    return sorted(_backend(location).list_files(), key=lambda file: file.name)
 
 
 def list_names(location: str) -> list[str]:
-    """The names of files and folders directly inside a folder, sorted; none where there is no such folder."""
-    return sorted(_place(location).list_names())
+    """Lists the names of files and folders directly in a folder, sorted; empty if there is no such folder."""
+    return sorted(_backend(location).list_names())
 
 
 def delete(location: str) -> None:
-    """Remove a file, if it is there."""
-    _place(location).delete()
+    """Removes a file, if it exists."""
+    _backend(location).delete()
 
 
 def atomic_writer(location: str) -> AbstractContextManager[BinaryIO]:
-    """An output stream whose file takes its name only when the block ends well.
+    """Opens an output stream whose file appears under its name only when the block ends without an exception.
 
     Raises:
-        RunError: also when the disk is full; the block's own stream raises it.
+        RunError: also when the disk is full; writing to the stream raises it.
     """
-    return _place(location).atomic_writer()
+    return _backend(location).atomic_writer()
 
 
 def write_bytes(location: str, content: bytes) -> None:
-    """Write one whole file."""
+    """Writes a file atomically."""
     with atomic_writer(location) as stream:
         stream.write(content)
 
 
 def write_text(location: str, text: str) -> None:
-    """Write one whole UTF-8 file."""
+    """Writes a UTF-8 file atomically."""
     write_bytes(location, text.encode())
 
 
 def write_json(location: str, value: Any) -> None:
-    """Write one whole JSON file; NaN is refused."""
+    """Writes a JSON file atomically; NaN raises `ValueError`."""
     write_text(location, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_table(location: str, table: pd.DataFrame) -> None:
-    """Write one whole Parquet file, without the frame's index."""
+    """Writes a data frame, without its index, as a Parquet file, atomically."""
     with atomic_writer(location) as stream:
         table.to_parquet(stream, index=False)
 
 
 def open_file(location: str) -> BinaryIO:
-    """A file to read and seek in, for `h5py.File` and `pyarrow.parquet.ParquetFile`; the caller closes it.
+    """Opens a file for reading and seeking, as h5py and pyarrow need it; the caller closes it.
 
-    On S3 small reads are answered from blocks of 256 KiB, and more is read ahead the longer reads follow each other.
-    It serves one user at a time.
+    On S3 small reads are served from cached blocks of 256 KiB, and sequential reads prefetch growing ranges. It is not
+    for several threads at a time.
 
     Raises:
-        FileNotFoundError: no file is there.
-        RunError: also when the object is replaced before it is closed.
+        FileNotFoundError: there is no file.
+        RunError: also when the object is replaced before the file is closed.
     """
-    return _place(location).open_file()
+    return _backend(location).open_file()
 
 
 def read_into(location: str, offset: int, buffer: memoryview | bytearray | np.ndarray[Any, Any]) -> None:
-    """Fill a writable, contiguous buffer with the bytes from `offset` on. May be called from many threads.
+    """Fills a writable, contiguous buffer with the bytes from `offset` on. Thread-safe.
 
-    A local file stays open for the next call and is opened anew when it has been replaced. From S3, 8 MiB are read
-    a request, several requests side by side.
+    A local file stays open for the next call and is reopened if it has been replaced. S3 is read in concurrent
+    requests of 8 MiB.
 
     Raises:
-        FileNotFoundError: no file is there.
+        FileNotFoundError: there is no file.
         OSError: the file ends before the buffer is full.
-        RunError: also when the object is replaced meanwhile.
+        RunError: also when the object is replaced during the read.
     """
     if offset < 0:
         raise ValueError(f"a file has no byte {offset}")
     view = buffer.data if isinstance(buffer, np.ndarray) else memoryview(buffer)
-    if view.nbytes:  # what is empty cannot be cast
-        _place(location).read_into(offset, view.cast("B"))
+    if view.nbytes:  # an empty view cannot be cast
+        _backend(location).read_into(offset, view.cast("B"))
 
 
 def read_range(location: str, offset: int, length: int) -> memoryview:
-    """`length` bytes from `offset` on, as a writable view of fresh memory.
+    """Reads `length` bytes from `offset` on into new, writable memory.
 
     Raises:
         FileNotFoundError, OSError, RunError: as `read_into`.
@@ -188,42 +188,42 @@ def read_range(location: str, offset: int, length: int) -> memoryview:
 
 
 def read_buffer(location: str) -> memoryview:
-    """The whole file, as a writable view of fresh memory; from S3 in ranges side by side, all of one object.
+    """Reads a file into new, writable memory; from S3 in concurrent ranges of one version of the object.
 
     Raises:
-        FileNotFoundError: no file is there.
-        RunError: also when the object is replaced meanwhile.
+        FileNotFoundError: there is no file.
+        RunError: also when the object is replaced during the read.
     """
-    return _place(location).read_buffer()
+    return _backend(location).read_buffer()
 
 
 def read_table(location: str) -> pd.DataFrame:
-    """The frame of a Parquet file that `write_table` wrote."""
+    """Reads the data frame of a Parquet file that `write_table` wrote."""
     import pandas as pd
 
     return pd.read_parquet(io.BytesIO(read_bytes(location)))
 
 
 def read_bytes(location: str) -> bytes:
-    """The whole file; `FileNotFoundError` where there is none."""
+    """Reads a file; raises `FileNotFoundError` if there is none."""
     return bytes(read_buffer(location))
 
 
 def read_text(location: str) -> str:
-    """The whole UTF-8 file."""
+    """Reads a UTF-8 file."""
     return read_bytes(location).decode()
 
 
 def read_json(location: str) -> Any:
-    """The value of a JSON file."""
+    """Reads the value of a JSON file."""
     return json.loads(read_text(location))
 
 
 def pyarrow_filesystem(location: str) -> tuple[fs.FileSystem, str]:
-    """The Arrow file system of a location, and the path inside it, for Ray, which reads and writes through Arrow.
+    """Returns the Arrow file system of a location and the path in it, for Ray, which reads and writes through Arrow.
 
-    On S3 it repeats failed requests for about as long as this module does, also after it was pickled.
+    On S3 it retries failed requests for about as long as this package does, also after pickling.
     """
     from momkd_ray.storage.arrow_filesystem import filesystem
 
-    return filesystem(_place(location))
+    return filesystem(_backend(location))

@@ -1,4 +1,4 @@
-"""What can be done at a place, be it on a disk or on S3."""
+"""The interface that local files and S3 objects share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Kind = Literal["file", "folder"]
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A file as its folder lists it: its size in bytes, and a stamp that changes when its content is written anew."""
+    """Name and size in bytes of a file, and a stamp that changes whenever the file is written."""
 
     name: str
     size: int
@@ -19,40 +19,40 @@ class FileInfo:
 
 
 class Backend(Protocol):
-    """A file or a folder, which need not be there; `momkd_ray.storage` says what each does."""
+    """A file or folder, which need not exist; the functions of `momkd_ray.storage` document the methods."""
 
     def kind(self) -> Kind | None:
-        """What is there."""
+        """Tells whether it is a file or a folder."""
         ...
 
     def stat(self) -> FileInfo | None:
-        """The file; None where there is none."""
+        """Returns size and stamp of the file; None if there is none."""
         ...
 
     def list_files(self) -> list[FileInfo]:
-        """The files directly below, in any order."""
+        """Lists the files directly in the folder, in any order."""
         ...
 
     def list_names(self) -> set[str]:
-        """The names of files and folders directly below."""
+        """Lists the names of files and folders directly in the folder."""
         ...
 
     def delete(self) -> None:
-        """Remove the file."""
+        """Removes the file."""
         ...
 
     def atomic_writer(self) -> AbstractContextManager[BinaryIO]:
-        """A stream whose file appears when the block ends well."""
+        """Opens a stream whose file appears when the block ends without an exception."""
         ...
 
     def open_file(self) -> BinaryIO:
-        """The file, open for reading."""
+        """Opens the file for reading."""
         ...
 
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill a view of bytes, which is not empty."""
+        """Fills a non-empty view of bytes from `offset` on."""
         ...
 
     def read_buffer(self) -> memoryview:
-        """All of the file."""
+        """Reads the file into new memory."""
         ...

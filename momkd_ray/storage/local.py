@@ -1,4 +1,4 @@
-"""Files on a disk: written under a temporary name and renamed, read by descriptors that stay open."""
+"""Local files: written under a temporary name and renamed, read through descriptors that stay open."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import numpy as np
 from momkd_ray.errors import InputError, RunError
 from momkd_ray.storage.backend import FileInfo, Kind
 
-OPEN_FILES = 64  # a process; far below the usual limit of 1,024
+MAX_OPEN_FILES = 64  # per process; the usual limit is 1,024
 _WRITE_BUFFER = 2**20
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class LocalBackend:
@@ -29,29 +29,29 @@ class LocalBackend:
         self.path = os.path.abspath(path)
 
     def kind(self) -> Kind | None:
-        """What is there."""
+        """Tells whether it is a file or a folder."""
         if os.path.isfile(self.path):
             return "file"
         return "folder" if os.path.isdir(self.path) else None
 
     def stat(self) -> FileInfo | None:
-        """The file; None where there is none."""
+        """Returns size and stamp of the file; None if there is none."""
         try:
             return _info(os.path.basename(self.path), os.stat(self.path)) if self.kind() == "file" else None
         except FileNotFoundError:
             return None
 
     def list_files(self) -> list[FileInfo]:
-        """The files inside the folder, in any order; links count as what they lead to."""
-        found = []
+        """Lists the files directly in the folder, in any order; a link counts as its target."""
+        files = []
         for entry in self._entries():
             with suppress(FileNotFoundError):  # removed since it was listed
                 if entry.is_file():
-                    found.append(_info(entry.name, entry.stat()))
-        return found
+                    files.append(_info(entry.name, entry.stat()))
+        return files
 
     def list_names(self) -> set[str]:
-        """The names inside the folder."""
+        """Lists the names of files and folders directly in the folder."""
         return {entry.name for entry in self._entries()}
 
     def _entries(self) -> list[os.DirEntry[str]]:
@@ -64,7 +64,7 @@ class LocalBackend:
             raise InputError(f"cannot list {self.path}: {error.strerror}") from error
 
     def delete(self) -> None:
-        """Remove the file."""
+        """Removes the file."""
         try:
             with suppress(FileNotFoundError):
                 os.unlink(self.path)
@@ -73,37 +73,37 @@ class LocalBackend:
 
     @contextmanager
     def atomic_writer(self) -> Iterator[BinaryIO]:
-        """A stream into a temporary file beside the real one, renamed when the block ends well."""
+        """Opens a stream to a temporary file in the same folder, which is renamed when the block ends."""
         folder, name = os.path.split(self.path)
         temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             os.makedirs(folder, exist_ok=True)
-            stream = io.BufferedWriter(_Output(temporary, self.path), _WRITE_BUFFER)
+            stream = io.BufferedWriter(_OutputFile(temporary, self.path), _WRITE_BUFFER)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
         try:
             yield stream
             stream.close()
-            self._take_name(temporary)
+            self._rename(temporary)
         except BaseException:
-            with suppress(Exception):  # a full disk refuses the rest of the buffer once more
+            with suppress(Exception):  # a full disk refuses the rest of the buffer again
                 stream.close()
             with suppress(OSError):
                 os.unlink(temporary)
             raise
 
-    def _take_name(self, temporary: str) -> None:
+    def _rename(self, temporary: str) -> None:
         try:
             os.replace(temporary, self.path)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
     def open_file(self) -> BinaryIO:
-        """The file, open for reading."""
+        """Opens the file for reading."""
         return open(self.path, "rb")
 
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill a view from a descriptor that stays open."""
+        """Fills a view through a descriptor that stays open."""
         file = _open_files.get(self.path)
         done = 0
         while done < len(view):
@@ -113,7 +113,7 @@ class LocalBackend:
             done += count
 
     def read_buffer(self) -> memoryview:
-        """The whole file."""
+        """Reads the file into new memory."""
         with open(self.path, "rb", buffering=0) as file:
             view = np.empty(os.fstat(file.fileno()).st_size, np.uint8).data
             done = 0
@@ -122,12 +122,12 @@ class LocalBackend:
         return view[:done]
 
 
-def _info(name: str, found: os.stat_result) -> FileInfo:
-    return FileInfo(name, found.st_size, f"{found.st_size}-{found.st_mtime_ns}")
+def _info(name: str, status: os.stat_result) -> FileInfo:
+    return FileInfo(name, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
-class _Output(io.FileIO):
-    """A new file whose faults in writing are the disk's, and told as such."""
+class _OutputFile(io.FileIO):
+    """A new file whose write errors say which file could not be written, and why."""
 
     def __init__(self, path: str, final_path: str) -> None:
         super().__init__(path, "xb")
@@ -142,7 +142,7 @@ class _Output(io.FileIO):
 
 def _cannot_write(path: str, error: OSError) -> InputError | RunError:
     sentence = f"cannot write {path}: {error.strerror or error}"
-    if error.errno in _FULL:
+    if error.errno in _NO_SPACE:
         return RunError(f"{sentence}; free some space there, then run the same command again")
     if error.errno == errno.EIO:
         return RunError(f"{sentence}; the disk is failing or was taken away")
@@ -150,23 +150,23 @@ def _cannot_write(path: str, error: OSError) -> InputError | RunError:
 
 
 class _OpenFile:
-    """A descriptor that is closed when its last user lets go of it, so never under a thread that reads."""
+    """A file descriptor that is closed with its last reference, so never while a thread reads from it."""
 
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.identity = _identity(os.fstat(self.descriptor))
 
     def __del__(self) -> None:
-        with suppress(AttributeError):  # it could not be opened
+        with suppress(AttributeError):  # opening failed
             os.close(self.descriptor)
 
 
-def _identity(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class _OpenFiles:
-    """The files read last, still open; one that has been replaced since is opened anew."""
+    """Keeps the most recently read files open, and reopens one that has been replaced."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -183,7 +183,7 @@ class _OpenFiles:
         with self._lock:
             self._files[path] = file
             self._files.move_to_end(path)
-            if len(self._files) > OPEN_FILES:
+            if len(self._files) > MAX_OPEN_FILES:
                 self._files.popitem(last=False)
         return file
 
@@ -191,10 +191,10 @@ class _OpenFiles:
 _open_files = _OpenFiles()
 
 
-def _forget() -> None:
-    """After a fork another thread's lock would stay locked for ever."""
+def _reset_after_fork() -> None:
+    """In the child of a fork a lock that another thread held would stay locked forever."""
     global _open_files
     _open_files = _OpenFiles()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_reset_after_fork)

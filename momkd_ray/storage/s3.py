@@ -1,4 +1,4 @@
-"""Objects of S3 as files, and what they share up to a slash as folders."""
+"""S3 objects as files, and common prefixes of keys as folders."""
 
 from __future__ import annotations
 
@@ -13,61 +13,63 @@ from momkd_ray.storage.s3_client import client
 from momkd_ray.storage.s3_download import RangeRead
 from momkd_ray.storage.s3_file import ObjectFile
 from momkd_ray.storage.s3_retry import with_retries
-from momkd_ray.storage.s3_upload import uploading
+from momkd_ray.storage.s3_upload import upload_object
 
 _OPTIONS = re.compile(r"\?(.*&)?(endpoint_override|scheme|region)=")
 
 
 class S3Backend:
-    """An object of a bucket or the objects below it. Keys are taken literally: `%20` is no space."""
+    """An object of a bucket, or the objects under a prefix. Keys are literal: `%20` is not a space."""
 
     def __init__(self, location: str) -> None:
         if _OPTIONS.search(location):
-            raise InputError(f"{location} has options after '?': give the endpoint in AWS_ENDPOINT_URL instead")
+            raise InputError(f"{location} has options after '?'; set the endpoint in AWS_ENDPOINT_URL instead")
         self.location = location
         self.bucket, _, self.key = location.removeprefix("s3://").partition("/")
         if not self.bucket:
             raise InputError(f"{location} names no bucket; write s3://bucket/key")
 
     def object(self) -> dict[str, str]:
-        """Bucket and key of a file.
+        """Returns `Bucket` and `Key` of the object.
 
         Raises:
-            InputError: it can only be a folder.
+            InputError: the location can only be a folder.
         """
         if not self.key or self.key.endswith("/"):
-            raise InputError(f"{self.location} is a {'folder' if self.key else 'bucket'}, not a file: add a name to it")
+            raise InputError(
+                f"{self.location} is a {'folder' if self.key else 'bucket'}, not a file; add a file name to it"
+            )
         return {"Bucket": self.bucket, "Key": self.key}
 
     def kind(self) -> Kind | None:
-        """What is there."""
+        """Tells whether it is a file or a folder."""
         if self.stat() is not None:
             return "file"
-        # also tells a bucket that is not there from an object that is not: the answer to `stat` does not
+        # unlike `stat`, listing distinguishes a missing bucket from a missing object
         page = self._page({"MaxKeys": 1})
         return "folder" if page.get("KeyCount") or not self.key else None
 
     def stat(self) -> FileInfo | None:
-        """The object; None where there is none."""
+        """Returns size and stamp of the object; None if there is none."""
         if not self.key or self.key.endswith("/"):
             return None
         with suppress(FileNotFoundError):
-            found = with_retries("look up", self.location, lambda: client().head_object(**self.object()))
-            return _info(self.key.rpartition("/")[2], found["ContentLength"], found["ETag"])
+            answer = with_retries("look up", self.location, lambda: client().head_object(**self.object()))
+            return _info(self.key.rpartition("/")[2], answer["ContentLength"], answer["ETag"])
         return None
 
     def list_files(self) -> list[FileInfo]:
-        """The objects directly below, in any order."""
+        """Lists the objects directly under the prefix, in any order."""
         prefix = self._prefix()
         return [
             _info(item["Key"][len(prefix) :], item["Size"], item["ETag"])
             for page in self._pages()
             for item in page.get("Contents", [])
-            if item["Key"] != prefix  # an empty object that stands for the folder itself
+            if item["Key"] != prefix  # an empty object that marks the folder itself
         ]
 
     def list_names(self) -> set[str]:
-        """The names of objects and folders directly below."""
+        """Lists the names of objects and folders directly under the prefix."""
         prefix, names = self._prefix(), set()
         for page in self._pages():
             names |= {item["Key"][len(prefix) :] for item in page.get("Contents", [])}
@@ -85,32 +87,32 @@ class S3Backend:
             yield page
 
     def _page(self, options: dict[str, Any]) -> dict[str, Any]:
-        what = {"Bucket": self.bucket, "Prefix": self._prefix(), "Delimiter": "/", **options}
-        page: dict[str, Any] = with_retries("list", self.location, lambda: client().list_objects_v2(**what))
+        request = {"Bucket": self.bucket, "Prefix": self._prefix(), "Delimiter": "/", **options}
+        page: dict[str, Any] = with_retries("list", self.location, lambda: client().list_objects_v2(**request))
         return page
 
     def delete(self) -> None:
-        """Remove the object."""
-        with suppress(FileNotFoundError):  # Amazon does not tell, others do
+        """Removes the object."""
+        with suppress(FileNotFoundError):  # other services than Amazon report it
             with_retries("remove", self.location, lambda: client().delete_object(**self.object()))
 
     def atomic_writer(self) -> AbstractContextManager[BinaryIO]:
-        """A stream whose object appears when the block ends well."""
-        return uploading(self)
+        """Opens a stream whose object appears when the block ends without an exception."""
+        return upload_object(self)
 
     def open_file(self) -> BinaryIO:
-        """The object as a file."""
+        """Opens the object as a file."""
         return cast(BinaryIO, ObjectFile(self))
 
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill a view."""
+        """Fills a view from `offset` on."""
         RangeRead(self, offset, view).read()
 
     def read_buffer(self) -> memoryview:
-        """All of the object."""
+        """Reads the object into new memory."""
         return RangeRead(self).read()
 
 
 def _info(name: str, size: int, etag: str) -> FileInfo:
-    # not the time of change: listings have it to the millisecond, the object itself only to the second
+    # not the modification time: listings give it in milliseconds, the object itself in seconds
     return FileInfo(name, size, f"{size}-{etag.strip(chr(34))}")

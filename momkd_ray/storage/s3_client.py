@@ -1,4 +1,4 @@
-"""The one S3 client and the few threads of a process, made when they are first needed."""
+"""The S3 client and the thread pool of a process, created when first needed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from momkd_ray.errors import InputError
 
 THREADS = 8
 CONNECT_TIMEOUT_S = 10
-READ_TIMEOUT_S = 30  # without a byte: a stalled server is asked again
+READ_TIMEOUT_S = 30  # without receiving a byte; the request is then retried
 
-# a client made under one set of these is not that of another
+# a change of any of these needs another client
 _ENVIRONMENT = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL",
@@ -32,11 +32,11 @@ _ENVIRONMENT = (
 
 
 class _Process:
-    """What one process has; sockets, threads and locks do not survive a fork."""
+    """State of one process; sockets, threads and locks do not survive a fork."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.environment: tuple[str | None, ...] | None = None  # of the client
+        self.environment: tuple[str | None, ...] | None = None  # that the client was created under
         self.client: Any = None
         self.pool: ThreadPoolExecutor | None = None
 
@@ -44,43 +44,46 @@ class _Process:
 _process = _Process()
 
 
-def _forget() -> None:
+def _reset_after_fork() -> None:
     global _process
     _process = _Process()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def client() -> Any:
-    """The S3 client of this process and of the environment as it is now; it may be used from many threads.
+    """Returns the S3 client of this process for the present environment. Thread-safe.
 
     Raises:
-        InputError: the environment or the AWS configuration files make no sense.
+        InputError: the environment or the AWS configuration files are invalid.
     """
     environment = tuple(os.environ.get(name) for name in _ENVIRONMENT)
-    mine = _process
-    with mine.lock:
-        if environment != mine.environment:
-            mine.client = _made()
-            mine.environment = environment
-        return mine.client
+    state = _process
+    with state.lock:
+        if environment != state.environment:
+            state.client = _create_client()
+            state.environment = environment
+        return state.client
 
 
-def _made() -> Any:
+def _create_client() -> Any:
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
-        retries={"total_max_attempts": 1, "mode": "standard"},  # `patiently` repeats, and reads the body as well
+        retries={
+            "total_max_attempts": 1,
+            "mode": "standard",
+        },  # `with_retries` retries, including the reading of the body
         max_pool_connections=4 * THREADS,
         tcp_keepalive=True,
-        # checksums in trailers are not understood by every S3 but Amazon's
+        # many S3-compatible services do not understand checksums in trailers
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
     try:
         core = botocore.session.Session()
-        # many workers that start at once on one machine overrun its metadata service, which botocore asks only once
+        # workers that start together can overload the metadata service of their machine, which botocore asks only once
         core.set_config_variable("metadata_service_num_attempts", 3)
         session = boto3.session.Session(botocore_session=core)
         region = session.region_name or os.environ.get("AWS_REGION") or "us-east-1"
@@ -91,9 +94,9 @@ def _made() -> Any:
 
 
 def pool() -> ThreadPoolExecutor:
-    """Threads for requests made side by side; their tasks must not wait for other tasks."""
-    mine = _process
-    with mine.lock:
-        if mine.pool is None:
-            mine.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
-        return mine.pool
+    """Returns the thread pool for concurrent requests; its tasks must not wait for other tasks of it."""
+    state = _process
+    with state.lock:
+        if state.pool is None:
+            state.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
+        return state.pool

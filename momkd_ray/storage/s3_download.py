@@ -1,4 +1,4 @@
-"""Reading a range of an object as pieces side by side, all of one and the same object."""
+"""Reads a range of an S3 object in concurrent pieces of one version of the object."""
 
 from __future__ import annotations
 
@@ -12,140 +12,144 @@ from botocore.exceptions import ClientError
 
 from momkd_ray.errors import RunError
 from momkd_ray.storage.s3_client import client, pool
-from momkd_ray.storage.s3_retry import BrokenAnswerError, replaced, status_of, with_retries
+from momkd_ray.storage.s3_retry import IncompleteResponseError, replaced_error, status_of, with_retries
 
 PIECE_BYTES = 8 * 2**20
 _SLICE_BYTES = 2**20
 
 
-class Named(Protocol):
+class S3Object(Protocol):
     """An object of a bucket."""
 
     location: str
 
     def object(self) -> dict[str, str]:
-        """Its `Bucket` and `Key`."""
+        """Returns its `Bucket` and `Key`."""
         ...
 
 
-class _TooShortError(OSError):
-    """The object ends before the range does."""
+class _EndOfObjectError(OSError):
+    """The object ends before the requested range."""
 
 
 class RangeRead:
-    """One range of one object.
+    """Reads one range of one object.
 
-    The first piece's answer tells the object's size and ETag before its body is read; only then do the others start,
-    for that ETag alone.
+    The headers of the first piece's answer give the object's size and ETag. The other pieces start then, and ask for
+    that ETag, so all pieces come from one version of the object.
+
+    Args:
+        source: the object.
+        offset: first byte of the range.
+        view: memory to fill; without one, memory is allocated for the rest of the object.
+        etag: version to read; without one, the present version.
+        max_bytes: limit of the memory that is allocated.
 
     Attributes:
-        etag: of the object; known after `read`.
-        size: of the whole object in bytes; known after `read`.
+        etag: version of the object, set by `read`.
+        size: bytes of the entire object, set by `read`.
     """
 
     def __init__(
         self,
-        place: Named,
+        source: S3Object,
         offset: int = 0,
         view: memoryview | None = None,
         *,
         etag: str | None = None,
-        at_most: int | None = None,
+        max_bytes: int | None = None,
     ) -> None:
-        """`view` is what to fill; without one, memory is made for all from `offset` on, or `at_most` so many bytes."""
         self.etag, self.size = etag, 0
-        self._place, self._offset, self._view, self._at_most = place, offset, view, at_most
-        self._others: list[Future[None]] = []
-        self._given_up = Event()
+        self._source, self._offset, self._view, self._max_bytes = source, offset, view, max_bytes
+        self._other_pieces: list[Future[None]] = []
+        self._cancelled = Event()
 
     def read(self) -> memoryview:
-        """The bytes.
+        """Reads the range and returns it.
 
         Raises:
             FileNotFoundError: there is no such object.
-            OSError: the object ends before the range.
-            RunError: the object was replaced meanwhile, or S3 did not recover.
+            OSError: the object ends before the range does.
+            RunError: the object was replaced during the read, or S3 did not recover.
         """
         try:
-            filled: memoryview = self._patiently(self._first_piece)
-            for other in as_completed(self._others):
-                other.result()
-            return filled
+            view: memoryview = self._with_retries(self._first_piece)
+            for piece in as_completed(self._other_pieces):
+                piece.result()
+            return view
         except BaseException as error:
-            self._given_up.set()
-            running = [other for other in self._others if not other.cancel()]
+            self._cancelled.set()
+            running = [piece for piece in self._other_pieces if not piece.cancel()]
             if isinstance(error, Exception):  # Ctrl-C does not wait
-                wait(running)  # nothing may still be written into the caller's buffer when this is told
+                wait(running)  # nothing may be written to the caller's buffer after the exception
             raise
 
-    def _patiently(self, request: Any) -> Any:
-        return with_retries("read", self._place.location, request, given_up=self._given_up)
+    def _with_retries(self, request: Any) -> Any:
+        return with_retries("read", self._source.location, request, cancelled=self._cancelled)
 
     def _first_piece(self) -> memoryview:
-        asked = next((n for n in (self._wanted(), self._at_most) if n is not None), PIECE_BYTES)
+        wanted = len(self._view) if self._view is not None else self._max_bytes
+        length = PIECE_BYTES if wanted is None else min(wanted, PIECE_BYTES)
         try:
-            answer = self._answer(self._offset, min(asked, PIECE_BYTES))
-        except _TooShortError:
+            answer = self._request(self._offset, length)
+        except _EndOfObjectError:
             if self._view is None and not self._offset:
-                return memoryview(bytearray())  # an empty object has no range, not even an empty one
+                return memoryview(bytearray())  # an empty object has no valid range
             raise
-        view = self._begin(answer) if not self.size else self._view
+        view = self._start_other_pieces(answer) if not self.size else self._view
         assert view is not None
         self._fill(answer, view[:PIECE_BYTES])
         return view
 
-    def _wanted(self) -> int | None:
-        return None if self._view is None else len(self._view)
-
-    def _begin(self, answer: dict[str, Any]) -> memoryview:
+    def _start_other_pieces(self, answer: dict[str, Any]) -> memoryview:
         self.etag, self.size = answer["ETag"], int(answer["ContentRange"].rpartition("/")[2])
         if self._view is None:
             length = self.size - self._offset
-            length = length if self._at_most is None else min(length, self._at_most)
+            length = length if self._max_bytes is None else min(length, self._max_bytes)
             self._view = np.empty(length, np.uint8).data
         end = self._offset + len(self._view)
         if end > self.size:
             answer["Body"].close()
-            raise self._too_short(end)
-        self._others = [
-            pool().submit(self._patiently, partial(self._other_piece, start))
+            raise self._end_of_object(end)
+        self._other_pieces = [
+            pool().submit(self._with_retries, partial(self._other_piece, start))
             for start in range(PIECE_BYTES, len(self._view), PIECE_BYTES)
         ]
         return self._view
 
-    def _too_short(self, end: int) -> _TooShortError:
-        return _TooShortError(f"{self._place.location} ends before byte {end}")
+    def _end_of_object(self, end: int) -> _EndOfObjectError:
+        return _EndOfObjectError(f"{self._source.location} ends before byte {end}")
 
     def _other_piece(self, start: int) -> None:
         assert self._view is not None
         view = self._view[start : start + PIECE_BYTES]
-        self._fill(self._answer(self._offset + start, len(view)), view)
+        self._fill(self._request(self._offset + start, len(view)), view)
 
-    def _answer(self, offset: int, length: int) -> dict[str, Any]:
+    def _request(self, offset: int, length: int) -> dict[str, Any]:
         condition = {} if self.etag is None else {"IfMatch": self.etag}
-        asked = f"bytes={offset}-{offset + length - 1}"
+        byte_range = f"bytes={offset}-{offset + length - 1}"
         try:
-            answer: dict[str, Any] = client().get_object(**self._place.object(), Range=asked, **condition)
+            answer: dict[str, Any] = client().get_object(**self._source.object(), Range=byte_range, **condition)
         except ClientError as error:
             if status_of(error) == 416:
-                raise self._too_short(offset + length) from error
+                raise self._end_of_object(offset + length) from error
             raise
         if "ContentRange" not in answer:
             answer["Body"].close()
-            raise RunError(f"cannot read {self._place.location}: this S3 endpoint does not read in ranges")
+            raise RunError(f"cannot read {self._source.location}: this S3 endpoint does not support range requests")
         if self.etag not in (None, answer["ETag"]):
             answer["Body"].close()
-            raise replaced(self._place.location)
+            raise replaced_error(self._source.location)
         return answer
 
     def _fill(self, answer: dict[str, Any], view: memoryview) -> None:
         body, done = answer["Body"], 0
         try:
-            while done < len(view) and not self._given_up.is_set():
+            while done < len(view) and not self._cancelled.is_set():
                 count = body.readinto(view[done : done + _SLICE_BYTES])
                 if not count:
-                    raise BrokenAnswerError(f"the answer ended after {done} of {len(view)} bytes")
+                    raise IncompleteResponseError(f"the answer ended after {done} of {len(view)} bytes")
                 done += count
         finally:
-            if done < len(view):  # a connection in the middle of an answer cannot be used again
+            if done < len(view):  # a connection cannot be reused in the middle of an answer
                 body.close()

@@ -1,4 +1,4 @@
-"""Asking S3 again: which faults pass, how long they are waited for, and what is said of those that do not."""
+"""Retries S3 requests: which errors are transient, how long they are retried, and how the others are reported."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from urllib3.exceptions import HTTPError
 from momkd_ray.errors import InputError, RunError
 
 RETRY_SECONDS_VARIABLE = "MOMKD_RAY_S3_PATIENCE_S"
-DEFAULT_PATIENCE_S = 120.0
+DEFAULT_RETRY_S = 120.0
 FIRST_WAIT_S = 0.2
-LONGEST_WAIT_S = 10.0
-TOLD_AT_ATTEMPT = 5  # after three seconds or so
+MAX_WAIT_S = 10.0
+WARN_AT_ATTEMPT = 5  # after about three seconds
 
 _log = logging.getLogger(__name__)
 
 
-class BrokenAnswerError(Exception):
-    """An answer that ended early or does not belong to what was asked."""
+class IncompleteResponseError(Exception):
+    """An answer ended before its last byte."""
 
 
-# what a server may call a fault that passes, whatever status it gives it
-_PASSING_CODES = {
+# error codes of transient failures, whatever their HTTP status
+_TRANSIENT_CODES = {
     "SlowDown",
     "Throttling",
     "ThrottlingException",
@@ -54,32 +54,32 @@ _PASSING_CODES = {
     "IncompleteBody",
     "BadDigest",
 }
-# no connection, none any more, or an answer that is not whole
-_TRANSPORT = (
+# no connection, a lost one, or an incomplete answer
+_TRANSPORT_ERRORS = (
     NoConnectionError,
     HTTPClientError,
     HTTPError,
     IncompleteReadError,
     ResponseParserError,
-    BrokenAnswerError,
+    IncompleteResponseError,
 )
 _ABSENT_CODES = {"NoSuchKey", "NotFound", "404"}
 
-# not the module's functions: how often S3 failed must not show in anything that is drawn from the global generator
+# a generator of its own: the number of retries must not affect draws from the global one
 _jitter = random.SystemRandom()
 
 T = TypeVar("T")
 
 
-def patience_s() -> float:
-    """How long a failing request is repeated, in seconds, from `MOMKD_RAY_S3_PATIENCE_S`.
+def retry_seconds() -> float:
+    """Returns for how many seconds a failing request is retried, from `MOMKD_RAY_S3_PATIENCE_S`.
 
     Raises:
-        InputError: it is set to something else than seconds.
+        InputError: the variable is not a number of seconds.
     """
     text = os.environ.get(RETRY_SECONDS_VARIABLE, "")
     try:
-        seconds = float(text) if text.strip() else DEFAULT_PATIENCE_S
+        seconds = float(text) if text.strip() else DEFAULT_RETRY_S
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
@@ -88,111 +88,113 @@ def patience_s() -> float:
 
 
 def with_retries(
-    doing: str,
+    action: str,
     location: str,
     request: Callable[[], T],
     *,
-    at_most_s: float = math.inf,
-    given_up: Event | None = None,
+    max_seconds: float = math.inf,
+    cancelled: Event | None = None,
 ) -> T:
-    """The outcome of a request, made again until it succeeds or patience is over.
+    """Returns the result of a request, which is retried with exponential backoff while its errors are transient.
 
     Args:
-        doing: what the request is for, in a word: `read`, `write`, ...
-        location: the object, for the sentence of a failure.
-        request: the whole of it, its answer's body included.
-        at_most_s: patience, where it is less than the user's.
-        given_up: set by others who no longer want the outcome.
+        action: what the request does, as a verb for error messages: `read`, `write`, ...
+        location: the object, for error messages.
+        request: makes the request and reads its answer completely.
+        max_seconds: limit of the retries, where it is shorter than the user's.
+        cancelled: set by another thread to stop retrying.
 
     Raises:
         FileNotFoundError: there is no such object.
-        InputError: the request will never be granted: credentials, permission, bucket, endpoint.
+        InputError: the request cannot succeed: credentials, permission, bucket, endpoint.
         RunError: the service did not recover in time, or the object was replaced.
     """
-    given_up = given_up or Event()
+    cancelled = cancelled or Event()
     attempts, failing_since = 0, 0.0
     while True:
         try:
             return request()
         except Exception as error:
-            if not _passes(error):
-                final = _final(error, doing, location)
-                if final is error:
+            if not _is_transient(error):
+                reported = _as_reported(error, action, location)
+                if reported is error:
                     raise
-                raise final from error
+                raise reported from error
             attempts += 1
             now = time.monotonic()
             failing_since = failing_since if attempts > 1 else now
-            left = failing_since + min(patience_s(), at_most_s) - now
-            if left <= 0 or given_up.is_set():
+            remaining = failing_since + min(retry_seconds(), max_seconds) - now
+            if remaining <= 0 or cancelled.is_set():
                 spent = f"{attempts} attempts in {now - failing_since:.0f} s"
                 raise RunError(
-                    f"could not {doing} {location}: {spent} failed, the last with: {_cause(error)}; "
-                    "see whether S3 answers, then run the same command again"
+                    f"could not {action} {location}: {spent} failed, the last with: {_cause(error)}; "
+                    "check that S3 is reachable, then run the same command again"
                 ) from error
-            if attempts == TOLD_AT_ATTEMPT:  # a wrong endpoint looks like an outage: do not wait for it in silence
-                _log.warning("waiting up to %.0f s for S3 to %s %s: %s", left, doing, location, _cause(error))
-        wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(attempts - 1, 16)) * _jitter.uniform(0.5, 1)
-        given_up.wait(min(wait, left))
+            if (
+                attempts == WARN_AT_ATTEMPT
+            ):  # a wrong endpoint looks like an outage, so the user must see what is waited for
+                _log.warning("waiting up to %.0f s for S3 to %s %s: %s", remaining, action, location, _cause(error))
+        wait = min(MAX_WAIT_S, FIRST_WAIT_S * 2 ** min(attempts - 1, 16)) * _jitter.uniform(0.5, 1)
+        cancelled.wait(min(wait, remaining))
 
 
 def status_of(error: ClientError) -> int:
-    """The HTTP status of an error."""
+    """Returns the HTTP status of an error."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def code_of(error: ClientError) -> str:
-    """S3's word for an error; the status where the answer had no body."""
+    """Returns S3's code of an error; the HTTP status if the answer had no body."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _passes(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     if isinstance(error, ClientError):
         status = status_of(error)
-        broken = status >= 500 and status != 501  # 501: it has not learned to do that
-        return broken or status in (408, 429) or code_of(error) in _PASSING_CODES
+        server_error = status >= 500 and status != 501  # 501 Not Implemented is permanent
+        return server_error or status in (408, 429) or code_of(error) in _TRANSIENT_CODES
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return False
-    return isinstance(error, _TRANSPORT)
+    return isinstance(error, _TRANSPORT_ERRORS)
 
 
-def _final(error: Exception, doing: str, location: str) -> Exception:
-    """What a fault that does not pass is to the caller; what is not S3's stays as it is."""
+def _as_reported(error: Exception, action: str, location: str) -> Exception:
+    """Converts a permanent error of S3 to the one that the caller raises; returns any other error unchanged."""
     if isinstance(error, ClientError):
-        return _refused(error, doing, location)
+        return _refusal(error, action, location)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return InputError(
-            f"cannot {doing} {location}: S3 credentials are missing ({_one_line(error).rstrip('.')}); "
+            f"cannot {action} {location}: S3 credentials are missing ({_one_line(error).rstrip('.')}); "
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         )
-    if isinstance(error, ParamValidationError):  # botocore quotes the rules, at length
-        return InputError(f"cannot {doing} {location}: S3 allows no bucket or key of that name")
+    if isinstance(error, ParamValidationError):  # botocore quotes its rules at length
+        return InputError(f"cannot {action} {location}: S3 does not allow this name of a bucket or key; choose another")
     if isinstance(error, BotoCoreError):
-        return InputError(f"cannot {doing} {location}: {_one_line(error)}")
+        return InputError(f"cannot {action} {location}: {_one_line(error)}")
     return error
 
 
-def _refused(error: ClientError, doing: str, location: str) -> Exception:
+def _refusal(error: ClientError, action: str, location: str) -> Exception:
     status, code = status_of(error), code_of(error)
     bucket = location.removeprefix("s3://").partition("/")[0]
     if code == "NoSuchBucket":
-        return InputError(f"cannot {doing} {location}: there is no bucket '{bucket}' at this S3 endpoint")
+        return InputError(f"cannot {action} {location}: there is no bucket '{bucket}' at this S3 endpoint")
     if code in _ABSENT_CODES:
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), location)
     if status == 412:
-        return replaced(location)
-    said = _cause(error)
+        return replaced_error(location)
+    cause = _cause(error)
     if status in (401, 403):
         return InputError(
-            f"cannot {doing} {location}: S3 denies it ({said}); check the credentials and what they allow"
+            f"cannot {action} {location}: S3 denies access ({cause}); check the credentials and their permissions"
         )
     if status in (404, 501):
-        return RunError(f"could not {doing} {location}: {said}; run the same command again")
-    return InputError(f"cannot {doing} {location}: S3 refuses the request ({said})")
+        return RunError(f"could not {action} {location}: {cause}; run the same command again")
+    return InputError(f"cannot {action} {location}: S3 refuses the request ({cause})")
 
 
 def _cause(error: Exception) -> str:
-    """An error in a line; of S3's own, status, code and message without botocore's words around them."""
+    """Describes an error in one line; of S3's own errors status, code and message."""
     if not isinstance(error, ClientError):
         return _one_line(error)
     status, answer = str(status_of(error)), error.response.get("Error", {})
@@ -200,8 +202,8 @@ def _cause(error: Exception) -> str:
     return f"{status} " + ": ".join(word for word in words if word not in ("", status))
 
 
-def replaced(location: str) -> RunError:
-    """What is said of an object that is another than when its reading began."""
+def replaced_error(location: str) -> RunError:
+    """Returns the error for an object that was replaced after reading it began."""
     return RunError(f"{location} was replaced while it was read; run the same command again")
 
 

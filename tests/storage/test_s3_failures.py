@@ -117,7 +117,7 @@ def test_an_outage_longer_than_patience_is_one_run_error(
 ) -> None:
     storage.write_bytes(f"{s3_server.uri}/x", content_of(3 * PART))
     monkeypatch.setenv(patience.RETRY_SECONDS_VARIABLE, "0.5")
-    monkeypatch.setattr(upload, "ABORT_PATIENCE_S", 0.2)
+    monkeypatch.setattr(upload, "ABORT_RETRY_S", 0.2)
     s3_proxy.inject("status")
     began = time.monotonic()
     with pytest.raises(RunError, match=rf"{s3_server.uri}.* \d attempts in \d s failed, the last with: 503 S") as told:
@@ -193,7 +193,7 @@ def test_buckets_and_credentials_that_cannot_be_used_are_named(
     assert storage.kind(s3_server.uri) == "folder"
     with pytest.raises(InputError, match="names no bucket"):
         storage.exists("s3:///x")
-    with pytest.raises(InputError, match="no bucket or key of that name"):
+    with pytest.raises(InputError, match="does not allow this name of a bucket or key"):
         storage.list_names("s3://not a bucket/x")
     with pytest.raises(InputError, match="AWS_ENDPOINT_URL"):
         storage.list_names(f"{s3_server.uri}/x?endpoint_override=localhost")

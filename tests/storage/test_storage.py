@@ -269,7 +269,7 @@ def test_a_replaced_local_file_is_opened_anew(tmp_path: Path) -> None:
 
 
 def test_open_local_files_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "OPEN_FILES", 4)
+    monkeypatch.setattr(local, "MAX_OPEN_FILES", 4)
     monkeypatch.setattr(local, "_open_files", local._OpenFiles())
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(2):

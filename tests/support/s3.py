@@ -130,8 +130,8 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "PIECE_BYTES", PART)
     monkeypatch.setattr(object_file, "BLOCK_BYTES", PART // 4)
     monkeypatch.setattr(object_file, "DIRECT_BYTES", 2 * PART)
-    monkeypatch.setattr(object_file, "KEPT_BLOCKS", 6)
-    monkeypatch.setattr(object_file, "MOST_AHEAD", 4)
+    monkeypatch.setattr(object_file, "MAX_CACHED_BLOCKS", 6)
+    monkeypatch.setattr(object_file, "MAX_PREFETCH_BLOCKS", 4)
 
 
 @pytest.fixture
