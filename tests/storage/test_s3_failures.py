@@ -173,7 +173,7 @@ def test_what_will_never_be_granted_is_not_asked_twice(s3_server: S3Server, s3_p
         assert s3_proxy.count() == before + 1
     s3_proxy.inject("status", status=403, code="AccessDenied")
     for operation in operations(s3_server.uri).values():
-        with pytest.raises(InputError, match=rf"{s3_server.uri}.*denies it \(403.*credentials"):
+        with pytest.raises(InputError, match=rf"{s3_server.uri}.*denies access \(403.*credentials"):
             operation()
     s3_proxy.heal()
     s3_proxy.inject("status", status=400, code="InvalidArgument")
