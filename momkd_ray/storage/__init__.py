@@ -65,7 +65,7 @@ def _backend(location: str) -> Backend:
         from momkd_ray.storage.s3 import S3Backend  # boto3 takes a third of a second to import
 
         return S3Backend(location)
-    raise InputError(f"{location} is neither a path nor an s3:// URI")
+    raise InputError(f"{location} is neither a path nor an s3:// URI; use one of these")
 
 
 def join(location: str, *names: str) -> str:

@@ -61,7 +61,7 @@ class LocalBackend:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except PermissionError as error:
-            raise InputError(f"cannot list {self.path}: {error.strerror}") from error
+            raise InputError(f"cannot list {self.path}: {error.strerror}; give this user access to it") from error
 
     def delete(self) -> None:
         """Removes the file."""
@@ -69,7 +69,9 @@ class LocalBackend:
             with suppress(FileNotFoundError):
                 os.unlink(self.path)
         except OSError as error:
-            raise InputError(f"cannot remove {self.path}: {error.strerror}") from error
+            raise InputError(
+                f"cannot remove {self.path}: {error.strerror}; give this user write access to its folder"
+            ) from error
 
     @contextmanager
     def atomic_writer(self) -> Iterator[BinaryIO]:
@@ -145,8 +147,8 @@ def _cannot_write(path: str, error: OSError) -> InputError | RunError:
     if error.errno in _NO_SPACE:
         return RunError(f"{sentence}; free some space there, then run the same command again")
     if error.errno == errno.EIO:
-        return RunError(f"{sentence}; the disk is failing or was taken away")
-    return InputError(sentence)
+        return RunError(f"{sentence}; the disk has failed or was removed; check it, then run the same command again")
+    return InputError(f"{sentence}; choose a location where this user can write")
 
 
 class _OpenFile:

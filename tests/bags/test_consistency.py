@@ -1,0 +1,43 @@
+"""Slides of another encoder, or with the content of another slide, are listed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import pandas as pd
+from support.bags import (
+    FORMAT,
+    listed,
+    relisted,
+)
+
+from momkd_ray.bags.ingest import ingest
+
+
+def test_the_same_content_twice_is_found_by_its_hash(tmp_path: Path, slides: pd.DataFrame) -> None:
+    paths = [Path(path) for path in slides["path"]]
+    for copy, original in ((7, 3), (9, 5)):
+        paths[copy].write_bytes(paths[original].read_bytes())
+    with h5py.File(paths[7], "a") as file:
+        file.attrs["name"] = "what a file says of itself is not its content"
+    owners = [f"P{i}" for i in range(12)]
+    owners[9] = owners[5]
+    _, faults = ingest(listed(paths, owners), str(tmp_path / "store"), FORMAT, on_error="skip")
+    assert [(fault.id, fault.problem) for fault in faults] == [
+        ("s03", "duplicated"),  # of two patients: neither can be trusted
+        ("s07", "duplicated"),
+        ("s09", "duplicated"),  # of one patient: the first stays
+    ]
+    assert "another patient (P7)" in faults[0].reason
+    assert "s05.h5" in faults[2].reason
+
+
+def test_an_encoder_that_differs_names_both_files(tmp_path: Path, slides: pd.DataFrame) -> None:
+    for path, encoder in zip(slides["path"][:4], ["uni_v1", "uni_v1", "conch_v15", "uni_v1"], strict=True):
+        with h5py.File(path, "a") as file:
+            file["features"].attrs["encoder"] = encoder
+    store, faults = ingest(relisted(slides), str(tmp_path / "store"), FORMAT, on_error="skip")
+    assert store.encoder == "uni_v1"
+    assert [(fault.id, fault.problem) for fault in faults] == [("s02", "mixed")]
+    assert all(words in faults[0].reason for words in ("s02.h5", "conch_v15", "s00.h5", "uni_v1"))
