@@ -3,9 +3,10 @@
     python benchmarks/compare_revisions.py REV_A [REV_B] [--out DIR] [--set KEY=VALUE ...]
 
 A change that should alter no number proves it with this: same seed, identical weights. Both revisions generate the
-demo's cohort, train its five folds with `train.precision=fp32` and `train.deterministic=true`, and predict. Compared are
+demo's cohort, train its five folds with `train.precision=fp32` and `train.deterministic=true`, and predict. It compares
 the SHA-256 of every model's weights, every prediction, every loss of every step, and every figure of `metrics.json`,
-`metrics.jsonl`, `result.json` and `model.json` apart from seconds and versions. Sentences may be reworded and are left out.
+`metrics.jsonl`, `result.json` and `model.json` apart from seconds and versions. Sentences may be reworded and are left
+out.
 
 Each revision is checked out into a git worktree of its own; without REV_B the second is this checkout as it stands.
 Exits with 1 if anything differs. With `--out` the runs are kept, and a commit that was run before is not run again.
@@ -55,9 +56,8 @@ def name_of(revision: str | None) -> str:
 
 
 def git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(ROOT), *arguments], check=True, text=True, stdout=subprocess.PIPE
-    ).stdout.strip()
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
 
 
 @contextlib.contextmanager
@@ -78,7 +78,7 @@ def source_of(revision: str | None) -> Iterator[Path]:
 def train(revision: str | None, settings: list[str], out: Path) -> Path:
     """Runs the demo's cross-validation at a revision and returns its run directory.
 
-    Both revisions run in the same home directory, one after the other, because the fingerprint of a run holds its paths.
+    Both revisions run in one home directory, one after the other, because the fingerprint of a run holds its paths.
     """
     kept = out.resolve() / f"{name_of(revision)}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
     run = kept / "momkd-demo" / "run"
