@@ -84,8 +84,8 @@ def _check_listening(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise InputError(
-            f"no Ray cluster answers at {address}: {error.strerror or error}; correct the address, or leave it out to start "
-            "a cluster on this machine"
+            f"no Ray cluster answers at {address}: {error.strerror or error}; correct the address, or leave it out to "
+            "start a cluster on this machine"
         ) from error
 
 
