@@ -233,8 +233,8 @@ def _crossval(settings: Config, address: str | None, on_error: Literal["stop", "
         plan = open_folds(settings, cohort, progress, on_error)
         progress.info(f"Connecting to Ray at {address}" if address else "Connecting to Ray")
     with connect(address) as ray, ProgressReporter() as progress:
-        if ray.dashboard:
-            progress.info(f"Dashboard: {ray.dashboard}")
+        if note := ray.dashboard_note():
+            progress.info(note)
         study = open_run_inputs(settings, cohort, plan, progress, on_error)
         metrics = cross_validate(study, progress, own_cluster=ray.own)
     page = write_report(settings.run.dir)

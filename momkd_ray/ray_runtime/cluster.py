@@ -8,12 +8,13 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from momkd_ray.config.sections import ClusterConfig
 from momkd_ray.errors import InputError, RunError
 from momkd_ray.ray_runtime import environment
+from momkd_ray.ray_runtime.own_cluster import own_cluster
 
 CONNECT_TIMEOUT_S = 10.0
 # CPUs or GPUs. An autoscaler does not say how far it can scale, and adds a machine only for work that already waits.
@@ -27,10 +28,17 @@ class Connection:
     Attributes:
         own: whether this command started the cluster, on this machine, so that it cannot grow.
         dashboard: URL of the dashboard; '' where there is none.
+        token_file: file with the token that the dashboard of an own cluster asks for; '' for any other cluster.
     """
 
     own: bool
     dashboard: str
+    token_file: str = ""
+
+    def dashboard_note(self) -> str:
+        """Returns a line that says where the dashboard is; '' where there is none."""
+        token = f" (it asks for the token in {self.token_file})" if self.token_file else ""
+        return f"Dashboard: {self.dashboard}{token}" if self.dashboard else ""
 
 
 @contextmanager
@@ -42,50 +50,54 @@ def connect(address: str | None = None) -> Iterator[Connection]:
             a cluster on this machine, with its dashboard.
 
     Raises:
-        InputError: nothing listens at the address.
-        RunError: what listens at the address is not a Ray cluster that can be joined.
+        InputError: nothing listens at the address, or it is one of a Ray client.
+        RunError: no cluster could be started, or what listens at the address cannot be joined.
     """
-    if address is not None:
-        _check_listening(address)
+    address, origin = (address, "") if address else (os.environ.get("RAY_ADDRESS"), "RAY_ADDRESS ")
+    if address:
+        _check_address(address, origin)
     environment.set_defaults(environment.CLIENT)
-    own = address is None and not os.environ.get("RAY_ADDRESS")
-    if own:
-        environment.set_defaults(environment.OWN_CLUSTER)
     import ray
 
     _silence_ray()
     if ray.is_initialized():
-        yield Connection(own, _dashboard_url())
+        yield Connection(not address, _dashboard_url())
         return
     logging.getLogger("ray").setLevel(logging.WARNING)
-    options = {"include_dashboard": True, "dashboard_host": "127.0.0.1"} if own else {}
     sigterm_handler = signal.getsignal(signal.SIGTERM)
-    try:
-        # without "local" Ray joins whatever cluster last ran on this machine, even a dead one
-        ray.init(address="local" if own else address, log_to_driver=False, logging_level=logging.WARNING, **options)
-    except (ConnectionError, ValueError, TimeoutError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        target = address or os.environ.get("RAY_ADDRESS") or "this machine"
-        raise RunError(f"no Ray cluster could be reached at {target}: {reason}") from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, sigterm_handler)  # Ray's own handler exits with code 15 and no message
-    try:
-        yield Connection(own, _dashboard_url())
-    finally:
-        ray.shutdown()
+    with ExitStack() as stack:
+        try:
+            token_file = "" if address else stack.enter_context(own_cluster())
+            if address:
+                stack.callback(ray.shutdown)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, ValueError, TimeoutError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+            reason = str(error).strip().splitlines()[0]
+            if address:
+                raise RunError(f"no Ray cluster could be reached at {origin}{address}: {reason}") from error
+            raise RunError(f"no Ray cluster could be started on this machine: {reason}") from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, sigterm_handler)  # Ray's own handler exits with code 15 and no message
+        yield Connection(not address, _dashboard_url(), token_file)
 
 
-def _check_listening(address: str) -> None:
-    """Raises `InputError` unless something listens at host:port; Ray itself would retry for minutes."""
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
+def _check_address(address: str, origin: str) -> None:
+    """Raises `InputError` unless something listens at the address; Ray itself would retry for minutes."""
+    if address.startswith("ray://"):
+        raise InputError(
+            f"{origin}{address} is an address for Ray Client, which cannot run this package's tasks; use the address "
+            "HOST:6379 on a machine of the cluster, or `ray job submit`"
+        )
+    host, separator, port = address.rpartition(":")
     if not (separator and port.isdigit()):
         return  # "auto", "local" or a name that only Ray can resolve
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except OSError as error:
+        cure = "unset it" if origin else "leave it out"
         raise InputError(
-            f"no Ray cluster answers at {address}: {error.strerror or error}; correct the address, or leave it out to "
-            "start a cluster on this machine"
+            f"no Ray cluster answers at {origin}{address}: {error.strerror or error}; correct the address, or {cure} "
+            "to start a cluster on this machine"
         ) from error
 
 

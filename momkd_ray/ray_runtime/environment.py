@@ -1,13 +1,15 @@
 """Every environment variable that the package sets, with its value and the reason; no other module sets one.
 
 Each group is applied by the module that needs it: with `set_defaults` where a value that the user has set takes
-precedence, with `override` where another value would break the run.
+precedence, with `override` where another value would break the run, with
+`temporarily` where only processes started meanwhile may see it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 CLIENT = {
     # the package's own log lines are printed once, without Ray Train's prefix
@@ -22,12 +24,14 @@ CLIENT = {
 """For every process that connects to Ray; defaults."""
 
 OWN_CLUSTER = {
-    # no token file under the home directory
-    "RAY_AUTH_MODE": "disabled",
+    # every request must carry the cluster's token, which is added as RAY_AUTH_TOKEN
+    "RAY_AUTH_MODE": "token",
+    # the node's address is the loopback address on Linux too
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # nothing is sent to the authors of Ray
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""For a cluster that a command starts on this machine; defaults."""
+"""For a cluster that a command starts on this machine; set while it starts, and inherited by its processes."""
 
 TRAIN = {
     # report() waits for the controller's next poll, every two seconds by default
@@ -69,6 +73,23 @@ def set_defaults(variables: Mapping[str, str]) -> None:
     """Sets the variables that are not set yet, for this process and those that it starts."""
     for name, value in variables.items():
         os.environ.setdefault(name, value)
+
+
+@contextmanager
+def temporarily(variables: Mapping[str, str], unset: Sequence[str] = ()) -> Iterator[None]:
+    """Sets and unsets variables for the length of the block; processes started in it keep them."""
+    before = {name: os.environ.get(name) for name in [*variables, *unset]}
+    try:
+        for name in unset:
+            os.environ.pop(name, None)
+        os.environ.update(variables)
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def override(variables: Mapping[str, str]) -> None:
