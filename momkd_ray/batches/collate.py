@@ -1,4 +1,4 @@
-"""Several bags as one block-diagonal graph."""
+"""Collates several bags into one batch with a block-diagonal patch graph."""
 
 from __future__ import annotations
 
@@ -21,14 +21,23 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class BagBatch:
-    """B bags side by side: P patches in all, no edge between two bags.
+    """A batch of B bags, concatenated: P patches in all, and no edge between two bags.
 
-    `graph` holds every bag's edges (from the query patch to its neighbour), bag after bag, with exactly one self-loop
-    a patch, as GATv2 wants them.
-    `omics_RG` has a row for each of the R <= B bags whose patient has omics; `omics_bag_R` says which bags.
-    `seeds` (one a bag) is what dropout draws from, so a mask depends on its bag alone; `pieces_L4` is what the model
-    makes of it, where that was made ahead.
-    `tiles` are there where the batch is too large to be encoded whole.
+    Attributes:
+        bag_ids: B identifiers.
+        features_PD: patch features of all bags, bag after bag.
+        graph: every bag's edges (from the query patch to its neighbour) with exactly one self-loop per patch, as
+            GATv2 needs them.
+        bag_of_patch_P: index of the bag that each patch belongs to.
+        patches_B: number of patches of each bag, float32.
+        patches_per_bag, messages_per_bag: the same counts, and those of the graph's messages, as Python integers.
+        labels_B: class of each bag.
+        omics_RG: one row for each of the R <= B bags whose patient has omics.
+        omics_bag_R: index of the bag of each row of `omics_RG`.
+        omics_per_bag: 1 where a bag has omics, else 0.
+        seeds: dropout seed of each bag; a dropout mask depends on its bag alone.
+        pieces_L4: the dropout pieces of these seeds, where they were computed in advance.
+        tiles: the tiles of a batch that is too large to be encoded at once; otherwise empty.
     """
 
     bag_ids: tuple[str, ...]
@@ -50,20 +59,21 @@ class BagBatch:
         return len(self.bag_ids)
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> BagBatch:
-        """The same batch on a device, its features of a type; nothing is copied that is already so."""
-        moved = self.each(lambda x: x.to(device, non_blocking=True))
+        """Moves the batch to `device` and casts its features to `dtype`; copies nothing that is already there."""
+        moved = self.map_tensors(lambda x: x.to(device, non_blocking=True))
         return replace(moved, features_PD=moved.features_PD.to(dtype))
 
-    def each(self, of: Callable[[Tensor], Tensor]) -> BagBatch:
-        """The batch with something else in each tensor's place, those of the graph and the tiles too."""
-        others: dict[str, Any] = {
-            f.name: of(value) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
+    def map_tensors(self, fn: Callable[[Tensor], Tensor]) -> BagBatch:
+        """Applies `fn` to every tensor of the batch, those of its graph and its tiles included."""
+        tensors: dict[str, Any] = {
+            f.name: fn(value) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
         }
-        return replace(self, graph=self.graph.each(of), tiles=tuple(tile.each(of) for tile in self.tiles), **others)
+        tiles = tuple(tile.map_tensors(fn) for tile in self.tiles)
+        return replace(self, graph=self.graph.map_tensors(fn), tiles=tiles, **tensors)
 
 
 def to_device_async(x: Tensor, device: torch.device) -> Tensor:
-    """A small tensor of the CPU on a device, without waiting for what the device is doing."""
+    """Copies a small CPU tensor to a device without waiting for the work that is queued there."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
@@ -74,18 +84,17 @@ def collate(
     seeds: Sequence[int] | None = None,
     device: torch.device = _CPU,
 ) -> BagBatch:
-    """Put bags side by side.
+    """Concatenates bags into a batch.
 
-    For the CPU the features become float32 here, off the training thread where this is called ahead of it; for a GPU
-    they stay at the precision they are stored at, and all lies in pinned memory, so that fewer bytes cross and none
-    waits.
+    For the CPU the features are converted to float32 here, in the prefetch thread rather than the training thread.
+    For a GPU they keep the precision of the store, in pinned memory, so that fewer bytes are copied, asynchronously.
 
     Args:
         bags: at least one.
         labels: the class of each bag.
-        omics: each bag's (G,) float32 vector, or None where the patient has no omics.
-        seeds: each bag's dropout seed.
-        device: the one that `BagBatch.to` will be called with.
+        omics: the (G,) float32 vector of each bag, or None where the patient has no omics.
+        seeds: the dropout seed of each bag.
+        device: the device that the batch will be moved to.
     """
     sizes = [bag.n_patches for bag in bags]
     offsets = np.concatenate([[0], np.cumsum(sizes)])
@@ -93,7 +102,7 @@ def collate(
     present = [(b, row) for b, row in enumerate(omics or []) if row is not None]
     batch = BagBatch(
         bag_ids=tuple(bag.slide_id for bag in bags),
-        features_PD=_side_by_side(bags, offsets.tolist(), device),
+        features_PD=_concatenate_features(bags, offsets.tolist(), device),
         graph=graph,
         bag_of_patch_P=torch.repeat_interleave(torch.arange(len(bags)), torch.tensor(sizes)),
         patches_B=torch.tensor(sizes, dtype=torch.float32),
@@ -108,34 +117,34 @@ def collate(
         if offsets[-1] > MAX_UNTILED_PATCHES[device.type]
         else (),
     )
-    return batch if device.type == "cpu" else batch.each(Tensor.pin_memory)
+    return batch if device.type == "cpu" else batch.map_tensors(Tensor.pin_memory)
 
 
 def _graph_of(bags: Sequence[Bag], offsets: Sequence[int]) -> MessageGraph:
-    """One block-diagonal graph; duplicate edges stay and count twice."""
+    """Builds the block-diagonal graph of several bags; duplicate edges are kept and count twice."""
     edges = np.cumsum([0, *(len(bag.edge_indices) for bag in bags)])
     indptr_P1 = [bag.edge_indptr[:-1] + before for bag, before in zip(bags, edges[:-1], strict=True)]
     indices_M = [bag.edge_indices + start for bag, start in zip(bags, offsets[:-1], strict=True)]
-    return MessageGraph.of(np.concatenate([*indptr_P1, edges[-1:]]), np.concatenate(indices_M))
+    return MessageGraph.from_csr(np.concatenate([*indptr_P1, edges[-1:]]), np.concatenate(indices_M))
 
 
-def _side_by_side(bags: Sequence[Bag], offsets: Sequence[int], device: torch.device) -> Tensor:
-    """The features (sum P, D): float32 for the CPU, as they are and pinned for a GPU."""
+def _concatenate_features(bags: Sequence[Bag], offsets: Sequence[int], device: torch.device) -> Tensor:
+    """Concatenates features to (sum P, D): float32 for the CPU, the stored precision in pinned memory for a GPU."""
     shape = (offsets[-1], bags[0].width)
     if device.type == "cpu":
-        # Arrow's pool hands out memory that is already mapped: several times faster to fill than fresh pages
+        # Arrow's memory pool reuses mapped pages, which are several times faster to fill than new ones
         memory = np.frombuffer(pa.allocate_buffer(shape[0] * shape[1] * 4), np.float32)
         features_PD = torch.from_numpy(memory).view(shape)
     else:
         dtype = torch.float16 if all(bag.features.dtype == np.float16 for bag in bags) else torch.float32
         features_PD = torch.empty(shape, dtype=dtype, pin_memory=True)
     for bag, start, end in zip(bags, offsets[:-1], offsets[1:], strict=True):
-        features_PD[start:end].copy_(_tensor_over(bag.features))
+        features_PD[start:end].copy_(_as_tensor(bag.features))
     return features_PD
 
 
-def _tensor_over(array: np.ndarray) -> Tensor:
-    """A tensor over the memory of an array, for reading only: of a read-only one torch would warn."""
+def _as_tensor(array: np.ndarray) -> Tensor:
+    """Wraps an array's memory in a tensor, for reading only; `torch.from_numpy` warns about read-only arrays."""
     flat = (ctypes.c_byte * array.nbytes).from_address(array.ctypes.data)
     dtype = torch.float16 if array.dtype == np.float16 else torch.float32
     return torch.frombuffer(flat, dtype=dtype).view(array.shape)

@@ -1,4 +1,4 @@
-"""Batches on their way to a GPU while it computes."""
+"""Copies batches to a GPU on a stream of its own, while the GPU computes."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ from momkd_ray.batches.collate import BagBatch
 
 
 @dataclass(frozen=True)
-class Arriving:
-    """A batch that is being copied to a device."""
+class PendingBatch:
+    """A batch whose copy to a device may still be running."""
 
     batch: BagBatch
     copied: torch.cuda.Event | None
 
-    def arrived(self) -> BagBatch:
-        """The batch, for what the calling thread lets its device do from now on; the thread itself does not wait."""
+    def wait(self) -> BagBatch:
+        """Returns the batch; the device's current stream waits for the copy, the calling thread does not."""
         if self.copied is None:
             return self.batch
         computing = torch.cuda.current_stream(self.batch.features_PD.device)
         computing.wait_event(self.copied)
 
-        def held(x: Tensor) -> Tensor:
-            x.record_stream(computing)  # its memory was taken on another stream, and must outlast what is queued here
+        def record(x: Tensor) -> Tensor:
+            # allocated on the copying stream: its memory may not be reused before the computation queued here is done
+            x.record_stream(computing)
             return x
 
-        return self.batch.each(held)
+        return self.batch.map_tensors(record)
 
 
 class Transfer:
-    """The way to a device, beside what it computes; to a CPU there is none."""
+    """Copies batches to one device; for the CPU it passes them through."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    def send(self, batch: BagBatch) -> Arriving:
-        """Begin to copy a batch in pinned memory; from any thread."""
+    def send(self, batch: BagBatch) -> PendingBatch:
+        """Starts the asynchronous copy of a batch in pinned memory; may be called from any thread."""
         if self._stream is None:
-            return Arriving(batch, None)
+            return PendingBatch(batch, None)
         with torch.cuda.stream(self._stream):
-            there = batch.to(self.device, batch.features_PD.dtype)
-            return Arriving(there, self._stream.record_event())
+            on_device = batch.to(self.device, batch.features_PD.dtype)
+            return PendingBatch(on_device, self._stream.record_event())

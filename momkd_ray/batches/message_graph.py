@@ -1,4 +1,4 @@
-"""A graph of patches in the two orders in which a GATv2 layer walks it, built once a bag."""
+"""A patch graph, sorted both by receiving and by sending patch, built once per bag for the GATv2 layers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MessageGraph:
-    """M messages between P patches, every patch's own to itself among them; all int32. Made by `of`, which checks.
+    """M messages (directed edges) between P patches, one self-loop per patch included; all tensors are int32.
 
-    A message is known by its place in the order of the receiving patches; what each patch receives is sorted by the
-    sending one. Several between two patches are several messages. In a part of a graph fewer patches receive than send.
+    Messages are numbered in receiving order: by receiving patch, then by sending patch. Duplicate edges are separate
+    messages. In a subgraph fewer patches may receive than send. Built and validated by `from_csr`.
 
     Attributes:
-        received_P1: (P + 1,) where the messages that patch j receives begin, and the next one's.
-        source_M: which patch sent each.
-        sent_P1: (P + 1,) where in the order of the sending patches those of patch i begin.
-        message_M: in the order of the sending patches, each message's place in the order of the receiving ones.
-        target_M: in the order of the sending patches, which patch receives it.
+        received_P1: (P + 1,) CSR row pointer in receiving order: where the messages received by patch j begin.
+        source_M: the sending patch of each message, in receiving order.
+        sent_P1: (P + 1,) CSR row pointer in sending order: where the messages sent by patch i begin.
+        message_M: in sending order, the number of each message in receiving order.
+        target_M: in sending order, the receiving patch of each message.
     """
 
     received_P1: Tensor
@@ -34,11 +34,11 @@ class MessageGraph:
     target_M: Tensor
 
     @classmethod
-    def of(cls, indptr_P1: NDArray[np.integer], indices_M: NDArray[np.integer]) -> MessageGraph:
-        """From edges as CSR by query patch, which is the sending one; self-loops are replaced by one a patch.
+    def from_csr(cls, indptr_P1: NDArray[np.integer], indices_M: NDArray[np.integer]) -> MessageGraph:
+        """Builds the graph from CSR edges by query patch, which sends; adds exactly one self-loop per patch.
 
         Raises:
-            ValueError: the rows do not cover the edges, or an edge names no patch.
+            ValueError: the row pointer does not cover the edges, or an edge names a patch that does not exist.
         """
         patches = len(indptr_P1) - 1
         degree_P = np.diff(indptr_P1)
@@ -52,70 +52,79 @@ class MessageGraph:
         sent_P1 = np.zeros(patches + 1, np.int32)
         np.cumsum(np.bincount(rows_M, minlength=patches) + 1, out=sent_P1[1:])
         target_M = np.empty(sent_P1[-1], np.int32)
-        # a patch's message to itself comes after its others, so each row before has moved them by one
+        # each row's self-loop comes last, so every earlier row shifts the messages by one
         target_M[np.arange(len(rows_M), dtype=np.int32) + rows_M] = indices_M[others_M]
         target_M[sent_P1[1:] - 1] = np.arange(patches)
-        received_P1, source_M, place_M = _other_way(sent_P1, target_M, patches)
-        message_M = np.empty_like(place_M)
-        message_M[place_M] = np.arange(len(place_M), dtype=np.int32)
-        return cls._over(received_P1, source_M, sent_P1, message_M, target_M)
+        received_P1, source_M, sent_position_M = _transpose_csr(sent_P1, target_M, patches)
+        message_M = np.empty_like(sent_position_M)
+        message_M[sent_position_M] = np.arange(len(sent_position_M), dtype=np.int32)
+        return cls._from_arrays(received_P1, source_M, sent_P1, message_M, target_M)
 
     @classmethod
-    def _over(cls, *arrays: NDArray[np.integer]) -> MessageGraph:
+    def _from_arrays(cls, *arrays: NDArray[np.integer]) -> MessageGraph:
         return cls(*(torch.from_numpy(array.astype(np.int32, copy=False)) for array in arrays))
 
     def to(self, device: torch.device) -> MessageGraph:
-        """The same graph on a device."""
-        return self.each(lambda x: x.to(device, non_blocking=True))
+        """Moves the graph to a device."""
+        return self.map_tensors(lambda x: x.to(device, non_blocking=True))
 
-    def each(self, of: Callable[[Tensor], Tensor]) -> MessageGraph:
-        """The graph with something else in each tensor's place."""
-        return MessageGraph(*(of(getattr(self, f.name)) for f in fields(self)))
+    def map_tensors(self, fn: Callable[[Tensor], Tensor]) -> MessageGraph:
+        """Applies `fn` to every tensor of the graph."""
+        return MessageGraph(*(fn(getattr(self, f.name)) for f in fields(self)))
 
     def receiving(self, begin: int, end: int) -> MessageGraph:
-        """Only what patches `begin` to `end` receive; for a way forward, as nothing tells any more who sent what."""
+        """Selects the messages received by patches `begin` to `end`.
+
+        The result has no sending order, so it serves the forward pass only.
+        """
         first, last = int(self.received_P1[begin]), int(self.received_P1[end])
-        nothing = self.target_M[:0]
+        empty = self.target_M[:0]
         return replace(
             self,
             received_P1=self.received_P1[begin : end + 1] - first,
             source_M=self.source_M[first:last],
-            message_M=nothing,
-            target_M=nothing,
+            message_M=empty,
+            target_M=empty,
         )
 
-    def reaching(self, targets_R: NDArray[np.int64]) -> tuple[MessageGraph, NDArray[np.int64], NDArray[np.int64]]:
-        """What some patches (ascending) receive, of a graph on the CPU.
+    def incoming_subgraph(
+        self, targets_R: NDArray[np.int64]
+    ) -> tuple[MessageGraph, NDArray[np.int64], NDArray[np.int64]]:
+        """Extracts the subgraph of all messages that some patches receive; the graph must be on the CPU.
+
+        Args:
+            targets_R: the receiving patches, ascending.
 
         Returns:
-            The graph of it, its receiving patches counted as `targets_R` counts them and its sending ones as the
-            second result does; the patches (S,) that send, ascending; and its messages (N,) by their place in this.
+            The subgraph, whose receiving patches are numbered as in `targets_R` and whose sending patches are
+            numbered as in the second result; the sending patches (S,), ascending; and the numbers (N,) of the
+            subgraph's messages in this graph.
         """
         received_P1, source_M = self.received_P1.numpy(), self.source_M.numpy()
         degree_R = received_P1[targets_R + 1] - received_P1[targets_R]
-        part_R1 = np.concatenate([[0], np.cumsum(degree_R, dtype=np.int64)])
-        messages_N = np.arange(part_R1[-1]) + np.repeat(received_P1[targets_R] - part_R1[:-1], degree_R)
+        indptr_R1 = np.concatenate([[0], np.cumsum(degree_R, dtype=np.int64)])
+        messages_N = np.arange(indptr_R1[-1]) + np.repeat(received_P1[targets_R] - indptr_R1[:-1], degree_R)
         sources_N = source_M[messages_N]
-        place_P = np.zeros(len(self.sent_P1) - 1, np.int32)
-        place_P[sources_N] = 1
-        senders_S = np.flatnonzero(place_P)
-        place_P[senders_S] = np.arange(len(senders_S))
-        sender_N = place_P[sources_N]
-        sent_S1, target_N, message_N = _other_way(part_R1, sender_N, len(senders_S))
-        return self._over(part_R1, sender_N, sent_S1, message_N, target_N), senders_S, messages_N
+        new_index_P = np.zeros(len(self.sent_P1) - 1, np.int32)
+        new_index_P[sources_N] = 1
+        senders_S = np.flatnonzero(new_index_P)
+        new_index_P[senders_S] = np.arange(len(senders_S))
+        sender_N = new_index_P[sources_N]
+        sent_S1, target_N, message_N = _transpose_csr(indptr_R1, sender_N, len(senders_S))
+        return self._from_arrays(indptr_R1, sender_N, sent_S1, message_N, target_N), senders_S, messages_N
 
     @property
     def edge_index_2M(self) -> Tensor:
-        """(2, M) int64 as PyTorch Geometric wants it, sending patches over receiving ones."""
+        """The edges (2, M) int64 in PyTorch Geometric's convention: row 0 sends, row 1 receives."""
         patches = torch.arange(len(self.received_P1) - 1, device=self.source_M.device)
         target_M = torch.repeat_interleave(patches, self.received_P1.diff(), output_size=len(self.source_M))
         return torch.stack([self.source_M.long(), target_M])
 
 
-def _other_way(
+def _transpose_csr(
     rows_P1: NDArray[np.integer], columns_M: NDArray[np.integer], columns: int
 ) -> tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer]]:
-    """Entries by row (CSR) in the order of their columns: where each column begins, their rows, their places before."""
-    places_M = np.arange(len(columns_M), dtype=np.int32)
-    turned = sparse.csr_array((places_M, columns_M, rows_P1), shape=(len(rows_P1) - 1, columns)).tocsc()
-    return turned.indptr, turned.indices, turned.data
+    """Converts CSR to CSC: the column pointer, the row of each entry, and the position that it had before."""
+    positions_M = np.arange(len(columns_M), dtype=np.int32)
+    by_column = sparse.csr_array((positions_M, columns_M, rows_P1), shape=(len(rows_P1) - 1, columns)).tocsc()
+    return by_column.indptr, by_column.indices, by_column.data

@@ -1,4 +1,4 @@
-"""Makes items in background threads ahead of the consumer, in order and within a bound of memory."""
+"""Prefetches items in background threads, in order and within a memory limit."""
 
 from __future__ import annotations
 
@@ -8,46 +8,47 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Task = TypeVar("Task")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 def prefetch(
     tasks: Iterable[Task],
-    make: Callable[[Task], Made],
+    make: Callable[[Task], Result],
     cost: Callable[[Task], int],
     *,
     threads: int,
     limit: int,
-) -> Iterator[Made]:
-    """What `make` gives for each task, in order, made in the background while the caller computes.
+) -> Iterator[Result]:
+    """Yields `make(task)` for each task, in order, computed in background threads while the caller works.
 
     Args:
-        tasks: what to make; taken from as they are needed.
-        make: called on one of `threads` threads.
-        cost: of a task, such as the bytes it will hold.
-        threads: how many tasks are made at a time.
-        limit: of the cost of all that is made or being made but not yet taken. A task above it goes alone.
+        tasks: consumed lazily.
+        make: called in one of `threads` threads.
+        cost: of a task's result, such as its bytes.
+        threads: number of background threads.
+        limit: on the summed cost of results that are computed or in work and not yet released by the caller. A task
+            above the limit runs alone.
 
     Raises:
-        Exception: what `make` raised, when its task's turn comes.
+        Exception: whatever `make` raised, when the caller reaches that task.
     """
-    waiting = iter(tasks)
-    pending: deque[tuple[int, Future[Made]]] = deque()
-    held, following = 0, next(waiting, None)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
+    remaining = iter(tasks)
+    pending: deque[tuple[int, Future[Result]]] = deque()
+    held, upcoming = 0, next(remaining, None)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="prefetch")
     try:
         while True:
-            while following is not None and (not pending or held + cost(following) <= limit):
-                pending.append((cost(following), pool.submit(make, following)))
-                held, following = held + pending[-1][0], next(waiting, None)
+            while upcoming is not None and (not pending or held + cost(upcoming) <= limit):
+                pending.append((cost(upcoming), pool.submit(make, upcoming)))
+                held, upcoming = held + pending[-1][0], next(remaining, None)
             if not pending:
                 return
-            spent, future = pending.popleft()
-            made = future.result()
-            del future  # the caller alone may hold what was made
-            # what the caller works on still counts until it comes for the next
-            yield made
-            del made
-            held -= spent
+            released, future = pending.popleft()
+            result = future.result()
+            del future  # only the caller may keep the result alive
+            # the caller's current item counts towards the limit until it asks for the next
+            yield result
+            del result
+            held -= released
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -1,7 +1,7 @@
-"""What each epoch draws, which worker takes which bag, and reading ahead of the computation.
+"""Samples the bags of every epoch and assigns them to workers.
 
-Everything here follows from (seed, epoch, bags): an epoch can be taken up at any step, by any number of workers with
-any number of reading threads, and gives the same batches.
+Everything follows from (seed, epoch, bags): an epoch can be resumed at any step, by any number of workers, and gives
+the same batches.
 """
 
 from __future__ import annotations
@@ -16,14 +16,21 @@ from momkd_ray.seeds import derive_seed
 
 @dataclass(frozen=True)
 class Draw:
-    """One bag of a step: its place in the training set, the seed of its dropout, and its own place in the epoch."""
+    """One sampled bag of a step.
+
+    Attributes:
+        bag: index into the training bags.
+        seed: of the bag's dropout in this draw.
+        position: of the draw in the epoch.
+    """
 
     bag: int
     seed: int
-    place: int
+    position: int
 
 
-Step = list[Draw]  # the bags that are learnt from together, on all workers
+Step = list[Draw]
+"""The draws of one optimisation step, of all workers together (the global batch)."""
 
 
 def plan_epoch(
@@ -35,10 +42,16 @@ def plan_epoch(
     bags_per_step: int,
     balanced: bool,
 ) -> list[Step]:
-    """The steps of an epoch: as many draws as there are bags, cut into steps (the last may be shorter).
+    """Samples the steps of an epoch: as many draws as there are bags; the last step may be shorter.
 
-    Balanced: each draw takes a class evenly, then one of its bags, with replacement. Otherwise every bag
-    once, shuffled. Depends on (seed, epoch) and the bags alone.
+    Args:
+        bag_ids: identifiers of the training bags; they enter the dropout seeds.
+        labels_N: class of each bag.
+        seed: of the fold.
+        epoch: from 0.
+        bags_per_step: size of the global batch.
+        balanced: sample a class uniformly, then one of its bags, with replacement (docs/method.md §5); otherwise
+            every bag once, shuffled.
     """
     rng = np.random.default_rng(derive_seed("epoch", seed, epoch))
     n = len(bag_ids)
@@ -49,62 +62,63 @@ def plan_epoch(
         chosen = list(rng.permutation(n))
     seen: dict[int, int] = {}
     draws = []
-    for place, bag in enumerate(map(int, chosen)):
+    for position, bag in enumerate(map(int, chosen)):
         seen[bag] = seen.get(bag, 0) + 1
-        draws.append(Draw(bag, derive_seed("dropout", seed, epoch, bag_ids[bag], seen[bag]), place))
+        draws.append(Draw(bag, derive_seed("dropout", seed, epoch, bag_ids[bag], seen[bag]), position))
     return [draws[i : i + bags_per_step] for i in range(0, n, bags_per_step)]
 
 
 def assign_to_ranks(steps: Sequence[Step], patches: Sequence[int], workers: int) -> list[list[Step]]:
-    """Each worker's share of every step, fair by patches within the step and over the epoch.
+    """Divides every step among the workers, balanced by patches within the step and over the epoch.
 
-    Each step is divided evenly; whoever has had least so far takes its largest share, so that neither the odd bag of a
-    step nor the remainder of an epoch always falls to the same worker.
+    Each step is divided evenly, and the rank with the fewest patches so far takes the largest part, so that the
+    remainder of a step does not always fall to the same rank.
 
     Args:
-        steps: of the whole epoch, from its first step.
-        patches: of each bag.
-        workers: how many.
+        steps: all steps of the epoch.
+        patches: number of patches of each bag.
+        workers: number of ranks.
 
     Returns:
-        For each step its draws by rank; a rank's may be empty in a step of fewer bags than workers.
+        For each step the draws of every rank; a rank has none in a step with fewer bags than ranks.
     """
     load = [0] * workers
-    dealt = []
+    assigned = []
     for step in steps:
         sizes = [patches[draw.bag] for draw in step]
         shares = balance(sizes, workers)
-        largest_first = sorted(shares, key=lambda share: -sum(sizes[place] for place in share))
+        largest_first = sorted(shares, key=lambda share: -sum(sizes[i] for i in share))
         by_rank: list[Step] = [[] for _ in range(workers)]
         for rank, share in zip(sorted(range(workers), key=lambda r: (load[r], r)), largest_first, strict=True):
-            by_rank[rank] = [step[place] for place in share]
-            load[rank] += sum(sizes[place] for place in share)
-        dealt.append(by_rank)
-    return dealt
+            by_rank[rank] = [step[i] for i in share]
+            load[rank] += sum(sizes[i] for i in share)
+        assigned.append(by_rank)
+    return assigned
 
 
 def balance(patches: Sequence[int], workers: int) -> list[list[int]]:
-    """Give each worker its share of some bags, even by patches: the largest first, to whoever has least.
+    """Partitions bags among workers, balanced by patches: the largest first, to the worker with the fewest.
 
-    Returns each worker's places in `patches`, ascending; every place is in exactly one share.
+    Returns:
+        For each worker the indices into `patches`, ascending; every index is in exactly one share.
     """
     shares: list[list[int]] = [[] for _ in range(workers)]
     load = [(0, 0, rank) for rank in range(workers)]
-    for place in sorted(range(len(patches)), key=lambda i: (-patches[i], i)):
+    for index in sorted(range(len(patches)), key=lambda i: (-patches[i], i)):
         filled, bags, rank = min(load)
-        shares[rank].append(place)
-        load[rank] = (filled + patches[place], bags + 1, rank)
+        shares[rank].append(index)
+        load[rank] = (filled + patches[index], bags + 1, rank)
     return [sorted(share) for share in shares]
 
 
 def micro_batches(patches: Sequence[int], limit: int) -> list[list[int]]:
-    """Group a step's bags, in order, into passes of at most `limit` patches (a larger bag goes alone)."""
+    """Groups a step's bags, in order, into micro-batches of at most `limit` patches (a larger bag is one alone)."""
     groups: list[list[int]] = []
     filled = 0
-    for place, size in enumerate(patches):
+    for index, size in enumerate(patches):
         if not groups or filled + size > limit:
             groups.append([])
             filled = 0
-        groups[-1].append(place)
+        groups[-1].append(index)
         filled += size
     return groups

@@ -1,4 +1,4 @@
-"""A large bag cut into tiles, each with all that reaches it through two layers, so that it can be encoded alone."""
+"""Cuts a large bag into tiles that can be encoded one at a time: each has its two-hop incoming neighbourhood."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from torch import Tensor
 from momkd_ray.batches.message_graph import MessageGraph
 
 MAX_UNTILED_PATCHES = {"cpu": 32_768, "cuda": 524_288}
-"""Patches up to which a batch is encoded whole: training keeps about 24 KB of each at H = 512, so 0.8 and 13 GB."""
+"""Patches up to which a batch is encoded at once: training keeps about 24 KB of each at H = 512, so 0.8 and 13 GB."""
 TILE_PATCHES = {"cpu": 8_192, "cuda": 65_536}
-"""Patches a tile: large enough that what it shares with its neighbours is a small part of it."""
+"""Patches per tile: large enough that the neighbourhood it shares with other tiles is a small part of it."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Some patches of one bag; all tensors but the graphs are int64.
+    """Q patches of one bag with their two-hop incoming neighbourhood; all tensors but the graphs are int64.
 
     Attributes:
-        bag: whose, of the batch.
-        own_Q: its patches, ascending, by their place in the batch.
-        outer_S: the patches whose features it takes: those that reach it in two steps.
-        inner_R: those that reach it in one, by their place in `outer_S`.
-        own_in_inner_Q: its own by their place in `inner_R`.
-        graph1, graph2: what inner patches receive from outer ones, and its own from inner ones.
-        messages1_M, messages2_M: these messages by their place in the batch's graph.
+        bag: index of the bag in the batch.
+        own_Q: the tile's patches, ascending, as indices into the batch.
+        outer_S: patches within two hops, whose features are the input, as indices into the batch.
+        inner_R: patches within one hop, as indices into `outer_S`.
+        own_in_inner_Q: the tile's patches, as indices into `inner_R`.
+        graph1, graph2: messages from outer to inner patches (layer 1), and from inner to own patches (layer 2).
+        messages1_M, messages2_M: the numbers of these messages in the batch's graph.
     """
 
     bag: int
@@ -46,31 +46,34 @@ class Tile:
     messages2_M: Tensor
 
     def to(self, device: torch.device) -> Tile:
-        """The same tile on a device."""
-        return self.each(lambda x: x.to(device, non_blocking=True))
+        """Moves the tile to a device."""
+        return self.map_tensors(lambda x: x.to(device, non_blocking=True))
 
-    def each(self, of: Callable[[Tensor], Tensor]) -> Tile:
-        """The tile with something else in each tensor's place."""
-        others: dict[str, Any] = {
-            f.name: of(value) if isinstance(value := getattr(self, f.name), Tensor) else value.each(of)
+    def map_tensors(self, fn: Callable[[Tensor], Tensor]) -> Tile:
+        """Applies `fn` to every tensor of the tile and of its graphs."""
+        mapped: dict[str, Any] = {
+            f.name: fn(value) if isinstance(value := getattr(self, f.name), Tensor) else value.map_tensors(fn)
             for f in fields(self)
             if f.name != "bag"
         }
-        return Tile(self.bag, **others)
+        return Tile(self.bag, **mapped)
 
 
 def cut_tiles(graph: MessageGraph, patches_per_bag: tuple[int, ...], size: int) -> Iterator[Tile]:
-    """Every patch in exactly one tile of at most `size`; whatever order a bag comes in, neighbours lie together."""
+    """Partitions every bag into tiles of at most `size` patches, neighbouring patches in the same tile.
+
+    The tiles do not depend on the order of a bag's patches being spatial: they follow the graph.
+    """
     start = 0
     for bag, patches in enumerate(patches_per_bag):
-        order_P = start + _neighbours_together(graph, start, start + patches)
+        order_P = start + _locality_order(graph, start, start + patches)
         for begin in range(0, patches, size):
             yield make_tile(graph, bag, np.sort(order_P[begin : begin + size]))
         start += patches
 
 
-def _neighbours_together(graph: MessageGraph, start: int, end: int) -> NDArray[np.int64]:
-    """An order of a bag's patches in which those that send to each other are near: tiles then share little."""
+def _locality_order(graph: MessageGraph, start: int, end: int) -> NDArray[np.int64]:
+    """Orders a bag's patches so that neighbours in the graph are close (reverse Cuthill-McKee)."""
     received_P1 = graph.received_P1[start : end + 1].numpy()
     sources_M = graph.source_M[received_P1[0] : received_P1[-1]].numpy() - start
     ones_M = np.ones(len(sources_M), np.int8)
@@ -80,9 +83,9 @@ def _neighbours_together(graph: MessageGraph, start: int, end: int) -> NDArray[n
 
 
 def make_tile(graph: MessageGraph, bag: int, own_Q: NDArray[np.int64]) -> Tile:
-    """The tile of some patches (ascending) of a bag."""
-    graph2, inner_R, messages2_M = graph.reaching(own_Q)
-    graph1, outer_S, messages1_M = graph.reaching(inner_R)
+    """Builds the tile of some patches (ascending) of a bag."""
+    graph2, inner_R, messages2_M = graph.incoming_subgraph(own_Q)
+    graph1, outer_S, messages1_M = graph.incoming_subgraph(inner_R)
     indices = (own_Q, outer_S, np.searchsorted(outer_S, inner_R), np.searchsorted(inner_R, own_Q))
     own, outer, inner, own_in_inner = map(torch.from_numpy, indices)
     messages1, messages2 = map(torch.from_numpy, (messages1_M, messages2_M))

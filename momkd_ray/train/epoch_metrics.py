@@ -49,7 +49,7 @@ class EpochRecord:
 
     def __init__(self, rows_NV: Tensor, plan: Sequence[Step], bags: RoleBags, with_omics: set[str]) -> None:
         draws = [draw for step in plan for draw in step]
-        assert rows_NV[:, 0].tolist() == [draw.place for draw in draws], "every draw has one row"
+        assert rows_NV[:, 0].tolist() == [draw.position for draw in draws], "every draw has one row"
         self.table = pd.DataFrame(rows_NV[:, 1:].numpy(), columns=list(VALUES))
         self.table["step"] = np.repeat(np.arange(len(plan)), [len(step) for step in plan])
         self.table["y"] = [bags.y[draw.bag] for draw in draws]

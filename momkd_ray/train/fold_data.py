@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from momkd_ray.batches.collate import BagBatch, collate
-from momkd_ray.batches.gpu_transfer import Arriving, Transfer
+from momkd_ray.batches.gpu_transfer import PendingBatch, Transfer
 from momkd_ray.batches.prefetch import prefetch
 from momkd_ray.batches.sampling import Step, assign_to_ranks, balance, micro_batches, plan_epoch
 from momkd_ray.seeds import derive_seed
@@ -65,7 +65,7 @@ class FoldData:
         )
         for step, share in todo:
             began = time.monotonic()
-            batches = [arriving.arrived() for arriving in next(ready)]
+            batches = [pending.wait() for pending in next(ready)]
             yield Share(share, len(step), batches, time.monotonic() - began)
 
     def each(self, role: str) -> Iterator[tuple[int, BagBatch]]:
@@ -77,7 +77,7 @@ class FoldData:
             lambda place: bags.patches[place],
         )
 
-    def _batches(self, draws: Step) -> list[Arriving]:
+    def _batches(self, draws: Step) -> list[PendingBatch]:
         """The batches of this rank's draws of a step, one a pass; runs ahead of the training on a thread of its own."""
         bags = self.by_role["train"]
         groups = micro_batches([bags.patches[draw.bag] for draw in draws], self.config.train.patches_per_pass)

@@ -207,7 +207,7 @@ class FoldTraining:
             batches = share.batches if share.draws else []
             values.append(self.stepper.step(batches, share.global_bags, filler=share.batches[0]))
             self.watch.step(batches, began, share.waited_s)
-            places += [draw.place for draw in share.draws]
+            places += [draw.position for draw in share.draws]
             progress.step += 1
             if progress.step % self.config.cluster.checkpoint_steps == 0 and progress.step < len(plan):
                 began = time.monotonic()

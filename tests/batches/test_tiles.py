@@ -52,7 +52,7 @@ def model_of() -> MoMKD:
 def test_every_patch_is_in_one_tile_with_all_that_reaches_it(edges: list[tuple[int, int]], size: int) -> None:
     ordered = np.array(sorted(edges), np.int32).reshape(-1, 2)
     indptr = np.concatenate([[0], np.cumsum(np.bincount(ordered[:, 0], minlength=12))])
-    graph = MessageGraph.of(indptr, ordered[:, 1])
+    graph = MessageGraph.from_csr(indptr, ordered[:, 1])
     sources_M, targets_M = graph.edge_index_2M.numpy()
     made = list(cut_tiles(graph, (12,), size))
     assert sorted(torch.cat([tile.own_Q for tile in made]).tolist()) == list(range(12))
@@ -75,7 +75,7 @@ def test_every_patch_is_in_one_tile_with_all_that_reaches_it(edges: list[tuple[i
 
 def test_what_a_part_of_a_graph_receives_has_a_way_back() -> None:
     graph = batch_of([30]).graph
-    part, senders, _ = graph.reaching(np.array([3, 4, 20]))
+    part, senders, _ = graph.incoming_subgraph(np.array([3, 4, 20]))
     sent, received = torch.randn(len(senders), 10).double(), torch.randn(3, 10).double()
     inputs = [x.requires_grad_() for x in (sent, received, torch.randn(2, 5).double(), torch.randn(10).double())]
     assert torch.autograd.gradcheck(lambda *x: attend(*x, part, None), inputs)

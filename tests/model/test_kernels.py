@@ -32,7 +32,7 @@ HEADS, WIDTH = 2, 5
 def graph_of(patches: int, edges: list[tuple[int, int]]) -> MessageGraph:
     ordered = np.array(sorted(edges), np.int32).reshape(-1, 2)
     indptr = np.concatenate([[0], np.cumsum(np.bincount(ordered[:, 0], minlength=patches))]).astype(np.int32)
-    return MessageGraph.of(indptr, ordered[:, 1])
+    return MessageGraph.from_csr(indptr, ordered[:, 1])
 
 
 @st.composite
@@ -263,11 +263,11 @@ def test_a_rate_of_almost_1_drops_all() -> None:
 
 def test_a_graph_is_checked_where_it_is_made() -> None:
     with pytest.raises(ValueError, match="names patch 3"):
-        MessageGraph.of(np.array([0, 1, 1, 1]), np.array([3]))
+        MessageGraph.from_csr(np.array([0, 1, 1, 1]), np.array([3]))
     with pytest.raises(ValueError, match=r"names patch .* -1"):
-        MessageGraph.of(np.array([0, 1, 1, 1]), np.array([-1]))
+        MessageGraph.from_csr(np.array([0, 1, 1, 1]), np.array([-1]))
     with pytest.raises(ValueError, match="do not cover"):
-        MessageGraph.of(np.array([0, 1, 1, 1]), np.array([0, 1]))
+        MessageGraph.from_csr(np.array([0, 1, 1, 1]), np.array([0, 1]))
 
 
 def test_sizes_types_and_devices_that_do_not_go_together_are_refused() -> None:

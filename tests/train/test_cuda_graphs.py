@@ -44,7 +44,7 @@ def model_of(hidden: int = 16, rule: str = "ema") -> MoMKD:
 
 
 def in_float64(batch: BagBatch) -> BagBatch:
-    return batch.each(lambda x: x.double() if x.is_floating_point() else x)
+    return batch.map_tensors(lambda x: x.double() if x.is_floating_point() else x)
 
 
 def gradients(model: MoMKD, batch: BagBatch) -> tuple[torch.Tensor, ...]:
@@ -90,7 +90,7 @@ def test_bags_of_one_size_class_lie_at_the_same_addresses() -> None:
 
     def addresses(batch: BagBatch) -> list[int]:
         found: list[int] = []
-        room.holding(batch).each(lambda x: (found.append(x.data_ptr()), x)[1])
+        room.holding(batch).map_tensors(lambda x: (found.append(x.data_ptr()), x)[1])
         return found
 
     assert addresses(batch_of([250], 1)) == addresses(batch_of([241], 1, seed=3))
