@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def connect(address: str | None = None) -> Iterator[Connection]:
             a cluster on this machine, with its dashboard.
 
     Raises:
-        InputError: nothing listens at the address, or it is one of a Ray client.
+        InputError: no Ray cluster answers at the address, or it is one for Ray Client.
         RunError: no cluster could be started, or what listens at the address cannot be joined.
     """
     address, origin = (address, "") if address else (os.environ.get("RAY_ADDRESS"), "RAY_ADDRESS ")
@@ -71,18 +72,18 @@ def connect(address: str | None = None) -> Iterator[Connection]:
             if address:
                 stack.callback(ray.shutdown)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        except (ConnectionError, ValueError, TimeoutError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except Exception as error:  # of many types, plain `Exception` among them
+            lines = str(error).strip().splitlines() or [type(error).__name__]
             if address:
-                raise RunError(f"no Ray cluster could be reached at {origin}{address}: {reason}") from error
-            raise RunError(f"no Ray cluster could be started on this machine: {reason}") from error
+                raise RunError(f"no Ray cluster could be reached at {origin}{address}: {lines[0]}") from error
+            raise RunError(f"no Ray cluster could be started on this machine: {lines[-1]}") from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, sigterm_handler)  # Ray's own handler exits with code 15 and no message
         yield Connection(not address, _dashboard_url(), token_file)
 
 
 def _check_address(address: str, origin: str) -> None:
-    """Raises `InputError` unless something listens at the address; Ray itself would retry for minutes."""
+    """Raises `InputError` unless a Ray cluster answers at the address; Ray itself would retry for minutes."""
     if address.startswith("ray://"):
         raise InputError(
             f"{origin}{address} is an address for Ray Client, which cannot run this package's tasks; use the address "
@@ -91,14 +92,34 @@ def _check_address(address: str, origin: str) -> None:
     host, separator, port = address.rpartition(":")
     if not (separator and port.isdigit()):
         return  # "auto", "local" or a name that only Ray can resolve
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except OSError as error:
+    if reason := _unreachable(host.strip("[]"), int(port)):
         cure = "unset it" if origin else "leave it out"
         raise InputError(
-            f"no Ray cluster answers at {origin}{address}: {error.strerror or error}; correct the address, or {cure} "
-            "to start a cluster on this machine"
-        ) from error
+            f"no Ray cluster answers at {origin}{address}: {reason}; correct the address, or {cure} to start a cluster "
+            "on this machine"
+        )
+
+
+def _unreachable(host: str, port: int) -> str:
+    """Returns why no cluster can be reached at host and port; '' if one answers."""
+    import grpc
+    from ray._private.services import resolve_ip_for_localhost
+
+    deadline = time.monotonic() + CONNECT_TIMEOUT_S
+    host = resolve_ip_for_localhost(host)  # as Ray does
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return ""  # the question below would need the certificates
+    with grpc.insecure_channel(f"[{host}]:{port}" if ":" in host else f"{host}:{port}") as channel:
+        try:
+            health = channel.unary_unary("/grpc.health.v1.Health/Check")
+            health(b"", timeout=max(1.0, deadline - time.monotonic()))
+        except grpc.RpcError as error:
+            return f"what listens there does not answer as Ray does ({error.code().name})"
+    return ""
 
 
 def _silence_ray() -> None:

@@ -36,12 +36,14 @@ def own_cluster() -> Iterator[str]:
         Path of the file with the token, which the dashboard asks for. Only the user can read it.
 
     Raises:
-        ConnectionError, ValueError, TimeoutError, RuntimeError: the cluster could not be started.
+        Exception: the cluster could not be started; Ray raises various types.
     """
     import ray
 
     token = secrets.token_hex(32)
-    variables = {**environment.OWN_CLUSTER, "RAY_AUTH_TOKEN": token}
+    folder = _private_folder()
+    # Ray's processes also create sockets in TMPDIR
+    variables = {**environment.OWN_CLUSTER, "RAY_AUTH_TOKEN": token, "TMPDIR": os.path.dirname(folder)}
     try:
         with environment.temporarily(variables, unset=["RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"]):
             _reload_authentication()
@@ -53,7 +55,7 @@ def own_cluster() -> Iterator[str]:
                     dashboard_host=LOOPBACK,
                     log_to_driver=False,
                     logging_level=logging.WARNING,
-                    _temp_dir=os.path.join(_private_folder(), "ray"),
+                    _temp_dir=os.path.join(folder, "ray"),
                 )
         yield _write_token(token)
     finally:
