@@ -149,7 +149,14 @@ from ray.job_submission import JobSubmissionClient
 from ray.util.state import list_nodes
 import time
 client = JobSubmissionClient({owned.facts["dashboard"]!r})
-job = client.submit_job(entrypoint="echo from the job")
+for attempt in range(60):
+    try:
+        job = client.submit_job(entrypoint="echo from the job")
+        break
+    except RuntimeError as error:  # an agent that takes jobs is up some seconds after the cluster
+        if "No available agent" not in str(error):
+            raise
+        time.sleep(0.5)
 while not client.get_job_status(job).is_terminal():
     time.sleep(0.2)
 print(client.get_job_status(job), client.get_job_logs(job), [node.state for node in list_nodes()])
