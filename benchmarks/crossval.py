@@ -1,13 +1,12 @@
-"""A whole five-fold cross-validation against the same folds one after another, one bag at a time, in one process.
+"""Times a five-fold cross-validation against the same folds one after another, one bag at a time, in one process.
 
     python benchmarks/crossval.py [--slides 40] [--patches 4000] [--epochs 3] [--precision auto fp32]
 
-The peer works as released code does: it opens a slide's `.h5` for every step, computes in float32 on all cores with
-PyTorch Geometric's GATv2Conv and torch's dropout, and takes the folds in turn. Its graphs are ready in memory, and its
-memory starts from as few slides as hold the patches that k-means wants. Folds, validation sets, the sequence of slides
-and the hyper-parameters are ours, and ours multiplies in what `train.precision` makes of this machine. The floor is
-what the matrix products of the slide encoder alone take in these steps and predictions, shared out evenly over all
-cores.
+The peer works as the released code does: it opens a slide's `.h5` for every step, computes in float32 on all cores with
+PyTorch Geometric's GATv2Conv and torch's dropout, and trains fold after fold. Its graphs are ready in memory, and
+k-means for its memory reads no more slides than it needs. Folds, validation sets, the order of slides and the
+hyper-parameters are the same for both. The lower bound is the time of the slide encoder's matrix products alone in
+these steps and predictions, divided evenly over all cores.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from cohort import config_of, write_cohort
+from generated_cohort import config_of, write_cohort
 from sklearn.metrics import roc_auc_score
 from step import PlainEncoder, products
 from table import interleaved, machine, print_table
@@ -66,8 +65,8 @@ def main() -> None:
             [f"ours, {precision}: folds trained", f"{run.trained:.0f}", f"{seconds / run.trained:.1f}x", ""],
             [
                 f"the same, with Ray's start ({run.started:.0f} s) and ingest ({run.ingested:.0f} s)",
-                f"{run.whole:.0f}",
-                f"{seconds / run.whole:.1f}x",
+                f"{run.total:.0f}",
+                f"{seconds / run.total:.1f}x",
                 spread(run.aucs),
             ],
             [
@@ -88,7 +87,7 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """What a cross-validation of ours took, in seconds, and gave."""
+    """Seconds that the package's cross-validation took, and its AUCs."""
 
     study: RunInputs
     started: float
@@ -97,7 +96,7 @@ class Run:
     aucs: list[float]
 
     @property
-    def whole(self) -> float:
+    def total(self) -> float:
         return self.started + self.ingested + self.trained
 
 
@@ -121,7 +120,7 @@ def spread(aucs: list[float]) -> str:
 
 
 def products_alone(study: RunInputs) -> float:
-    """Seconds on all cores of the products that training, validating each epoch and testing cannot do without."""
+    """Seconds on all cores of the matrix products of training, validating each epoch and testing."""
     torch.set_num_threads(1)
     train = predicted = 0
     for fold in study.plan.folds:
@@ -139,7 +138,7 @@ def products_alone(study: RunInputs) -> float:
 
 
 class Slides:
-    """Feature files, opened at every use; their graphs, made once."""
+    """Feature files, opened at every use, with graphs that are built once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -154,7 +153,7 @@ class Slides:
 
 
 def one_after_another(study: RunInputs, folder: Path) -> tuple[float, list[float]]:
-    """The peer: seconds without its graphs, and each fold's test AUC at the best validation AUC."""
+    """Runs the peer; returns its seconds, graphs excluded, and each fold's test AUC at the best validation AUC."""
     torch.set_num_threads(os.cpu_count() or 1)
     slides = Slides(folder)
     for slide_id in study.cohort.slides["slide_id"]:
@@ -173,7 +172,7 @@ def fold_of_peer(study: RunInputs, fold: int, slides: Slides) -> float:
     model.slide_encoder = encoder
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay)
 
-    def taken(slide_id: str, y: int, seed: int = 0) -> BagBatch:
+    def load(slide_id: str, y: int, seed: int = 0) -> BagBatch:
         batch = slides.batch(slide_id, y, seed)
         edge_index = batch.graph.edge_index_2M
         encoder.edge_index_of = {slide_id: edge_index[:, edge_index[0] != edge_index[1]]}
@@ -182,12 +181,12 @@ def fold_of_peer(study: RunInputs, fold: int, slides: Slides) -> float:
     def auc(role: str) -> float:
         model.eval()
         own = roles[role]
-        p = [float(model.predict(taken(s, y))[0][0, 1]) for s, y in zip(own["bag_id"], own["y"], strict=True)]
+        p = [float(model.predict(load(s, y))[0][0, 1]) for s, y in zip(own["bag_id"], own["y"], strict=True)]
         return float(roc_auc_score(own["y"], p))
 
     ids, labels = roles["train"]["bag_id"].tolist(), roles["train"]["y"].tolist()
     centroids = [
-        centroids_of(model, (taken(s, y) for s, label in zip(ids, labels, strict=True) if label == y)) for y in (0, 1)
+        centroids_of(model, (load(s, y) for s, label in zip(ids, labels, strict=True) if label == y)) for y in (0, 1)
     ]
     model.memory.initialise(torch.stack(centroids))
     best, kept = -1.0, model.state_dict()
@@ -202,7 +201,7 @@ def fold_of_peer(study: RunInputs, fold: int, slides: Slides) -> float:
         )
         model.train()
         for (draw,) in plan:
-            batch = taken(ids[draw.bag], labels[draw.bag], draw.seed)
+            batch = load(ids[draw.bag], labels[draw.bag], draw.seed)
             optimiser.zero_grad()
             output = model(batch)
             model.losses(output, batch)["total"].sum().backward()
@@ -216,7 +215,7 @@ def fold_of_peer(study: RunInputs, fold: int, slides: Slides) -> float:
 
 
 def centroids_of(model: MoMKD, batches: Iterator[BagBatch]) -> Tensor:
-    """Where a class's memory starts: k-means over the first patches there are."""
+    """Initial memory of a class: k-means over the first patches of its slides."""
     config, samples, count = model.memory_config, [], 0
     model.eval()
     for batch in batches:

@@ -1,4 +1,4 @@
-"""A wide omics table read, checked, and its genes chosen as in one fold.
+"""Times reading and checking a wide omics table, and choosing its genes as in one fold.
 
 python benchmarks/genes.py [--genes 20000] [--patients 1000]
 """
@@ -34,10 +34,10 @@ def main() -> None:
     frame.insert(0, "PATIENT", patients)
     rows = []
 
-    def timed(what: str, work: Callable[[], object]) -> None:
+    def timed(name: str, work: Callable[[], object]) -> None:
         began = time.perf_counter()
         work()
-        rows.append([what, f"{time.perf_counter() - began:.1f}"])
+        rows.append([name, f"{time.perf_counter() - began:.1f}"])
 
     with tempfile.TemporaryDirectory() as name:
         frame.to_parquet(f"{name}/rna.parquet", index=False)

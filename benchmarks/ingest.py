@@ -1,4 +1,4 @@
-"""`ingest` on one CPU and on two, of the same feature files in the same run.
+"""Times `ingest` of the same feature files on one CPU and on two, in the same run.
 
 python benchmarks/ingest.py [--slides 400] [--patches 1000]
 """
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from cohort import write_cohort
+from generated_cohort import write_cohort
 from table import machine, print_table
 
 ROUNDS = 3
@@ -47,13 +47,13 @@ def main() -> None:
 
 
 def timed_ingest(cpus: int, table: str, uri: str) -> dict[str, float]:
-    """Seconds of the ingest proper (Ray is up, its workers are warm), and of CPU that this machine spent on it."""
+    """Returns the seconds of the ingest alone (Ray's workers are warm), and the CPU seconds of this machine."""
     import ray
 
     from momkd_ray.bags.ingest import ingest
     from momkd_ray.bags.store import StoreFormat
 
-    os.sched_setaffinity(0, range(cpus))  # of this process and all that Ray starts
+    os.sched_setaffinity(0, range(cpus))  # inherited by all processes that Ray starts
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="error")
     ray.data.DataContext.get_current().enable_progress_bars = False
     slides = pd.read_parquet(table)
@@ -67,7 +67,7 @@ def timed_ingest(cpus: int, table: str, uri: str) -> dict[str, float]:
 
 
 def busy_seconds() -> float:
-    """CPU seconds of all processes of this machine since it started."""
+    """CPU seconds of all processes since this machine started."""
     user, nice, system = (int(n) for n in Path("/proc/stat").read_text().split()[1:4])
     return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 

@@ -1,4 +1,4 @@
-"""Bags from the store to the training step, with two workers: what a step waits for its input, and the rate of reading.
+"""Times bags on their way from the store to the training step of two workers: waiting, and the rate of reading.
 
 python benchmarks/input.py [--slides 300] [--patches 1000] [--epochs 3]
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from cohort import config_of, write_cohort
+from generated_cohort import config_of, write_cohort
 from table import machine, print_table
 
 from momkd_ray import storage
@@ -38,7 +38,7 @@ def main() -> None:
     arguments.add_argument("--slides", type=int, default=300)
     arguments.add_argument("--patches", type=int, default=1000)
     arguments.add_argument("--width", type=int, default=1536)
-    arguments.add_argument("--epochs", type=int, default=3, help="of training; 0: only the rate of reading")
+    arguments.add_argument("--epochs", type=int, default=3, help="of training; 0 measures the rate of reading only")
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as name, connect():
         folder = Path(name) / "cohort"
@@ -59,10 +59,10 @@ def main() -> None:
 
 
 def rates(store: BagStore) -> None:
-    """Every bag of the store once, by one consumer and by two at a time, page cache warm."""
+    """Reads every bag of the store once, by one consumer and by two at a time, page cache warm."""
     ids = store.slides.index.tolist()
     for slide_id in ids:
-        store.read(slide_id)  # verified, and in the page cache
+        store.read(slide_id)  # so that it is verified and in the page cache
     shared = share_bags(store, ids, 0.9)
     megabytes = int(store.slides["n_patches"].sum()) * store.width * 2 / 1e6
     rows = []
@@ -70,17 +70,17 @@ def rates(store: BagStore) -> None:
         ways: dict[str, Callable[[], list[tuple[float, float]]]] = {
             "ray.data, read_parquet().iter_batches()": lambda n=consumers: by_ray_data(store, n, once=False),
             "ray.data, the same after materialize()": lambda n=consumers: by_ray_data(store, n, once=True),
-            "the store's row groups, read ahead": lambda n=consumers: by_stream(store, ids, n),
-            "shared in the object store, read ahead": lambda n=consumers: by_stream(shared, ids, n),
+            "the store's row groups, prefetched": lambda n=consumers: by_stream(store, ids, n),
+            "shared in the object store, prefetched": lambda n=consumers: by_stream(shared, ids, n),
         }
         peer = 0.0
         for name, way in ways.items():
             timed = way()
             first = max(first for _, first in timed)
-            whole = megabytes / max(seconds for seconds, _ in timed)
+            overall = megabytes / max(seconds for seconds, _ in timed)
             steady = megabytes / max(seconds - first for seconds, first in timed)
             peer = peer or steady
-            cells = (f"{first * 1e3:.0f}", f"{whole:.0f}", f"{steady:.0f}", f"{steady / peer:.1f}x")
+            cells = (f"{first * 1e3:.0f}", f"{overall:.0f}", f"{steady:.0f}", f"{steady / peer:.1f}x")
             rows.append([consumers, name, *cells])
     print_table(
         f"Payload, {len(ids)} bags, {megabytes:.0f} MB at float16",
@@ -90,7 +90,7 @@ def rates(store: BagStore) -> None:
 
 
 def consume(bags: Iterator[Bag]) -> tuple[float, float]:
-    """Seconds to take every bag and look at its last value, and to the first one."""
+    """Returns the seconds until every bag has been read, and until the first."""
     began = time.perf_counter()
     first = 0.0
     for bag in bags:
@@ -124,7 +124,7 @@ def by_stream(source: BagSource, ids: list[str], consumers: int) -> list[tuple[f
         return prefetch(mine, source.read, lambda _: 4 * 2**20, threads=2, limit=64 * 2**20)
 
     def all_but_the_first_pass(mine: list[str]) -> tuple[float, float]:
-        consume(bags(mine))  # a process verifies each bag once
+        consume(bags(mine))  # a process verifies each bag at its first read
         return consume(bags(mine))
 
     if consumers == 1:
@@ -133,29 +133,29 @@ def by_stream(source: BagSource, ids: list[str], consumers: int) -> list[tuple[f
     return list(ray.get([take.remote(ids[rank::consumers]) for rank in range(consumers)]))
 
 
-class Watched:
-    """A source that notes when its first bag was there."""
+class TimedSource:
+    """A bag source that measures the time until its first bag."""
 
     def __init__(self, source: BagSource) -> None:
-        self.source, self.stands, self.first = source, 0.0, 0.0
+        self.source, self.started, self.first = source, 0.0, 0.0
 
     def read(self, bag_id: str) -> Bag:
         bag = self.source.read(bag_id)
-        self.first = self.first or time.monotonic() - self.stands
+        self.first = self.first or time.monotonic() - self.started
         return bag
 
 
-def watched_loop(loop: dict[str, Any]) -> dict[str, Any]:
+def timed_loop(loop: dict[str, Any]) -> dict[str, Any]:
     from ray import train
 
-    source = Watched(loop["task"].source)
-    source.stands = time.monotonic()
+    source = TimedSource(loop["task"].source)
+    source.started = time.monotonic()
     done = train_loop_per_worker(loop | {"task": replace(loop["task"], source=source), "report": train.report})
     return done | {"first_bag": source.first}
 
 
 def training(study: RunInputs) -> None:
-    """A fold of the default model by two Ray Train workers, streaming from the store and from the object store."""
+    """Trains a fold of the default model with two Ray Train workers, from the store and from the object store."""
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -168,7 +168,7 @@ def training(study: RunInputs) -> None:
         place = storage.join(study.config.run.dir, name.split()[-1])
         task, _ = fold_task(replace(study, slides=source), 0, 0, {})
         result = TorchTrainer(
-            watched_loop,
+            timed_loop,
             train_loop_config={"task": replace(task, location=place)},
             scaling_config=ScalingConfig(num_workers=WORKERS, resources_per_worker={"CPU": 1}),
             run_config=RunConfig(name="input", storage_path=place),
@@ -197,7 +197,7 @@ def training(study: RunInputs) -> None:
             "training s",
             "waiting s",
             "share",
-            "first bag, s after the worker stands",
+            "first bag, s after the worker's start",
             "first batch, s",
         ],
         rows,

@@ -1,11 +1,11 @@
-"""The kernels alone, forward and backward, against the same mathematics in PyTorch and PyTorch Geometric.
+"""Times the kernels alone, forward and backward, against the same mathematics in PyTorch and PyTorch Geometric.
 
     python benchmarks/kernels.py [--device cuda] [--patches 1000 4000 12000] [--rounds 9]
 
-Bytes are those that must move at least: each row read once from memory and all else from cache. On a GPU they are told
-as a share of what a large copy moves there, read and written; "with messages" counts a row for each that is fetched,
-which comes from the GPU's cache, as a share of what a copy within that cache moves; and times are those in which the
-GPU computes, as PyTorch's profiler tells.
+Bytes are the least that must move: each row read once from memory and everything else from cache. On a GPU they are
+given as a share of the bandwidth of a large copy; "with messages" also counts a row for each message, which comes from
+the GPU's cache, as a share of the bandwidth of a copy within that cache. Times are those in which the GPU computes, by
+PyTorch's profiler.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from momkd_ray.model.dropout import draw_dropout, dropout_pieces
 from momkd_ray.model.kernels import cpu, reference
 
 HEADS, HIDDEN = 2, 512
-ROWS = {"attend": (3, 8), "residual_block": (3, 3)}  # (P, H) arrays read and written on the way forward, and back
-FETCHED = {"attend": (1, 2.5), "residual_block": (0, 0)}  # rows a message; of the half that is dropped, one less back
+ROWS = {"attend": (3, 8), "residual_block": (3, 3)}  # (P, H) arrays read and written, forward and backward
+FETCHED = {"attend": (1, 2.5), "residual_block": (0, 0)}  # rows a message; backward one less for the dropped half
 CACHED_MB, LARGE_MB = 16, 2048
-TURNS = 20  # of a GPU's way in a row
+TURNS = 20  # runs of a kernel in one measurement on a GPU
 
 
 def main() -> None:
@@ -83,25 +83,25 @@ def own_backend() -> ModuleType:
 
 
 def copy_gb_s(megabytes: int) -> float:
-    """What a copy on the GPU reads and writes in a second."""
+    """GB that a copy on the GPU reads and writes in a second."""
     source = torch.randn(megabytes * 2**18, device=step.DEVICE)
     target = torch.empty_like(source)
     return 2 * source.nbytes / busy_a_turn(lambda: target.copy_(source)) / 1e9
 
 
 def busy_a_turn(do: Callable[[], object]) -> float:
-    """Mean seconds in which the GPU computes, of some turns."""
+    """Mean seconds of GPU computation over `TURNS` runs."""
 
     def turns() -> None:
         for _ in range(TURNS):
             do()
 
-    do()  # compiled and warm
+    do()  # compilation and warm-up
     return busy(turns) / TURNS
 
 
 def way(backend: ModuleType, name: str, batch: BagBatch) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Forward, and backward from a pass made once."""
+    """The forward pass, and the backward pass of one forward pass."""
     torch.manual_seed(0)
     patches, device = len(batch.features_PD), batch.features_PD.device
     layers = {"attend": (batch.messages_per_bag, 0.5), "residual_block": (batch.patches_per_bag, 0.5)}

@@ -1,4 +1,4 @@
-"""Memory of a cross-validation over a store much larger than the object store and than any worker.
+"""Measures the memory of a cross-validation over a store much larger than the object store and than any worker.
 
     python benchmarks/memory.py [--gigabytes 12] [--patches 4000]
 
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import psutil
-from cohort import config_of, write_cohort
+from generated_cohort import config_of, write_cohort
 from table import machine, print_table
 
 OBJECT_STORE_BYTES = 2 * 10**9
@@ -40,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "cohort"
         write_cohort(folder, slides, options.patches, options.width, "float16", chunked=False)
-        # a small network: what is measured is the input's memory, not that of one large bag's activations
+        # a small network, so that the input's memory is measured and not that of a large bag's activations
         config = config_of(
             folder,
             folds={"n": 2},
@@ -77,7 +77,7 @@ def measure(config: Path, folder: Path, slides: int) -> None:
 
 
 def watch(root: int, highest: dict[str, tuple[float, float]], done: threading.Event) -> None:
-    """The highest resident memory of any process of each kind below `root`."""
+    """Records the highest resident memory of the processes of each kind below `root`."""
     while not done.wait(EVERY_S):
         for process in [psutil.Process(root), *psutil.Process(root).children(recursive=True)]:
             try:
@@ -95,11 +95,11 @@ def kind_of(process: psutil.Process) -> str:
         return "training worker"
     if "Map(" in title or "MapBatches(" in title:
         return "Ray Data task (ingest)"
-    return "driver" if "--child" in title else "anything else of Ray"
+    return "driver" if "--child" in title else "other processes of Ray"
 
 
 def crossval(config: str) -> None:
-    """The cross-validation, on a Ray whose object store is small; the feature files go once they are in the store."""
+    """Cross-validates with a small object store; feature files are removed once they are in the bag store."""
     import ray
 
     from momkd_ray.cohort.folds import make_folds

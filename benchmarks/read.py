@@ -1,4 +1,4 @@
-"""Reading one bag: the store against TRIDENT's own file and a plain memory-mapped Parquet read.
+"""Times reading one bag: the store against TRIDENT's own file and a plain memory-mapped Parquet read.
 
 python benchmarks/read.py [--patches 20000] [--width 1536]
 """
@@ -58,7 +58,7 @@ def measure(folder: Path, patches: int, width: int, rounds: int) -> None:
             "slide_id": ["slide"],
             "patient_id": ["patient"],
             "path": [str(source)],
-            "file": ["as it is"],
+            "file": ["unchanged"],
             "bytes": [stat.st_size],
         }
     )

@@ -1,10 +1,10 @@
-"""The training step on 1 and 2 workers, what the memory's sync and the checkpoints cost, and a simulation of more.
+"""Times the training step on 1 and 2 workers, the memory's all-reduce and checkpoints; simulates more workers.
 
     python benchmarks/scaling.py [--patches 4000] [--steps 8] [--rounds 7]
 
-Two processes that train side by side without a word to each other tell how much two cores can do that share caches
-and memory; what is missing from there is the price of the exchange.
-Every round takes the ways in turn, so that a busy machine slows all alike; "against one" is the median over rounds.
+Two independent processes side by side show how much two cores can do that share caches and memory; the difference
+from there to two workers is the cost of communication. Every round runs the variants in turn, so that a busy machine
+slows all of them; "against one" is the median over rounds.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from momkd_ray.train.task import FoldTask
 from momkd_ray.train.worker import FoldTraining
 
 WIDTH, GENES, BAGS_PER_STEP = 1536, 768, 2
-# the simulated network: what AWS states for g6.12xlarge, and a usual round trip inside a placement group
+# the simulated network: AWS's figure for g6.12xlarge, and a usual round trip within a placement group
 NETWORK_BYTES_S, LATENCY_S = 40e9 / 8, 50e-6
-BUCKET_BYTES = 25 * 2**20  # DDP's own: the last one cannot hide behind the backward pass
-BACKWARD_SHARE = 2 / 3  # of a step, as its matrix products have it
+BUCKET_BYTES = 25 * 2**20  # DDP's default; the last bucket cannot overlap with the backward pass
+BACKWARD_SHARE = 2 / 3  # of a step, by its matrix products
 PATCHES_SPREAD = 0.5  # sigma of log patches a slide, as in TCGA-BRCA
 
 
 class SameBags:
-    """Bags of equal size, made once a process."""
+    """A bag source whose bags are all the same one."""
 
     def __init__(self, patches: int) -> None:
         side = int(np.ceil(patches**0.5))
@@ -72,7 +72,7 @@ def task_of(patches: int, folder: str, bags_per_step: int = BAGS_PER_STEP) -> Fo
 
 @dataclass
 class Timed:
-    """A collective that notes how long its sums take."""
+    """A collective that measures the time of its sums."""
 
     inner: Collective
     seconds: float = 0.0
@@ -96,7 +96,7 @@ class Timed:
 
 
 def stepping(training: FoldTraining) -> Iterator[float]:
-    """Seconds of each step, epoch after epoch."""
+    """Yields the seconds of each step, epoch after epoch."""
     epoch = 0
     while True:
         for share in training.input.shares(training.input.plan(epoch), 0):
@@ -106,20 +106,20 @@ def stepping(training: FoldTraining) -> Iterator[float]:
         epoch += 1
 
 
-def worker(rank: int, world: int, apart: bool, patches: int, steps: int, folder: str) -> None:
+def worker(rank: int, world: int, independent: bool, patches: int, steps: int, folder: str) -> None:
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    found = course(Timed(ProcessGroup() if world > 1 else SingleProcess()), apart, patches, steps, folder)
+    found = course(Timed(ProcessGroup() if world > 1 else SingleProcess()), independent, patches, steps, folder)
     if rank == 0:
         torch.save(found, f"{folder}/timed.pt")
-    if world > 1:  # not before DDP is gone: as the last to hold the group, it could wait for it for ever
+    if world > 1:  # after DDP has gone, which could otherwise wait for the group for ever
         dist.destroy_process_group()
 
 
-def course(together: Timed, apart: bool, patches: int, steps: int, folder: str) -> dict[str, float]:
-    """Seconds a step; of workers apart, each has its own bags and nobody to exchange anything with."""
-    if apart:
+def course(together: Timed, independent: bool, patches: int, steps: int, folder: str) -> dict[str, float]:
+    """Seconds a step; independent workers have bags of their own and exchange nothing."""
+    if independent:
         task = task_of(patches, f"{folder}/fold-{together.rank}", BAGS_PER_STEP // together.world)
         training = FoldTraining(task, SingleProcess())
     else:
@@ -133,7 +133,7 @@ def course(together: Timed, apart: bool, patches: int, steps: int, folder: str) 
     in_steps = together.seconds / steps
     memory_floats = sum(value.numel() for value in training.model.memory.buffers())
     alone = []
-    for _ in range(50):  # without waiting for a slower rank
+    for _ in range(50):  # the ranks have just met, so none waits for a slower one
         together.gather(None)
         began = time.perf_counter()
         together.sum(torch.zeros(memory_floats))
@@ -142,15 +142,15 @@ def course(together: Timed, apart: bool, patches: int, steps: int, folder: str) 
     return {"step": step, "sync": in_steps, "sync_alone": statistics.median(alone), "bytes": 4 * parameters}
 
 
-def timed(world: int, apart: bool, patches: int, steps: int) -> dict[str, float]:
+def timed(world: int, independent: bool, patches: int, steps: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(worker, (world, apart, patches, steps, folder), nprocs=world)
+        torch.multiprocessing.spawn(worker, (world, independent, patches, steps, folder), nprocs=world)
         found: dict[str, float] = torch.load(f"{folder}/timed.pt")
         return found
 
 
 def saving(rank: int, patches: int, steps: int, folder: str) -> None:
-    """Steps with a checkpoint after each against steps without."""
+    """Times steps with a checkpoint after each against steps without."""
     torch.set_num_threads(1)
     training = FoldTraining(task_of(patches, f"{folder}/fold"), SingleProcess())
     course = stepping(training)
@@ -178,7 +178,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=7)
     options = arguments.parse_args()
     print(machine())
-    ways = {"1": (1, False), "2": (2, False), "2 apart, which exchange nothing": (2, True)}
+    ways = {"1": (1, False), "2": (2, False), "2 independent, which exchange nothing": (2, True)}
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for _ in range(options.rounds):
         for name, way in ways.items():
@@ -217,7 +217,7 @@ def checkpoints(patches: int, steps: int) -> None:
     between = every * plain
     print_table(
         f"A checkpoint of {size / 1e6:.0f} MB, to a local disk",
-        ["training stands still", "the step beside its writing takes longer by", f"share, one every {every} steps"],
+        ["training pauses", "the step during its writing is longer by", f"share, one every {every} steps"],
         [
             [
                 f"{stall * 1e3:.0f} ms",
@@ -229,7 +229,7 @@ def checkpoints(patches: int, steps: int) -> None:
 
 
 def simulate(patches: int, seconds_a_bag: float, gradient_bytes: float) -> None:
-    """More workers than are at hand: measured seconds a patch, a stated network, our own division of bags."""
+    """Simulates more workers from measured seconds a patch, a stated network and the package's balancing of bags."""
     rng = np.random.default_rng(0)
     a_worker = 4  # bags a step
     rows = []

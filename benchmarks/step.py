@@ -1,17 +1,16 @@
-"""A step of training and of inference against the same model on PyTorch Geometric, on the GPU or one thread of the CPU.
+"""Times a step of training and of inference against the same model on PyTorch Geometric, on a GPU or one CPU thread.
 
     python benchmarks/step.py [--device cuda] [--patches 250 1000 4000 12000 50000] [--alone 100000] [--rounds 7]
 
-The peer is what a user of PyTorch Geometric would write: its GATv2Conv, torch's dropout, one bag a step, AdamW as it
-comes. It has our losses and our memory, so what is told apart is the slide encoder and the optimiser. Memory is what
-a process holds at its peak above model, gradients, optimiser and bag. The floor is the slide encoder's float32 products
-alone, by the library that we take for them: "at most" is the speed-up if all else took no time. Where the CPU has
-bfloat16, training multiplies in it unless told otherwise, and a column tells how fast that is. Beyond
-`MAX_UNTILED_PATCHES` patches ours works in tiles, which costs time and bounds memory. Bags of `--alone` patches are too
-large for the peer.
+The peer is what a user of PyTorch Geometric would write: its GATv2Conv, torch's dropout, one bag a step, AdamW with
+its default options. It has the package's losses and memory, so the difference is that of slide encoder and optimiser.
+Memory is the peak of a process above model, gradients, optimiser and bag. "At most" is the speed-up if everything but
+the slide encoder's float32 matrix products took no time. Where the CPU has bfloat16, training uses it by default, and a
+column has that time. Beyond `MAX_UNTILED_PATCHES` patches the package computes a bag in tiles, which costs time and
+bounds memory. Bags of `--alone` patches are too large for the peer.
 
-On a GPU times are of the clock, until the GPU is done; "busy" is the part of it in which the GPU computes, as PyTorch's
-profiler tells; the peer in bfloat16 is the same under autocast.
+On a GPU, times are wall-clock times until the GPU has finished; "busy" is the part in which it computes, by PyTorch's
+profiler; the peer in bfloat16 runs under autocast.
 """
 
 from __future__ import annotations
@@ -94,14 +93,14 @@ def main() -> None:
 
 
 def use(device: str) -> None:
-    """The device that all is done on."""
+    """Sets the device of all measurements."""
     global DEVICE
     DEVICE = torch.device(device)
     torch.set_num_threads(1)
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:
-    """CPU seconds, which on one thread leave out what other processes take; on a GPU, seconds until it is done."""
+    """A clock of CPU seconds, which exclude other processes; for a GPU, of wall-clock seconds until it has finished."""
     if device.type == "cpu":
         return time.process_time
 
@@ -113,7 +112,7 @@ def clock_of(device: torch.device) -> Callable[[], float]:
 
 
 def busy(way: Callable[[], object]) -> float:
-    """The seconds in which the GPU computes or copies."""
+    """Seconds in which the GPU computes or copies."""
     torch.cuda.synchronize(DEVICE)
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         way()
@@ -122,7 +121,7 @@ def busy(way: Callable[[], object]) -> float:
 
 
 def ways(what: str, patches: int, bags: int) -> dict[str, Callable[[], object]]:
-    """Both, on the same bags with the same weights, each warm."""
+    """The package and the peer on the same bags with the same weights, both warmed up."""
     batches = [made_bag(patches, seed) for seed in range(bags)]
     apart = [batch_of([bag]) for bag in batches]
     together = batch_of(batches)
@@ -157,13 +156,13 @@ def ways(what: str, patches: int, bags: int) -> dict[str, Callable[[], object]]:
 
 def warmed_up(both: dict[str, Callable[[], object]]) -> dict[str, Callable[[], object]]:
     for way in both.values():
-        for _ in range(2 if DEVICE.type == "cuda" else 1):  # ours is recorded the second time
+        for _ in range(2 if DEVICE.type == "cuda" else 1):  # the CUDA graph is captured the second time
             way()
     return both
 
 
 def predictor(model: MoMKD) -> Callable[[BagBatch], Tensor]:
-    """As evaluation in training predicts."""
+    """Predicts as validation does."""
     return CudaGraphCache(lambda batch: model.predict(batch)[0], DEVICE, model.dropout_layers)
 
 
@@ -190,11 +189,11 @@ def products(patches: int, *, training: bool, dtype: torch.dtype = torch.float32
         to_shared(inner_PH)
 
     def backward() -> None:
-        for _ in range(3):  # the features themselves want no gradient
+        for _ in range(3):  # the features need no gradient
             h_PH.T @ x_PD
         for _ in range(2):
             h_PH.T @ h_PH
-            from_h(h_PH)  # as large a product as the one that goes back
+            from_h(h_PH)  # a product of the same size as the backward pass's
         z_PS.T @ inner_PH
         z_PS @ to_shared.weight
 
@@ -208,26 +207,26 @@ def products(patches: int, *, training: bool, dtype: torch.dtype = torch.float32
 
 
 def row_of(what: str, patches: int, bags: int, seconds: dict[str, float]) -> dict[str, str]:
-    """The cells by their columns' names."""
+    """One row of the table, by column name."""
 
-    def told(name: str) -> str:
+    def cell(name: str) -> str:
         of_gpu = seconds.get(f"{name}, busy")
         return f"{seconds[name]:.4f}" + ("" if of_gpu is None else f" (busy {of_gpu:.4f})")
 
     def against(name: str, than: str = "peer") -> str:
         return f"{seconds[than] / seconds[name]:.2f}x"
 
-    cells = {"bags x patches": f"{bags} x {patches:,}", "PyTorch Geometric, s": told("peer")}
-    cells |= {"ours, s": told("ours"), "speed-up": against("ours")}
+    cells = {"bags x patches": f"{bags} x {patches:,}", "PyTorch Geometric, s": cell("peer")}
+    cells |= {"ours, s": cell("ours"), "speed-up": against("ours")}
     peaks = [in_process(who, what, patches)[0] for who in ("peer", "ours")] if bags == 1 else []
     names = ("peak MB", "ours", "share")
     shown = [*(f"{peak / 1e6:.0f}" for peak in peaks), f"{peaks[1] / peaks[0]:.0%}"] if peaks else [""] * 3
     cells |= dict(zip(names, shown, strict=True))
-    cells |= {"matrix products alone, s": told("products"), "so at most": against("products")}
+    cells |= {"matrix products alone, s": cell("products"), "so at most": against("products")}
     if "ours in bf16" in seconds:
-        cells |= {"ours in bf16, s": told("ours in bf16"), "speed-up of it": against("ours in bf16")}
+        cells |= {"ours in bf16, s": cell("ours in bf16"), "speed-up of it": against("ours in bf16")}
     if "peer in bf16" in seconds:
-        cells |= {"PyTorch Geometric in bf16, s": told("peer in bf16")}
+        cells |= {"PyTorch Geometric in bf16, s": cell("peer in bf16")}
         cells |= {"ours in bf16 against it": against("ours in bf16", than="peer in bf16")}
     return cells
 
@@ -242,16 +241,16 @@ def in_process(who: str, what: str, patches: int) -> tuple[float, float]:
 
 
 def linearity(patches: list[int], seconds: list[float]) -> str:
-    """A straight line through the times, each point weighted by its relative error, and its R2."""
+    """Fits a line to the times, weighted for relative errors, and returns it with its R2."""
     x, y = np.array(patches, float), np.array(seconds)
     constant, slope = Polynomial.fit(x, y, 1, w=1 / y).convert().coef
     left = ((y - constant - slope * x) ** 2).sum()
     r2 = 1 - left / ((y - y.mean()) ** 2).sum()
-    return f"Ours, whole: {constant * 1e3:.1f} ms + {slope * 1e6:.1f} us a patch, R2 = {r2:.4f}"
+    return f"Ours: {constant * 1e3:.1f} ms + {slope * 1e6:.1f} us a patch, R2 = {r2:.4f}"
 
 
 class PlainEncoder(nn.Module):
-    """The slide encoder as PyTorch Geometric's user writes it; parameters are named as ours."""
+    """The slide encoder as a user of PyTorch Geometric would write it, with the package's parameter names."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -264,7 +263,7 @@ class PlainEncoder(nn.Module):
         self.edge_index_of: dict[str, Tensor] = {}
 
     def dropout_layers(self, batch: BagBatch) -> dict[str, object]:
-        return {}  # it draws its own
+        return {}  # it draws its dropout by itself
 
     def forward(self, batch: BagBatch, masks: object) -> Tensor:
         edge_index = self.edge_index_of[batch.bag_ids[0]]
@@ -275,7 +274,7 @@ class PlainEncoder(nn.Module):
 
 
 class Peer:
-    """The peer's model with its optimiser; edges are made ready outside of what is timed."""
+    """The peer's model and optimiser; its edges are prepared outside of the timed part."""
 
     def __init__(self) -> None:
         self.model = made_model()
@@ -287,7 +286,7 @@ class Peer:
     def ready(self, batch: BagBatch) -> BagBatch:
         edge_index = batch.graph.edge_index_2M
         self.encoder.edge_index_of[batch.bag_ids[0]] = edge_index[:, edge_index[0] != edge_index[1]]
-        return replace(batch, tiles=())  # which it knows nothing of
+        return replace(batch, tiles=())  # the peer has no tiles
 
     def step(self, batch: BagBatch, dtype: torch.dtype = torch.float32) -> None:
         self.model.train()
@@ -301,7 +300,7 @@ class Peer:
 
 
 def one_step(who: str, what: str, patches: int) -> tuple[int, float]:
-    """The highest memory of a step above what was held before it, in bytes, and its seconds."""
+    """Returns the peak memory of a step above what was held before it, in bytes, and its seconds."""
     small, large = (batch_of([made_bag(n, seed)]) for seed, n in enumerate((40, patches)))
     ours, peer = stepper("fp32"), Peer()
     if who == "peer":
@@ -311,12 +310,12 @@ def one_step(who: str, what: str, patches: int) -> tuple[int, float]:
         step: Callable[[BagBatch], object] = predictor(model) if who == "ours" else model.predict
     else:
         step = peer.step if who == "peer" else lambda batch: ours.step([batch], 1)
-    step(small)  # compiled kernels, gradients and the optimiser's state are there before
+    step(small)  # so that kernels are compiled and gradients and the optimiser's state exist before
     clock = clock_of(DEVICE)
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats(DEVICE)
         before = torch.cuda.memory_allocated(DEVICE)
-        for _ in range(3):  # warmed up, recorded, replayed
+        for _ in range(3):  # warm-up, capture, replay
             began = clock()
             step(large)
             seconds = clock() - began
@@ -338,7 +337,7 @@ def made_model() -> MoMKD:
 
 
 def made_bag(patches: int, seed: int) -> Bag:
-    """Tissue is compact: patches fill a square of the grid, row by row."""
+    """A bag whose patches fill a square of the grid, as compact tissue does."""
     rng = np.random.default_rng(seed)
     side = int(np.ceil(patches**0.5))
     coords_P2 = np.stack(np.divmod(np.arange(patches), side), 1).astype(np.int32) * 256

@@ -1,4 +1,4 @@
-"""The machine a benchmark ran on, and its result as a Markdown table."""
+"""Prints the machine of a benchmark and its result as a Markdown table; times variants in turn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def machine() -> str:
-    """One line on processor, cores, memory and versions."""
+    """Returns a line on processor, cores, memory and versions."""
     import torch
 
     names = {
@@ -28,7 +28,7 @@ def machine() -> str:
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A Markdown table under its title."""
+    """Prints a Markdown table under its title."""
     print(f"\n{title}\n")
     print(f"| {' | '.join(header)} |")
     print(f"|{'---|' * len(header)}")
@@ -40,9 +40,9 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[objec
 def interleaved(
     ways: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Median seconds of each way, every round taking them in turn so that a busy machine slows all alike.
+    """Returns the median seconds of each variant; every round runs them in turn, so a busy machine slows all alike.
 
-    On one thread `time.process_time` as the clock leaves out what other processes took.
+    On one thread, `time.process_time` as the clock excludes the time of other processes.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""A cohort of random feature files to measure with, as large as asked for."""
+"""Generates a cohort of random feature files of any size for the benchmarks."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ def write_cohort(
     chunked: bool = True,
     signal: float = 0.0,
 ) -> pd.DataFrame:
-    """Feature files as TRIDENT writes them, and the cohort's slides as the bag store takes them.
+    """Writes feature files as TRIDENT does, and returns the cohort's slides as `ingest` takes them.
 
     Args:
-        folder: made; holds `features/`, `clinical.csv` and `slides.csv`.
-        slides: how many, one a patient.
-        patches: of a slide, within a tenth either way.
+        folder: is created; holds `features/`, `clinical.csv` and `slides.csv`.
+        slides: number of slides, one a patient.
+        patches: of a slide, give or take a tenth.
         width: D.
         dtype: of the features.
         chunked: a chunk a patch, as TRIDENT writes; else contiguous.
-        signal: how far the first features of every patch of a positive slide are moved.
+        signal: shift of the first features of every patch of a positive slide.
     """
     (folder / "features").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    noise_ND = rng.normal(size=(int(1.1 * patches) + 1, width)).astype(dtype)  # drawn once: drawing is the slow part
+    random_ND = rng.normal(size=(int(1.1 * patches) + 1, width)).astype(dtype)  # drawn once: drawing is the slow part
     rows = []
     for i in range(slides):
         n = int(patches * rng.uniform(0.9, 1.1))
         path = folder / "features" / f"slide-{i:05d}.h5"
-        features_PD = noise_ND[:n].copy()
-        features_PD[:, 0] = i / slides  # no two slides are the same
+        features_PD = random_ND[:n].copy()
+        features_PD[:, 0] = i / slides  # no two slides are equal
         features_PD[:, 1:17] += signal * (i % 2)
         side = int(np.ceil(n**0.5))
         coords_P2 = np.stack(np.divmod(np.arange(n), side), 1) * 256
@@ -55,7 +55,7 @@ def write_cohort(
 
 
 def config_of(folder: Path, **sections: dict[str, object]) -> dict[str, object]:
-    """A configuration of that cohort."""
+    """Returns a configuration of that cohort."""
     return {
         "cohort": {"clinical": str(folder / "clinical.csv"), "slides": str(folder / "slides.csv"), "label": "LABEL"},
         "features": {"dir": str(folder / "features")},
