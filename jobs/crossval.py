@@ -1,9 +1,12 @@
-"""`ray job submit ... -- python jobs/crossval.py ...`: all folds, metrics, report. The same as `momkd-ray crossval`."""
+"""Runs `momkd-ray crossval` as a Ray job: all folds, metrics, report.
+
+ray job submit ... -- python jobs/crossval.py ...
+"""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the uploaded checkout, where nothing is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package is uploaded with the checkout, not installed
 
 from momkd_ray.cli import main
 

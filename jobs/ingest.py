@@ -1,9 +1,12 @@
-"""`ray job submit ... -- python jobs/ingest.py ...`: feature files -> bag store. The same as `momkd-ray ingest`."""
+"""Runs `momkd-ray ingest` as a Ray job: feature files to bag store.
+
+ray job submit ... -- python jobs/ingest.py ...
+"""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the uploaded checkout, where nothing is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package is uploaded with the checkout, not installed
 
 from momkd_ray.cli import main
 

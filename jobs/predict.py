@@ -1,9 +1,12 @@
-"""`ray job submit ... -- python jobs/predict.py ...`: histology alone. The same as `momkd-ray predict`."""
+"""Runs `momkd-ray predict` as a Ray job: slides from histology alone.
+
+ray job submit ... -- python jobs/predict.py ...
+"""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the uploaded checkout, where nothing is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package is uploaded with the checkout, not installed
 
 from momkd_ray.cli import main
 

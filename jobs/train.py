@@ -1,9 +1,12 @@
-"""`ray job submit ... -- python jobs/train.py ...`: one fold. The same as `momkd-ray train`."""
+"""Runs `momkd-ray train` as a Ray job: one fold.
+
+ray job submit ... -- python jobs/train.py ...
+"""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the uploaded checkout, where nothing is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package is uploaded with the checkout, not installed
 
 from momkd_ray.cli import main
 
