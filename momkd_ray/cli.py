@@ -14,6 +14,7 @@ import typer
 
 from momkd_ray.config.load import Config, load_config
 from momkd_ray.config.sections import absolute
+from momkd_ray.credentials import redact
 from momkd_ray.errors import InputError, StoppedError, input_error_within, run_error_within
 
 app = typer.Typer(
@@ -269,12 +270,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=None if arguments is None else list(arguments), prog_name="momkd-ray")
     except Exception as error:
         if wrong := input_error_within(error):
-            print(f"momkd-ray: {' '.join(str(wrong).split())}", file=sys.stderr)
+            print(f"momkd-ray: {redact(' '.join(str(wrong).split()))}", file=sys.stderr)
             sys.exit(1)
         if failed := error if isinstance(error, StoppedError) else run_error_within(error):
-            print(f"momkd-ray: {' '.join(str(failed).split())}", file=sys.stderr)
+            print(f"momkd-ray: {redact(' '.join(str(failed).split()))}", file=sys.stderr)
         else:
-            traceback.print_exception(error)
+            print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="")
         sys.exit(130 if isinstance(error, StoppedError) else 3)
 
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeftColumn
 
+from momkd_ray.credentials import redact
+
 PLAIN_LINE_EVERY_S = 10.0
 # no estimate of the remaining time earlier: the first items are not representative
 ESTIMATE_AFTER_S = 3.0
@@ -51,7 +53,7 @@ class ProgressReporter:
 
     def info(self, sentence: str) -> None:
         """Prints one line, above any bars."""
-        self.console.print(sentence, markup=False)
+        self.console.print(redact(sentence), markup=False)
 
     def update(self, name: str, done: int, total: int, note: str = "") -> None:
         """Shows that `done` of `total` are done, and an estimate of the remaining time.

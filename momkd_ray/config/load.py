@@ -33,6 +33,7 @@ from momkd_ray.config.sections import (
     TuningConfig,
     WatchConfig,
 )
+from momkd_ray.credentials import has_credentials, redact
 from momkd_ray.errors import InputError
 
 
@@ -159,7 +160,23 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[leaf] = value
 
 
+def _refuse_credentials(tree: Any, source: str, key: str = "") -> None:
+    """Refuses URLs with credentials: the configuration is written into the run directory and shown in messages."""
+    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for name, value in children:
+        _refuse_credentials(value, source, f"{key}.{name}" if key else str(name))
+    if isinstance(tree, str) and has_credentials(tree):
+        if key == "watch.mlflow":
+            cure = "set the variable MLFLOW_TRACKING_URI to this address and watch.mlflow to '$MLFLOW_TRACKING_URI'"
+        elif tree.startswith("s3://"):
+            cure = "write s3://bucket/key, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        else:
+            cure = "leave them out"
+        raise InputError(f"{source}: {key} {redact(tree)} contains credentials, which would be written down; {cure}")
+
+
 def _validated(tree: dict[str, Any], source: str) -> Config:
+    _refuse_credentials(tree, source)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:

@@ -241,7 +241,8 @@ class SyntheticConfig(Section):
 class WatchConfig(Section):
     """Where a run is watched, beside Ray's dashboard, Prometheus and TensorBoard. None of it changes a result."""
 
-    mlflow: str | None = None  # a tracking URI, such as http://mlflow:5000; needs pip install 'momkd-ray[mlflow]'
+    # a tracking URI, such as http://mlflow:5000, or '$VARIABLE' that holds it; needs pip install 'momkd-ray[mlflow]'
+    mlflow: str | None = None
 
 
 class RunConfig(Section):

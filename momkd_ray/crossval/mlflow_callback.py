@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 
 from momkd_ray.config.load import Config
+from momkd_ray.credentials import redact
 from momkd_ray.errors import InputError
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime import environment
@@ -22,8 +24,11 @@ def trackers(config: Config, progress: ProgressReporter, fingerprint: str) -> li
     if config.watch.mlflow is None:
         return []
     environment.set_defaults(environment.MLFLOW)
+    uri = os.path.expandvars(config.watch.mlflow)  # the configuration keeps the variable's name: it may hold a password
+    if uri.startswith("$"):
+        raise InputError(f"watch.mlflow is {uri}, but this environment variable is not set; set it to the tracking URI")
     tracker = _Tracker(
-        config.watch.mlflow,
+        uri,
         experiment_name=config.run.dir,
         tags={"label": config.cohort.label, "fingerprint": fingerprint},
     )
@@ -31,7 +36,7 @@ def trackers(config: Config, progress: ProgressReporter, fingerprint: str) -> li
     try:
         tracker.setup()
     except Exception as error:
-        raise InputError(f"watch.mlflow {config.watch.mlflow} cannot be used: {_first_sentence(error)}") from error
+        raise InputError(redact(f"watch.mlflow {uri} cannot be used: {_first_sentence(error)}")) from None
     return [tracker]
 
 
@@ -65,7 +70,8 @@ class _Tracker(MLflowLoggerCallback):  # type: ignore[misc]  # Ray carries no ty
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore that we do without; a console cannot be pickled
-        return self.__dict__ | {"progress": None}
+        # its address, which may hold a password, is not needed either
+        return self.__dict__ | {"progress": None, "tracking_uri": None}
 
 
 def _first_sentence(error: Exception) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from momkd_ray.credentials import has_credentials, redact
 from momkd_ray.errors import InputError
 from momkd_ray.storage.backend import Backend, FileInfo, Kind
 from momkd_ray.storage.local import LocalBackend
@@ -61,6 +62,11 @@ def _backend(location: str) -> Backend:
         return LocalBackend(location)
     if scheme == "file":
         return LocalBackend(rest)
+    if has_credentials(location):
+        raise InputError(
+            f"{redact(location)} contains credentials: write s3://bucket/key, and set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        )
     if scheme == "s3":
         from momkd_ray.storage.s3 import S3Backend  # boto3 takes a third of a second to import
 

@@ -241,6 +241,27 @@ def test_mlflow_that_cannot_be_reached_is_told_before_anything_is_trained(
     assert not list(Path(tiny_config.run.dir).glob("fold=*/metrics.jsonl"))
 
 
+def test_a_password_for_mlflow_comes_from_a_variable_and_is_written_nowhere(
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install -e '.[mlflow]'")
+    config = changed(tiny_config, watch__mlflow="$TRACKING", train__epochs=1)
+    with pytest.raises(InputError, match=r"\$TRACKING, but this environment variable is not set"):
+        crossval(config)
+    secret = "s3cr3tpw"
+    monkeypatch.setenv("TRACKING", f"http://user:{secret}@127.0.0.1:1")
+    with pytest.raises(InputError, match=r"http://\*\*\*@127\.0\.0\.1:1 cannot be used") as refused:
+        crossval(config)
+    assert secret not in str(refused.value)
+    monkeypatch.setenv("TRACKING", f"sqlite:///{tmp_path}/{secret}.db")  # in its path, to be found by this name
+    crossval(config)
+    assert (tmp_path / f"{secret}.db").exists()
+    run = Path(config.run.dir)
+    files = [path for path in run.rglob("*") if path.is_file() and path.suffix != ".db"]
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []
+    assert "mlflow: $TRACKING" in (run / "run.yaml").read_text()
+
+
 def test_mlflow_that_goes_away_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow", reason="mlflow is not installed: pip install -e '.[mlflow]'")
     from ray import cloudpickle
