@@ -1,4 +1,4 @@
-"""A trained model on disk: `weights.safetensors` and `model.json`, no pickle."""
+"""Model bundles: a folder with `weights.safetensors` and `model.json`, and no pickle."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from momkd_ray.model.momkd import MoMKD
 
 
 class BundleCard(Section):
-    """What stands in `model.json` beside the weights: all that prediction needs, and where the model comes from."""
+    """The content of `model.json`: all that prediction needs besides the weights, and the model's origin."""
 
     format: Literal[1] = 1
     label: str
-    classes: tuple[str, str]  # (negative, positive), as the user names them
+    classes: tuple[str, str]  # (negative, positive), the user's names
     threshold: float = Field(ge=0, le=1)  # on the probability of the positive class
     width: int  # D of the features the model was trained on
     neighbors: int  # k of the graph
-    graph: Literal["auto", "knn", "none"] = "auto"  # whose edges: the feature file's own, by coordinates, or none
-    bag: Literal["slide", "patient"] = "slide"  # whose patches the model was shown at a time
-    genes: int  # omics inputs of the teacher; prediction needs none
-    encoder: str | None = None  # the foundation model, where the feature files name it
+    graph: Literal["auto", "knn", "none"] = "auto"  # edges of the feature file, by coordinates, or none
+    bag: Literal["slide", "patient"] = "slide"  # whether a bag is one slide or all slides of a patient
+    genes: int  # inputs of the omics encoder; prediction needs none
+    encoder: str | None = None  # the patch encoder, if the feature files name it
     model: ModelConfig
     memory: MemoryConfig
     loss: LossConfig
@@ -41,7 +41,7 @@ class BundleCard(Section):
 
 
 def save_bundle(location: str, model: MoMKD, card: BundleCard) -> None:
-    """Write a bundle to a folder, local or `s3://`; the card comes last, so a bundle with a card is whole."""
+    """Writes a bundle to a folder, local or `s3://`; the card is written last, so a bundle with a card is complete."""
     weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
     card = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
     storage.write_bytes(storage.join(location, "weights.safetensors"), weights)
@@ -49,10 +49,16 @@ def save_bundle(location: str, model: MoMKD, card: BundleCard) -> None:
 
 
 def load_bundle(location: str) -> tuple[MoMKD, BundleCard]:
-    """Read a bundle; the model comes in evaluation mode on the CPU.
+    """Reads a bundle.
+
+    Args:
+        location: its folder, a local path or `s3://` URI.
+
+    Returns:
+        The model in evaluation mode on the CPU, and its card.
 
     Raises:
-        InputError: no bundle there, or one that is damaged or of another format.
+        InputError: the folder holds no bundle, or one that is damaged or of another format.
     """
     try:
         card = BundleCard.model_validate(json.loads(storage.read_text(storage.join(location, "model.json"))))

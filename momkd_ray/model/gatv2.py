@@ -1,4 +1,4 @@
-"""The slide encoder: two residual GATv2 layers over the patches' neighbour graph (method 2)."""
+"""The slide encoder: two residual GATv2 layers over the patch graph (docs/method.md §2). Shapes: `model/momkd.py`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,22 @@ from momkd_ray.model.dropout import Dropout, Layers
 from momkd_ray.model.kernels import attend, residual_block
 from momkd_ray.model.kernels.linear import Linear
 
-PART = {"cpu": 1024, "cuda": 65_536}
-"""Patches whose intermediates are held at a time where no gradient is wanted: few enough for a CPU's cache."""
+CHUNK_PATCHES = {"cpu": 1024, "cuda": 65_536}
+"""Patches whose intermediates are held at a time without gradients: few enough for a CPU's cache."""
 
 
-_EVERY = slice(None)
-_LAYERS = ("gat1.attention", "gat1", "gat2.attention", "gat2")  # as dropout knows them, in the order of `Masks`
+_ALL = slice(None)
+_LAYERS = ("gat1.attention", "gat1", "gat2.attention", "gat2")  # their names in the dropout hash, in `Masks`' order
 
 
 class GATv2(nn.Module):
-    """A GATv2 layer; its parameters have the names, shapes and first values of PyTorch Geometric's GATv2Conv."""
+    """A GATv2 layer whose parameters have the names, shapes and initial distribution of PyTorch Geometric's GATv2Conv.
+
+    Args:
+        width_in: F.
+        width_out: H, a multiple of `heads`.
+        heads: number of attention heads.
+    """
 
     def __init__(self, width_in: int, width_out: int, heads: int) -> None:
         super().__init__()
@@ -38,14 +44,14 @@ class GATv2(nn.Module):
         nn.init.uniform_(self.att, -bound, bound)
 
     def forward(self, x_PF: Tensor, graph: MessageGraph, dropout: Dropout | None) -> Tensor:
-        """(P, F) -> (P, H); dropout's rows are the messages, its columns the heads."""
-        return self.received(self.lin_l(x_PF), x_PF, graph, dropout)
+        """Maps features (P, F) to (P, H); dropout has one row per message and one column per head."""
+        return self.aggregate(self.lin_l(x_PF), x_PF, graph, dropout)
 
-    def received(self, sent_PH: Tensor, x_PF: Tensor, graph: MessageGraph, dropout: Dropout | None) -> Tensor:
-        """What patches with features `x_PF` receive of what all patches of the graph send."""
+    def aggregate(self, sent_PH: Tensor, x_PF: Tensor, graph: MessageGraph, dropout: Dropout | None) -> Tensor:
+        """Aggregates the messages `sent_PH` at the receiving patches, whose features are `x_PF`."""
         return attend(sent_PH, self.lin_r(x_PF), self.att[0], self.bias, graph, dropout)
 
-    def in_parts(
+    def in_chunks(
         self,
         x_PF: Tensor,
         senders: Tensor | slice,
@@ -54,27 +60,29 @@ class GATv2(nn.Module):
         block: Callable[[Tensor, Tensor], Tensor],
         into_PH: Tensor | None = None,
     ) -> Tensor:
-        """`block` of what the receivers among rows x receive, and of these rows; of all senders only W_l x is held.
+        """Computes the layer and `block` after it in chunks of receiving patches, without gradients.
+
+        Only W_l x of the senders is held for all patches; every other intermediate is held for one chunk.
 
         Args:
-            x_PF: features, the receivers' and the senders' among them.
-            senders, receivers: which rows; the graph counts them as they stand there.
-            graph: of the receivers.
-            block: of (Q, H) received and the (Q, F) rows.
-            into_PH: where the result goes, if not to memory of its own.
+            x_PF: features of senders and receivers.
+            senders, receivers: their rows in `x_PF`; the graph numbers patches in this order.
+            graph: the messages between them.
+            block: called with the aggregated (Q, H) and the features (Q, F) of a chunk of receivers.
+            into_PH: optional output memory.
         """
-        sent_SH = _by_parts(x_PF, senders, lambda x_QF, *_: self.lin_l(x_QF))
+        sent_SH = _map_chunks(x_PF, senders, lambda x_QF, *_: self.lin_l(x_QF))
 
-        def part(x_QF: Tensor, begin: int, end: int) -> Tensor:
-            whole = len(x_QF) == len(graph.received_P1) - 1
-            return block(self.received(sent_SH, x_QF, graph if whole else graph.receiving(begin, end), None), x_QF)
+        def chunk(x_QF: Tensor, begin: int, end: int) -> Tensor:
+            entire = len(x_QF) == len(graph.received_P1) - 1
+            return block(self.aggregate(sent_SH, x_QF, graph if entire else graph.receiving(begin, end), None), x_QF)
 
-        return _by_parts(x_PF, receivers, part, into_PH)
+        return _map_chunks(x_PF, receivers, chunk, into_PH)
 
 
 @dataclass(frozen=True)
 class Masks:
-    """Dropout of each layer's messages and patches; None drops nothing."""
+    """Dropout of the messages and patches of both layers; None drops nothing."""
 
     messages1: Dropout | None = None
     patches1: Dropout | None = None
@@ -82,21 +90,27 @@ class Masks:
     patches2: Dropout | None = None
 
     @classmethod
-    def of(cls, noise: Mapping[str, Dropout]) -> Masks:
-        """Those among the dropout that `draw_dropout` gave for `SlideEncoder.noisy_layers`."""
-        return cls(*map(noise.get, _LAYERS))
+    def of(cls, dropout: Mapping[str, Dropout]) -> Masks:
+        """Selects the slide encoder's masks from the result of `draw_dropout`."""
+        return cls(*map(dropout.get, _LAYERS))
 
     def of_tile(self, tile: Tile) -> Masks:
-        """Those of what a tile encodes."""
+        """Selects the rows that a tile encodes."""
         rows = (tile.messages1_M, tile.outer_S[tile.inner_R], tile.messages2_M, tile.own_Q)
         masks = (self.messages1, self.patches1, self.messages2, self.patches2)
-        return Masks(*(mask and mask.of_rows(of) for mask, of in zip(masks, rows, strict=True)))
+        return Masks(*(mask and mask.select_rows(rows_R) for mask, rows_R in zip(masks, rows, strict=True)))
 
 
 class SlideEncoder(nn.Module):
-    """Patch features (P, D) and their graph -> contextual patch embeddings (P, H), in float32.
+    """Encodes patch features (P, D) and their graph to contextual patch embeddings (P, H), float32.
 
-    With features in bfloat16 its matrix products are made in bfloat16.
+    With bfloat16 features its matrix products are computed in bfloat16.
+
+    Args:
+        width: D.
+        hidden: H.
+        heads: attention heads of both layers.
+        dropout: probability, of attention coefficients and of activations.
     """
 
     def __init__(self, width: int, hidden: int, heads: int, dropout: float) -> None:
@@ -109,33 +123,33 @@ class SlideEncoder(nn.Module):
         self.residual1 = Linear(width, hidden)
 
     def forward(self, batch: BagBatch, masks: Masks) -> Tensor:
-        """max(h1, h2) of the two residual layers, elementwise."""
+        """Returns max(h1, h2) of the two residual layers, elementwise (P, H)."""
         x_PD, graph = batch.features_PD, batch.graph
         if masks == Masks() and not torch.is_grad_enabled():
-            return self._in_parts(x_PD, graph, graph, _EVERY, _EVERY, _EVERY)
+            return self._in_chunks(x_PD, graph, graph, _ALL, _ALL, _ALL)
         h1_PH = self._block1(self.gat1(x_PD, graph, masks.messages1), self.residual1(x_PD), masks.patches1)
         return self._block2(self.gat2(h1_PH.to(x_PD.dtype), graph, masks.messages2), h1_PH, masks.patches2)
 
-    def tile(self, x_PD: Tensor, tile: Tile, masks: Masks) -> Tensor:
-        """The same for the patches of a tile alone, (Q, H), of all patches' features and masks."""
+    def encode_tile(self, x_PD: Tensor, tile: Tile, masks: Masks) -> Tensor:
+        """Encodes the patches of one tile (Q, H); `x_PD` and `masks` are those of the entire batch."""
         inner_R = tile.outer_S[tile.inner_R]
         if masks == Masks() and not torch.is_grad_enabled():
-            return self._in_parts(x_PD, tile.graph1, tile.graph2, tile.outer_S, inner_R, tile.own_in_inner_Q)
+            return self._in_chunks(x_PD, tile.graph1, tile.graph2, tile.outer_S, inner_R, tile.own_in_inner_Q)
         x_SD, masks = x_PD[tile.outer_S], masks.of_tile(tile)
         x_RD = x_SD[tile.inner_R]
-        received_RH = self.gat1.received(self.gat1.lin_l(x_SD), x_RD, tile.graph1, masks.messages1)
+        received_RH = self.gat1.aggregate(self.gat1.lin_l(x_SD), x_RD, tile.graph1, masks.messages1)
         h1_RH = self._block1(received_RH, self.residual1(x_RD), masks.patches1)
         h1_QH = h1_RH[tile.own_in_inner_Q]
         sent_RH, h1_in_QH = self.gat2.lin_l(h1_RH.to(x_PD.dtype)), h1_QH.to(x_PD.dtype)
-        received_QH = self.gat2.received(sent_RH, h1_in_QH, tile.graph2, masks.messages2)
+        received_QH = self.gat2.aggregate(sent_RH, h1_in_QH, tile.graph2, masks.messages2)
         return self._block2(received_QH, h1_QH, masks.patches2)
 
     def dropout_layers(self, batch: BagBatch) -> Layers:
-        """Whose rows dropout draws for."""
+        """Returns the encoder's dropout layers with their rows per bag: messages and patches of both layers."""
         rows = (batch.messages_per_bag, batch.patches_per_bag) * 2
         return {layer: (rows_B, self.dropout) for layer, rows_B in zip(_LAYERS, rows, strict=True)}
 
-    def _in_parts(
+    def _in_chunks(
         self,
         x_PD: Tensor,
         graph1: MessageGraph,
@@ -144,48 +158,48 @@ class SlideEncoder(nn.Module):
         inner_R: Tensor | slice,
         own_Q: Tensor | slice,
     ) -> Tensor:
-        """The same without a way back: only h1, what patches send and what comes out are held, the rest by parts.
+        """Encodes without gradients, holding only h1, W_l x and the output for all patches.
 
         Args:
-            x_PD: all features.
-            graph1, graph2: what each layer's patches receive.
-            outer_S, inner_R: of these features, those of the first layer's sending and receiving patches.
-            own_Q: of h1, the second layer's receiving patches.
+            x_PD: features of the entire batch.
+            graph1, graph2: the messages of both layers.
+            outer_S, inner_R: rows of `x_PD` that send and receive in layer 1.
+            own_Q: rows of h1 that receive in layer 2.
         """
-        h1_RH = self.gat1.in_parts(
+        h1_RH = self.gat1.in_chunks(
             x_PD, outer_S, inner_R, graph1, lambda out_QH, x_QD: self._block1(out_QH, self.residual1(x_QD), None)
         )
-        return self.gat2.in_parts(
+        return self.gat2.in_chunks(
             h1_RH.to(x_PD.dtype),
-            _EVERY,
+            _ALL,
             own_Q,
             graph2,
             lambda out_QH, h1_QH: self._block2(out_QH, h1_QH, None),
-            into_PH=h1_RH if own_Q is _EVERY else None,
+            into_PH=h1_RH if own_Q is _ALL else None,
         )
 
     def _block1(self, x_PH: Tensor, residual_PH: Tensor, dropout: Dropout | None) -> Tensor:
         return residual_block(x_PH, residual_PH, self.norm1.weight, self.norm1.bias, 1.0, dropout)
 
     def _block2(self, x_PH: Tensor, h1_PH: Tensor, dropout: Dropout | None) -> Tensor:
-        # h2 = h1 + dropout(elu(y)), so max(h1, h2) = h1 + dropout(max(elu(y), 0)), and max(elu(y), 0) is elu at alpha 0
+        # h2 = h1 + dropout(elu(y)), so max(h1, h2) = h1 + dropout(max(elu(y), 0)), and max(elu(y), 0) is ELU at alpha 0
         return residual_block(x_PH, h1_PH, self.norm2.weight, self.norm2.bias, 0.0, dropout)
 
 
-def _by_parts(
+def _map_chunks(
     x_PF: Tensor,
     rows: Tensor | slice,
     work: Callable[[Tensor, int, int], Tensor],
     into_NH: Tensor | None = None,
 ) -> Tensor:
-    """`work` of some rows, part by part, as one float32 array."""
+    """Applies `work` to some rows in chunks and concatenates the results as float32."""
     count = len(rows) if isinstance(rows, Tensor) else len(x_PF)
-    size = PART.get(x_PF.device.type, count)
+    size = CHUNK_PATCHES.get(x_PF.device.type, count)
     for begin in range(0, count, size):
         end = min(begin + size, count)
         out_QH = work(x_PF[rows[begin:end] if isinstance(rows, Tensor) else slice(begin, end)], begin, end)
         if into_NH is None:
             into_NH = torch.empty(count, out_QH.shape[1], dtype=out_QH.dtype, device=x_PF.device)
         into_NH[begin:end] = out_QH
-    assert into_NH is not None, "a batch without patches"
+    assert into_NH is not None, "a batch has patches"
     return into_NH

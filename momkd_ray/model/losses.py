@@ -1,4 +1,4 @@
-"""The losses, each a value a bag (method 3)."""
+"""The losses of MoMKD, one value per bag (docs/method.md §3; arXiv 2602.21395). Shapes: see `model/momkd.py`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def agreement(f_NS: Tensor, components_YKS: Tensor, sharpness: float) -> Tensor:
-    """phi (N, Y): a soft maximum over each class's components of their cosine with f."""
+def class_affinity(f_NS: Tensor, components_YKS: Tensor, sharpness: float) -> Tensor:
+    """Returns phi (N, Y), the soft maximum over a class's components of their cosine with f (docs/method.md §3).
+
+    Args:
+        f_NS: unit vectors.
+        components_YKS: unit memory components.
+        sharpness: inverse temperature of the log-sum-exp.
+    """
     similarity_NYK = torch.einsum("ns,yks->nyk", f_NS, components_YKS)
     return torch.logsumexp(sharpness * similarity_NYK, dim=-1) / sharpness
 
@@ -21,26 +27,35 @@ def soft_angle(
     sharpness: float,
     margin: float,
 ) -> Tensor:
-    """align (N,): softplus(sharpness (margin - Delta)), Delta the agreement with its own class over the other's."""
-    phi_NY = agreement(f_NS, components_YKS, aggregation)
+    """Soft-angle alignment loss (N,): softplus(sharpness (margin - Delta)) (docs/method.md §3).
+
+    Args:
+        f_NS: unit vectors of slides or of omics.
+        labels_N: class of each, 0 or 1.
+        components_YKS: unit memory components.
+        aggregation: inverse temperature of `class_affinity`.
+        sharpness: slope of the softplus.
+        margin: the wanted Delta, the affinity with the own class minus that with the other class.
+    """
+    phi_NY = class_affinity(f_NS, components_YKS, aggregation)
     sign_N = 2.0 * labels_N - 1.0
     delta_N = sign_N * (phi_NY[:, 1] - phi_NY[:, 0])
     return F.softplus(sharpness * (margin - delta_N))
 
 
 def nearest_components(z_PS: Tensor, labels_P: Tensor, raw_YKS: Tensor) -> Tensor:
-    """For each patch the component (P,) of its bag's class nearest by Euclidean distance, un-normalised."""
+    """Returns for each patch the nearest component (P,) of its bag's class, by distance to un-normalised components."""
     classes, components, width = raw_YKS.shape
     flat_CS = raw_YKS.reshape(classes * components, width)
-    distance_PC = flat_CS.square().sum(-1) - 2 * z_PS @ flat_CS.T  # |z|^2 is the same for all of a patch's
+    distance_PC = flat_CS.square().sum(-1) - 2 * z_PS @ flat_CS.T  # without |z|^2, which does not change the order
     own_P1K = labels_P[:, None] * components + torch.arange(components, device=z_PS.device)
     return distance_PC.gather(1, own_P1K).argmin(dim=1)
 
 
 def commitment(z_PS: Tensor, bag_of_patch_P: Tensor, labels_B: Tensor, raw_YKS: Tensor, patches_B: Tensor) -> Tensor:
-    """Mean squared distance (B,) of a bag's patch projections to their nearest component, which gets no gradient.
+    """Commitment loss (B,): mean squared distance of patch projections to their nearest component (docs/method.md §3).
 
-    Patches of bag B, after the last, belong to none.
+    The components receive no gradient from it (stop-gradient). Patches of index B, after the last bag, are padding.
     """
     raw_YKS = raw_YKS.detach()
     labels_P = F.pad(labels_B, (0, 1))[bag_of_patch_P]
@@ -50,6 +65,9 @@ def commitment(z_PS: Tensor, bag_of_patch_P: Tensor, labels_B: Tensor, raw_YKS: 
 
 
 def orthogonality(components_YKS: Tensor) -> Tensor:
-    """orth (Y,): mean squared cosine between a class's components, less what orthogonal ones have (1 / K)."""
+    """Orthogonality loss (Y,): mean squared cosine between a class's components, minus its minimum 1 / K.
+
+    The minimum is reached by orthogonal components (docs/method.md §3).
+    """
     gram_YKK = components_YKS @ components_YKS.transpose(1, 2)
     return gram_YKK.square().mean(dim=(1, 2)) - 1.0 / components_YKS.shape[1]

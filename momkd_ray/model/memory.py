@@ -1,4 +1,4 @@
-"""The class memory: K unit components a class, where histology and omics meet (method 4)."""
+"""The momentum memory: K unit components per class, shared by histology and omics (docs/method.md §4)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,22 @@ AllReduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all workers, in place, and returns it."""
 
 
-def alone(x: Tensor) -> Tensor:
-    """The all-reduce of a single process."""
+def no_reduce(x: Tensor) -> Tensor:
+    """Returns the tensor unchanged: the all-reduce of a single process."""
     return x
 
 
 class MomentumMemory(nn.Module):
-    """Memory (Y, K, S) under one of three rules; all of its state is in `state_dict`.
+    """Class memory (Y, K, S) under one of three update rules; all of its state is in `state_dict` (docs/method.md §4).
 
-    - `gradient`: a parameter that the optimiser moves (as released); it need not have unit norm.
-    - `fixed`: stays as initialised (the paper's ablation).
-    - `ema`: a linear accumulator s (Y, K, S) with masses (Y, K), moved by `update`; c = s / ||s||.
+    - `ema`: a linear accumulator s (Y, K, S) and masses (Y, K), moved by `update`; components c = s / ||s||.
+    - `gradient`: a parameter moved by the optimiser (the released code); its norm is free.
+    - `fixed`: never moves after initialisation (the paper's ablation).
+
+    Args:
+        config: the configuration's `memory` section.
+        classes: Y.
+        width: S.
     """
 
     accumulator_YKS: Tensor
@@ -39,14 +44,14 @@ class MomentumMemory(nn.Module):
         self.momentum = config.momentum
         self.sharpness = config.sharpness
         self.reseed = config.reseed
-        self.sync: AllReduce = alone
+        self.sync: AllReduce = no_reduce
         shape = (classes, config.components, width)
         start_YKS = F.normalize(torch.randn(shape), dim=-1)
         if self.rule == "ema":
             self.register_buffer("accumulator_YKS", torch.zeros(shape))
             self.register_buffer("mass_YK", torch.zeros(shape[:2]))
             self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-            # fixed small directions keep components that start again from the same evidence apart
+            # small constant offsets keep components apart that are re-seeded from the same evidence
             jitter = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 0.1 / width**0.5
             self.register_buffer("jitter_YKS", jitter, persistent=False)
         elif self.rule == "gradient":
@@ -57,7 +62,7 @@ class MomentumMemory(nn.Module):
 
     @torch.no_grad()
     def initialise(self, components_YKS: Tensor) -> None:
-        """Start from given components, every one of a class with the same mass."""
+        """Sets the components; under `ema` all get the same mass."""
         if self.rule == "ema":
             mass = 1.0 / (components_YKS.shape[0] * components_YKS.shape[1])
             self.mass_YK.fill_(mass)
@@ -68,37 +73,38 @@ class MomentumMemory(nn.Module):
 
     @property
     def raw_YKS(self) -> Tensor:
-        """The components as they are stored: un-normalised under `gradient`."""
+        """The stored components (Y, K, S); un-normalised under `gradient`."""
         if self.rule == "ema":
             return F.normalize(self.accumulator_YKS, dim=-1)
         return self.raw_parameter_YKS if self.rule == "gradient" else self.raw_buffer_YKS
 
     @property
     def components(self) -> Tensor:
-        """c (Y, K, S), unit norm."""
+        """The unit components c (Y, K, S)."""
         return self.raw_YKS if self.rule == "ema" else F.normalize(self.raw_YKS, dim=-1)
 
     @torch.no_grad()
     def update(self, evidence_NS: Tensor, labels_N: Tensor, bags: int) -> None:
-        """Move the `ema` memory by one global step; other rules stay (method 4).
+        """Moves the `ema` memory by one global step; does nothing under the other rules (docs/method.md §4).
 
-        Each rank moves its accumulator by the mean over its own bags and the ranks' accumulators are then averaged,
-        weighted by their numbers of bags, in one all-reduce. The accumulator being linear, this is the moving
-        average over the global batch, however it was divided.
+        Each rank updates its accumulator with the mean over its own bags; one all-reduce then averages the ranks'
+        accumulators, weighted by their numbers of bags. As the accumulator is linear, the result is the moving
+        average over the global batch, for every division of it among ranks.
 
         Args:
-            evidence_NS: unit vectors of this rank's bags: the slide's and, where there is one, the omics'.
-            labels_N: the class of each.
-            bags: this rank's bags in the step; may be 0.
+            evidence_NS: unit vectors of this rank's bags: of every slide, and of the omics of patients that have them.
+            labels_N: class of each vector.
+            bags: number of this rank's bags in the step; may be 0.
         """
         if self.rule != "ema":
             return
         labels_NY = F.one_hot(labels_N, len(self.mass_YK)).to(evidence_NS.dtype)
         similarity_NYK = torch.einsum("ns,yks->nyk", evidence_NS, self.components)
-        share_NYK = F.softmax(self.sharpness * similarity_NYK, dim=-1) * labels_NY[:, :, None]
+        responsibility_NYK = F.softmax(self.sharpness * similarity_NYK, dim=-1) * labels_NY[:, :, None]
         m, count = self.momentum, float(bags)
-        weighted_YKS = m * count * self.accumulator_YKS + (1 - m) * torch.einsum("nyk,ns->yks", share_NYK, evidence_NS)
-        weighted_YK = m * count * self.mass_YK + (1 - m) * share_NYK.sum(0)
+        moved_YKS = torch.einsum("nyk,ns->yks", responsibility_NYK, evidence_NS)
+        weighted_YKS = m * count * self.accumulator_YKS + (1 - m) * moved_YKS
+        weighted_YK = m * count * self.mass_YK + (1 - m) * responsibility_NYK.sum(0)
         evidence_YS = labels_NY.T @ evidence_NS
         packed = torch.cat(
             [
@@ -117,28 +123,28 @@ class MomentumMemory(nn.Module):
         self._reseed(evidence.view_as(evidence_YS))
 
     def _reseed(self, evidence_YS: Tensor) -> None:
-        """Start each class's weakest component again from the step's evidence if it has all but died out."""
+        """Re-seeds the weakest component of each class from the step's evidence if its mass is below the threshold."""
         mean_Y1 = self.mass_YK.mean(dim=1, keepdim=True)
         weakest_YK = F.one_hot(self.mass_YK.argmin(dim=1), self.mass_YK.shape[1]).bool()
-        seen_Y1 = evidence_YS.norm(dim=1, keepdim=True) > 0
-        again_YK = weakest_YK & (self.mass_YK < self.reseed * mean_Y1) & seen_Y1
-        fresh_YKS = F.normalize(F.normalize(evidence_YS, dim=-1)[:, None] + self.jitter_YKS, dim=-1)
-        fresh_YKS = fresh_YKS * mean_Y1[:, :, None]
-        self.accumulator_YKS.copy_(torch.where(again_YK[:, :, None], fresh_YKS, self.accumulator_YKS))
-        self.mass_YK.copy_(torch.where(again_YK, mean_Y1, self.mass_YK))
+        has_evidence_Y1 = evidence_YS.norm(dim=1, keepdim=True) > 0
+        reseeded_YK = weakest_YK & (self.mass_YK < self.reseed * mean_Y1) & has_evidence_Y1
+        new_YKS = F.normalize(F.normalize(evidence_YS, dim=-1)[:, None] + self.jitter_YKS, dim=-1)
+        new_YKS = new_YKS * mean_Y1[:, :, None]
+        self.accumulator_YKS.copy_(torch.where(reseeded_YK[:, :, None], new_YKS, self.accumulator_YKS))
+        self.mass_YK.copy_(torch.where(reseeded_YK, mean_Y1, self.mass_YK))
 
 
 @torch.no_grad()
 def spherical_kmeans(x_NS: Tensor, start_K: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """k-means on the unit sphere (method 4, initialisation).
+    """Clusters points on the unit sphere by spherical k-means (docs/method.md §4, initialisation).
 
     Args:
-        x_NS: points; their norms do not matter.
-        start_K: the points that the centroids start from.
-        iterations: assignments to the nearest centroid by cosine, each followed by new means.
+        x_NS: points, normalised here.
+        start_K: indices of the points that serve as initial centroids.
+        iterations: rounds of assignment to the nearest centroid by cosine and of new means.
 
     Returns:
-        centroids (K, S) of unit norm, and each point's last assignment (N,). A centroid without points stays.
+        Unit centroids (K, S), and the last assignment of each point (N,). A centroid without points does not move.
     """
     x_NS = F.normalize(x_NS, dim=-1)
     centroids_KS = x_NS[start_K].clone()

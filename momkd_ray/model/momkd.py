@@ -1,4 +1,21 @@
-"""MoMKD: a slide encoder and an omics encoder that meet only in the class memory (method 2 and 3)."""
+"""MoMKD: a slide encoder and an omics encoder that exchange information only through the class memory.
+
+Source: docs/method.md §2 and §3; "Momentum Memory for Knowledge Distillation in Computational Pathology", arXiv
+2602.21395. At inference only the histology is used.
+
+Shape suffixes of tensors, here and in every module of the package:
+
+    P  patches of all bags of a batch        B  bags of a batch
+    Q  patches of a tile or chunk            R  bags (or patches of a tile's first hop) with a property, R <= B
+    D  width of the patch features           H  hidden width of the slide encoder
+    S  width of the space of the memory      E  width of the omics embedding
+    Y  classes                               K  memory components per class
+    G  genes                                 M  messages (edges) of the patch graph
+    A  attention heads                       C  width of one head (H = A C)
+    F  any feature width                     N  any number of rows
+
+A trailing 1 adds one to a size (`received_P1`: P + 1 entries); digits are literal sizes (`pieces_L4`: L x 4).
+"""
 
 from __future__ import annotations
 
@@ -26,23 +43,36 @@ CLASSES = 2
 
 @dataclass(frozen=True)
 class MoMKDOutput:
-    """What one pass gives for B bags with P patches, R of them with omics."""
+    """The result of one forward pass over B bags with P patches, R of them with omics (docs/method.md §2).
+
+    Attributes:
+        logits_BY: class logits.
+        attention_P: attention a, which sums to 1 over each bag.
+        patches_PS: patch projections z, unit norm.
+        slide_BS: projections w of the pooled slides, unit norm.
+        components_YKS: the unit memory components c that the pass used.
+        omics_RS: projections r of the omics, unit norm; None without omics.
+        reconstruction_RG: the decoded omics; None without omics.
+    """
 
     logits_BY: Tensor
-    attention_P: Tensor  # sums to 1 over each bag
-    patches_PS: Tensor  # z, unit norm
-    slide_BS: Tensor  # w, unit norm
-    components_YKS: Tensor  # c, unit norm: the memory that the pass met
-    omics_RS: Tensor | None = None  # r, unit norm
+    attention_P: Tensor
+    patches_PS: Tensor
+    slide_BS: Tensor
+    components_YKS: Tensor
+    omics_RS: Tensor | None = None
     reconstruction_RG: Tensor | None = None
 
 
 class MoMKD(nn.Module):
-    """The whole network.
+    """The MoMKD network with its losses and its memory (docs/method.md §2 to §4).
+
+    Gradient decoupling: no gradient passes between the slide branch and the omics branch, which meet in the memory
+    alone, and the classification loss never reaches the memory.
 
     Args:
-        model, memory, loss: the configuration's sections.
-        width: D, the width of the patch features.
+        model, memory, loss: sections of the configuration.
+        width: D.
         genes: G, the number of omics inputs; 0 builds no omics branch.
     """
 
@@ -65,16 +95,17 @@ class MoMKD(nn.Module):
         self.log_tau = nn.Parameter(torch.tensor(math.log(0.2)))
 
     def forward(self, batch: BagBatch) -> MoMKDOutput:
-        """One pass over a batch; the omics branch runs for the bags that bring omics.
+        """Computes one forward pass; the omics branch runs for the bags that have omics.
 
-        In training mode the masks of dropout come from `batch.seeds`.
+        In training mode the dropout masks follow from `batch.seeds`.
         """
-        noise, components_YKS = self._noise(batch), self.memory.components
-        encoded = self._by_tiles if batch.tiles else self._whole
-        patches_PS, attention_P, pooled_BH = encoded(batch, Masks.of(noise), components_YKS.detach())
-        omics_RS, reconstruction_RG = self._omics(batch, noise)
+        dropout, components_YKS = self._draw_dropout(batch), self.memory.components
+        encode = self._encode_tiles if batch.tiles else self._encode_bags
+        # gradient decoupling: attention and classification use the memory without a gradient to it
+        patches_PS, attention_P, pooled_BH = encode(batch, Masks.of(dropout), components_YKS.detach())
+        omics_RS, reconstruction_RG = self._encode_omics(batch, dropout)
         return MoMKDOutput(
-            logits_BY=self._classify(pooled_BH, noise),
+            logits_BY=self._classify(pooled_BH, dropout),
             attention_P=attention_P,
             patches_PS=patches_PS,
             slide_BS=F.normalize(self.project_slide(pooled_BH), dim=-1),
@@ -84,23 +115,25 @@ class MoMKD(nn.Module):
         )
 
     def losses(self, output: MoMKDOutput, batch: BagBatch) -> dict[str, Tensor]:
-        """Every loss term a bag, (B,): ce, memory, align_slide, align_omics, reconstruction and their weighted total.
+        """Computes every loss term per bag (docs/method.md §3).
 
-        A bag without omics has 0 for the two omics terms.
+        Returns:
+            ce, memory, align_slide, align_omics, reconstruction and their weighted `total`, each (B,). A bag without
+            omics has 0 for the two omics terms.
         """
         assert batch.labels_B is not None, "losses need labels"
         c, labels_B = self.loss_config, batch.labels_B
         components_YKS = output.components_YKS
         angle = (c.aggregation, c.sharpness, c.margin)
-        committed_B = losses.commitment(
+        commitment_B = losses.commitment(
             output.patches_PS, batch.bag_of_patch_P, labels_B, self.memory.raw_YKS, batch.patches_B
         )
         terms = {
             "ce": F.cross_entropy(output.logits_BY, labels_B, reduction="none"),
-            "memory": committed_B + c.orthogonality * losses.orthogonality(components_YKS)[labels_B],
+            "memory": commitment_B + c.orthogonality * losses.orthogonality(components_YKS)[labels_B],
             "align_slide": losses.soft_angle(output.slide_BS, labels_B, components_YKS, *angle),
-            "align_omics": torch.zeros_like(committed_B),
-            "reconstruction": torch.zeros_like(committed_B),
+            "align_omics": torch.zeros_like(commitment_B),
+            "reconstruction": torch.zeros_like(commitment_B),
         }
         if output.omics_RS is not None and output.reconstruction_RG is not None:
             assert batch.omics_bag_R is not None and batch.omics_RG is not None
@@ -116,10 +149,14 @@ class MoMKD(nn.Module):
             "align_omics": c.align_omics,
             "reconstruction": c.reconstruction,
         }
-        return terms | {"total": sum((weights[n] * t for n, t in terms.items()), torch.zeros_like(committed_B))}
+        return terms | {"total": sum((weights[n] * t for n, t in terms.items()), torch.zeros_like(commitment_B))}
 
     def evidence(self, output: MoMKDOutput, batch: BagBatch) -> tuple[Tensor, Tensor]:
-        """What a step tells the memory: the bags' slide and omics vectors (N, S), detached, and their classes (N,)."""
+        """Collects the memory's evidence (docs/method.md §4).
+
+        Returns:
+            The projections of the bags' slides and omics (N, S), detached, and their classes (N,).
+        """
         assert batch.labels_B is not None
         vectors, labels = [output.slide_BS.detach()], [batch.labels_B]
         if output.omics_RS is not None and batch.omics_bag_R is not None:
@@ -129,32 +166,32 @@ class MoMKD(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: BagBatch) -> tuple[Tensor, Tensor]:
-        """Class probabilities (B, Y) and attention (P,), histology alone, in evaluation mode."""
+        """Predicts class probabilities (B, Y) and attention (P,) from histology alone, in evaluation mode."""
         assert not self.training, "predict wants eval()"
         output = self(batch)
         return output.logits_BY.softmax(dim=-1), output.attention_P
 
     @torch.no_grad()
     def project(self, features_PD: Tensor, tile: Tile) -> Tensor:
-        """z (Q, S) of the patches of a tile, in evaluation mode; all else of the features is left alone."""
+        """Computes the patch projections z (Q, S) of one tile, in evaluation mode."""
         assert not self.training, "project wants eval()"
-        return F.normalize(self.project_patch(self.slide_encoder.tile(features_PD, tile, Masks())), dim=-1)
+        return F.normalize(self.project_patch(self.slide_encoder.encode_tile(features_PD, tile, Masks())), dim=-1)
 
     def omics_parameters(self) -> list[nn.Parameter]:
-        """The parameters that a pass without any omics does not touch."""
+        """Returns the parameters of the omics branch, which a pass without omics does not use."""
         modules = (self.omics_encoder, self.omics_decoder, self.project_omics) if self.genes else ()
         return [p for module in modules for p in module.parameters()]
 
     def dropout_layers(self, batch: BagBatch) -> Layers:
-        """Whose rows dropout draws for."""
+        """Returns all dropout layers of a batch with their rows per bag."""
         config = self.model_config
         layers = {**self.slide_encoder.dropout_layers(batch), "classifier": ([1] * len(batch), config.dropout)}
         if self.genes and batch.omics_RG is not None:
             layers |= dict.fromkeys(("omics_encoder", "omics_decoder"), (batch.omics_per_bag, config.omics_dropout))
         return layers
 
-    def _noise(self, batch: BagBatch) -> dict[str, Dropout]:
-        """Every layer's dropout; of none where none is wanted."""
+    def _draw_dropout(self, batch: BagBatch) -> dict[str, Dropout]:
+        """Draws the dropout of every layer; empty in evaluation mode or if every probability is 0."""
         if not self.training or self.model_config.dropout == self.model_config.omics_dropout == 0:
             return {}
         assert batch.seeds is not None, "training with dropout needs a seed for every bag"
@@ -163,55 +200,71 @@ class MoMKD(nn.Module):
             pieces_L4 = to_device_async(dropout_pieces(batch.seeds, layers), batch.features_PD.device)
         return draw_dropout(pieces_L4, layers)
 
-    def _whole(self, batch: BagBatch, masks: Masks, components_YKS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """z (P, S), a (P,) and the pooled slide vectors V (B, H)."""
+    def _encode_bags(self, batch: BagBatch, masks: Masks, components_YKS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encodes a batch at once: z (P, S), attention a (P,) and the pooled slides V (B, H) (docs/method.md §2)."""
         context_PH = self.slide_encoder(batch, masks)
         patches_PS, score_P = self.memory_guided_scores(context_PH, components_YKS)
-        # a row a bag costs little beside its patches' encoding, and no bag's size need be known to the host
+        # a (B, P) mask costs little beside the patches' encoding, and the host need not know the bags' sizes
         own_BP = batch.bag_of_patch_P == torch.arange(len(batch), device=score_P.device)[:, None]
         attention_BP = torch.where(own_BP, score_P, -torch.inf).softmax(dim=1)
         return patches_PS, attention_BP.sum(0), attention_BP @ context_PH
 
-    def _by_tiles(self, batch: BagBatch, masks: Masks, components_YKS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same, holding the intermediates of one tile at a time; for gradients each tile is computed twice."""
+    def _encode_tiles(self, batch: BagBatch, masks: Masks, components_YKS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encodes a batch tile by tile, with the result of `_encode_bags` and the intermediates of one tile in memory.
 
-        def read(tile: Tile) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            context_QH = self.slide_encoder.tile(batch.features_PD, tile, masks)
+        For gradients each tile is computed twice (activation checkpointing).
+        """
+
+        def encode(tile: Tile) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            context_QH = self.slide_encoder.encode_tile(batch.features_PD, tile, masks)
             patches_QS, score_Q = self.memory_guided_scores(context_QH, components_YKS)
             highest = score_Q.detach().max()
             return patches_QS, score_Q, highest, (score_Q - highest).exp() @ context_QH
 
-        def read_twice(tile: Tile) -> Any:
-            # dropout does not draw from PyTorch's generators, so there is no state of theirs to bring back
-            return checkpoint(read, tile, use_reentrant=False, preserve_rng_state=False)
+        def encode_checkpointed(tile: Tile) -> Any:
+            # dropout uses none of PyTorch's generators, so their state need not be restored
+            return checkpoint(encode, tile, use_reentrant=False, preserve_rng_state=False)
 
-        results = map(read_twice if torch.is_grad_enabled() else read, batch.tiles)
+        results = map(encode_checkpointed if torch.is_grad_enabled() else encode, batch.tiles)
         patches, scores, highest, weighted = zip(*results, strict=True)
-        place_P = torch.cat([tile.own_Q for tile in batch.tiles]).argsort()
-        patches_PS, score_P = torch.cat(patches)[place_P], torch.cat(scores)[place_P]
-        level_B = torch.stack([of_bag.logsumexp(0) for of_bag in torch.split(score_P, list(batch.patches_per_bag))])
-        bags_T = to_device_async(torch.tensor([tile.bag for tile in batch.tiles]), level_B.device)
-        share_T = (torch.stack(highest) - level_B[bags_T]).exp()
-        pooled_BH = level_B.new_zeros(len(batch), self.model_config.hidden)
+        order_P = torch.cat([tile.own_Q for tile in batch.tiles]).argsort()
+        patches_PS, score_P = torch.cat(patches)[order_P], torch.cat(scores)[order_P]
+        # the softmax over a bag, put together from its tiles
+        scores_of_bags = torch.split(score_P, list(batch.patches_per_bag))
+        normaliser_B = torch.stack([score_Q.logsumexp(0) for score_Q in scores_of_bags])
+        bags_T = to_device_async(torch.tensor([tile.bag for tile in batch.tiles]), normaliser_B.device)
+        share_T = (torch.stack(highest) - normaliser_B[bags_T]).exp()
+        pooled_BH = normaliser_B.new_zeros(len(batch), self.model_config.hidden)
         pooled_BH = pooled_BH.index_add(0, bags_T, share_T[:, None] * torch.stack(weighted))
         return patches_PS, softmax(score_P, batch.bag_of_patch_P, num_nodes=len(batch)), pooled_BH
 
     def memory_guided_scores(self, context_PH: Tensor, components_YKS: Tensor) -> tuple[Tensor, Tensor]:
-        """z (P, S), and how much nearer (P,) each is to class 1's memory than to class 0's, over tau."""
+        """Computes the scores of memory-guided attention (docs/method.md §2; arXiv 2602.21395).
+
+        Args:
+            context_PH: contextual patch embeddings.
+            components_YKS: unit memory components, detached.
+
+        Returns:
+            The unit patch projections z (P, S), and the attention scores (P,): a patch's cosine with its nearest
+            component of class 1 minus that of class 0, divided by the learned temperature tau.
+        """
         patches_PS = F.normalize(self.project_patch(context_PH), dim=-1)
         similarity_PYK = torch.einsum("ps,yks->pyk", patches_PS, components_YKS)
         nearest_PY = similarity_PYK.amax(dim=-1)
         tau = self.log_tau.exp().clamp(0.01, 2.0)
         return patches_PS, (nearest_PY[:, 1] - nearest_PY[:, 0]) / tau
 
-    def _omics(self, batch: BagBatch, noise: dict[str, Dropout]) -> tuple[Tensor | None, Tensor | None]:
+    def _encode_omics(self, batch: BagBatch, dropout: dict[str, Dropout]) -> tuple[Tensor | None, Tensor | None]:
+        """Projects the omics, r (R, S), and reconstructs them (R, G); None for both where no bag has omics."""
         if not self.genes or batch.omics_RG is None:
             return None, None
-        embedding_RE = self.omics_encoder(batch.omics_RG, noise.get("omics_encoder"))
-        reconstruction_RG = self.omics_decoder(embedding_RE, noise.get("omics_decoder"))
+        embedding_RE = self.omics_encoder(batch.omics_RG, dropout.get("omics_encoder"))
+        reconstruction_RG = self.omics_decoder(embedding_RE, dropout.get("omics_decoder"))
         return F.normalize(self.project_omics(embedding_RE), dim=-1), reconstruction_RG
 
-    def _classify(self, pooled_BH: Tensor, noise: dict[str, Dropout]) -> Tensor:
+    def _classify(self, pooled_BH: Tensor, dropout: dict[str, Dropout]) -> Tensor:
+        """Maps pooled slides (B, H) to logits (B, Y): LayerNorm - Linear - ReLU - Dropout - Linear."""
         hidden_BF = F.relu(self.classifier1(self.classifier_norm(pooled_BH)))
-        logits_BY: Tensor = self.classifier2(apply_dropout(hidden_BF, noise.get("classifier")))
+        logits_BY: Tensor = self.classifier2(apply_dropout(hidden_BF, dropout.get("classifier")))
         return logits_BY

@@ -1,4 +1,4 @@
-"""Read checkpoints of the authors' released implementation; every size is taken from the shapes."""
+"""Converts checkpoints of the authors' released implementation; all sizes follow from the weights' shapes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from momkd_ray.errors import InputError
 from momkd_ray.model.momkd import MoMKD
 
 NEIGHBORS = 8
-"""k of the graphs that the released models were trained on."""
+"""k of the patch graphs that the released models were trained on."""
 _LINEAR = ("weight", "bias")
 _MODULES = {
     "slide_encoder.residual1": "wsi_encoder.res_proj1",
@@ -39,13 +39,13 @@ RELEASED_NAMES: dict[str, str] = (
     | {f"slide_encoder.{g}.{p}": f"wsi_encoder.{g}.{p}" for g in ("gat1", "gat2") for p in _GAT_PARTS}
     | {"log_tau": "attn_log_tau"}
 )
-"""Our parameter's name -> theirs, for all but the memory."""
+"""Our parameter name -> the released one, for all parameters but the memory."""
 RELEASED_MEMORY = ("mem_neg._codebook.embed", "mem_pos._codebook.embed")
-"""The memory of class 0 and of class 1, (1, K, S) each."""
+"""Released names of the memories of class 0 and class 1, (1, K, S) each."""
 
 
 def model_from_released(state: Mapping[str, Tensor], *, dropout: float = 0.5, omics_dropout: float = 0.25) -> MoMKD:
-    """Build the model of a released state dict, rule `gradient`.
+    """Builds the model of a released state dict, with memory rule `gradient`.
 
     Raises:
         InputError: a parameter is missing or its shape does not fit the others.
@@ -90,9 +90,9 @@ def model_from_released(state: Mapping[str, Tensor], *, dropout: float = 0.5, om
 
 
 def read_released(path: str) -> MoMKD:
-    """Read a `.pt` file (a state dict, or one under `model`, `state_dict` or `model_state_dict`).
+    """Reads a `.pt` file: a state dict, or one under the key `model`, `state_dict` or `model_state_dict`.
 
-    Only tensors are unpickled (`weights_only`).
+    Only tensors are unpickled (`weights_only=True`).
 
     Raises:
         InputError: no such file, not a checkpoint, or not one of MoMKD.

@@ -20,7 +20,7 @@ from momkd_ray.formats.bag import Bag
 from momkd_ray.formats.knn_graph import knn_graph
 from momkd_ray.model import kernels
 from momkd_ray.model.dropout import Dropout, Layers, draw_dropout, dropout_pieces
-from momkd_ray.model.gatv2 import PART, GATv2
+from momkd_ray.model.gatv2 import CHUNK_PATCHES, GATv2
 from momkd_ray.model.kernels import attend, cpu, reference, residual_block
 from momkd_ray.model.kernels.linear import Linear
 from momkd_ray.model.momkd import MoMKD
@@ -136,7 +136,7 @@ def test_a_part_of_a_graph_receives_what_it_does_in_the_whole() -> None:
             for begin, end in ((0, 3), (3, 7)):
                 part = attend(sent, received[begin:end], weight, bias, graph.receiving(begin, end), None)
                 torch.testing.assert_close(part, whole[begin:end], atol=1e-6, rtol=1e-6)
-    with pytest.raises(ValueError, match="no way back"):
+    with pytest.raises(ValueError, match="no backward pass"):
         attend(sent, received[:3], weight, bias, graph.receiving(0, 3), None).sum().backward()
 
 
@@ -148,7 +148,7 @@ def test_a_bag_in_parts_predicts_what_it_does_in_one_pass(monkeypatch: pytest.Mo
     coords = np.stack(np.divmod(np.arange(50), 7), 1).astype(np.int32)
     bag = Bag("s", rng.standard_normal((50, 12), dtype=np.float32), coords, *knn_graph(coords, 8), {})
     whole = model(collate([bag]))
-    monkeypatch.setitem(PART, "cpu", 16)
+    monkeypatch.setitem(CHUNK_PATCHES, "cpu", 16)
     p, attention = model.predict(collate([bag]))
     torch.testing.assert_close(p, whole.logits_BY.softmax(-1), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(attention, whole.attention_P, atol=1e-6, rtol=1e-5)
@@ -272,7 +272,7 @@ def test_a_graph_is_checked_where_it_is_made() -> None:
 
 def test_sizes_types_and_devices_that_do_not_go_together_are_refused() -> None:
     graph, inputs = graph_of(3, [(0, 1)]), inputs_of(3)
-    with pytest.raises(ValueError, match=r"received is \(2, 10\), but \(3, 10\) is wanted"):
+    with pytest.raises(ValueError, match=r"received has shape \(2, 10\), but must have \(3, 10\)"):
         attend(inputs[0], inputs[1][:2], *inputs[2:], graph, None)
     with pytest.raises(ValueError, match="keys"):
         attend(*inputs, graph, dropout_on(3))

@@ -31,21 +31,28 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 @pytest.fixture(scope="module")
 def gpu() -> Iterator[ModuleType]:
-    """The interpreter takes the place of the compiler only where functions are decorated: those of the module, loaded
-    once more, and of Triton's own the one that it uses."""
+    """The GPU backend, loaded anew: on a CPU with Triton's interpreter, which must be chosen before functions are
+    decorated, those of our modules and of Triton's own the two that they use."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        spec = importlib.util.find_spec("momkd_ray.model.kernels.triton_gpu")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
         if DEVICE.type == "cpu":
             if Version(triton.__version__) < Version("3.7") and Version(np.__version__) >= Version("2.4"):
                 pytest.skip("Triton's interpreter before 3.7 needs a NumPy before 2.4")
             monkeypatch.setenv("TRITON_INTERPRET", "1")
             for name in ("sum", "max"):
                 monkeypatch.setattr(triton.language, name, triton.jit(getattr(triton.language, name).fn))
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(module, "PROGRAMS", 4)  # several rows for each of several, also of a small graph
-        yield module
+        launch, _, _, backend = (load_anew(name, monkeypatch) for name in ("launch", "attention", "block", "gpu"))
+        monkeypatch.setattr(launch, "PROGRAMS", 4)  # several rows per program also for a small graph
+        yield backend
+
+
+def load_anew(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Execute a module of the backend once more; the next ones import this instance of it."""
+    spec = importlib.util.find_spec(f"momkd_ray.model.kernels.triton_{name}")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
 
 
 def graph_between(senders: int, receivers: int, edges: list[tuple[int, int]]) -> MessageGraph:
@@ -207,14 +214,14 @@ import subprocess, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from momkd_ray.model.kernels import triton_gpu as gpu
+from momkd_ray.model.kernels import triton_attention as attention, triton_block as block, triton_launch
 
 SCALARS = {"threshold": "i64", "scale": "fp32", "alpha": "fp32", "patches": "i32"}
 INDICES = ("received_P1", "source_M", "sent_P1", "message_M", "target_M")
 
 
 def compile_for(arch, kernel, width, drops):
-    options = {**gpu._sizes(width), "ROWS": 4, "TOGETHER": gpu.TOGETHER}
+    options = {**triton_launch._sizes(width), "ROWS": 4, "TOGETHER": attention.TOGETHER}
     constants = {name: options.pop(name) for name in ("WIDTH", "PADDED", "ROWS", "TOGETHER")}
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     if not drops:
@@ -229,9 +236,9 @@ def compile_for(arch, kernel, width, drops):
 
 for arch in (80, 90):
     for drops in (False, True):
-        for kernel, width in ((gpu.attend_rows, 256), (gpu.attend_rows_backward_received, 256),
-                              (gpu.attend_rows_backward_sent, 256), (gpu.block_rows, 512),
-                              (gpu.block_rows_backward, 512)):
+        for kernel, width in ((attention.attend_rows, 256), (attention.attend_rows_backward_received, 256),
+                              (attention.attend_rows_backward_sent, 256), (block.block_rows, 512),
+                              (block.block_rows_backward, 512)):
             code = compile_for(arch, kernel, width, drops)
             with open(sys.argv[1], "wb") as file:
                 file.write(code["cubin"])

@@ -1,4 +1,4 @@
-"""What a GATv2 layer does between its matrix products, by the fastest means that the tensors' device has."""
+"""The operations of a GATv2 layer besides its matrix products, dispatched to the fastest backend of the device."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def attend(
     graph: MessageGraph,
     dropout: Dropout | None,
 ) -> Tensor:
-    """GATv2's attention and its messages (method 2), (P, H) with H = A C.
+    """Computes GATv2's attention and aggregates its messages (docs/method.md §2), (P, H) with H = A C.
 
-    Head a of message i -> j weighs softmax_i(weight[a] . leaky_relu(sent[i, a] + received[j, a])), over all that j
-    receives; after dropout, j gets the so weighted sum of sent[i, a], and the bias.
+    The attention of message i -> j in head a is softmax_i(weight[a] . leaky_relu(sent[i, a] + received[j, a])) over
+    all messages that j receives; after dropout, j receives the weighted sum of sent[i, a], plus the bias.
 
     Args:
-        sent_PH: W_l x, what patches send.
-        received_PH: W_r x, what they compare it with; of a part of a graph only the rows that receive.
-        weight_AC: the attention's vector for each of A heads.
+        sent_PH: W_l x of the sending patches.
+        received_PH: W_r x of the receiving patches.
+        weight_AC: attention vector of each head.
         bias_H: added to every row.
-        graph: of the P patches.
-        dropout: of the attention, a row a message in the order received and a column a head.
+        graph: the messages.
+        dropout: of the attention, one row per message in receiving order and one column per head.
 
     Raises:
-        ValueError: sizes, devices or types that do not go together.
+        ValueError: sizes, devices or types do not fit together.
     """
     heads, width = weight_AC.shape
     _check((len(graph.sent_P1) - 1, heads * width), sent=sent_PH)
@@ -56,17 +56,17 @@ def attend(
 def residual_block(
     x_PH: Tensor, residual_PH: Tensor, weight_H: Tensor, bias_H: Tensor, alpha: float, dropout: Dropout | None
 ) -> Tensor:
-    """dropout(elu(LayerNorm(x))) + residual, (P, H); with alpha 0 the activation is ReLU.
+    """Computes dropout(elu(LayerNorm(x))) + residual, (P, H); with alpha 0 the activation is ReLU.
 
     Args:
-        x_PH: what is normalised.
-        residual_PH: what is added.
-        weight_H, bias_H: LayerNorm's.
-        alpha: ELU's: what it goes to far below 0, negated.
-        dropout: a row a patch.
+        x_PH: the input of LayerNorm.
+        residual_PH: added at the end.
+        weight_H, bias_H: parameters of LayerNorm.
+        alpha: of ELU, which tends to -alpha for negative inputs.
+        dropout: one row per patch.
 
     Raises:
-        ValueError: sizes, devices or types that do not go together.
+        ValueError: sizes, devices or types do not fit together.
     """
     patches, width = x_PH.shape
     _check((patches, width), residual=residual_PH)
@@ -90,7 +90,7 @@ def _backend(x: Tensor) -> ModuleType:
 
 @cache
 def triton_works() -> bool:
-    """Whether Triton is there with the C compiler that it builds its launchers with on first use."""
+    """Returns whether Triton is installed, and a C compiler with which it builds its launchers on first use."""
     if find_spec("triton") is None:
         missing = "Triton"
     elif os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang", "cc"))):
@@ -108,7 +108,7 @@ def triton_works() -> bool:
 def _check(shape: tuple[int, ...], **tensors: Tensor | None) -> None:
     for name, tensor in tensors.items():
         if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} is {tuple(tensor.shape)}, but {shape} is wanted")
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, but must have {shape}")
 
 
 def _check_devices(*tensors: Tensor) -> None:
@@ -118,9 +118,9 @@ def _check_devices(*tensors: Tensor) -> None:
 
 
 def _computable(*tensors: Tensor) -> list[Tensor]:
-    """All in one float type: float64 if they are, else float32."""
+    """Casts all to one float type: float64 if all are float64, else float32."""
     wanted = torch.float64 if all(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
     for tensor in tensors:
         if not tensor.is_floating_point():
-            raise ValueError(f"{tensor.dtype} is no float type")
+            raise ValueError(f"{tensor.dtype} is not a floating-point type")
     return [tensor.to(wanted) for tensor in tensors]

@@ -1,7 +1,7 @@
-"""The kernels for a CPU: nothing as large as messages x features is ever made.
+"""The CPU backend: no intermediate of size messages x features is ever allocated.
 
-Rows fall into blocks of a fixed size; sums over all rows add the blocks' sums in order. So the result has the same
-bits for every number of threads.
+Rows are divided into blocks of a fixed size, and sums over all rows add the blocks' sums in order, so the result has
+the same bits for every number of threads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from momkd_ray.model.kernels.cpu_loops import (
 )
 
 BLOCK = 256
-"""Rows a block: 512 KB of 512 floats, so that what a block sums is still in cache and a bag has blocks to share out."""
+"""Rows per block: 512 KB of 512 floats, which stay in cache, while a bag still has blocks for several threads."""
 _NO_KEYS = np.zeros(0, np.int64)
 
 
@@ -44,12 +44,12 @@ class _Attend(torch.autograd.Function):
         graph: MessageGraph,
         dropout: Dropout | None,
     ) -> Tensor:
-        """Keeps the attention (M, A), before dropout, for the way back."""
+        """Saves the attention (M, A) before dropout for the backward pass."""
         attention_MA = sent_PH.new_empty(len(graph.source_M), len(weight_AC))
         out_PH = torch.empty_like(received_PH)
         sent_PAC, received_PAC, bias_AC, out_PAC = _by_head(weight_AC.shape, sent_PH, received_PH, bias_H, out_PH)
         inputs = (sent_PAC, received_PAC, *_arrays(weight_AC), bias_AC, *_arrays(graph.received_P1, graph.source_M))
-        arrays = (*inputs, *_drawn(dropout), *_arrays(attention_MA))
+        arrays = (*inputs, *_dropout_arguments(dropout), *_arrays(attention_MA))
         _by_blocks(len(out_PH), lambda _, begin, end: attend_rows(begin, end, *arrays, out_PAC))
         ctx.save_for_backward(sent_PH, received_PH, weight_AC, attention_MA)
         ctx.graph, ctx.dropout = graph, dropout
@@ -58,11 +58,11 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_PH: Tensor) -> tuple[Tensor | None, ...]:
-        """First what each patch received, which gives the scores' gradients; then what each sent."""
-        graph, drawn = ctx.graph, _drawn(ctx.dropout)
+        """Goes over the receiving patches, which yields the scores' gradients, then over the sending patches."""
+        graph, drawn = ctx.graph, _dropout_arguments(ctx.dropout)
         sent_PH, received_PH, weight_AC, attention_MA = ctx.saved_tensors
         if len(graph.target_M) != len(graph.source_M):
-            raise ValueError("a part of a graph has no way back; take the whole")
+            raise ValueError("this subgraph has no sending order, so it has no backward pass; use the entire graph")
         grad_score_MA, grad_sent_PH, grad_received_PH = map(torch.empty_like, (attention_MA, sent_PH, received_PH))
         blocks = -(-max(len(grad_PH), len(sent_PH)) // BLOCK)
         grad_weights_2NAC = weight_AC.new_zeros(2, blocks, *weight_AC.shape)
@@ -96,9 +96,9 @@ class _ResidualBlock(torch.autograd.Function):
         alpha: float,
         dropout: Dropout | None,
     ) -> Tensor:
-        """Keeps its input alone."""
+        """Saves only its input for the backward pass."""
         out_PH = torch.empty_like(x_PH)
-        arrays = (*_arrays(x_PH, residual_PH, weight_H, bias_H), alpha, *_drawn(dropout), *_arrays(out_PH))
+        arrays = (*_arrays(x_PH, residual_PH, weight_H, bias_H), alpha, *_dropout_arguments(dropout), *_arrays(out_PH))
         _by_blocks(len(x_PH), lambda _, begin, end: block_rows(begin, end, *arrays))
         ctx.save_for_backward(x_PH, weight_H, bias_H)
         ctx.alpha, ctx.dropout = alpha, dropout
@@ -107,11 +107,11 @@ class _ResidualBlock(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_PH: Tensor) -> tuple[Tensor | None, ...]:
-        """The residual's gradient is the one that comes in."""
+        """Passes the incoming gradient on to the residual unchanged."""
         x_PH, weight_H, bias_H = ctx.saved_tensors
         blocks = -(-len(x_PH) // BLOCK)
         grad_x_PH, grad_weights_2NH = torch.empty_like(x_PH), weight_H.new_zeros(2, blocks, len(weight_H))
-        arrays = (*_arrays(grad_PH.contiguous(), x_PH, weight_H, bias_H), ctx.alpha, *_drawn(ctx.dropout))
+        arrays = (*_arrays(grad_PH.contiguous(), x_PH, weight_H, bias_H), ctx.alpha, *_dropout_arguments(ctx.dropout))
         to_x, to_weights = _arrays(grad_x_PH, grad_weights_2NH)
         _by_blocks(
             len(x_PH),
@@ -128,7 +128,7 @@ def attend(
     graph: MessageGraph,
     dropout: Dropout | None,
 ) -> Tensor:
-    """See `momkd_ray.model.kernels.attend`; float32 or float64."""
+    """Implements `momkd_ray.model.kernels.attend` in float32 or float64."""
     tensors = (x.contiguous() for x in (sent_PH, received_PH, weight_AC, bias_H))
     out_PH: Tensor = _Attend.apply(*tensors, graph, dropout)  # type: ignore[no-untyped-call]
     return out_PH
@@ -137,7 +137,7 @@ def attend(
 def residual_block(
     x_PH: Tensor, residual_PH: Tensor, weight_H: Tensor, bias_H: Tensor, alpha: float, dropout: Dropout | None
 ) -> Tensor:
-    """See `momkd_ray.model.kernels.residual_block`; float32 or float64."""
+    """Implements `momkd_ray.model.kernels.residual_block` in float32 or float64."""
     tensors = (x.contiguous() for x in (x_PH, residual_PH, weight_H, bias_H))
     out_PH: Tensor = _ResidualBlock.apply(*tensors, alpha, dropout)  # type: ignore[no-untyped-call]
     return out_PH
@@ -148,17 +148,17 @@ def _arrays(*tensors: Tensor) -> tuple[Array, ...]:
 
 
 def _by_head(shape_AC: Sequence[int], *tensors: Tensor) -> tuple[Array, ...]:
-    """Each with its last H = A C as (A, C)."""
+    """Views the last axis H = A C of each as (A, C)."""
     return _arrays(*(tensor.detach().view(*tensor.shape[:-1], *shape_AC) for tensor in tensors))
 
 
-def _drawn(dropout: Dropout | None) -> tuple[Array, int]:
-    """Keys and threshold as the kernels take them: no keys where nothing is dropped."""
+def _dropout_arguments(dropout: Dropout | None) -> tuple[Array, int]:
+    """Returns keys and threshold for the kernels; no keys without dropout."""
     return (_NO_KEYS, 0) if dropout is None else (dropout.keys_N.numpy(), dropout.threshold)
 
 
 def _by_blocks(rows: int, work: Callable[[int, int, int], object]) -> None:
-    """`work(block, first row, end)` for every block, on as many threads as PyTorch uses."""
+    """Calls `work(block, first row, end)` for every block, on as many threads as PyTorch uses."""
     blocks = [(begin // BLOCK, begin, min(begin + BLOCK, rows)) for begin in range(0, rows, BLOCK)]
     threads = min(torch.get_num_threads(), len(blocks))
     if threads <= 1:
@@ -173,5 +173,5 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="kernels")
 
 
-# a forked process has the pools but not their threads
+# a forked process inherits the pools without their threads
 os.register_at_fork(after_in_child=_pool.cache_clear)

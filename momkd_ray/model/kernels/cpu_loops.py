@@ -1,4 +1,4 @@
-"""The CPU kernels' loops, compiled by numba: a row stays in cache, and any dropout mask's entry is found anew."""
+"""The loops of the CPU backend, compiled by numba: one row at a time stays in cache, dropout masks are recomputed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from momkd_ray.model.kernels.reference import SLOPE
 Array = NDArray[Any]
 
 EPSILON = 1e-5
-"""Of LayerNorm, as PyTorch's."""
+"""Epsilon of LayerNorm, PyTorch's default."""
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile on first use for the types it meets, without the GIL, and keep the machine code on disk if possible.
+    """Compiles a loop on first use, without the GIL, and caches the machine code on disk where possible.
 
     Sums may be reordered to use vector instructions; infinities and NaN keep their meaning. No loop both sums and
-    stores: where two arrays lie too near each other for vectors it would sum in another order, and the same input
-    would give other bits from one call to the next.
+    stores: depending on the distance between two arrays in memory the compiler's code would sum in another order, and
+    the same input would give other bits from one call to the next.
     """
     options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
     try:
@@ -36,7 +36,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @compiled
 def is_dropped(key: int, column: int, threshold: int) -> Any:
-    """Whether an entry is dropped; see `Dropout`."""
+    """Returns whether a mask entry is dropped; see `Dropout`."""
     h = np.uint32(np.uint32(key) + np.uint32(np.uint32(column) * np.uint32(COLUMN)))
     h ^= h >> np.uint32(16)
     h = np.uint32(h * np.uint32(FACTOR1))
@@ -61,7 +61,7 @@ def attend_rows(
     attention_MA: Array,
     out_PAC: Array,
 ) -> None:
-    """Rows `begin` to `end` of the attention and of what these patches receive, a head at a time."""
+    """Computes attention and output of the receiving patches `begin` to `end`, head by head."""
     heads, width = weight_AC.shape
     slope, zero = sent_PAC.dtype.type(SLOPE), sent_PAC.dtype.type(0)
     scale = sent_PAC.dtype.type(1 / (1 - threshold / 2**32))
@@ -113,10 +113,10 @@ def attend_rows_backward_received(
     grad_weight_AC: Array,
     grad_bias_AC: Array,
 ) -> None:
-    """The scores' gradients of what rows `begin` to `end` receive, and those of the rows themselves.
+    """Computes the gradients of the scores and of the received rows `begin` to `end`.
 
-    LeakyReLU(s) is s times its slope, so the sum of grad score x slope over a row's messages, times the row, is the
-    row's part in the weight's gradient; the senders add theirs.
+    As LeakyReLU(s) is s times its slope, the sum of grad score x slope over a row's messages, times the row, is the
+    row's contribution to the gradient of the attention vector; the senders add theirs.
     """
     heads, width = weight_AC.shape
     slope, zero, one = sent_PAC.dtype.type(SLOPE), sent_PAC.dtype.type(0), sent_PAC.dtype.type(1)
@@ -169,7 +169,7 @@ def attend_rows_backward_sent(
     grad_sent_PAC: Array,
     grad_weight_AC: Array,
 ) -> None:
-    """The gradients of what rows `begin` to `end` send, through the scores and through the messages."""
+    """Computes the gradients of the sent rows `begin` to `end`, through the scores and through the messages."""
     heads, width = weight_AC.shape
     slope, zero, one = sent_PAC.dtype.type(SLOPE), sent_PAC.dtype.type(0), sent_PAC.dtype.type(1)
     scale = sent_PAC.dtype.type(1 / (1 - threshold / 2**32))
@@ -179,8 +179,8 @@ def attend_rows_backward_sent(
             sent_C, grad_sent_C = sent_PAC[source, a], grad_sent_PAC[source, a]
             through_C[:] = zero
             grad_sent_C[:] = zero
-            for place in range(sent_P1[source], sent_P1[source + 1]):
-                m, target = message_M[place], target_M[place]
+            for s in range(sent_P1[source], sent_P1[source + 1]):
+                m, target = message_M[s], target_M[s]
                 received_C, grad_score = received_PAC[target, a], grad_score_MA[m, a]
                 for c in range(width):
                     through_C[c] += grad_score * (one if sent_C[c] + received_C[c] > zero else slope)
@@ -195,9 +195,9 @@ def attend_rows_backward_sent(
 
 @compiled
 def exp_minus_one(x: Any, float_type: Any) -> Any:
-    """exp(x) - 1 for x <= 0 by additions and products alone, so that it vectorises in any float type.
+    """Computes exp(x) - 1 for x <= 0 by additions and products alone, so that the loop vectorises.
 
-    A Taylor series near 0, then u(2x) = u(x) (u(x) + 2) six times, in which nothing cancels.
+    A Taylor series near 0, then u(2x) = u(x) (u(x) + 2) six times, which has no cancellation.
     """
     one = float_type(1)
     y = max(x, float_type(-40)) * float_type(1 / 64)
@@ -217,7 +217,7 @@ def exp_minus_one(x: Any, float_type: Any) -> Any:
 
 @compiled
 def normalise(x_H: Array, normed_H: Array) -> Any:
-    """LayerNorm without its weights; returns 1 / standard deviation."""
+    """Normalises a row without LayerNorm's weights; returns 1 / standard deviation."""
     float_type = x_H.dtype.type
     width = len(x_H)
     mean = square = float_type(0)
@@ -245,7 +245,7 @@ def block_rows(
     threshold: int,
     out_PH: Array,
 ) -> None:
-    """Rows `begin` to `end` of a residual block."""
+    """Computes rows `begin` to `end` of a residual block."""
     float_type = x_PH.dtype.type
     scale, zero, low = float_type(1 / (1 - threshold / 2**32)), float_type(0), float_type(alpha)
     width = len(weight_H)
@@ -275,7 +275,7 @@ def block_rows_backward(
     grad_weight_H: Array,
     grad_bias_H: Array,
 ) -> None:
-    """Their gradients, the row normalised anew."""
+    """Computes the gradients of rows `begin` to `end` of a residual block; normalises each row again."""
     float_type = x_PH.dtype.type
     scale, zero, low = float_type(1 / (1 - threshold / 2**32)), float_type(0), float_type(alpha)
     width = len(weight_H)

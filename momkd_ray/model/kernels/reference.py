@@ -1,4 +1,4 @@
-"""The kernels' mathematics in PyTorch and PyTorch Geometric: what the others are held against, for any device."""
+"""The reference backend in PyTorch and PyTorch Geometric, for any device; tests compare the others with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from momkd_ray.batches.message_graph import MessageGraph
 from momkd_ray.model.dropout import Dropout, apply_dropout
 
 SLOPE = 0.2
-"""Of the attention's LeakyReLU (method 2)."""
+"""Negative slope of the attention's LeakyReLU (docs/method.md §2)."""
 
 
 def attend(
@@ -22,7 +22,7 @@ def attend(
     graph: MessageGraph,
     dropout: Dropout | None,
 ) -> Tensor:
-    """See `momkd_ray.model.kernels.attend`."""
+    """Implements `momkd_ray.model.kernels.attend`."""
     source_M, target_M = graph.edge_index_2M
     sent_MAC = sent_PH.view(-1, *weight_AC.shape)[source_M]
     received_PAC = received_PH.view(-1, *weight_AC.shape)
@@ -35,7 +35,7 @@ def attend(
 def residual_block(
     x_PH: Tensor, residual_PH: Tensor, weight_H: Tensor, bias_H: Tensor, alpha: float, dropout: Dropout | None
 ) -> Tensor:
-    """See `momkd_ray.model.kernels.residual_block`."""
+    """Implements `momkd_ray.model.kernels.residual_block`."""
     normed_PH = F.layer_norm(x_PH, weight_H.shape, weight_H, bias_H)
     active_PH = F.elu(normed_PH, alpha) if alpha else F.relu(normed_PH)
     return apply_dropout(active_PH, dropout) + residual_PH
