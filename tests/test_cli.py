@@ -165,7 +165,7 @@ def test_split_writes_folds_that_can_be_imported(own_config: Config, tmp_path: P
 
 
 def test_a_released_checkpoint_becomes_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from test_momkd import released_state
+    from support.models import released_state
 
     torch.save(released_state(), tmp_path / "best.pt")
     arguments = ["import-released", str(tmp_path / "best.pt"), "--out", str(tmp_path / "m"), "--label", "HER2"]
@@ -246,7 +246,7 @@ def test_one_fold_can_be_trained_and_predicts_new_slides(
 def test_several_models_are_given_as_a_shell_lists_them_and_patients_must_be_known_to_models_of_patients(
     own_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_cluster: Connection
 ) -> None:
-    from test_momkd import card_of, small_model
+    from support.models import card_of, small_model
 
     from momkd_ray.model.bundle import save_bundle
 

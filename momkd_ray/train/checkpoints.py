@@ -1,4 +1,4 @@
-"""The checkpoints of a fold: written beside the training, named by their content, read only if they are whole."""
+"""The checkpoints of a fold: written in the background, named by their content, read only if intact."""
 
 from __future__ import annotations
 
@@ -15,41 +15,45 @@ from torch import Tensor
 from momkd_ray import storage
 from momkd_ray.errors import InputError
 
-KEPT = 2  # the newest, and the one before for when it turns out damaged
+KEPT = 2  # the newest, and the one before in case the newest is damaged
 _SUFFIX = ".pt"
 
 
 class Checkpoints:
-    """The checkpoints in one folder, local or on S3.
+    """The checkpoints in one folder, local or on S3; a context manager that ends with all of them written.
 
-    A file is `<epoch>-<step>-<the first digits of its SHA-256>.pt`, a plain `torch.save` of tensors and values: it
-    appears only whole, and one that was damaged since does not fit its name.
+    A file `<epoch>-<step>-<first digits of its SHA-256>.pt` is a plain `torch.save` of tensors and values. It appears
+    only when complete, and a file that was damaged later no longer matches its name.
+
+    Args:
+        folder: of the checkpoints, a local path or `s3://` URI.
+        fingerprint: of the run; checkpoints with another one are refused.
     """
 
     def __init__(self, folder: str, fingerprint: str) -> None:
         self.folder, self.fingerprint = folder, fingerprint
-        self.damaged: list[str] = []  # what `newest` had to pass over
+        self.damaged: list[str] = []  # files that `newest` skipped
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
     def save(self, content: dict[str, Any], epoch: int, step: int, then: Callable[[], None] | None = None) -> None:
-        """Copy the content now and write it in the background; what was being written before is waited for.
+        """Copies the content and writes it in the background, after the previous checkpoint is written.
 
         Args:
             content: tensors on any device, and plain values.
-            epoch: the position, which the files sort by.
-            step: within the epoch.
-            then: called in the background once the file is there.
+            epoch: position in training, by which the files are sorted.
+            step: position within the epoch.
+            then: called in the background once the file is complete.
 
         Raises:
-            RunError: the one before could not be written.
+            RunError: the previous checkpoint could not be written.
         """
         self.wait()
         copied = _copied({"fingerprint": self.fingerprint, **content})
         self._writing = self._writer.submit(self._write, copied, f"{epoch:05d}-{step:07d}", then)
 
     def wait(self) -> None:
-        """Until everything is written; raises what went wrong."""
+        """Waits until everything is written; raises the writer's error."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
@@ -58,12 +62,12 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """What is being written is finished, also after an error, which then is the one to tell."""
+        """Waits for the writer, also after an error, which then takes precedence over the writer's."""
         with suppress(Exception) if error is not None else nullcontext():
             self.wait()
 
     def newest(self) -> str | None:
-        """The name of the newest checkpoint that is whole; None where there is none."""
+        """Returns the name of the newest intact checkpoint; None if there is none."""
         for name in reversed(self._names()):
             if self._content(name) is not None:
                 return name
@@ -71,24 +75,24 @@ class Checkpoints:
         return None
 
     def read(self, name: str) -> dict[str, Any]:
-        """The content of a checkpoint, on the CPU; only tensors and plain values are unpickled.
+        """Reads a checkpoint to the CPU; only tensors and plain values are unpickled.
 
         Raises:
-            InputError: it belongs to another configuration or other data, or is not to be seen from here.
+            InputError: it belongs to another configuration or other data, or is not visible on this node.
         """
-        place = storage.join(self.folder, name)
-        content = self._content(name)
-        if content is None:
-            raise InputError(f"not every worker sees {place}: put run.dir where all nodes see it, such as s3://")
-        found: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        if found["fingerprint"] != self.fingerprint:
+        location = storage.join(self.folder, name)
+        serialised = self._content(name)
+        if serialised is None:
+            raise InputError(f"not every worker sees {location}: put run.dir where all nodes see it, such as s3://")
+        content: dict[str, Any] = torch.load(io.BytesIO(serialised), map_location="cpu", weights_only=True)
+        if content["fingerprint"] != self.fingerprint:
             raise InputError(
-                f"{place} was written by a run of another configuration or other data; choose another run.dir"
+                f"{location} was written by a run of another configuration or other data; choose another run.dir"
             )
-        return found
+        return content
 
     def remove_all(self) -> None:
-        """Remove every checkpoint, and what an interrupted writer left."""
+        """Removes every checkpoint, and temporary files of an interrupted writer."""
         for name in storage.list_names(self.folder):
             storage.delete(storage.join(self.folder, name))
 
@@ -97,7 +101,7 @@ class Checkpoints:
         return [name for name in names if name.endswith(_SUFFIX) and not name.startswith(".")]
 
     def _content(self, name: str) -> bytes | None:
-        """The bytes of a file that fits its name."""
+        """Returns the bytes of a file whose digest matches its name; None if it is missing or damaged."""
         try:
             content = storage.read_bytes(storage.join(self.folder, name))
         except FileNotFoundError:
@@ -107,9 +111,9 @@ class Checkpoints:
     def _write(self, content: dict[str, Any], position: str, then: Callable[[], None] | None) -> None:
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        written = buffer.getvalue()
-        name = f"{position}-{_digest(written)}{_SUFFIX}"
-        storage.write_bytes(storage.join(self.folder, name), written)
+        serialised = buffer.getvalue()
+        name = f"{position}-{_digest(serialised)}{_SUFFIX}"
+        storage.write_bytes(storage.join(self.folder, name), serialised)
         if then is not None:
             then()
         older = [other for other in self._names() if other < position]
@@ -122,7 +126,7 @@ def _digest(content: bytes) -> str:
 
 
 def _copied(value: Any) -> Any:
-    """The same value with every tensor in memory of its own, so that training may go on over the old one."""
+    """Copies every tensor of a nested value to the CPU, so that training can overwrite the original."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

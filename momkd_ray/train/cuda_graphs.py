@@ -1,9 +1,9 @@
-"""What a GPU does with a bag, recorded for bags of about one size and then replayed.
+"""Records the GPU's work on a batch as a CUDA graph and replays it for batches of about the same size.
 
-A training step of a bag of some thousand patches is five hundred short kernels, which a host starts several times
-slower than a GPU runs them. A CUDA graph starts them all at once. It can only do again what was recorded, at the same
-addresses, so bags are copied into buffers with room for as many patches and messages as their size class has. The room
-left over holds patches that exchange no messages and belong to no bag: no result depends on what lies there.
+A training step on a bag of some thousand patches is about five hundred short kernels, which the host launches several
+times slower than the GPU runs them. A CUDA graph launches all of them at once, but only with the recorded addresses and
+sizes. So batches are copied into static buffers, padded to the size of their size class. The padding holds patches
+that exchange no messages and belong to no bag: no result depends on it.
 """
 
 from __future__ import annotations
@@ -21,126 +21,131 @@ from momkd_ray.model.dropout import Layers, dropout_pieces
 from momkd_ray.model.kernels import triton_works
 
 MAX_RECORDED_PATCHES = 65_536
-"""Beyond it a GPU computes longer than a host needs to start it all, and recording would only take memory."""
+"""Above it the GPU computes longer than the host launches, and recording would only cost memory."""
 CLASSES_AN_OCTAVE = 8
-"""Sizes between a power of two and the next: a bag fills eight ninths of its room at least."""
+"""Size classes between a power of two and the next: a bag fills at least eight ninths of its buffers."""
 MAX_RECORDED_GRAPHS = 256
-"""Recordings kept: a few MB each beside the memory that they share."""
+"""Recorded graphs that are kept: a few MB each, besides the memory pool that they share."""
 
 
 def padded_size(n: int) -> int:
-    """The size class of n: at most an eighth more, and even."""
+    """Rounds n up to its size class: at most an eighth more, and even."""
     step = max(2, _octave(n) // (2 * CLASSES_AN_OCTAVE))
     return -(-n // step) * step
 
 
 def _octave(n: int) -> int:
-    """The power of two that holds n."""
+    """Returns the smallest power of two that is at least n."""
     return 1 << max(n - 1, 0).bit_length()
 
 
 class StaticBuffers:
-    """Buffers that batches of a size class are copied into; classes of one power of two share their memory."""
+    """Buffers into which batches are copied; the size classes below a power of two share their memory.
+
+    Args:
+        device: of the buffers.
+        dropout_layers: the model's.
+    """
 
     def __init__(self, device: torch.device, dropout_layers: Callable[[BagBatch], Layers]) -> None:
         self.device, self.dropout_layers = device, dropout_layers
-        self._held: dict[tuple[object, ...], Tensor] = {}
+        self._buffers: dict[tuple[object, ...], Tensor] = {}
 
-    def holding(self, batch: BagBatch) -> BagBatch:
-        """The batch at the addresses of its size class, with room left over; until the next one is put there.
+    def load(self, batch: BagBatch) -> BagBatch:
+        """Copies a batch into the buffers of its size class; the result is valid until the next call.
 
-        What dropout draws from lies there too, so that a recorded step draws anew for every batch.
+        The inputs of dropout are copied too, so that a replayed step draws new masks for every batch.
         """
         graph, bags = batch.graph, len(batch)
         patches, messages = len(batch.features_PD), len(graph.source_M)
-        rows, places = padded_size(patches), padded_size(messages)
-        exact: dict[str, Any] = {
-            name: self._copied(name, value, len(value))
+        padded_P, padded_M = padded_size(patches), padded_size(messages)
+        unpadded: dict[str, Any] = {
+            name: self._copy(name, value, len(value))
             for name in ("labels_B", "patches_B", "omics_RG", "omics_bag_R")
             if (value := getattr(batch, name)) is not None
         }
-        roomy = replace(
+        padded = replace(
             batch,
-            features_PD=self._copied("features_PD", batch.features_PD, rows),
+            features_PD=self._copy("features_PD", batch.features_PD, padded_P),
             graph=MessageGraph(
-                received_P1=self._copied("received_P1", graph.received_P1, rows + 1, messages),
-                source_M=self._copied("source_M", graph.source_M, places),
-                sent_P1=self._copied("sent_P1", graph.sent_P1, rows + 1, messages),
-                message_M=self._copied("message_M", graph.message_M, places),
-                target_M=self._copied("target_M", graph.target_M, places),
+                received_P1=self._copy("received_P1", graph.received_P1, padded_P + 1, messages),
+                source_M=self._copy("source_M", graph.source_M, padded_M),
+                sent_P1=self._copy("sent_P1", graph.sent_P1, padded_P + 1, messages),
+                message_M=self._copy("message_M", graph.message_M, padded_M),
+                target_M=self._copy("target_M", graph.target_M, padded_M),
             ),
-            bag_of_patch_P=self._copied("bag_of_patch_P", batch.bag_of_patch_P, rows, bags),
-            patches_per_bag=(*batch.patches_per_bag, rows - patches),
-            messages_per_bag=(*batch.messages_per_bag, places - messages),
+            bag_of_patch_P=self._copy("bag_of_patch_P", batch.bag_of_patch_P, padded_P, bags),
+            patches_per_bag=(*batch.patches_per_bag, padded_P - patches),
+            messages_per_bag=(*batch.messages_per_bag, padded_M - messages),
             seeds=None if batch.seeds is None else (*batch.seeds, 0),
-            **exact,
+            **unpadded,
         )
-        if roomy.seeds is None:
-            return roomy
-        pieces_L4 = to_device_async(dropout_pieces(roomy.seeds, self.dropout_layers(roomy)), self.device)
-        return replace(roomy, pieces_L4=self._copied("pieces_L4", pieces_L4, len(pieces_L4)))
+        if padded.seeds is None:
+            return padded
+        pieces_L4 = to_device_async(dropout_pieces(padded.seeds, self.dropout_layers(padded)), self.device)
+        return replace(padded, pieces_L4=self._copy("pieces_L4", pieces_L4, len(pieces_L4)))
 
-    def _copied(self, name: str, value: Tensor, room: int, beyond: int | None = None) -> Tensor:
-        """The tensor at the begin of its buffer; `beyond` it, one value or what was there before."""
-        octave = _octave(room)
+    def _copy(self, name: str, value: Tensor, size: int, padding: int | None = None) -> Tensor:
+        """Copies a tensor to the start of its buffer of `size` rows; None leaves the padding's old values."""
+        octave = _octave(size)
         key = (name, octave, value.shape[1:], value.dtype)
-        if key not in self._held:
-            self._held[key] = torch.zeros(octave, *value.shape[1:], dtype=value.dtype, device=self.device)
-        there = self._held[key][:room]
-        there[: len(value)].copy_(value, non_blocking=True)
-        if beyond is not None:
-            there[len(value) :].fill_(beyond)
-        return there
+        if key not in self._buffers:
+            self._buffers[key] = torch.zeros(octave, *value.shape[1:], dtype=value.dtype, device=self.device)
+        buffer = self._buffers[key][:size]
+        buffer[: len(value)].copy_(value, non_blocking=True)
+        if padding is not None:
+            buffer[len(value) :].fill_(padding)
+        return buffer
 
 
 class CudaGraphCache:
-    """What `run` does and gives, recorded when a size comes for the second time: the first time warms it up.
+    """Calls `run`, recorded as a CUDA graph when a size class occurs for the second time (the first is a warm-up).
 
-    Where nothing can be recorded, and of bags in tiles or of very many patches, it is run as it is.
+    Where recording is impossible, and for tiled or very large batches, `run` is called directly.
 
     Args:
-        run: works on a batch on the device, without waiting for it, and in the same way for all batches of a size.
-        device: the batches'.
-        noisy_layers: the model's.
+        run: works on a batch on the device without synchronising, in the same way for all batches of a size class.
+        device: of the batches.
+        dropout_layers: the model's.
     """
 
     def __init__(
         self, run: Callable[[BagBatch], Tensor], device: torch.device, dropout_layers: Callable[[BagBatch], Layers]
     ) -> None:
-        self._run, self._room = run, StaticBuffers(device, dropout_layers)
+        self._run, self._buffers = run, StaticBuffers(device, dropout_layers)
         self.possible = device.type == "cuda" and triton_works()
         self._seen: set[tuple[object, ...]] = set()
         self._recorded: dict[tuple[object, ...], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._settings: object = None
 
     def __call__(self, batch: BagBatch, settings: object = None) -> Tensor:
-        """What `run` does and gives for a batch; a recording holds as long as the settings are the same."""
+        """Returns `run(batch)`; recordings are discarded when `settings` change."""
         if not self.possible or batch.tiles or len(batch.features_PD) > MAX_RECORDED_PATCHES:
             return self._run(batch)
         if settings != self._settings:
             self._settings, self._recorded, self._seen = settings, {}, set()
-        roomy = self._room.holding(batch)
-        key = _size_class(roomy)
+        padded = self._buffers.load(batch)
+        key = _size_class(padded)
         if key not in self._seen:
             if len(self._seen) < MAX_RECORDED_GRAPHS:
                 self._seen.add(key)
-            return self._run(roomy)
+            return self._run(padded)
         if key not in self._recorded:
-            self._recorded[key] = self._record(roomy)
+            self._recorded[key] = self._record(padded)
         graph, values = self._recorded[key]
         graph.replay()
         return values.clone()
 
-    def _record(self, roomy: BagBatch) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    def _record(self, padded: BagBatch) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         graph = torch.cuda.CUDAGraph()
-        # recordings run one at a time, so that all share the first one's memory
+        # graphs are replayed one at a time, so all can share the first one's memory pool
         shared = next((recorded.pool() for recorded, _ in self._recorded.values()), None)
-        # threads that read ahead allocate and copy meanwhile
+        # prefetch threads allocate and copy at the same time
         with torch.cuda.graph(graph, pool=shared, capture_error_mode="thread_local"):
-            values = self._run(roomy)
+            values = self._run(padded)
         return graph, values
 
 
-def _size_class(roomy: BagBatch) -> tuple[object, ...]:
-    omics = None if roomy.omics_RG is None else len(roomy.omics_RG)
-    return len(roomy.features_PD), len(roomy.graph.source_M), len(roomy), omics, roomy.features_PD.dtype
+def _size_class(padded: BagBatch) -> tuple[object, ...]:
+    omics = None if padded.omics_RG is None else len(padded.omics_RG)
+    return len(padded.features_PD), len(padded.graph.source_M), len(padded), omics, padded.features_PD.dtype

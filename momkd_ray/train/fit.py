@@ -1,4 +1,4 @@
-"""Where a fold's workers run: this process alone, or Ray Train's workers, which may come and go."""
+"""Starts the workers of a fold: this process for a single worker, otherwise a Ray Train `TorchTrainer`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from momkd_ray.train.worker import train_loop_per_worker
 
 
 def fit(task: FoldTask, stop: Callable[[], bool] | None = None) -> dict[str, Any] | None:
-    """Train a fold from within its Tune trial, to which every epoch's metrics are reported.
+    """Trains a fold within its Tune trial, and reports the metrics of every epoch to it.
 
-    One worker trains in the trial's own process, which saves the half minute that Ray Train takes to start; two or
-    more, or a changing number, are DDP workers of a `TorchTrainer`. Both run `train_loop_per_worker`.
+    A single worker trains in the trial's own process, which saves the half minute that Ray Train takes to start; two
+    or more, or an elastic number, are DDP workers of a `TorchTrainer`. Both run `train_loop_per_worker`.
 
     Args:
         task: the fold.
-        stop: asked before each epoch whether the fold is to end by itself. A trial that Tune's scheduler ended
-            instead would leave the placement group of its workers behind.
+        stop: called before each epoch; returns whether the fold is to end. (If Tune's scheduler ended the trial
+            instead, the placement group of its workers would remain.)
 
     Returns:
-        What `train_loop_per_worker` returns; None where the fold was stopped.
+        The result of `train_loop_per_worker`; None if the fold was stopped.
 
     Raises:
-        InputError: fewer bags a step than workers, or bad input that a worker has found.
-        RunError: the workers failed more often than `cluster.max_failures`, or in a way that comes again.
+        InputError: fewer bags per step than workers, or bad input that a worker has met.
+        RunError: the workers failed more often than `cluster.max_failures`, or would fail again in the same way.
     """
     cluster, bags_per_step = task.config.cluster, task.config.train.bags_per_step
     if bags_per_step < cluster.most_workers:
@@ -50,7 +50,7 @@ def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None) -> dict[str, A
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from momkd_ray.train.ray_train_hooks import NoRetryOnKnownErrors, Torch
+    from momkd_ray.train.ray_train_hooks import NoRetryOnKnownErrors, TolerantTorchConfig
 
     file_system, path = storage.pyarrow_filesystem(f"{task.location}/train")
     resources = {"CPU": cluster.cpus_per_worker}
@@ -59,7 +59,7 @@ def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None) -> dict[str, A
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config={"task": task, "report": train.report, "stop": stop},
-        torch_config=Torch(),
+        torch_config=TolerantTorchConfig(),
         scaling_config=train.ScalingConfig(
             num_workers=cluster.workers,
             elastic_resize_monitor_interval_s=cluster.resize_interval_s,
@@ -67,7 +67,7 @@ def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None) -> dict[str, A
             resources_per_worker=resources,
         ),
         run_config=train.RunConfig(
-            # what resumes is the fold's own checkpoint: Train is given none to keep under this name
+            # a fold resumes from its own checkpoints; Ray Train keeps none under this name
             name=f"{task.fingerprint}-fold-{task.fold}",
             storage_path=path,
             storage_filesystem=file_system,

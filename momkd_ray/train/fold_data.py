@@ -1,4 +1,4 @@
-"""One worker's bags: its share of every step, and of the bags that are only looked at, read while it computes."""
+"""Prefetches one worker's batches: its share of every training step, and of the bags to predict."""
 
 from __future__ import annotations
 
@@ -19,21 +19,34 @@ from momkd_ray.train.collectives import Collective
 from momkd_ray.train.task import ROLES, FoldTask, RoleBags
 
 Task = TypeVar("Task")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one worker does in a step."""
+    """One worker's part of a training step.
 
-    draws: Step  # its own; none in a step of fewer bags than workers
-    global_bags: int  # of all workers
-    batches: list[BagBatch]  # of its draws, one a pass; without any, of a filler that counts for nothing
-    waited_s: float  # until they were there
+    Attributes:
+        draws: of this worker; empty in a step with fewer bags than workers.
+        global_bags: number of bags of all workers.
+        batches: micro-batches of the draws; without draws, of a filler bag of weight 0.
+        waited_s: seconds that the worker waited for them.
+    """
+
+    draws: Step
+    global_bags: int
+    batches: list[BagBatch]
+    waited_s: float
 
 
 class FoldData:
-    """The bags of a fold as one worker of a world takes them."""
+    """Provides one worker's batches of a fold.
+
+    Args:
+        task: the fold.
+        collective: gives rank and number of workers.
+        device: the worker's device.
+    """
 
     def __init__(self, task: FoldTask, collective: Collective, device: torch.device) -> None:
         self.task, self.config, self.collective, self.device = task, task.config, collective, device
@@ -41,7 +54,7 @@ class FoldData:
         self.by_role = {role: RoleBags.of(task.bags, role) for role in ROLES}
 
     def plan(self, epoch: int) -> list[Step]:
-        """The steps of an epoch, of all workers."""
+        """Samples the steps of an epoch, of all workers together."""
         train, bags = self.config.train, self.by_role["train"]
         return plan_epoch(
             bags.ids,
@@ -53,32 +66,35 @@ class FoldData:
         )
 
     def shares(self, plan: list[Step], first_step: int) -> Iterator[Share]:
-        """This worker's share of each step from `first_step` on."""
+        """Yields this worker's share of each step from `first_step` on."""
         bags, rank = self.by_role["train"], self.collective.rank
-        dealt = [by_rank[rank] for by_rank in assign_to_ranks(plan, bags.patches, self.collective.world)]
-        todo = list(zip(plan, dealt, strict=True))[first_step:]
-        # a rank left without a bag in a short last step takes part with the step's first one at weight 0
-        ready = self._ahead(
-            [share or step[:1] for step, share in todo],
+        assigned = [by_rank[rank] for by_rank in assign_to_ranks(plan, bags.patches, self.collective.world)]
+        remaining = list(zip(plan, assigned, strict=True))[first_step:]
+        # a rank without a bag in a short last step takes part with the step's first bag at weight 0
+        ready = self._prefetch(
+            [draws or step[:1] for step, draws in remaining],
             self._batches,
             lambda draws: sum(bags.patches[draw.bag] for draw in draws),
         )
-        for step, share in todo:
+        for step, draws in remaining:
             began = time.monotonic()
             batches = [pending.wait() for pending in next(ready)]
-            yield Share(share, len(step), batches, time.monotonic() - began)
+            yield Share(draws, len(step), batches, time.monotonic() - began)
 
-    def each(self, role: str) -> Iterator[tuple[int, BagBatch]]:
-        """This worker's share of a role's bags, each alone so that no neighbour changes a digit, by its place."""
+    def single(self, role: str) -> Iterator[tuple[int, BagBatch]]:
+        """Yields this worker's share of a role's bags with their indices, one bag per batch.
+
+        A bag's prediction then does not depend on the bags beside it, to the last digit.
+        """
         bags = self.by_role[role]
-        yield from self._ahead(
+        yield from self._prefetch(
             balance(bags.patches, self.collective.world)[self.collective.rank],
-            lambda place: (place, collate([self.task.source.read(bags.ids[place])], device=self.device)),
-            lambda place: bags.patches[place],
+            lambda index: (index, collate([self.task.source.read(bags.ids[index])], device=self.device)),
+            lambda index: bags.patches[index],
         )
 
     def _batches(self, draws: Step) -> list[PendingBatch]:
-        """The batches of this rank's draws of a step, one a pass; runs ahead of the training on a thread of its own."""
+        """Reads and collates this rank's draws of a step into micro-batches; runs in a prefetch thread."""
         bags = self.by_role["train"]
         groups = micro_batches([bags.patches[draw.bag] for draw in draws], self.config.train.patches_per_pass)
         batches = (
@@ -93,10 +109,10 @@ class FoldData:
         )
         return [self.transfer.send(batch) for batch in batches]
 
-    def _ahead(
-        self, tasks: Iterable[Task], make: Callable[[Task], Made], patches: Callable[[Task], int]
-    ) -> Iterator[Made]:
-        """What is made of each task, in order, by the threads that read ahead within their memory."""
+    def _prefetch(
+        self, tasks: Iterable[Task], make: Callable[[Task], Result], patches: Callable[[Task], int]
+    ) -> Iterator[Result]:
+        """Prefetches `make(task)` within `cluster.read_ahead_mb`, by `cluster.read_threads` threads."""
         cluster = self.config.cluster
         bytes_per_patch = 4 * self.task.width
         return prefetch(

@@ -1,4 +1,4 @@
-"""What a running fold tells Prometheus: gauges that every Ray node exports, one set a worker."""
+"""Prometheus gauges of a running fold, one set per worker, exported by every Ray node."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from torch.nn.parallel import DistributedDataParallel
 from momkd_ray.batches.collate import BagBatch
 from momkd_ray.model.memory import MomentumMemory
 
-EVERY_S = 5.0  # Ray forgets a gauge that was not set for 20 s, and an epoch may take longer
-NEGLIGIBLE = 0.1  # of an even share of its class's mass: a component below it takes no part
+REPORT_INTERVAL_S = 5.0  # Ray drops a gauge that was not set for 20 s, and an epoch may take longer
+NEGLIGIBLE_MASS = 0.1  # of the mean mass of a class's components: one below it counts as unused
 
 
 @dataclass(frozen=True)
 class GaugeSpec:
-    """One gauge: what it means, and its tags beside run, fold and setting."""
+    """The description of one gauge, and its tags besides run, fold and setting."""
 
-    meaning: str
+    description: str
     tags: tuple[str, ...] = ()
 
 
-# Ray puts "ray_" before each name. What all workers share comes from rank 0 alone and has no rank.
+# Ray prefixes each name with "ray_". Values that all workers share are reported by rank 0 and have no rank.
 GAUGES = {
     "momkd_loss": GaugeSpec("Mean of a loss term over the last epoch's bags.", ("term",)),
     "momkd_auc": GaugeSpec("AUC of the last epoch: of the training draws, or of the validation patients.", ("split",)),
@@ -48,121 +48,129 @@ GAUGES = {
 
 
 class GaugeReporter:
-    """Keeps the gauges of one worker on one fold up to date; does nothing where Ray is not up.
+    """Reports the gauges of one worker on one fold; does nothing if Ray is not initialised.
 
-    Steps hand over only what the host knows already, so that watching never waits for a GPU.
+    A step reports only values that the host already has, so that reporting never synchronises with a GPU.
+
+    Args:
+        run: the run directory.
+        location: the fold's folder in it.
+        fold: its number.
+        rank: of the worker.
+        classes: names of the classes in order.
     """
 
     def __init__(self, run: str, location: str, fold: int, rank: int, classes: Sequence[str]) -> None:
-        """Args: the run directory, the fold's folder in it, fold, rank, and the names of the classes in order."""
         setting = re.search(r"setting=(\d+)", location.removeprefix(run))
         self.tags = {"run": run, "fold": str(fold), "setting": setting[1] if setting else "0"}
         self.rank, self.classes = rank, classes
         self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         self._gauges: dict[str, Any] = {}
         self._lock = threading.Lock()
-        self._teller: threading.Thread | None = None
+        self._reporter: threading.Thread | None = None
         self._new_epoch()
 
     def _new_epoch(self) -> None:
         self._began, self._waited = float("inf"), 0.0
         self._bags, self._patches = 0, 0
 
-    def step(self, batches: Sequence[BagBatch], began: float, waited: float) -> None:
-        """A step was taken.
+    def record_step(self, batches: Sequence[BagBatch], began: float, waited: float) -> None:
+        """Records a step's throughput.
 
         Args:
             batches: this worker's bags of the step.
             began: when it began to wait for them, by `time.monotonic`.
-            waited: the seconds it waited.
+            waited: seconds that it waited.
         """
         self._began = min(self._began, began)
         self._waited += waited
         self._bags += sum(len(batch) for batch in batches)
         self._patches += sum(sum(batch.patches_per_bag) for batch in batches)
         seconds = time.monotonic() - self._began
-        self._keep("momkd_bags_per_second", self._bags / seconds, rank=str(self.rank))
-        self._keep("momkd_patches_per_second", self._patches / seconds, rank=str(self.rank))
-        self._keep("momkd_input_wait_share", self._waited / seconds, rank=str(self.rank))
-        self._start_telling()
+        self._set("momkd_bags_per_second", self._bags / seconds, rank=str(self.rank))
+        self._set("momkd_patches_per_second", self._patches / seconds, rank=str(self.rank))
+        self._set("momkd_input_wait_share", self._waited / seconds, rank=str(self.rank))
+        self._start_reporting()
 
-    def epoch(self, metrics: Mapping[str, Any], memory: MomentumMemory, network: nn.Module) -> None:
-        """An epoch was validated.
+    def record_epoch(self, metrics: Mapping[str, Any], memory: MomentumMemory, network: nn.Module) -> None:
+        """Records the values of a validated epoch.
 
         Args:
             metrics: its line of `metrics.jsonl`.
             memory: the class memory.
-            network: the model as it is trained, within DDP where there are several workers.
+            network: the trained model, wrapped by DDP if there are several workers.
         """
         self._new_epoch()
-        self._keep("momkd_all_reduce_seconds", all_reduce_seconds(network), rank=str(self.rank))
+        self._set("momkd_all_reduce_seconds", all_reduce_seconds(network), rank=str(self.rank))
         device = memory.components.device
         if device.type == "cuda":
-            held = float(torch.cuda.max_memory_allocated(device))
-            self._keep("momkd_gpu_memory_bytes", held, rank=str(self.rank))
+            peak_bytes = float(torch.cuda.max_memory_allocated(device))
+            self._set("momkd_gpu_memory_bytes", peak_bytes, rank=str(self.rank))
         if self.rank == 0:
-            self._keep_shared(metrics, memory)
-        self._tell()
+            self._set_shared(metrics, memory)
+        self._report()
 
-    def _keep_shared(self, metrics: Mapping[str, Any], memory: MomentumMemory) -> None:
-        """What is the same on every worker."""
+    def _set_shared(self, metrics: Mapping[str, Any], memory: MomentumMemory) -> None:
+        """Sets the values that are the same on every worker."""
         for name, value in metrics.items():
             if name.startswith("loss_"):
-                self._keep("momkd_loss", value, term=name.removeprefix("loss_"))
-        self._keep("momkd_auc", metrics.get("train_auc"), split="train")
-        self._keep("momkd_auc", metrics.get("val_auc"), split="validation")
-        self._keep("momkd_epoch", metrics["epoch"] + 1)
-        self._keep("momkd_learning_rate", metrics.get("lr"))
-        for name, share in zip(self.classes, memory_use(memory), strict=False):
-            self._keep("momkd_memory_use", share, **{"class": name})
+                self._set("momkd_loss", value, term=name.removeprefix("loss_"))
+        self._set("momkd_auc", metrics.get("train_auc"), split="train")
+        self._set("momkd_auc", metrics.get("val_auc"), split="validation")
+        self._set("momkd_epoch", metrics["epoch"] + 1)
+        self._set("momkd_learning_rate", metrics.get("lr"))
+        for name, share in zip(self.classes, used_component_share(memory), strict=False):
+            self._set("momkd_memory_use", share, **{"class": name})
 
-    def _keep(self, name: str, value: float | None, **tags: str) -> None:
+    def _set(self, name: str, value: float | None, **tags: str) -> None:
         if value is not None:
             with self._lock:
                 self._values[name, tuple(tags.items())] = float(value)
 
-    def _start_telling(self) -> None:
-        if self._teller is None and _ray_is_up():
-            # the thread must not keep alive what it watches: it ends with it
-            self._teller = threading.Thread(target=_tell_on, args=(weakref.ref(self),), name="watch", daemon=True)
-            self._teller.start()
+    def _start_reporting(self) -> None:
+        if self._reporter is None and _ray_is_initialised():
+            # by a weak reference: the thread ends when the reporter is freed
+            self._reporter = threading.Thread(
+                target=_report_periodically, args=(weakref.ref(self),), name="gauges", daemon=True
+            )
+            self._reporter.start()
 
-    def _tell(self) -> None:
-        if not _ray_is_up():
+    def _report(self) -> None:
+        if not _ray_is_initialised():
             return
         from ray.util.metrics import Gauge
 
         with self._lock:
             for (name, tags), value in self._values.items():
                 if name not in self._gauges:
-                    told = GAUGES[name]
-                    self._gauges[name] = Gauge(name, told.meaning, (*self.tags, *told.tags))
+                    spec = GAUGES[name]
+                    self._gauges[name] = Gauge(name, spec.description, (*self.tags, *spec.tags))
                 self._gauges[name].set(value, self.tags | dict(tags))
 
 
-def _tell_on(ref: weakref.ref[GaugeReporter]) -> None:
-    while (watch := ref()) is not None:
-        watch._tell()
-        del watch
-        time.sleep(EVERY_S)
+def _report_periodically(ref: weakref.ref[GaugeReporter]) -> None:
+    while (reporter := ref()) is not None:
+        reporter._report()
+        del reporter
+        time.sleep(REPORT_INTERVAL_S)
 
 
-def _ray_is_up() -> bool:
-    ray: Any = sys.modules.get("ray")  # a process that has not imported it is no worker of Ray's
+def _ray_is_initialised() -> bool:
+    ray: Any = sys.modules.get("ray")  # a process that has not imported it is no Ray worker
     return ray is not None and bool(ray.is_initialized())
 
 
-def memory_use(memory: MomentumMemory) -> list[float]:
-    """For each class the share of its components that hold a part of its mass; empty where a rule keeps no mass."""
+def used_component_share(memory: MomentumMemory) -> list[float]:
+    """Computes for each class the share of components with non-negligible mass; empty for rules without masses."""
     if memory.rule != "ema":
         return []
-    even_Y1 = memory.mass_YK.mean(dim=1, keepdim=True)
-    shares: list[float] = (memory.mass_YK >= NEGLIGIBLE * even_Y1).float().mean(dim=1).tolist()
+    mean_Y1 = memory.mass_YK.mean(dim=1, keepdim=True)
+    shares: list[float] = (memory.mass_YK >= NEGLIGIBLE_MASS * mean_Y1).float().mean(dim=1).tolist()
     return shares
 
 
 def all_reduce_seconds(network: nn.Module) -> float | None:
-    """The mean time that the gradients' exchange takes, which DDP measures itself in one step of many."""
+    """Returns the mean seconds of the gradients' exchange, which DDP measures in a sample of steps."""
     if not isinstance(network, DistributedDataParallel):
         return None
     measured: dict[str, Any] = network._get_ddp_logging_data()  # type: ignore[no-untyped-call]

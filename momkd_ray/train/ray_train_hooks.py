@@ -1,4 +1,4 @@
-"""What Ray Train's controller is taught: which failures end a fold, and that a worker may die of too little memory."""
+"""Extensions of Ray Train's controller: errors that are not retried, and workers that run out of memory."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from momkd_ray.errors import input_error_within, run_error_within
 
 
 class NoRetryOnKnownErrors(train.UserCallback):  # type: ignore[misc]  # Ray carries no types
-    """Raises in the controller, which then does not start the workers again."""
+    """Ends a fold on errors that would come again: it raises in the controller, which then starts no workers."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Workers failed."""
+        """Re-raises an `InputError` or `RunError` of any worker."""
         for error in worker_exceptions.values():
-            if known := input_error_within(error) or run_error_within(error):
-                raise known
+            if reason := input_error_within(error) or run_error_within(error):
+                raise reason
 
 
 class _Backend(_TorchBackend):  # type: ignore[misc]
     def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        """Leave the process group, of which nothing may be left."""
+        """Shuts the process group down; its workers may already be gone."""
         try:
             super().on_shutdown(worker_group, backend_config)
         except OutOfMemoryError:
-            # of all the ways in which a worker can be gone, Ray Train 2.60 takes this one for its own failure: it would
-            # end the fold, and leave behind the placement group for which the next try then waits without end
-            logging.getLogger(__name__).warning("a worker died of too little memory")
+            # Ray Train 2.60 treats this kind of a lost worker as a failure of the controller: it would end the fold and
+            # keep the placement group, for which the next attempt then waits forever
+            logging.getLogger(__name__).warning("a worker ran out of memory")
 
 
 @dataclass
-class Torch(TorchConfig):  # type: ignore[misc]
-    """DDP as Ray Train sets it up, ended without complaint when workers died of too little memory."""
+class TolerantTorchConfig(TorchConfig):  # type: ignore[misc]
+    """Ray Train's DDP configuration, with a shutdown that tolerates workers lost to too little memory."""
 
     @property
     def backend_cls(self) -> type[_Backend]:
-        """The backend above."""
+        """The backend with the tolerant shutdown."""
         return _Backend

@@ -1,4 +1,4 @@
-"""One optimisation step over a global batch, however many workers divide it (method 3, 4 and 5)."""
+"""One optimisation step over a global batch, for any number of workers (docs/method.md §3 to §5)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ from momkd_ray.train.collectives import Collective, mean_in_rank_order
 from momkd_ray.train.cuda_graphs import CudaGraphCache
 
 LOSS_NAMES = ("ce", "memory", "align_slide", "align_omics", "reconstruction", "total")
-OMICS_LOSSES = ("align_omics", "reconstruction")  # told as means over the bags that have omics
+OMICS_LOSSES = ("align_omics", "reconstruction")  # reported as means over the bags with omics
 
 
 class Stepper:
-    """Model, optimiser and memory moved together, one global batch at a time.
+    """Updates model and memory by one global batch at a time.
 
-    Gradients are those of the mean of the bags' losses over the global batch: every rank scales its sum by
-    world / global bags, and DDP averages over ranks.
+    The gradient is that of the mean loss of the global batch's bags: every rank scales the sum over its bags by world /
+    global bags, and DDP averages over ranks.
+
+    Args:
+        model: moved to `device` here.
+        config: the configuration's `train` section.
+        collective: communication with the other workers.
+        device: the worker's device.
     """
 
     def __init__(self, model: MoMKD, config: TrainConfig, collective: Collective, device: torch.device) -> None:
@@ -47,21 +53,21 @@ class Stepper:
             self.network = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
             if config.deterministic:
                 self.network.register_comm_hook(None, lambda _, bucket: mean_in_rank_order(bucket.buffer()))
-        self.alone = CudaGraphCache(lambda batch: self._together([batch], len(batch)), device, model.dropout_layers)
+        self.recorded = CudaGraphCache(lambda batch: self._update([batch], len(batch)), device, model.dropout_layers)
 
     def load_optimiser(self, state: dict[str, Any]) -> None:
-        """What another stepper's optimiser held, on whatever device that was."""
+        """Restores the optimiser's state, saved on any device."""
         self.optimiser.load_state_dict(state)
         for group in self.optimiser.param_groups:
             group["capturable"] = self.device.type == "cuda"
 
     def step(self, batches: Sequence[BagBatch], global_bags: int, filler: BagBatch | None = None) -> Tensor:
-        """Move everything by one step.
+        """Takes one optimisation step, and moves the memory.
 
         Args:
-            batches: this rank's bags of the step, one batch a pass; empty where the step has fewer bags than ranks.
-            global_bags: the bags of all ranks in this step.
-            filler: any labelled bag, needed where `batches` is empty: it takes part with weight 0.
+            batches: this rank's micro-batches; empty if the step has fewer bags than ranks.
+            global_bags: number of bags of all ranks in this step.
+            filler: any labelled bag, needed if `batches` is empty: it takes part with weight 0.
 
         Returns:
             (B, losses + 1) for this rank's bags in their order, on the device: each of `LOSS_NAMES`, and the
@@ -70,10 +76,10 @@ class Stepper:
         self.model.train()
         if self.collective.world == 1 and len(batches) == 1:
             batch = batches[0].to(self.device, batches[0].features_PD.dtype)
-            return self.alone(batch, settings=self.optimiser.param_groups[0]["lr"])
-        return self._together(batches, global_bags, filler)
+            return self.recorded(batch, settings=self.optimiser.param_groups[0]["lr"])
+        return self._update(batches, global_bags, filler)
 
-    def _together(self, batches: Sequence[BagBatch], global_bags: int, filler: BagBatch | None = None) -> Tensor:
+    def _update(self, batches: Sequence[BagBatch], global_bags: int, filler: BagBatch | None = None) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
         outcomes = [
             self._backward(batch, self.collective.world / global_bags, last=i == len(batches) - 1)
@@ -87,19 +93,20 @@ class Stepper:
         evidence = [e for _, e, _ in outcomes] or [torch.zeros(0, self.model.model_config.shared, device=self.device)]
         classes = [y for _, _, y in outcomes] or [torch.zeros(0, dtype=torch.int64, device=self.device)]
         self.model.memory.update(torch.cat(evidence), torch.cat(classes), sum(len(b) for b in batches))
-        no_bags = torch.zeros(0, len(LOSS_NAMES) + 1, device=self.device)
-        return torch.cat([no_bags, *(values_BV for values_BV, _, _ in outcomes)])
+        empty = torch.zeros(0, len(LOSS_NAMES) + 1, device=self.device)
+        return torch.cat([empty, *(values_BV for values_BV, _, _ in outcomes)])
 
     def _backward(self, batch: BagBatch, scale: float, last: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Computes the gradients of one micro-batch; returns losses, evidence for the memory and its classes."""
         batch = batch.to(self.device, self.dtype)
-        # only the last pass of a step exchanges gradients
-        quiet = not last and isinstance(self.network, DistributedDataParallel)
-        with self.network.no_sync() if quiet else contextlib.nullcontext():  # type: ignore[operator]
+        # only the last micro-batch of a step exchanges gradients
+        accumulate = not last and isinstance(self.network, DistributedDataParallel)
+        with self.network.no_sync() if accumulate else contextlib.nullcontext():  # type: ignore[operator]
             output = self.network(batch)
             terms = self.model.losses(output, batch)
             loss = terms["total"].sum() * scale
             if batch.omics_RG is None:
-                # a parameter that the pass left alone still has a gradient, zero, on every rank alike
+                # DDP needs a gradient of every parameter on every rank, here zero
                 loss = loss + sum((p.sum() * 0.0 for p in self.model.omics_parameters()), loss.new_zeros(()))
             torch.autograd.backward(loss)
         evidence, classes = self.model.evidence(output, batch)
@@ -109,10 +116,10 @@ class Stepper:
 
 
 def dtype_of_products(precision: str, device: torch.device) -> torch.dtype:
-    """The type that training multiplies in.
+    """Chooses the type of the matrix products of training.
 
     Raises:
-        InputError: bf16 is asked for where the device has no instructions for it.
+        InputError: `train.precision` is bf16 and the device has no instructions for it.
     """
     capable = multiplies_bf16(device)
     if precision == "bf16" and not capable:

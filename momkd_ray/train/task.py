@@ -1,4 +1,4 @@
-"""What a worker is given to train one fold."""
+"""`FoldTask`: all that a worker needs to train one fold."""
 
 from __future__ import annotations
 
@@ -15,22 +15,34 @@ ROLES = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class FoldTask:
-    """All that a worker needs to train one fold."""
+    """The configuration, bags and omics of one fold.
+
+    Attributes:
+        config: the resolved configuration.
+        fold: number of the fold.
+        bags: `bag_id, slides, patient_id, y, role (train | val | test), patches`, sorted by `bag_id`.
+        omics: patient -> (G,) float32, selected and scaled; training patients only.
+        genes: G.
+        width: D.
+        source: hands out bags by identifier.
+        location: the fold's folder in the run directory.
+        fingerprint: of configuration, data and folds; a checkpoint with another fingerprint is refused.
+    """
 
     config: Config
     fold: int
-    bags: pd.DataFrame  # bag_id, slides, patient_id, y, role (train | val | test), patches; sorted by bag_id
-    omics: dict[str, np.ndarray]  # patient -> (G,) float32, selected and scaled; training patients only
+    bags: pd.DataFrame
+    omics: dict[str, np.ndarray]
     genes: int
     width: int
     source: BagSource
-    location: str  # the fold's folder in the run directory
-    fingerprint: str  # of configuration, data and folds: a checkpoint of another is refused
+    location: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
 class RoleBags:
-    """The bags of one role, as columns."""
+    """The bags of one role (train, val or test), as parallel lists."""
 
     ids: list[str]
     slides: list[str]
@@ -40,6 +52,6 @@ class RoleBags:
 
     @classmethod
     def of(cls, bags: pd.DataFrame, role: str) -> RoleBags:
-        """Those of a fold's bags that have this role."""
+        """Selects the bags of a role from the fold's table."""
         own = bags[bags["role"] == role]
         return cls(*(own[name].tolist() for name in ("bag_id", "slides", "patient_id", "y", "patches")))

@@ -1,4 +1,4 @@
-"""Training one fold: the same function in one process and in every worker of Ray Train."""
+"""Trains one fold: the same function in a single process and in every worker of Ray Train."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from momkd_ray.seeds import derive_seed
 from momkd_ray.train.checkpoints import Checkpoints
 from momkd_ray.train.collectives import Collective, device_of_worker, join_process_group, merge_dicts
 from momkd_ray.train.cuda_graphs import CudaGraphCache
-from momkd_ray.train.epoch_metrics import VALUES, EpochRecord, no_rows, with_rows_of_all
+from momkd_ray.train.epoch_metrics import VALUES, EpochRecord, empty_rows, gather_rows
 from momkd_ray.train.fold_data import FoldData
 from momkd_ray.train.memory_init import initialise_memory
 from momkd_ray.train.prometheus import GaugeReporter
@@ -39,46 +39,54 @@ Report = Callable[[dict[str, Any]], None]
 
 @dataclass
 class TrainState:
-    """Where a fold stands: the next step to take, and the best epoch so far."""
+    """The training position and the best epoch so far; part of every checkpoint.
+
+    Attributes:
+        epoch, step: the next step to take, within its epoch.
+        rows_NV: losses and predictions of the epoch's draws so far, of all workers.
+        best_auc, best_epoch, best_weights: the highest validation AUC, with its epoch and weights.
+        stale_epochs: epochs since then.
+        history: one line of metrics per epoch.
+    """
 
     epoch: int = 0
-    step: int = 0  # position within the epoch
-    rows_NV: Tensor = field(default_factory=no_rows)  # what the epoch's draws gave so far, of all workers
+    step: int = 0
+    rows_NV: Tensor = field(default_factory=empty_rows)
     best_auc: float = float("-inf")
     best_epoch: int = -1
     stale_epochs: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)  # a metrics line an epoch
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
-    """Train a fold to its end, going on from its newest checkpoint if there is one.
+    """Trains a fold to its end, resuming from its newest checkpoint if there is one.
 
     Args:
-        loop: `task` (a `FoldTask`), `report`, called with each epoch's metrics, and perhaps `stop`, asked by rank 0
-            before each epoch whether to end here.
+        loop: `task` (a `FoldTask`); `report`, called with the metrics of each epoch; optionally `stop`, called by rank
+            0 before each epoch, which returns whether to end the fold.
 
     Returns:
-        `best_epoch` and `val_auc`; checkpoints, metrics and slide-level predictions lie in the fold's folder.
-        None where it was stopped.
+        `best_epoch` and `val_auc`; checkpoints, metrics and slide-level predictions are in the fold's folder. None if
+        the fold was stopped.
     """
     task: FoldTask = loop["task"]
     report: Report = loop["report"]
     set_determinism(task.config)
     training = FoldTraining(task, join_process_group())
     with training.checkpoints:
-        progress = training.resume() or training.begin()
-        while not training.finished(progress):
+        state = training.resume() or training.begin()
+        while not training.finished(state):
             if training.stopped(loop.get("stop")):
                 return None
-            metrics = training.epoch(progress)
-            # where Tune's TensorBoard events lie on the axis, also of a fold that goes on
+            metrics = training.run_epoch(state)
+            # the x axis of Tune's TensorBoard events, also after a resume
             report(metrics | {"timesteps_total": metrics["epoch"] + 1})
-    return training.predict(progress)
+    return training.predict(state)
 
 
 def set_determinism(config: Config) -> None:
-    """Threads, and in deterministic mode only operations that give the same bits every time."""
+    """Sets PyTorch's threads, and in deterministic mode restricts it to reproducible operations."""
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     if config.train.deterministic:
         environment.set_defaults(environment.DETERMINISTIC_CUDA)
@@ -86,7 +94,12 @@ def set_determinism(config: Config) -> None:
 
 
 class FoldTraining:
-    """One fold's model, optimiser and data on one worker."""
+    """Model, optimiser, data and checkpoints of one fold on one worker.
+
+    Args:
+        task: the fold.
+        collective: communication with the other workers.
+    """
 
     def __init__(self, task: FoldTask, collective: Collective) -> None:
         config = task.config
@@ -94,68 +107,74 @@ class FoldTraining:
         self.device = device_of_worker(config.cluster.gpus_per_worker)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)  # another fold may have been trained in this process
-        self.input = FoldData(task, collective, self.device)
+        self.data = FoldData(task, collective, self.device)
         self.checkpoints = Checkpoints(storage.join(task.location, CHECKPOINTS), task.fingerprint)
         classes = (config.cohort.negative, config.cohort.positive)
-        self.watch = GaugeReporter(config.run.dir, task.location, task.fold, collective.rank, classes)
+        self.gauges = GaugeReporter(config.run.dir, task.location, task.fold, collective.rank, classes)
         torch.manual_seed(derive_seed("weights", config.train.seed, task.fold) % 2**63)
         model = MoMKD(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
         self.stepper = Stepper(model, config.train, collective, self.device)
-        self.predicted = CudaGraphCache(lambda batch: self.model.predict(batch)[0], self.device, model.dropout_layers)
+        self.predict_batch = CudaGraphCache(
+            lambda batch: self.model.predict(batch)[0], self.device, model.dropout_layers
+        )
         self.scheduler = ReduceLROnPlateau(
             self.stepper.optimiser, "max", factor=config.train.lr_factor, patience=config.train.lr_patience
         )
-        self.notes: list[str] = []  # told with the next epoch's metrics
+        self.notes: list[str] = []  # for the user, reported with the next epoch's metrics
 
     @property
     def model(self) -> MoMKD:
-        """The model, without the wrapper of DDP."""
+        """The model without DDP's wrapper."""
         return self.stepper.model
 
     def resume(self) -> TrainState | None:
-        """Everything as the newest whole checkpoint has it, the same on every rank; None without one."""
-        # what rank 0 sees is what all take: another may list the folder a moment later
+        """Restores the newest intact checkpoint, the same on every rank; None if there is none."""
+        # rank 0 chooses for all: another rank may list the folder a moment later
         name = self.collective.gather(self.checkpoints.newest() if self.collective.rank == 0 else None)[0]
-        for place in self.checkpoints.damaged:
-            self.notes.append(f"the checkpoint {place} is damaged and was passed over for the one before it")
+        for location in self.checkpoints.damaged:
+            self.notes.append(f"the checkpoint {location} is damaged; the fold resumes from the one before it")
         if name is None:
             return None
         content = self.checkpoints.read(name)
         self.model.load_state_dict(content["model"])
         self.stepper.load_optimiser(content["optimiser"])
         self.scheduler.load_state_dict(content["scheduler"])
-        progress = TrainState(**content["progress"])
-        where = f"epoch {progress.epoch}" + (f", step {progress.step}" if progress.step else "")
+        state = TrainState(**content["progress"])
+        position = f"epoch {state.epoch}" + (f", step {state.step}" if state.step else "")
         workers = "1 worker" if self.collective.world == 1 else f"{self.collective.world} workers"
-        self.notes.append(f"fold {self.task.fold} goes on from {where} with {workers}")
-        return progress
+        self.notes.append(f"fold {self.task.fold} resumes from {position} with {workers}")
+        return state
 
     def begin(self) -> TrainState:
-        """The first position, the memory initialised."""
-        initialise_memory(self.model, self.input, self.stepper.dtype)
+        """Initialises the memory and returns the first position."""
+        initialise_memory(self.model, self.data, self.stepper.dtype)
         return TrainState()
 
-    def finished(self, progress: TrainState) -> bool:
-        """Whether the last epoch is done or the validation AUC has not risen for `patience` epochs."""
+    def finished(self, state: TrainState) -> bool:
+        """Returns whether the last epoch is done, or the validation AUC has not risen for `train.patience` epochs."""
         train = self.config.train
-        return progress.epoch >= train.epochs or progress.stale_epochs >= train.patience
+        return state.epoch >= train.epochs or state.stale_epochs >= train.patience
 
     def stopped(self, stop: Callable[[], bool] | None) -> bool:
-        """Whether the fold is to end here; rank 0 asks, so that all workers leave together."""
+        """Returns whether the fold is to end here; rank 0 asks, so that all workers end together."""
         return stop is not None and any(self.collective.gather(self.collective.rank == 0 and stop()))
 
-    def epoch(self, progress: TrainState) -> dict[str, Any]:
-        """Train an epoch from where it stands, validate, move scheduler and early stopping, and save all of it."""
+    def run_epoch(self, state: TrainState) -> dict[str, Any]:
+        """Trains the rest of an epoch, validates, updates learning rate and early stopping, and saves a checkpoint.
+
+        Returns:
+            The epoch's line of metrics, with the best validation AUC, the number of workers and notes for the user.
+        """
         began = time.monotonic()
-        plan = self.input.plan(progress.epoch)
-        waits, saving_s = self._train_steps(progress, plan)
+        plan = self.data.plan(state.epoch)
+        waits, saving_s = self._train_steps(state, plan)
         trained = time.monotonic()
-        record = EpochRecord(progress.rows_NV, plan, self.input.by_role["train"], set(self.task.omics))
-        val = self._predict_bags("val")
+        record = EpochRecord(state.rows_NV, plan, self.data.by_role["train"], set(self.task.omics))
+        val = self._predict_role("val")
         val_auc = patient_auc(val["y"], val["p_1"], val["patient_id"])
         metrics: dict[str, Any] = {
             "fold": self.task.fold,
-            "epoch": progress.epoch,
+            "epoch": state.epoch,
             **record.losses(),
             "lr": self.stepper.optimiser.param_groups[0]["lr"],
             "train_auc": record.auc(),
@@ -167,96 +186,100 @@ class FoldTraining:
             "seconds_validate": round(time.monotonic() - trained, 3),
         }
         self.scheduler.step(val_auc)
-        progress.stale_epochs += 1
-        if val_auc > progress.best_auc:
-            progress.best_auc, progress.best_epoch, progress.stale_epochs = val_auc, progress.epoch, 0
-            progress.best_weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
-        progress.history.append(metrics)
-        steps = record.steps(progress.epoch)
-        progress.epoch, progress.step, progress.rows_NV = progress.epoch + 1, 0, no_rows()
-        self.save(progress, steps)
-        self.watch.epoch(metrics, self.model.memory, self.stepper.network)
+        state.stale_epochs += 1
+        if val_auc > state.best_auc:
+            state.best_auc, state.best_epoch, state.stale_epochs = val_auc, state.epoch, 0
+            state.best_weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        state.history.append(metrics)
+        steps = record.steps(state.epoch)
+        state.epoch, state.step, state.rows_NV = state.epoch + 1, 0, empty_rows()
+        self.save(state, steps)
+        self.gauges.record_epoch(metrics, self.model.memory, self.stepper.network)
         notes, self.notes = self.notes, []
-        return metrics | {"best_val_auc": progress.best_auc, "workers": self.collective.world, "notes": notes}
+        return metrics | {"best_val_auc": state.best_auc, "workers": self.collective.world, "notes": notes}
 
-    def predict(self, progress: TrainState) -> dict[str, Any]:
-        """Predict validation and test slides with the best epoch's weights; rank 0 writes them."""
-        self.model.load_state_dict(progress.best_weights)
+    def predict(self, state: TrainState) -> dict[str, Any]:
+        """Predicts validation and test slides with the best epoch's weights; rank 0 writes them."""
+        self.model.load_state_dict(state.best_weights)
         for role in ("val", "test"):
-            slides = self._named(self._predict_bags(role))
+            slides = self._with_class_names(self._predict_role(role))
             if self.collective.rank == 0:
                 storage.write_table(storage.join(self.task.location, f"{role}_slides.parquet"), slides)
-        return {"best_epoch": progress.best_epoch, "val_auc": progress.best_auc}
+        return {"best_epoch": state.best_epoch, "val_auc": state.best_auc}
 
-    def _named(self, slides: pd.DataFrame) -> pd.DataFrame:
-        """Predictions in the user's own class names."""
+    def _with_class_names(self, slides: pd.DataFrame) -> pd.DataFrame:
+        """Replaces class numbers by the user's class names, in the label and in the names of columns."""
         classes = (self.config.cohort.negative, self.config.cohort.positive)
         named = slides.assign(label=[classes[y] for y in slides["y"]])
         named = named.rename(columns={f"p_{y}": f"p_{name}" for y, name in enumerate(classes)})
         return named[["slide_id", "patient_id", "label", *(f"p_{name}" for name in classes)]]
 
-    def _train_steps(self, progress: TrainState, plan: list[Step]) -> tuple[list[float], float]:
-        """The rest of the epoch's steps; for each the seconds this worker waited for its bags, and those of saving."""
+    def _train_steps(self, state: TrainState, plan: list[Step]) -> tuple[list[float], float]:
+        """Trains the rest of the epoch's steps.
+
+        Returns:
+            For each step the seconds that this worker waited for its bags, and the seconds spent on checkpoints.
+        """
         waits: list[float] = []
         saving_s = 0.0
-        places: list[int] = []
+        positions: list[int] = []
         values: list[Tensor] = []
-        for share in self.input.shares(plan, progress.step):
+        for share in self.data.shares(plan, state.step):
             began = time.monotonic() - share.waited_s
             waits.append(share.waited_s)
             batches = share.batches if share.draws else []
             values.append(self.stepper.step(batches, share.global_bags, filler=share.batches[0]))
-            self.watch.step(batches, began, share.waited_s)
-            places += [draw.position for draw in share.draws]
-            progress.step += 1
-            if progress.step % self.config.cluster.checkpoint_steps == 0 and progress.step < len(plan):
+            self.gauges.record_step(batches, began, share.waited_s)
+            positions += [draw.position for draw in share.draws]
+            state.step += 1
+            if state.step % self.config.cluster.checkpoint_steps == 0 and state.step < len(plan):
                 began = time.monotonic()
-                self._take_rows(progress, places, values)
-                self.save(progress)
+                self._gather_rows(state, positions, values)
+                self.save(state)
                 saving_s += time.monotonic() - began
-                places, values = [], []
-        self._take_rows(progress, places, values)
+                positions, values = [], []
+        self._gather_rows(state, positions, values)
         return waits, saving_s
 
-    def _take_rows(self, progress: TrainState, places: Sequence[int], values: Sequence[Tensor]) -> None:
-        """Put what every rank's draws gave into the epoch's rows."""
-        progress.rows_NV = with_rows_of_all(progress.rows_NV, places, values, self.collective)
-        total_N = progress.rows_NV[:, 1 + VALUES.index("total")]
+    def _gather_rows(self, state: TrainState, positions: Sequence[int], values: Sequence[Tensor]) -> None:
+        """Adds the losses and predictions of every rank's draws to the epoch's rows."""
+        state.rows_NV = gather_rows(state.rows_NV, positions, values, self.collective)
+        total_N = state.rows_NV[:, 1 + VALUES.index("total")]
         if not total_N.isfinite().all():
             raise DivergedError(
-                f"fold {self.task.fold}: the loss is {total_N[~total_N.isfinite()][0]} in epoch {progress.epoch}; "
+                f"fold {self.task.fold}: the loss is {total_N[~total_N.isfinite()][0]} in epoch {state.epoch}; "
                 "lower train.lr or train.clip_norm"
             )
 
-    def save(self, progress: TrainState, steps: pd.DataFrame | None = None) -> None:
-        """Rank 0 writes a checkpoint, and then what it covers: the metrics, and a finished epoch's steps."""
+    def save(self, state: TrainState, steps: pd.DataFrame | None = None) -> None:
+        """Writes a checkpoint (rank 0), and after it the metrics and the finished epoch's steps that it covers."""
         if self.collective.rank != 0:
             return
-        lines = "".join(json.dumps(line) + "\n" for line in progress.history)
-        epoch = progress.epoch - 1
+        lines = "".join(json.dumps(line) + "\n" for line in state.history)
+        epoch = state.epoch - 1
 
-        def write_what_it_covers() -> None:
+        def write_metrics() -> None:
             if steps is not None:
-                place = storage.join(self.task.location, "steps", f"epoch={epoch:04d}.parquet")
-                storage.write_table(place, steps)
+                location = storage.join(self.task.location, "steps", f"epoch={epoch:04d}.parquet")
+                storage.write_table(location, steps)
                 storage.write_text(storage.join(self.task.location, "metrics.jsonl"), lines)
 
         content = {
-            "progress": vars(progress),
+            "progress": vars(state),
             "model": self.model.state_dict(),
             "optimiser": self.stepper.optimiser.state_dict(),
             "scheduler": self.scheduler.state_dict(),
         }
-        self.checkpoints.save(content, progress.epoch, progress.step, write_what_it_covers)
+        self.checkpoints.save(content, state.epoch, state.step, write_metrics)
 
-    def _predict_bags(self, role: str) -> pd.DataFrame:
-        """Probabilities of every bag of a role."""
+    def _predict_role(self, role: str) -> pd.DataFrame:
+        """Predicts the class probabilities of every bag of a role."""
         self.model.eval()
-        bags = self.input.by_role[role]
-        mine = {place: self.predicted(batch.to(self.device))[0].tolist() for place, batch in self.input.each(role)}
-        probabilities = merge_dicts(self.collective.gather(mine))
+        bags = self.data.by_role[role]
+        own = {index: self.predict_batch(batch.to(self.device))[0].tolist() for index, batch in self.data.single(role)}
+        probabilities = merge_dicts(self.collective.gather(own))
         table = pd.DataFrame({"slide_id": bags.slides, "patient_id": bags.patients, "y": bags.y})
-        p_NY = np.array([probabilities[place] for place in range(len(bags.ids))])
+        p_NY = np.array([probabilities[index] for index in range(len(bags.ids))])
         if not np.isfinite(p_NY).all():
             raise DivergedError(f"fold {self.task.fold}: the model predicts NaN; lower train.lr")
         for y in range(CLASSES):
@@ -265,6 +288,6 @@ class FoldTraining:
 
 
 def patient_auc(y: pd.Series, p: pd.Series, patient: pd.Series) -> float:
-    """AUC over patients, each the mean probability of its slides."""
+    """Computes the AUC over patients, each with the mean probability of its slides."""
     by_patient = pd.DataFrame({"y": y, "p": p, "patient": patient}).groupby("patient").mean()
     return float(roc_auc_score(by_patient["y"], by_patient["p"]))

@@ -350,7 +350,7 @@ def test_bad_feature_files_are_all_listed(tiny_config: Config, ray_cluster: Conn
 def test_models_of_different_features_do_not_predict_together(
     tiny_config: Config, ray_cluster: Connection, tmp_path: Path
 ) -> None:
-    from test_momkd import card_of, small_model
+    from support.models import card_of, small_model
 
     from momkd_ray.model.bundle import save_bundle
 

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.experimental import internal_kv
 from ray.tune.search import Searcher
+from support.fold_tasks import fold_task
 from support.processes import in_processes
 from test_cross_validate import changed, crossval, study_of
-from test_worker import fold_task
 
 from momkd_ray import storage
 from momkd_ray.config.load import Config

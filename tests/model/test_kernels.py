@@ -276,7 +276,7 @@ def test_sizes_types_and_devices_that_do_not_go_together_are_refused() -> None:
         attend(inputs[0], inputs[1][:2], *inputs[2:], graph, None)
     with pytest.raises(ValueError, match="keys"):
         attend(*inputs, graph, dropout_on(3))
-    with pytest.raises(ValueError, match="no float"):
+    with pytest.raises(ValueError, match="not a floating-point type"):
         attend(inputs[0].long(), *inputs[1:], graph, None)
     with pytest.raises(ValueError, match="cpu and meta"):
         attend(inputs[0].to("meta"), *inputs[1:], graph, None)

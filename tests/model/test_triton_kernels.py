@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.version import Version
-from test_momkd import CASES, arrays_of, assert_released_numbers
+from support.models import CASES, arrays_of, assert_released_numbers
 
 from momkd_ray.batches.message_graph import MessageGraph
 from momkd_ray.model import kernels

@@ -73,9 +73,9 @@ def test_room_left_over_and_what_lay_there_before_change_no_number(
 ) -> None:
     model = model_of().double()  # in which a size's other order of sums is nothing
     room = StaticBuffers(CPU, model.dropout_layers)
-    room.holding(in_float64(batch_of(before, 1, seed=7)))
+    room.load(in_float64(batch_of(before, 1, seed=7)))
     batch = in_float64(batch_of(sizes, omics))
-    roomy = room.holding(batch)
+    roomy = room.load(batch)
     assert len(roomy.features_PD) == padded_size(sum(sizes))
     assert len(roomy.graph.source_M) == padded_size(len(batch.graph.source_M))
     for ours, theirs in zip(gradients(model, roomy), gradients(model, batch), strict=True):
@@ -90,7 +90,7 @@ def test_bags_of_one_size_class_lie_at_the_same_addresses() -> None:
 
     def addresses(batch: BagBatch) -> list[int]:
         found: list[int] = []
-        room.holding(batch).map_tensors(lambda x: (found.append(x.data_ptr()), x)[1])
+        room.load(batch).map_tensors(lambda x: (found.append(x.data_ptr()), x)[1])
         return found
 
     assert addresses(batch_of([250], 1)) == addresses(batch_of([241], 1, seed=3))
@@ -108,8 +108,8 @@ def test_recorded_steps_are_those_that_are_not(rule: str, precision: str) -> Non
         config = TrainConfig.model_validate({"precision": precision, "lr": 1e-3})
         steppers.append(Stepper(model_of(64, rule), config, SingleProcess(), device))
     recorded, plain = steppers
-    plain.alone.possible = False
-    assert recorded.alone.possible
+    plain.recorded.possible = False
+    assert recorded.recorded.possible
     course = [([250], 1), ([100, 60], 1), ([245], 1), ([251], 0), ([248], 1), ([60, 100], 1), ([253], 0)]
     for epoch in range(3):
         for stepper in steppers:
@@ -119,7 +119,7 @@ def test_recorded_steps_are_those_that_are_not(rule: str, precision: str) -> Non
             ours, theirs = (stepper.step([batch], len(sizes)) for stepper in steppers)
             tolerance = 1e-4 if precision == "fp32" else 5e-2
             torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
-        assert 2 <= len(recorded.alone._recorded) <= 3
+        assert 2 <= len(recorded.recorded._recorded) <= 3
     if precision == "fp32":
         for ours, theirs in zip(recorded.model.state_dict().values(), plain.model.state_dict().values(), strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
@@ -150,6 +150,6 @@ def test_a_step_waits_for_nothing() -> None:
     torch.cuda.set_sync_debug_mode("error")
     try:
         stepper.step(batches[3:], 1)
-        stepper._together([batches[3].to(device)], 1)
+        stepper._update([batches[3].to(device)], 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")

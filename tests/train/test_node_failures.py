@@ -1,4 +1,4 @@
-"""A fold on a real cluster of several raylets loses workers, nodes, head, driver and storage, and nothing else."""
+"""A fold on a real cluster of several raylets survives the loss of workers, nodes, head, driver and storage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from ray.cluster_utils import Cluster
 from ray.experimental import internal_kv
-from support.faulty_fold import TOO_MUCH_BYTES, faulty_task
+from support.failing_fold import EXCESSIVE_BYTES, failing_task
 from support.s3 import FaultyProxy, S3Server
 
 from momkd_ray import storage
@@ -25,7 +25,7 @@ from momkd_ray.train.worker import train_loop_per_worker
 pytestmark = pytest.mark.slow
 EPOCHS = 8
 TESTS = Path(__file__).parents[1]
-MEMORY_LOOKED_AT_EVERY_MS = "RAY_memory_monitor_refresh_ms"
+MEMORY_CHECK_INTERVAL_MS = "RAY_memory_monitor_refresh_ms"
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_health_check_period_ms": "500",
@@ -42,7 +42,7 @@ class Machines:
 
     def start(self) -> None:
         # all see the same memory: the head's, which on a machine of its own would have enough, must not look at it
-        os.environ[MEMORY_LOOKED_AT_EVERY_MS] = "0"
+        os.environ[MEMORY_CHECK_INTERVAL_MS] = "0"
         head = {"num_cpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": True, "dashboard_port": 28265}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes: list[Any] = []
@@ -50,15 +50,15 @@ class Machines:
             self.come()
 
     def come(self) -> None:
-        os.environ[MEMORY_LOOKED_AT_EVERY_MS] = "100"
+        os.environ[MEMORY_CHECK_INTERVAL_MS] = "100"
         self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20, wait=False))
 
     def go(self) -> None:
-        """Without a word, as a spot machine that is taken away."""
+        """Removes a node ungracefully, like a spot machine that is taken away."""
         self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
 
     def restart(self) -> None:
-        """The head and all nodes end and others begin, which know nothing of what ran."""
+        """Replaces the head and all nodes by new ones."""
         self.cluster.shutdown()
         self.start()
 
@@ -70,7 +70,7 @@ def memory_threshold() -> str:
         next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
         for name in ("MemTotal", "MemAvailable")
     )
-    return f"{(total - available + 0.9 * TOO_MUCH_BYTES) / total:.4f}"
+    return f"{(total - available + 0.9 * EXCESSIVE_BYTES) / total:.4f}"
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def machines(s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RAY_memory_usage_threshold", memory_threshold())
-    monkeypatch.setenv(MEMORY_LOOKED_AT_EVERY_MS, "0")
+    monkeypatch.setenv(MEMORY_CHECK_INTERVAL_MS, "0")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     client = internal_kv.internal_kv_get_gcs_client()
     machines = Machines()
@@ -88,7 +88,9 @@ def machines(s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator
         internal_kv._initialize_internal_kv(client)
 
 
-def plan_of(folder: Path, location: str, workers: Any, faults: list[tuple[int, str]], seconds: float) -> dict[str, Any]:
+def plan_of(
+    folder: Path, location: str, workers: Any, failures: list[tuple[int, str]], seconds: float
+) -> dict[str, Any]:
     marks = folder / "marks"
     marks.mkdir(parents=True)
     return {
@@ -96,7 +98,7 @@ def plan_of(folder: Path, location: str, workers: Any, faults: list[tuple[int, s
         "location": location,
         "workers": workers,
         "epochs": EPOCHS,
-        "faults": faults,
+        "failures": failures,
         "seconds": seconds,
     }
 
@@ -110,7 +112,7 @@ def driven(plan: dict[str, Any], machines: Machines, deeds: dict[str, Callable[[
     deadline = time.monotonic() + 800
     while True:
         known = json.dumps(plan | {"address": machines.cluster.address})
-        command = [sys.executable, str(TESTS / "support" / "faulty_fold.py"), known]
+        command = [sys.executable, str(TESTS / "support" / "failing_fold.py"), known]
         driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         while driver.poll() is None:
             assert time.monotonic() < deadline, driver.kill()
@@ -124,7 +126,7 @@ def driven(plan: dict[str, Any], machines: Machines, deeds: dict[str, Callable[[
         if driver.returncode != -9:
             break
     assert driver.returncode == 0, output
-    return [json.loads(line) for line in (Path(plan["marks"]) / "told.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (Path(plan["marks"]) / "reports.jsonl").read_text().splitlines()]
 
 
 def end_of(location: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -141,20 +143,20 @@ def end_of(location: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 
 
 def undisturbed(folder: Path) -> tuple[pd.DataFrame, ...]:
-    """What one process without a fault leaves."""
+    """Trains the fold in one process without failures."""
     plan = plan_of(folder / "alone", str(folder / "alone" / "fold"), 1, [], 0)
-    train_loop_per_worker({"task": faulty_task(plan), "report": lambda metrics: None})
+    train_loop_per_worker({"task": failing_task(plan), "report": lambda metrics: None})
     return end_of(plan["location"])
 
 
-def test_six_faults_at_random_steps_change_no_number(
+def test_six_failures_at_random_steps_change_no_number(
     machines: Machines, s3_server: S3Server, s3_proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     rng = random.Random(4)
     kinds = ["exception", "killed", "memory", "node", "head", "away"]
     rng.shuffle(kinds)
     steps = sorted(rng.sample(range(2, 4 * EPOCHS - 2), len(kinds)))
-    print("faults", list(zip(steps, kinds, strict=True)))
+    print("failures", list(zip(steps, kinds, strict=True)))
 
     def away() -> None:
         s3_proxy.away(5).join()
@@ -164,20 +166,20 @@ def test_six_faults_at_random_steps_change_no_number(
         time.sleep(2)
         machines.come()
 
-    faults = list(zip(steps, kinds, strict=True))
-    plan = plan_of(tmp_path, f"{s3_server.uri}/fold", 2, faults, 0.05)
-    told = driven(plan, machines, {"node": replaced, "head": machines.restart, "away": away})
+    failures = list(zip(steps, kinds, strict=True))
+    plan = plan_of(tmp_path, f"{s3_server.uri}/fold", 2, failures, 0.05)
+    reports = driven(plan, machines, {"node": replaced, "head": machines.restart, "away": away})
     assert {path.name for path in Path(plan["marks"]).iterdir()} >= set(kinds)
-    resumed = [note for line in told for note in line["notes"] or [] if "goes on from" in note]
-    assert len(resumed) >= 3, told
+    resumed = [note for line in reports for note in line["notes"] or [] if "resumes from" in note]
+    assert len(resumed) >= 3, reports
     for end, expected in zip(end_of(plan["location"]), undisturbed(tmp_path), strict=True):
         pd.testing.assert_frame_equal(end, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_fold_shrinks_and_grows_in_its_middle_with_the_same_loss_curve(machines: Machines, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, str(tmp_path / "fold"), [1, 2], [(6, "node"), (12, "more")], 0.1)
-    told = driven(plan, machines, {"node": machines.go, "more": machines.come})
-    worlds = [line["workers"] for line in told if line["workers"]]
+    reports = driven(plan, machines, {"node": machines.go, "more": machines.come})
+    worlds = [line["workers"] for line in reports if line["workers"]]
     print("workers by epoch", worlds)
     changes = [world for i, world in enumerate(worlds) if i == 0 or world != worlds[i - 1]]
     assert changes == [2, 1, 2]

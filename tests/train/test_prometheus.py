@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_worker as test_train
 import torch
+from support import fold_tasks
 from tensorboardX.proto.event_pb2 import Event
 from test_cross_validate import changed, crossval
 
@@ -29,7 +29,7 @@ from momkd_ray.errors import InputError
 from momkd_ray.model.memory import MomentumMemory
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import Connection
-from momkd_ray.train.prometheus import GAUGES, GaugeReporter, memory_use
+from momkd_ray.train.prometheus import GAUGES, GaugeReporter, used_component_share
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "jobs" / "grafana.json").read_text())
@@ -44,7 +44,7 @@ def watched(ray_cluster: Connection, tmp_path_factory: pytest.TempPathFactory) -
     """The address of the metrics port of a node whose worker has trained a fold and still lives."""
     import ray
 
-    task = test_train.fold_task(tmp_path_factory.mktemp("watched"))
+    task = fold_tasks.fold_task(tmp_path_factory.mktemp("watched"))
 
     @ray.remote(num_cpus=0)
     class Worker:
@@ -55,9 +55,9 @@ def watched(ray_cluster: Connection, tmp_path_factory: pytest.TempPathFactory) -
             self.training = FoldTraining(task, SingleProcess())  # as train_loop_per_worker does, but the worker stays
             progress = self.training.begin()
             for _ in range(2):
-                self.training.epoch(progress)
+                self.training.run_epoch(progress)
 
-    ray.cloudpickle.register_pickle_by_value(test_train)  # workers cannot import the tests
+    ray.cloudpickle.register_pickle_by_value(fold_tasks)  # workers cannot import the tests
     worker = Worker.remote()
     ray.get(worker.train.remote())
     trained_at.append(time.monotonic())
@@ -66,7 +66,7 @@ def watched(ray_cluster: Connection, tmp_path_factory: pytest.TempPathFactory) -
     soon(lambda: series(page(f"http://{address}/metrics")))
     yield address
     ray.kill(worker)
-    ray.cloudpickle.unregister_pickle_by_value(test_train)
+    ray.cloudpickle.unregister_pickle_by_value(fold_tasks)
 
 
 def page(url: str) -> str:
@@ -167,21 +167,21 @@ def test_prometheus_answers_every_panel(prometheus: str) -> None:
 
 
 def test_nothing_is_told_where_ray_is_not_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("momkd_ray.train.prometheus._ray_is_up", lambda: False)
+    monkeypatch.setattr("momkd_ray.train.prometheus._ray_is_initialised", lambda: False)
     watch = GaugeReporter("runs/pr", "runs/pr/setting=3/fold=1", 1, 0, ("no", "yes"))
     memory = MomentumMemory(MemoryConfig(components=4), 2, 8)
-    watch.step([], time.monotonic(), 0.0)
-    watch.epoch({"epoch": 0, "loss_ce": 1.0, "train_auc": None}, memory, torch.nn.Linear(1, 1))
+    watch.record_step([], time.monotonic(), 0.0)
+    watch.record_epoch({"epoch": 0, "loss_ce": 1.0, "train_auc": None}, memory, torch.nn.Linear(1, 1))
     assert watch.tags == {"run": "runs/pr", "fold": "1", "setting": "3"}
-    assert not watch._gauges and watch._teller is None
+    assert not watch._gauges and watch._reporter is None
 
 
 def test_components_that_all_but_died_out_are_not_in_use() -> None:
     memory = MomentumMemory(MemoryConfig(components=4), 2, 8)
-    assert memory_use(memory) == [1.0, 1.0]
+    assert used_component_share(memory) == [1.0, 1.0]
     memory.mass_YK[1] = torch.tensor([0.97, 0.01, 0.01, 0.01])
-    assert memory_use(memory) == [1.0, 0.25]
-    assert memory_use(MomentumMemory(MemoryConfig(rule="fixed"), 2, 8)) == []
+    assert used_component_share(memory) == [1.0, 0.25]
+    assert used_component_share(MomentumMemory(MemoryConfig(rule="fixed"), 2, 8)) == []
 
 
 def curves_of(file: Path) -> dict[str, list[int]]:

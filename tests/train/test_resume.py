@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
+from support.fold_tasks import fold_task, state_of
 from support.processes import in_processes
-from test_worker import fold_task, state_of
 
 from momkd_ray import storage
 from momkd_ray.errors import InputError, RunError

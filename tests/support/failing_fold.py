@@ -1,4 +1,4 @@
-"""A driver: a fold trained by Ray Train from within a Tune trial, as `crossval` does, on bags that can fail."""
+"""A driver that trains a fold by Ray Train within a Tune trial, as `crossval` does, on bags that cause failures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch.distributed as dist
-from test_worker import MadeBags, fold_task
 
 from momkd_ray import storage
 from momkd_ray.formats.bag import Bag
@@ -21,49 +20,50 @@ from momkd_ray.ray_runtime import environment
 from momkd_ray.train.fit import fit
 from momkd_ray.train.task import FoldTask
 from momkd_ray.train.worker import CHECKPOINTS
+from support.fold_tasks import GeneratedBags, fold_task
 
 STEPS_AN_EPOCH = 4
-TOO_MUCH_BYTES = 6 * 2**30
+EXCESSIVE_BYTES = 6 * 2**30
 
 
 def steps_done(location: str) -> int:
-    """How many steps the newest checkpoint covers."""
+    """Returns the number of steps that the newest checkpoint covers."""
     names = [name for name in storage.list_names(storage.join(location, CHECKPOINTS)) if name.endswith(".pt")]
     positions = [name.split("-") for name in names if not name.startswith(".")]
     return max((int(epoch) * STEPS_AN_EPOCH + int(step) for epoch, step, _ in positions), default=0)
 
 
 @dataclass(frozen=True)
-class FaultyBags:
-    """Bags whose reading, once so many steps are done, makes a fault happen; each once, and leaving its mark.
+class FailingBags:
+    """Bags whose reading causes failures, each once, after a number of steps, with a marker file.
 
-    `exception`, `killed` and `memory` strike the worker that reads; of the others, which strike what a worker cannot
-    reach, the mark tells the test.
+    `exception`, `killed` and `memory` happen in the worker that reads; for the other kinds, which a worker cannot
+    cause, the marker file asks the test to.
     """
 
-    marks: str  # a folder
-    location: str  # the fold's
-    faults: tuple[tuple[int, str], ...]  # steps done, kind
+    marks: str  # folder of the marker files
+    location: str  # the fold's folder
+    failures: tuple[tuple[int, str], ...]  # (steps done, kind)
     seconds: float  # that reading a bag takes
 
     def read(self, slide_id: str) -> Bag:
         time.sleep(self.seconds)
         done = steps_done(self.location)
-        for steps, kind in self.faults:
+        for steps, kind in self.failures:
             if done >= steps and self._first(kind):
                 if kind == "exception":
-                    raise ValueError("a fault on purpose")
+                    raise ValueError("a failure on purpose")
                 if kind == "killed":
                     os.kill(os.getpid(), signal.SIGKILL)
                 if kind == "memory":
-                    too_much = np.ones(TOO_MUCH_BYTES, np.uint8)
+                    too_much = np.ones(EXCESSIVE_BYTES, np.uint8)
                     time.sleep(60)  # Ray's memory monitor ends this process before
                     raise MemoryError(f"{too_much.nbytes} bytes were granted")
         self._wait_for_more()
-        return MadeBags().read(slide_id)
+        return GeneratedBags().read(slide_id)
 
     def _wait_for_more(self) -> None:
-        """A worker that is alone once more are asked for waits for them, which is to be ended and begun anew."""
+        """Waits while the test asks for more workers and this one is still the only one."""
         until = time.monotonic() + 120
         while (Path(self.marks) / "more").exists() and time.monotonic() < until:
             if not dist.is_initialized() or dist.get_world_size() > 1:
@@ -78,8 +78,8 @@ class FaultyBags:
         return True
 
 
-def faulty_task(plan: dict[str, Any]) -> FoldTask:
-    """The fold of a plan: folder of marks, location, workers, epochs, faults, seconds a bag."""
+def failing_task(plan: dict[str, Any]) -> FoldTask:
+    """Builds the fold of a plan: marker folder, location, workers, epochs, failures, seconds per bag."""
     task = fold_task(Path("unused"), dropout=0.4, epochs=plan["epochs"], patience=plan["epochs"])
     cluster = {"workers": plan["workers"], "checkpoint_steps": 1, "max_failures": 5, "resize_interval_s": 2}
     tree = task.config.model_dump() | {"cluster": cluster}
@@ -87,7 +87,7 @@ def faulty_task(plan: dict[str, Any]) -> FoldTask:
         task,
         config=type(task.config).model_validate(tree),
         location=plan["location"],
-        source=FaultyBags(plan["marks"], plan["location"], tuple(map(tuple, plan["faults"])), plan["seconds"]),
+        source=FailingBags(plan["marks"], plan["location"], tuple(map(tuple, plan["failures"])), plan["seconds"]),
     )
 
 
@@ -98,21 +98,21 @@ def main(plan: dict[str, Any]) -> None:
     environment.override(environment.TRAIN)
     ray.init(address=plan["address"], log_to_driver=False, logging_level="WARNING")
 
-    class Told(tune.Callback):  # type: ignore[misc]  # Ray carries no types
+    class Recorder(tune.Callback):  # type: ignore[misc]  # Ray carries no types
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-            told = {key: result.get(key) for key in ("epoch", "workers", "notes")}
-            with open(Path(plan["marks"]) / "told.jsonl", "a") as file:
-                file.write(json.dumps(told) + "\n")
+            report = {key: result.get(key) for key in ("epoch", "workers", "notes")}
+            with open(Path(plan["marks"]) / "reports.jsonl", "a") as file:
+                file.write(json.dumps(report) + "\n")
 
     def trial(params: dict[str, Any]) -> None:
-        tune.report(fit(faulty_task(plan)))
+        tune.report(fit(failing_task(plan)))
 
     results = tune.Tuner(
         tune.with_resources(trial, {"cpu": 0, "node:__internal_head__": 0.01}),
         run_config=tune.RunConfig(
             storage_path=str(Path(plan["marks"]) / "tune"),
             verbose=0,
-            callbacks=[Told()],
+            callbacks=[Recorder()],
             failure_config=tune.FailureConfig(max_failures=2),
         ),
     ).fit()
