@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,3 +89,27 @@ def test_rooms_of_the_architecture_are_those_of_the_package() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     rooms = {path.parent.name for path in (ROOT / "momkd_ray").glob("*/__init__.py")}
     assert set(re.findall(r"^\| `(\w+)/`", page, flags=re.MULTILINE)) == rooms
+
+
+def sentences_of_the_package() -> str:
+    """Every string of the package, its formatted values cut out."""
+    texts = []
+    for path in sorted((ROOT / "momkd_ray").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+                texts.append("".join(map(str, parts)))
+    return "\n".join(texts)
+
+
+def test_messages_of_the_troubleshooting_page_are_real() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    messages = [code for bold in re.findall(r"\*\*(.*?)\*\*", page, flags=re.DOTALL) for code in CODE.findall(bold)]
+    assert len(messages) > 15
+    package = sentences_of_the_package()
+    for message in messages:
+        fixed = re.split(r"\.\.\.|'|\b[A-Z]\b|\b\d+\b", message)  # between what differs from time to time
+        for fragment in (part.strip(" ,:;()") for part in fixed):
+            assert len(fragment.split()) < 2 or fragment in package, f"no message has {fragment!r}"
