@@ -66,7 +66,8 @@ class GATv2(nn.Module):
 
         Args:
             x_PF: features of senders and receivers.
-            senders, receivers: their rows in `x_PF`; the graph numbers patches in this order.
+            senders: rows of `x_PF`, in the graph's order of senders.
+            receivers: rows of `x_PF`, in the graph's order of receivers.
             graph: the messages between them.
             block: called with the aggregated (Q, H) and the features (Q, F) of a chunk of receivers.
             into_PH: optional output memory.
@@ -162,8 +163,10 @@ class SlideEncoder(nn.Module):
 
         Args:
             x_PD: features of the entire batch.
-            graph1, graph2: the messages of both layers.
-            outer_S, inner_R: rows of `x_PD` that send and receive in layer 1.
+            graph1: the messages of layer 1.
+            graph2: the messages of layer 2.
+            outer_S: rows of `x_PD` that send in layer 1.
+            inner_R: rows of `x_PD` that receive in layer 1.
             own_Q: rows of h1 that receive in layer 2.
         """
         h1_RH = self.gat1.in_chunks(

@@ -61,7 +61,8 @@ def residual_block(
     Args:
         x_PH: the input of LayerNorm.
         residual_PH: added at the end.
-        weight_H, bias_H: parameters of LayerNorm.
+        weight_H: scale of LayerNorm.
+        bias_H: shift of LayerNorm.
         alpha: of ELU, which tends to -alpha for negative inputs.
         dropout: one row per patch.
 
