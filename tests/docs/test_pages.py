@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,3 +114,11 @@ def test_messages_of_the_troubleshooting_page_are_real() -> None:
         fixed = re.split(r"\.\.\.|'|\b[A-Z]\b|\b\d+\b", message)  # between what differs from time to time
         for fragment in (part.strip(" ,:;()") for part in fixed):
             assert len(fragment.split()) < 2 or fragment in package, f"no message has {fragment!r}"
+
+
+def test_the_picture_of_the_rooms_is_current() -> None:
+    drawn = runpy.run_path(str(ROOT / ".ci" / "draw_rooms.py"))
+    assert (ROOT / "docs" / "site" / "rooms.svg").read_text() == drawn["picture"](), "run python .ci/draw_rooms.py"
+    rooms = {path.parent.name for path in (ROOT / "momkd_ray").glob("*/__init__.py")}
+    assert rooms <= {room for row in drawn["layers"]() for room in row}
+    assert {room for row in drawn["layers"]() for room in row} == set(drawn["PURPOSES"])
