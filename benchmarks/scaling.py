@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from table import machine, print_table
 
-from momkd_ray.batches.sampling import balance
+from momkd_ray.batches.sharding import balance
 from momkd_ray.config.load import Config
 from momkd_ray.formats.bag import Bag
 from momkd_ray.formats.knn_graph import knn_graph

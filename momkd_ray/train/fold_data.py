@@ -13,7 +13,8 @@ import torch
 from momkd_ray.batches.collate import BagBatch, collate
 from momkd_ray.batches.gpu_transfer import PendingBatch, Transfer
 from momkd_ray.batches.prefetch import prefetch
-from momkd_ray.batches.sampling import Step, assign_to_ranks, balance, micro_batches, plan_epoch
+from momkd_ray.batches.sampling import Step, plan_epoch
+from momkd_ray.batches.sharding import assign_to_ranks, balance, micro_batches
 from momkd_ray.seeds import derive_seed
 from momkd_ray.train.collectives import Collective
 from momkd_ray.train.task import ROLES, FoldTask, RoleBags
