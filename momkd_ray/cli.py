@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from momkd_ray.config.load import Config, load_config
-from momkd_ray.config.sections import absolute
+from momkd_ray.config.sections import resolve_location
 from momkd_ray.credentials import redact
 from momkd_ray.errors import InputError, StoppedError, input_error_within, run_error_within
 
@@ -41,7 +41,7 @@ def demo(
     """The whole way in a few minutes: generate a cohort, ingest, cross-validate, report."""
     from momkd_ray.synthetic.demo import demo_config
 
-    _crossval(demo_config(absolute(out)), address)
+    _crossval(demo_config(resolve_location(out)), address)
 
 
 @app.command()
@@ -99,7 +99,7 @@ def audit(
     settings = load_config(config, set_)
     if settings.synthetic is not None:
         generate_cohort(settings.synthetic)
-    folder = absolute(out) if out else storage.join(settings.run.dir, "audit")
+    folder = resolve_location(out) if out else storage.join(settings.run.dir, "audit")
     with connect(address), ProgressReporter() as progress:
         findings = audit_inputs(settings, lambda done, of: progress.update("audit", done, of, "slides"))
     findings.write(folder)
@@ -164,24 +164,24 @@ def predict(
     from momkd_ray.progress import ProgressReporter
     from momkd_ray.ray_runtime.cluster import connect
 
-    bundles = list(dict.fromkeys(absolute(m) for m in [*model, *(models or [])]))
+    bundles = list(dict.fromkeys(resolve_location(m) for m in [*model, *(models or [])]))
     if not bundles:
         raise typer.BadParameter("name a model bundle, such as runs/pr/fold=0/model", param_hint="MODELS")
     with connect(address), ProgressReporter() as progress:
         if slides is None:
             progress.info("No --slides table: every slide counts as its own patient")
-        table = absolute(slides) if slides else None
+        table = resolve_location(slides) if slides else None
         predict_folder(
             bundles,
-            absolute(features),
-            absolute(out),
+            resolve_location(features),
+            resolve_location(out),
             progress,
             slides=table,
             by_patient=patients,
             gpus=gpus,
             on_error=on_error,
         )
-    print(absolute(out))
+    print(resolve_location(out))
 
 
 @app.command()
@@ -189,7 +189,7 @@ def report(run: Annotated[str, typer.Option(help="The run directory.")]) -> None
     """Rebuild the report of a finished cross-validation."""
     from momkd_ray.report.page import write_report
 
-    print(write_report(absolute(run)))
+    print(write_report(resolve_location(run)))
 
 
 @app.command()
@@ -218,8 +218,8 @@ def import_released(
         loss=model.loss_config,
         origin={"released_checkpoint": Path(checkpoint).name},
     )
-    save_bundle(absolute(out), model, card)
-    print(absolute(out))
+    save_bundle(resolve_location(out), model, card)
+    print(resolve_location(out))
 
 
 def _crossval(settings: Config, address: str | None, on_error: Literal["stop", "skip"] = "stop") -> None:

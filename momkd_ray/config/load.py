@@ -1,4 +1,4 @@
-"""The one configuration tree: typed, unknown keys refused, YAML in and out, `--set a.b=value` overrides."""
+"""`Config`, the root of the configuration: read from YAML with `--set a.b=value` overrides, and checked."""
 
 from __future__ import annotations
 
@@ -38,7 +38,16 @@ from momkd_ray.errors import InputError
 
 
 class Config(Section):
-    """The whole tree."""
+    """The configuration of a run, a tree of sections.
+
+    >>> config = Config.model_validate(
+    ...     {"cohort": {"clinical": "/data/clinical.csv", "label": "PR"}, "features": {"dir": "/data/features"}}
+    ... )
+    >>> config.train.epochs
+    100
+    >>> config.with_settings({"train.lr": 1e-3}).train.lr
+    0.001
+    """
 
     cohort: CohortConfig
     features: FeaturesConfig
@@ -51,8 +60,12 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     cluster: ClusterConfig = ClusterConfig()
-    # dotted key -> the values to try, or {low, high} with log: true or a step
-    search: Space = Field(default_factory=dict)
+    search: Space = Field(
+        default_factory=dict,
+        description="The settings to search over: for each dotted key a list of values, or a range `{low: 1.0e-5, high: "
+        "1.0e-2, log: true}`, or `{low: 8, high: 32, step: 8}`. Keys of `genes`, `model`, `memory`, `loss` and `train` "
+        "can be searched, except `train.seed`. By default there is no search.",
+    )
     tuning: TuningConfig = TuningConfig()
     synthetic: SyntheticConfig | None = None
     watch: WatchConfig = WatchConfig()
@@ -65,48 +78,66 @@ class Config(Section):
 
     @property
     def store_uri(self) -> str:
-        """Where the bag store is: `store.uri`, or `bags` in the run directory."""
+        """The location of the bag store: `store.uri`, or `bags` in the run directory."""
         return self.store.uri or f"{self.run.dir.rstrip('/')}/bags"
 
     def to_yaml(self) -> str:
-        """The resolved tree as YAML that `load_config` reads back."""
+        """Returns the configuration with all defaults as YAML that `load_config` reads back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     def answer_fingerprint(self) -> str:
-        """A hash of everything that can change a result: all but where data lie and on what the run happens.
+        """Returns 16 hex digits of a SHA-256 over every key that can change a result.
 
-        What the files at those places hold is for the caller to hash.
+        Left out are the locations of data, whose content the caller hashes, and the resources of the run.
         """
-        aside = {"cluster", "run", "synthetic", "watch"} | (set() if self.search else {"tuning"})
-        tree = self.model_dump(mode="json", exclude=aside)
-        elsewhere = {
+        unhashed_sections = {"cluster", "run", "synthetic", "watch"} | (set() if self.search else {"tuning"})
+        tree = self.model_dump(mode="json", exclude=unhashed_sections)
+        unhashed_keys = {
             "features": ("dir", "format"),
             "cohort": ("clinical", "slides", "omics", "patient_column", "slide_column"),
             "store": ("uri", "part_mb", "memory_share"),
             "folds": ("file",),
             "train": ("patches_per_pass",),
         }
-        for section, keys in elsewhere.items():
+        for section, keys in unhashed_keys.items():
             for key in keys:
                 del tree[section][key]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
     def with_settings(self, settings: Mapping[str, Any]) -> Config:
-        """This tree with dotted keys replaced and no search left."""
+        """Returns the configuration with values of dotted keys replaced, and without `search` and `tuning`.
+
+        Raises:
+            InputError: the values do not fit together.
+        """
         tree = self.model_dump(mode="json") | {"search": {}, "tuning": {}}
         for key, value in settings.items():
             _assign(tree, key, value)
         return _validated(tree, "search")
 
 
-_JOBS_COPY = "/working_dir_files/_ray_pkg_"
+_JOB_UPLOADS = "/working_dir_files/_ray_pkg_"
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and apply `a.b=value` overrides (values are YAML).
+    """Reads a configuration file and applies overrides.
+
+    Args:
+        path: a YAML file.
+        overrides: replacements `a.b=value`; the value is YAML.
+
+    Returns:
+        The configuration, with absolute paths.
 
     Raises:
-        InputError: no such file, not YAML, an unknown key (the nearest valid one is named) or a bad value.
+        InputError: the file is missing or not YAML, a key is unknown (the nearest valid one is named), or a value is
+            not valid.
+
+    >>> from pathlib import Path
+    >>> text = "cohort: {clinical: clinical.csv, label: PR}\\nfeatures: {dir: features}\\n"
+    >>> _ = Path("pr.yaml").write_text(text)
+    >>> load_config("pr.yaml", ["train.epochs=3"]).train.epochs
+    3
     """
     try:
         text = Path(path).read_text()
@@ -119,7 +150,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
-        raise InputError(f"{path} holds no configuration: its top level must be a mapping such as 'cohort: ...'")
+        raise InputError(f"{path} contains no configuration: its top level must be a mapping such as 'cohort: ...'")
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key.strip():
@@ -131,18 +162,18 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     config = _validated(tree, str(path))
     if config.watch.mlflow is not None and importlib.util.find_spec("mlflow") is None:
         raise InputError("watch.mlflow is set, but MLflow is not installed: pip install 'momkd-ray[mlflow]'")
-    _check_places(config)
+    _check_locations(config)
     return config
 
 
-def _check_places(config: Config) -> None:
-    """A job runs in a copy of the folder it was submitted from, on each node, and Ray removes it: no place to write."""
+def _check_locations(config: Config) -> None:
+    """Refuses to write to Ray's copy of a job's folder, which each node has and Ray removes, or to read what it lacks."""
     written = {"run.dir": config.run.dir, "store.uri": config.store_uri}
     tables = {name: getattr(config.cohort, name) for name in ("clinical", "slides", "omics")}
-    read = {f"cohort.{name}": place for name, place in tables.items()} | {"features.dir": config.features.dir}
-    for key, place in (written | read).items():
-        copy, _, within = (place or "").rpartition(_JOBS_COPY)
-        if copy and (key in written or not Path(place).exists()):
+    read = {f"cohort.{name}": location for name, location in tables.items()} | {"features.dir": config.features.dir}
+    for key, location in (written | read).items():
+        copy, _, within = (location or "").rpartition(_JOB_UPLOADS)
+        if copy and (key in written or not Path(location).exists()):
             raise InputError(
                 f"{key} is {within.partition('/')[2]}, which in a job means Ray's own copy of the folder it was "
                 "submitted from: write an absolute path that all nodes see, or s3://"
@@ -180,7 +211,7 @@ def _validated(tree: dict[str, Any], source: str) -> Config:
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        # a misspelt key often leaves a required one missing: the misspelling is what to tell
+        # a misspelt key often leaves a required one missing: the misspelt one is reported
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         path = [str(part) for part in first["loc"]]
         if first["type"] == "extra_forbidden":
@@ -200,16 +231,16 @@ def _lower(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def takes_whole_numbers(key: str) -> bool:
-    """Whether a dotted key of the tree takes whole numbers alone."""
+def takes_integers(key: str) -> bool:
+    """Returns whether the value of a dotted key must be an integer."""
     return type_of(Config, key) is int
 
 
 def _check_search(config: Config, source: str) -> None:
-    """Every listed value and the ends of every range are tried before anything runs."""
+    """Validates every listed value and the ends of every range before anything runs."""
     tuning = config.tuning
     if not config.search and tuning != TuningConfig():
-        raise InputError(f"{source}: tuning is given without a search: list in search what to try")
+        raise InputError(f"{source}: tuning is given without a search: list the keys and values to try in search")
     counts: list[int | None] = []
     for key, values in config.search.items():
         _check_search_key(key, source)
@@ -219,22 +250,22 @@ def _check_search(config: Config, source: str) -> None:
             counts.append(len(values))
             continue
         if type_of(Config, key) not in (int, float):
-            raise InputError(f"{source}: search: '{key}' is no number and takes no range: list its values")
-        whole = takes_whole_numbers(key)
-        if whole and any(number % 1 for number in (values.low, values.high, values.step or 1)):
-            raise InputError(f"{source}: search: '{key}' takes whole numbers: give low, high and step as such")
+            raise InputError(f"{source}: search: '{key}' is not a number, so it takes no range: list its values")
+        integers = takes_integers(key)
+        if integers and any(number % 1 for number in (values.low, values.high, values.step or 1)):
+            raise InputError(f"{source}: search: '{key}' is an integer: give low, high and step as integers")
         if tuning.method == "grid" and values.step is None:
             raise InputError(
                 f"{source}: search: '{key}' is a range, but a grid tries every value: list the values, give the "
                 "range a step, or set tuning.method to random or optuna"
             )
-        for value in values.samples(whole):
+        for value in values.samples(integers):
             config.with_settings({key: value})
-        counts.append(values.count(whole))
-    there_are = math.prod(count for count in counts if count)
-    if None not in counts and (tuning.settings or 0) > there_are:
+        counts.append(values.count(integers))
+    n_combinations = math.prod(count for count in counts if count)
+    if None not in counts and (tuning.settings or 0) > n_combinations:
         raise InputError(
-            f"{source}: tuning.settings is {tuning.settings}, but search has only {there_are} combinations: "
+            f"{source}: tuning.settings is {tuning.settings}, but search has only {n_combinations} combinations: "
             "lower it, or set tuning.method to grid"
         )
 

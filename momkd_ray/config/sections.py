@@ -1,22 +1,28 @@
-"""The sections of the configuration tree: every key with its type, its default, and where the default comes from."""
+"""The sections of the configuration: each key with its type, its default, and a description with the default's source.
+
+`docs/configuration.md` is generated from the descriptions (`config/reference.py`), so they are written in Markdown.
+"Released" is the value of the authors' released code; "paper" is arXiv 2602.21395.
+"""
 
 from __future__ import annotations
 
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from momkd_ray.config.dotted_keys import Section
 
 
-def absolute(location: str) -> str:
-    """A path with `~` and `$VARIABLES` expanded and made absolute; a URI such as `s3://bucket/x` as it is."""
+def resolve_location(location: str) -> str:
+    """Expands `~` and `$VARIABLES` in a path and makes it absolute; a URI such as `s3://bucket/x` keeps its form."""
     location = os.path.expandvars(location)
     return location if "://" in location else os.path.abspath(os.path.expanduser(location))
 
 
-Location = Annotated[str, AfterValidator(absolute)]
+Location = Annotated[
+    str, AfterValidator(resolve_location), WithJsonSchema({"type": "string", "format": "path or s3:// URI"})
+]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
@@ -24,57 +30,116 @@ GENE_SELECTIONS = ("xgboost", "anova", "variance", "all")
 
 
 class CohortConfig(Section):
-    """Who: the tables, and the columns that name patients, slides and labels."""
+    """The tables of the cohort, and their columns of patients, slides and labels."""
 
-    clinical: Location
-    slides: Location | None = None  # default: the clinical table, which then has a row a slide, as CLAM's
-    omics: Location | None = None  # a table (patient x genes) or a folder of <patient>.npy
-    # default: found by name in each table (cohort/columns.py); a name given here must be in all of them
-    patient_column: str | None = None
-    slide_column: str | None = None
-    label: str
-    positive: str = "positive"
-    negative: str = "negative"
-    bag: Literal["slide", "patient"] = "slide"  # a bag a slide, averaged by patient; or one bag of all of a patient's
+    clinical: Location = Field(description="The clinical table, one row per patient: patient, label and, optionally, site.")
+    slides: Location | None = Field(
+        default=None,
+        description="The table of slides and their patients. By default the clinical table is used, which then has one "
+        "row per slide, as CLAM's tables have.",
+    )
+    omics: Location | None = Field(
+        default=None,
+        description="A table of patients by genes, or a folder of `<patient>.npy` vectors with `genes.txt`. By default "
+        "no omics are used, and the slide branch is trained alone.",
+    )
+    patient_column: str | None = Field(
+        default=None,
+        description="The name of the patient column; if given, every table must have it. By default it is recognised by "
+        "its name in each table.",
+    )
+    slide_column: str | None = Field(
+        default=None,
+        description="The name of the slide column; if given, the table of slides must have it. By default it is "
+        "recognised by its name.",
+    )
+    label: str = Field(description="The name of the label's column in the clinical table.")
+    positive: str = Field(default="positive", description="The label of the positive class, as written in the table.")
+    negative: str = Field(default="negative", description="The label of the negative class, as written in the table.")
+    bag: Literal["slide", "patient"] = Field(
+        default="slide",
+        description="`slide` makes each slide a bag and averages a patient's predictions; `patient` joins all slides of "
+        "a patient into one bag.",
+    )
 
 
 class OmicsConfig(Section):
-    """What becomes of patients without omics."""
+    """The use of patients without omics."""
 
-    # keep: they train the slide branch; drop: they do not train. Both validate and test them, from histology alone.
-    missing: Literal["keep", "drop"] = "keep"
+    missing: Literal["keep", "drop"] = Field(
+        default="keep",
+        description="`keep` trains the slide branch on patients without omics, too; `drop` leaves them out of training. "
+        "Either way they are validated and tested, from histology alone.",
+    )
 
 
 class FeaturesConfig(Section):
-    """Where the feature files of the slides are."""
+    """The feature files of the slides."""
 
-    dir: Location
-    format: Literal["auto", "trident", "clam", "stamp", "released"] = "auto"  # auto: what the file's datasets say
-    # auto: the file's own edge_index_k<neighbors> (released), else the nearest neighbours by coordinates;
-    # knn: always by coordinates; none: no graph, for features without coordinates
-    graph: Literal["auto", "knn", "none"] = "auto"
+    dir: Location = Field(description="The folder of the feature files.")
+    format: Literal["auto", "trident", "clam", "stamp", "released"] = Field(
+        default="auto",
+        description="The layout of the feature files; `auto` recognises it by the names of the datasets in each file.",
+    )
+    graph: Literal["auto", "knn", "none"] = Field(
+        default="auto",
+        description="The neighbour graph: `auto` takes the edges in the file (`edge_index_k<neighbors>`, as released), "
+        "or else the nearest neighbours by coordinates; `knn` always takes the neighbours by coordinates; `none` builds "
+        "no graph, for features without coordinates.",
+    )
 
 
 class StoreConfig(Section):
-    """The bag store: Parquet, one row a bag."""
+    """The bag store: Parquet files, one row per bag."""
 
-    uri: Location | None = None  # default: <run.dir>/bags
-    dtype: Literal["float16", "float32"] = "float16"  # the encoders' own precision; half the bytes
-    neighbors: Positive = 8  # method 1: k = 8
-    part_mb: Positive = 128  # Ray Data's own target block size
-    memory_share: Share = 0.3  # of Ray's object store that the bags may fill; above it they are read from the store
+    uri: Location | None = Field(default=None, description="The folder of the bag store; by default `<run.dir>/bags`.")
+    dtype: Literal["float16", "float32"] = Field(
+        default="float16",
+        description="The precision of the stored features. The default is the precision in which most encoders compute, "
+        "at half the bytes.",
+    )
+    neighbors: Positive = Field(
+        default=8, description="The number k of nearest neighbours of each patch in the graph. The default is the paper's."
+    )
+    part_mb: Positive = Field(
+        default=128,
+        description="The size of a Parquet file of the store, in MiB. The default is Ray Data's own target block size.",
+    )
+    memory_share: Share = Field(
+        default=0.3,
+        description="The share of Ray's object store that bags may fill; if they need more, they are read from the bag "
+        "store. The default is ours: Ray Data and Ray Train need the rest.",
+    )
 
 
 class FoldsConfig(Section):
-    """Patient-level folds, drawn or imported, and the validation set inside each fold's training patients."""
+    """Patient-level folds, drawn or imported, and the validation set within each fold's training patients."""
 
-    n: Annotated[int, Field(ge=2)] = 5  # paper: five folds
-    seed: Seed = 1
-    stratify: bool = True
-    site: str | None = None  # a clinical column: all patients of a site are tested in the same fold
-    validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
-    file: Location | None = None  # a table, STAMP's splits.json, CLAM's folder of splits or Patho-Bench's k=all.tsv
-    column: str = "fold"  # of a table: the fold a patient is tested in
+    n: Annotated[int, Field(ge=2)] = Field(
+        default=5, description="The number of folds that are drawn. The default is the paper's."
+    )
+    seed: Seed = Field(
+        default=1, description="The seed of the folds, the validation sets, the genes and the bootstrap of the metrics."
+    )
+    stratify: bool = Field(default=True, description="Whether every drawn fold has the cohort's proportion of the classes.")
+    site: str | None = Field(
+        default=None,
+        description="A column of the clinical table; all patients with the same value are tested in the same fold. By "
+        "default folds are drawn without regard to sites.",
+    )
+    validation: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        default=0.15,
+        description="The share of a fold's training patients, of each class, that is held out for validation. The "
+        "default is ours.",
+    )
+    file: Location | None = Field(
+        default=None,
+        description="Imported folds: a table, STAMP's `splits.json`, CLAM's folder of splits or Patho-Bench's "
+        "`k=all.tsv`. By default folds are drawn.",
+    )
+    column: str = Field(
+        default="fold", description="The column of an imported table that holds the fold in which a patient is tested."
+    )
 
     @model_validator(mode="after")
     def _site_is_for_drawn_folds(self) -> FoldsConfig:
@@ -84,24 +149,47 @@ class FoldsConfig(Section):
 
 
 class GenesConfig(Section):
-    """Which genes teach: chosen and scaled on each fold's training patients."""
+    """The genes, selected and scaled on each fold's training patients."""
 
-    # xgboost as released; or anova, variance, all, or the path of a list
-    select: Annotated[str, AfterValidator(lambda s: s if s in GENE_SELECTIONS else absolute(s))] = "xgboost"
-    n: Positive = 768  # released
+    select: Annotated[str, AfterValidator(lambda s: s if s in GENE_SELECTIONS else resolve_location(s))] = Field(
+        default="xgboost",
+        description="The selection: `xgboost` (by gain), `anova` (by F), `variance`, `all`, or the path of a list of "
+        "genes. The default is the released one.",
+    )
+    n: Positive = Field(
+        default=768,
+        description="The number of selected genes; `all` and a list do not use it. The default is the released one.",
+    )
 
 
 class ModelConfig(Section):
-    """The network's sizes; released values (method 2)."""
+    """The sizes of the network (docs/method.md §2)."""
 
-    hidden: Positive = 512
-    heads: Positive = 2
-    shared: Positive = 64
-    dropout: Share = 0.5
-    omics_hidden: Positive = 512
-    omics_embedding: Positive = 512
-    omics_dropout: Share = 0.25
-    classifier_hidden: Positive = 128
+    hidden: Positive = Field(
+        default=512, description="The width of the slide encoder, a multiple of `heads`. The default is the released one."
+    )
+    heads: Positive = Field(
+        default=2, description="The number of heads of the graph attention. The default is the released one."
+    )
+    shared: Positive = Field(
+        default=64,
+        description="The width of the space shared by slides, omics and memory. The default is the released one.",
+    )
+    dropout: Share = Field(
+        default=0.5, description="The dropout rate of the slide branch. The default is the released one."
+    )
+    omics_hidden: Positive = Field(
+        default=512, description="The width of the omics encoder's hidden layer. The default is the released one."
+    )
+    omics_embedding: Positive = Field(
+        default=512, description="The width of the omics embedding. The default is the released one."
+    )
+    omics_dropout: Share = Field(
+        default=0.25, description="The dropout rate of the omics encoder. The default is the released one."
+    )
+    classifier_hidden: Positive = Field(
+        default=128, description="The width of the classifier's hidden layer. The default is the released one."
+    )
 
     @model_validator(mode="after")
     def _heads_divide_hidden(self) -> ModelConfig:
@@ -111,51 +199,131 @@ class ModelConfig(Section):
 
 
 class MemoryConfig(Section):
-    """The class memory and the rule that moves it (method 4)."""
+    """The class memory and its update (docs/method.md §4)."""
 
-    rule: Literal["ema", "gradient", "fixed"] = "ema"
-    components: Positive = 16  # released
-    momentum: Share = 0.99
-    sharpness: Annotated[float, Field(gt=0)] = 10.0  # kappa of the responsibilities
-    reseed: Share = 0.05  # a component under this share of its class's mean mass starts again from evidence
-    init_patches: Positive = 10_000  # released: k-means over up to 10,000 projections a class
-    init_iterations: Positive = 20  # released
+    rule: Literal["ema", "gradient", "fixed"] = Field(
+        default="ema",
+        description="The update of the memory: `ema` by momentum (the paper's), `gradient` by the optimiser (the "
+        "released code's), or `fixed` after initialisation.",
+    )
+    components: Positive = Field(
+        default=16, description="The number of memory components of each class. The default is the released one."
+    )
+    momentum: Share = Field(
+        default=0.99,
+        description="The share of its statistics that the memory keeps in a step, under `ema`. The default is ours.",
+    )
+    sharpness: Annotated[float, Field(gt=0)] = Field(
+        default=10.0,
+        description="The concentration κ of the responsibilities of components for evidence, under `ema`. The default "
+        "is ours.",
+    )
+    reseed: Share = Field(
+        default=0.05,
+        description="A component whose mass falls below this share of its class's mean is initialised again from "
+        "evidence, under `ema`. The default is ours.",
+    )
+    init_patches: Positive = Field(
+        default=10_000,
+        description="The largest number of projected patches of each class for the k-means that initialises the memory. "
+        "The default is the released one.",
+    )
+    init_iterations: Positive = Field(
+        default=20, description="The number of iterations of that k-means. The default is the released one."
+    )
 
 
 class LossConfig(Section):
-    """Weights and constants of the losses; released values (method 3)."""
+    """Weights and constants of the losses (docs/method.md §3)."""
 
-    task: float = 0.5
-    align_slide: float = 0.2
-    align_omics: float = 0.05
-    reconstruction: float = 0.05  # the paper says 0.01
-    memory: float = 0.1
-    margin: float = 0.3
-    sharpness: float = 20.0
-    aggregation: float = 5.0  # 1 / temperature of the log-sum-exp over components
-    orthogonality: float = 10.0
+    task: float = Field(
+        default=0.5, description="The weight of the classification losses. The default is the released one."
+    )
+    align_slide: float = Field(
+        default=0.2, description="The weight of the slides' alignment with the memory. The default is the released one."
+    )
+    align_omics: float = Field(
+        default=0.05, description="The weight of the omics' alignment with the memory. The default is the released one."
+    )
+    reconstruction: float = Field(
+        default=0.05,
+        description="The weight of the omics' reconstruction. The default is the released one; the paper says 0.01.",
+    )
+    memory: float = Field(default=0.1, description="The weight of the memory's losses. The default is the released one.")
+    margin: float = Field(
+        default=0.3, description="The margin of the soft-angle alignment, a cosine. The default is the released one."
+    )
+    sharpness: float = Field(
+        default=20.0, description="The sharpness of the soft-angle alignment. The default is the released one."
+    )
+    aggregation: float = Field(
+        default=5.0,
+        description="The inverse temperature of the log-sum-exp over a class's components. The default is the released "
+        "one.",
+    )
+    orthogonality: float = Field(
+        default=10.0,
+        description="The weight of the components' orthogonality within the memory's losses. The default is the released "
+        "one.",
+    )
 
 
 class TrainConfig(Section):
-    """How one fold is trained; released values (method 5) where there are any."""
+    """The training of one fold (docs/method.md §5)."""
 
-    epochs: Positive = 100
-    lr: Annotated[float, Field(gt=0)] = 2e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    bags_per_step: Positive = 1  # of all workers together
-    clip_norm: Annotated[float, Field(gt=0)] = 32.0  # released: --gc 32, used as a norm
-    lr_factor: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    lr_patience: Annotated[int, Field(ge=0)] = 5
-    patience: Positive = 10
-    balanced: bool = True  # classes drawn equally often, with replacement
-    patches_per_pass: Positive = 16_384  # bags of one step share a pass up to this many patches
-    seed: Seed = 1
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where GPU or CPU has it, else fp32
-    # the same bits from run to run, and after a resume, for a given number of workers; slower on GPUs and many workers
-    deterministic: bool = False
+    epochs: Positive = Field(default=100, description="The largest number of epochs. The default is the released one.")
+    lr: Annotated[float, Field(gt=0)] = Field(
+        default=2e-4, description="The learning rate of AdamW at the start. The default is the released one."
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        default=1e-4, description="The weight decay of AdamW. The default is the released one."
+    )
+    bags_per_step: Positive = Field(
+        default=1,
+        description="The number of bags in a step of the optimiser, of all workers together. The default is the released "
+        "one.",
+    )
+    clip_norm: Annotated[float, Field(gt=0)] = Field(
+        default=32.0,
+        description="The largest norm of the gradient. The default is the released `--gc 32`, used as a norm.",
+    )
+    lr_factor: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.2,
+        description="The factor of the learning rate on a plateau of the validation AUC. The default is the released one.",
+    )
+    lr_patience: Annotated[int, Field(ge=0)] = Field(
+        default=5,
+        description="The number of epochs without a higher validation AUC before the learning rate is lowered. The "
+        "default is the released one.",
+    )
+    patience: Positive = Field(
+        default=10,
+        description="The number of epochs without a higher validation AUC before training stops. The default is the "
+        "released one.",
+    )
+    balanced: bool = Field(
+        default=True,
+        description="Whether bags are drawn with replacement, both classes equally often. The default is the released one.",
+    )
+    patches_per_pass: Positive = Field(
+        default=16_384,
+        description="Bags of one step share a forward pass up to this number of patches. It bounds memory and changes no "
+        "result beyond rounding. The default is ours.",
+    )
+    seed: Seed = Field(default=1, description="The seed of weights, sampling and dropout. The default is ours.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="The precision of the matrix products; `auto` takes `bf16` if the GPU or CPU computes in it, or else "
+        "`fp32`.",
+    )
+    deterministic: bool = Field(
+        default=False,
+        description="Whether results agree to the last bit from run to run, and after a resume, for a given number of "
+        "workers. It is slower on GPUs and with many workers, so it is off by default.",
+    )
 
 
-def _one_or_least_and_most(workers: Any) -> Any:
+def _count_or_least_and_most(workers: Any) -> Any:
     least_and_most = list(workers) if isinstance(workers, list | tuple) and len(workers) == 2 else [workers, workers]
     if not all(isinstance(n, int) and n > 0 for n in least_and_most) or least_and_most[0] > least_and_most[1]:
         raise ValueError(f"it is {workers!r}, but must be a number of workers, or [least, most]")
@@ -163,62 +331,104 @@ def _one_or_least_and_most(workers: Any) -> Any:
 
 
 class ClusterConfig(Section):
-    """What one fold may use. None of it changes a result."""
+    """The resources of one fold. No key changes a result beyond rounding."""
 
-    # or [least, most]: the fold goes on with what workers there are, and takes more as they come
-    workers: Annotated[int | tuple[int, int], BeforeValidator(_one_or_least_and_most)] = 1
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
-    read_threads: Positive = 2  # that read bags while a worker computes: one reads storage while one makes batches
-    # of bags in memory, a GPU's where there is one, beside the one computed on; a larger bag comes alone
-    read_ahead_mb: Positive = 256
-    max_failures: Annotated[int, Field(ge=-1)] = 3  # of a fold's workers, each resumed from; -1: without end
-    checkpoint_steps: Positive = 200  # besides every epoch: minutes of work at the default model's seconds a step
-    resize_interval_s: Annotated[float, Field(gt=0)] = 60  # Ray Train's own default; each change of size is a restart
+    workers: Annotated[int | tuple[int, int], BeforeValidator(_count_or_least_and_most)] = Field(
+        default=1,
+        description="The number of workers of a fold, or `[least, most]` for an elastic number: the fold then continues "
+        "with the workers that are available, and takes more when nodes join.",
+    )
+    gpus_per_worker: Annotated[float, Field(ge=0)] = Field(
+        default=0,
+        description="The GPUs of each worker. With one worker per fold it may be a fraction, so that several folds share "
+        "a GPU.",
+    )
+    cpus_per_worker: Annotated[float, Field(gt=0)] = Field(
+        default=1, description="The CPUs of each worker; it computes with as many threads."
+    )
+    read_threads: Positive = Field(
+        default=2,
+        description="The threads of each worker that read bags while it computes. With the default, one reads storage "
+        "while one makes batches.",
+    )
+    read_ahead_mb: Positive = Field(
+        default=256,
+        description="The memory for prefetched bags, in MiB (of the GPU if there is one), besides the batch in use. A "
+        "larger bag is prefetched alone. The default is ours.",
+    )
+    max_failures: Annotated[int, Field(ge=-1)] = Field(
+        default=3,
+        description="The number of failures of a fold's workers from which it is resumed; -1 for any number. The default "
+        "is ours.",
+    )
+    checkpoint_steps: Positive = Field(
+        default=200,
+        description="The number of steps between checkpoints within an epoch; every epoch ends with one, too. The "
+        "default is a few minutes' work with the default model.",
+    )
+    resize_interval_s: Annotated[float, Field(gt=0)] = Field(
+        default=60,
+        description="The seconds between looks for more nodes, for an elastic number of workers; each change of their "
+        "number restarts them. The default is Ray Train's own.",
+    )
 
     @property
     def elastic(self) -> bool:
-        """Whether the number of workers may change in the middle of a fold."""
+        """Whether the number of workers may change while a fold is trained."""
         return not isinstance(self.workers, int)
 
     @property
     def least_workers(self) -> int:
-        """The fewest workers that a fold goes on with."""
+        """The smallest number of workers with which a fold continues."""
         return self.workers if isinstance(self.workers, int) else self.workers[0]
 
     @property
     def most_workers(self) -> int:
-        """The workers of a fold when there is room."""
+        """The number of workers of a fold on a cluster that is large enough."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     @model_validator(mode="after")
-    def _gpus_can_be_given(self) -> ClusterConfig:
+    def _gpus_can_be_allocated(self) -> ClusterConfig:
         gpus = self.gpus_per_worker
         if self.most_workers > 1 and 0 < gpus < 1:
             raise ValueError(
-                f"gpus_per_worker is {gpus:g} with {self.most_workers} workers, but NCCL wants a whole GPU for each: "
+                f"gpus_per_worker is {gpus:g} with {self.most_workers} workers, but NCCL needs an entire GPU for each: "
                 "set workers to 1, so that several folds share a GPU, or gpus_per_worker to 1"
             )
         if gpus > 1 and gpus % 1:
-            raise ValueError(f"gpus_per_worker is {gpus:g}, but above 1 only whole GPUs can be given")
+            raise ValueError(f"gpus_per_worker is {gpus:g}, but above 1 it must be an integer: use {int(gpus)}")
         return self
 
 
 class TuningConfig(Section):
-    """How the settings of a search are drawn, and whether hopeless ones end early."""
+    """The way in which the settings of `search` are drawn, and the early stopping of settings."""
 
-    # grid: every combination; random: by chance; optuna: its TPE sampler, told each setting's mean over folds
-    method: Literal["grid", "random", "optuna"] = "grid"
-    settings: Positive | None = None  # that are drawn; default: 20, twice what Optuna draws by chance at first
-    seed: Seed = 1
-    # median: a setting ends in all folds when its mean over folds of the best validation AUC is below the median of
-    # those of earlier settings at the same epoch (Vizier's rule). none, because that mean also looks at other folds'
-    # validation patients, who are this fold's test patients; without it they have no say in what a fold may choose
-    stop: Literal["median", "none"] = "none"
-    grace_epochs: Positive = 10  # before the first comparison: train.patience, what a fold may go without a gain
+    method: Literal["grid", "random", "optuna"] = Field(
+        default="grid",
+        description="`grid` tries every combination; `random` draws combinations; `optuna` draws them by its TPE sampler "
+        "from each setting's mean validation AUC over folds.",
+    )
+    settings: Positive | None = Field(
+        default=None,
+        description="The number of settings that `random` and `optuna` draw; by default 20, twice the number that Optuna "
+        "draws at random at first.",
+    )
+    seed: Seed = Field(default=1, description="The seed of the drawn settings. The default is ours.")
+    stop: Literal["median", "none"] = Field(
+        default="none",
+        description="`median` stops a setting in all folds when the mean over folds of its best validation AUC is below "
+        "the median of earlier settings at the same epoch (Vizier's rule). The default is `none`, because that mean "
+        "includes other folds' validation patients, who are test patients of this fold; without it they do not influence "
+        "the settings that a fold can choose from.",
+    )
+    grace_epochs: Positive = Field(
+        default=10,
+        description="The number of epochs before the first comparison of settings. The default is that of "
+        "`train.patience`.",
+    )
 
     @model_validator(mode="after")
-    def _grids_are_not_drawn(self) -> TuningConfig:
+    def _grid_draws_nothing(self) -> TuningConfig:
         if self.method == "grid" and self.settings is not None:
             raise ValueError(
                 f"settings is {self.settings}, but a grid tries every combination: leave settings out, "
@@ -228,24 +438,32 @@ class TuningConfig(Section):
 
 
 class SyntheticConfig(Section):
-    """A cohort generated before the run when `dir` holds none: the demo's."""
+    """The demo's cohort, generated before the run if `dir` does not hold it yet."""
 
-    dir: Location
-    patients: Positive = 80
-    patches: Positive = 300
-    width: Positive = 256
-    genes: Positive = 200
-    seed: Seed = 7
+    dir: Location = Field(description="The folder of the generated cohort.")
+    patients: Positive = Field(default=80, description="The number of patients. The default is the demo's.")
+    patches: Positive = Field(default=300, description="The mean number of patches of a slide. The default is the demo's.")
+    width: Positive = Field(default=256, description="The width of the features. The default is the demo's.")
+    genes: Positive = Field(default=200, description="The number of genes. The default is the demo's.")
+    seed: Seed = Field(default=7, description="The seed of the cohort. The default is the demo's.")
 
 
 class WatchConfig(Section):
-    """Where a run is watched, beside Ray's dashboard, Prometheus and TensorBoard. None of it changes a result."""
+    """Tracking of a run besides Ray's dashboard, Prometheus and TensorBoard. No key changes a result."""
 
-    # a tracking URI, such as http://mlflow:5000, or '$VARIABLE' that holds it; needs pip install 'momkd-ray[mlflow]'
-    mlflow: str | None = None
+    mlflow: str | None = Field(
+        default=None,
+        description="MLflow's tracking URI, such as `http://mlflow:5000`, or `$VARIABLE` that holds it; it needs "
+        "`pip install 'momkd-ray[mlflow]'`. By default MLflow is not used.",
+    )
 
 
 class RunConfig(Section):
-    """Where the run is written, local or s3://."""
+    """The run directory."""
 
-    dir: Location = Field(default="runs/momkd", validate_default=True)
+    dir: Location = Field(
+        default="runs/momkd",
+        validate_default=True,
+        description="The folder of the run; if it holds an interrupted run of the same configuration and data, that run "
+        "is resumed.",
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from momkd_ray import storage
-from momkd_ray.config.load import Config, takes_whole_numbers
+from momkd_ray.config.load import Config, takes_integers
 from momkd_ray.config.search_space import Range
 from momkd_ray.errors import InputError
 from momkd_ray.seeds import derive_seed
@@ -105,7 +105,7 @@ def _total(config: Config) -> int:
 
 def _count(config: Config, key: str) -> int | None:
     values = config.search[key]
-    return values.count(takes_whole_numbers(key)) if isinstance(values, Range) else len(values)
+    return values.count(takes_integers(key)) if isinstance(values, Range) else len(values)
 
 
 def _cell(config: Config, place: int) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _cell(config: Config, place: int) -> dict[str, Any]:
     axes = []
     for key, values in config.search.items():
         if isinstance(values, Range):
-            whole = takes_whole_numbers(key)
+            whole = takes_integers(key)
             axes.append([values.value(i, whole) for i in range(values.count(whole) or 0)])
         else:
             axes.append(values)
@@ -126,7 +126,7 @@ def _random(config: Config, seed: int) -> dict[str, Any]:
     for key, values in config.search.items():
         share = float(rng.random())
         if isinstance(values, Range):
-            setting[key] = values.at(share, takes_whole_numbers(key))
+            setting[key] = values.quantile(share, takes_integers(key))
         else:
             setting[key] = values[int(share * len(values))]
     return setting
@@ -159,7 +159,7 @@ def _distributions(config: Config) -> dict[str, Any]:
     for key, values in config.search.items():
         if not isinstance(values, Range):
             space[key] = CategoricalDistribution(values)
-        elif takes_whole_numbers(key):
+        elif takes_integers(key):
             last = values.value((values.count(True) or 1) - 1, True)
             space[key] = IntDistribution(round(values.low), round(last), log=values.log, step=round(values.step or 1))
         else:

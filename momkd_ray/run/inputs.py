@@ -17,7 +17,7 @@ from momkd_ray.cohort.fold_checks import check_teaching, few_validated, few_vali
 from momkd_ray.cohort.folds import FoldPlan, make_folds
 from momkd_ray.cohort.table_files import read_content
 from momkd_ray.config.load import Config
-from momkd_ray.config.sections import GENE_SELECTIONS, absolute
+from momkd_ray.config.sections import GENE_SELECTIONS, resolve_location
 from momkd_ray.errors import InputError
 from momkd_ray.input_faults import REJECTED, Fault, OnError, record_faults
 from momkd_ray.progress import ProgressReporter
@@ -169,7 +169,7 @@ def fingerprint(config: Config, cohort: Cohort, plan: FoldPlan, store: BagStore)
     selections = config.search.get("genes.select", [])
     for select in [config.genes.select, *(selections if isinstance(selections, list) else [])]:
         if select not in GENE_SELECTIONS:
-            digest.update(read_content(absolute(str(select))))
+            digest.update(read_content(resolve_location(str(select))))
     digest.update(plan.table.sort_index().to_csv().encode())
     slide_ids = sorted(cohort.slides["slide_id"])
     digest.update("".join(f"{s}:{sha}" for s, sha in store.slides["sha256"].loc[slide_ids].items()).encode())
