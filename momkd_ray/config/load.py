@@ -62,9 +62,10 @@ class Config(Section):
     cluster: ClusterConfig = ClusterConfig()
     search: Space = Field(
         default_factory=dict,
-        description="The settings to search over: for each dotted key a list of values, or a range `{low: 1.0e-5, high: "
-        "1.0e-2, log: true}`, or `{low: 8, high: 32, step: 8}`. Keys of `genes`, `model`, `memory`, `loss` and `train` "
-        "can be searched, except `train.seed`. By default there is no search.",
+        description="The settings to search over: for each dotted key a list of values, or a range `{low: "
+        "1.0e-5, high: 1.0e-2, log: true}`, or `{low: 8, high: 32, step: 8}`. Keys of `genes`, "
+        "`model`, `memory`, `loss` and `train` can be searched, except `train.seed`. By default "
+        "there is no search.",
     )
     tuning: TuningConfig = TuningConfig()
     synthetic: SyntheticConfig | None = None
@@ -120,7 +121,7 @@ _JOB_UPLOADS = "/working_dir_files/_ray_pkg_"
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
-    """Reads a configuration file and applies overrides.
+    r"""Reads a configuration file and applies overrides.
 
     Args:
         path: a YAML file.
@@ -134,7 +135,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
             not valid.
 
     >>> from pathlib import Path
-    >>> text = "cohort: {clinical: clinical.csv, label: PR}\\nfeatures: {dir: features}\\n"
+    >>> text = "cohort: {clinical: clinical.csv, label: PR}\nfeatures: {dir: features}\n"
     >>> _ = Path("pr.yaml").write_text(text)
     >>> load_config("pr.yaml", ["train.epochs=3"]).train.epochs
     3
@@ -167,7 +168,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 
 def _check_locations(config: Config) -> None:
-    """Refuses to write to Ray's copy of a job's folder, which each node has and Ray removes, or to read what it lacks."""
+    """Refuses locations in Ray's own copy of a job's folder, which Ray removes, unless they are uploaded input."""
     written = {"run.dir": config.run.dir, "store.uri": config.store_uri}
     tables = {name: getattr(config.cohort, name) for name in ("clinical", "slides", "omics")}
     read = {f"cohort.{name}": location for name, location in tables.items()} | {"features.dir": config.features.dir}

@@ -1,7 +1,7 @@
 """Generates docs/configuration.md from the descriptions of the configuration's fields.
 
-    python -m momkd_ray.config.reference                             # prints the page
-    python -m momkd_ray.config.reference --check docs/configuration.md  # exit code 1 if the file is not current
+`python -m momkd_ray.config.reference` prints the page; `--check docs/configuration.md` exits with 1 if that file is not
+current.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _INTRODUCTION = f"""\
 
 # Configuration
 
-Every verb that trains takes a YAML file (`--config`), whose values `--set section.key=value` replaces. An unknown key is
-an error. Paths may contain `~` and `$VARIABLES`; relative ones are relative to the working directory.
+Every verb that trains takes a YAML file (`--config`), whose values `--set section.key=value` replaces. An unknown key
+is an error. Paths may contain `~` and `$VARIABLES`; relative ones are relative to the working directory.
 
 "Released" is the value of the authors' released code, "paper" is [arXiv 2602.21395](https://arxiv.org/abs/2602.21395);
 [Method](method.md) explains the terms.

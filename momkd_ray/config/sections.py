@@ -32,7 +32,9 @@ GENE_SELECTIONS = ("xgboost", "anova", "variance", "all")
 class CohortConfig(Section):
     """The tables of the cohort, and their columns of patients, slides and labels."""
 
-    clinical: Location = Field(description="The clinical table, one row per patient: patient, label and, optionally, site.")
+    clinical: Location = Field(
+        description="The clinical table, one row per patient: patient, label and, optionally, site."
+    )
     slides: Location | None = Field(
         default=None,
         description="The table of slides and their patients. By default the clinical table is used, which then has one "
@@ -45,8 +47,8 @@ class CohortConfig(Section):
     )
     patient_column: str | None = Field(
         default=None,
-        description="The name of the patient column; if given, every table must have it. By default it is recognised by "
-        "its name in each table.",
+        description="The name of the patient column; if given, every table must have it. By default it is "
+        "recognised by its name in each table.",
     )
     slide_column: str | None = Field(
         default=None,
@@ -58,8 +60,8 @@ class CohortConfig(Section):
     negative: str = Field(default="negative", description="The label of the negative class, as written in the table.")
     bag: Literal["slide", "patient"] = Field(
         default="slide",
-        description="`slide` makes each slide a bag and averages a patient's predictions; `patient` joins all slides of "
-        "a patient into one bag.",
+        description="`slide` makes each slide a bag and averages a patient's predictions; `patient` joins all "
+        "slides of a patient into one bag.",
     )
 
 
@@ -68,8 +70,8 @@ class OmicsConfig(Section):
 
     missing: Literal["keep", "drop"] = Field(
         default="keep",
-        description="`keep` trains the slide branch on patients without omics, too; `drop` leaves them out of training. "
-        "Either way they are validated and tested, from histology alone.",
+        description="`keep` trains the slide branch on patients without omics, too; `drop` leaves them out of "
+        "training. Either way they are validated and tested, from histology alone.",
     )
 
 
@@ -83,9 +85,9 @@ class FeaturesConfig(Section):
     )
     graph: Literal["auto", "knn", "none"] = Field(
         default="auto",
-        description="The neighbour graph: `auto` takes the edges in the file (`edge_index_k<neighbors>`, as released), "
-        "or else the nearest neighbours by coordinates; `knn` always takes the neighbours by coordinates; `none` builds "
-        "no graph, for features without coordinates.",
+        description="The neighbour graph: `auto` takes the edges in the file (`edge_index_k<neighbors>`, as "
+        "released), or else the nearest neighbours by coordinates; `knn` always takes the "
+        "neighbours by coordinates; `none` builds no graph, for features without coordinates.",
     )
 
 
@@ -95,11 +97,12 @@ class StoreConfig(Section):
     uri: Location | None = Field(default=None, description="The folder of the bag store; by default `<run.dir>/bags`.")
     dtype: Literal["float16", "float32"] = Field(
         default="float16",
-        description="The precision of the stored features. The default is the precision in which most encoders compute, "
-        "at half the bytes.",
+        description="The precision of the stored features. The default is the precision in which most encoders "
+        "compute, at half the bytes.",
     )
     neighbors: Positive = Field(
-        default=8, description="The number k of nearest neighbours of each patch in the graph. The default is the paper's."
+        default=8,
+        description="The number k of nearest neighbours of each patch in the graph. The default is the paper's.",
     )
     part_mb: Positive = Field(
         default=128,
@@ -121,7 +124,9 @@ class FoldsConfig(Section):
     seed: Seed = Field(
         default=1, description="The seed of the folds, the validation sets, the genes and the bootstrap of the metrics."
     )
-    stratify: bool = Field(default=True, description="Whether every drawn fold has the cohort's proportion of the classes.")
+    stratify: bool = Field(
+        default=True, description="Whether every drawn fold has the cohort's proportion of the classes."
+    )
     site: str | None = Field(
         default=None,
         description="A column of the clinical table; all patients with the same value are tested in the same fold. By "
@@ -166,7 +171,8 @@ class ModelConfig(Section):
     """The sizes of the network (docs/method.md §2)."""
 
     hidden: Positive = Field(
-        default=512, description="The width of the slide encoder, a multiple of `heads`. The default is the released one."
+        default=512,
+        description="The width of the slide encoder, a multiple of `heads`. The default is the released one.",
     )
     heads: Positive = Field(
         default=2, description="The number of heads of the graph attention. The default is the released one."
@@ -225,8 +231,8 @@ class MemoryConfig(Section):
     )
     init_patches: Positive = Field(
         default=10_000,
-        description="The largest number of projected patches of each class for the k-means that initialises the memory. "
-        "The default is the released one.",
+        description="The largest number of projected patches of each class for the k-means that initialises the "
+        "memory. The default is the released one.",
     )
     init_iterations: Positive = Field(
         default=20, description="The number of iterations of that k-means. The default is the released one."
@@ -249,7 +255,9 @@ class LossConfig(Section):
         default=0.05,
         description="The weight of the omics' reconstruction. The default is the released one; the paper says 0.01.",
     )
-    memory: float = Field(default=0.1, description="The weight of the memory's losses. The default is the released one.")
+    memory: float = Field(
+        default=0.1, description="The weight of the memory's losses. The default is the released one."
+    )
     margin: float = Field(
         default=0.3, description="The margin of the soft-angle alignment, a cosine. The default is the released one."
     )
@@ -263,8 +271,8 @@ class LossConfig(Section):
     )
     orthogonality: float = Field(
         default=10.0,
-        description="The weight of the components' orthogonality within the memory's losses. The default is the released "
-        "one.",
+        description="The weight of the components' orthogonality within the memory's losses. The default is the "
+        "released one.",
     )
 
 
@@ -280,8 +288,8 @@ class TrainConfig(Section):
     )
     bags_per_step: Positive = Field(
         default=1,
-        description="The number of bags in a step of the optimiser, of all workers together. The default is the released "
-        "one.",
+        description="The number of bags in a step of the optimiser, of all workers together. The default is the "
+        "released one.",
     )
     clip_norm: Annotated[float, Field(gt=0)] = Field(
         default=32.0,
@@ -289,7 +297,8 @@ class TrainConfig(Section):
     )
     lr_factor: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.2,
-        description="The factor of the learning rate on a plateau of the validation AUC. The default is the released one.",
+        description="The factor of the learning rate on a plateau of the validation AUC. The default is the "
+        "released one.",
     )
     lr_patience: Annotated[int, Field(ge=0)] = Field(
         default=5,
@@ -303,18 +312,19 @@ class TrainConfig(Section):
     )
     balanced: bool = Field(
         default=True,
-        description="Whether bags are drawn with replacement, both classes equally often. The default is the released one.",
+        description="Whether bags are drawn with replacement, both classes equally often. The default is the "
+        "released one.",
     )
     patches_per_pass: Positive = Field(
         default=16_384,
-        description="Bags of one step share a forward pass up to this number of patches. It bounds memory and changes no "
-        "result beyond rounding. The default is ours.",
+        description="Bags of one step share a forward pass up to this number of patches. It bounds memory and "
+        "changes no result beyond rounding. The default is ours.",
     )
     seed: Seed = Field(default=1, description="The seed of weights, sampling and dropout. The default is ours.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
-        description="The precision of the matrix products; `auto` takes `bf16` if the GPU or CPU computes in it, or else "
-        "`fp32`.",
+        description="The precision of the matrix products; `auto` takes `bf16` if the GPU or CPU computes in "
+        "it, or else `fp32`.",
     )
     deterministic: bool = Field(
         default=False,
@@ -335,13 +345,13 @@ class ClusterConfig(Section):
 
     workers: Annotated[int | tuple[int, int], BeforeValidator(_count_or_least_and_most)] = Field(
         default=1,
-        description="The number of workers of a fold, or `[least, most]` for an elastic number: the fold then continues "
-        "with the workers that are available, and takes more when nodes join.",
+        description="The number of workers of a fold, or `[least, most]` for an elastic number: the fold then "
+        "continues with the workers that are available, and takes more when nodes join.",
     )
     gpus_per_worker: Annotated[float, Field(ge=0)] = Field(
         default=0,
-        description="The GPUs of each worker. With one worker per fold it may be a fraction, so that several folds share "
-        "a GPU.",
+        description="The GPUs of each worker. With one worker per fold it may be a fraction, so that several "
+        "folds share a GPU.",
     )
     cpus_per_worker: Annotated[float, Field(gt=0)] = Field(
         default=1, description="The CPUs of each worker; it computes with as many threads."
@@ -358,8 +368,8 @@ class ClusterConfig(Section):
     )
     max_failures: Annotated[int, Field(ge=-1)] = Field(
         default=3,
-        description="The number of failures of a fold's workers from which it is resumed; -1 for any number. The default "
-        "is ours.",
+        description="The number of failures of a fold's workers from which it is resumed; -1 for any number. "
+        "The default is ours.",
     )
     checkpoint_steps: Positive = Field(
         default=200,
@@ -405,21 +415,21 @@ class TuningConfig(Section):
 
     method: Literal["grid", "random", "optuna"] = Field(
         default="grid",
-        description="`grid` tries every combination; `random` draws combinations; `optuna` draws them by its TPE sampler "
-        "from each setting's mean validation AUC over folds.",
+        description="`grid` tries every combination; `random` draws combinations; `optuna` draws them by its "
+        "TPE sampler from each setting's mean validation AUC over folds.",
     )
     settings: Positive | None = Field(
         default=None,
-        description="The number of settings that `random` and `optuna` draw; by default 20, twice the number that Optuna "
-        "draws at random at first.",
+        description="The number of settings that `random` and `optuna` draw; by default 20, twice the number "
+        "that Optuna draws at random at first.",
     )
     seed: Seed = Field(default=1, description="The seed of the drawn settings. The default is ours.")
     stop: Literal["median", "none"] = Field(
         default="none",
-        description="`median` stops a setting in all folds when the mean over folds of its best validation AUC is below "
-        "the median of earlier settings at the same epoch (Vizier's rule). The default is `none`, because that mean "
-        "includes other folds' validation patients, who are test patients of this fold; without it they do not influence "
-        "the settings that a fold can choose from.",
+        description="`median` stops a setting in all folds when the mean over folds of its best validation AUC "
+        "is below the median of earlier settings at the same epoch (Vizier's rule). The default is "
+        "`none`, because that mean includes other folds' validation patients, who are test patients "
+        "of this fold; without it they do not influence the settings that a fold can choose from.",
     )
     grace_epochs: Positive = Field(
         default=10,
@@ -442,7 +452,9 @@ class SyntheticConfig(Section):
 
     dir: Location = Field(description="The folder of the generated cohort.")
     patients: Positive = Field(default=80, description="The number of patients. The default is the demo's.")
-    patches: Positive = Field(default=300, description="The mean number of patches of a slide. The default is the demo's.")
+    patches: Positive = Field(
+        default=300, description="The mean number of patches of a slide. The default is the demo's."
+    )
     width: Positive = Field(default=256, description="The width of the features. The default is the demo's.")
     genes: Positive = Field(default=200, description="The number of genes. The default is the demo's.")
     seed: Seed = Field(default=7, description="The seed of the cohort. The default is the demo's.")
@@ -464,6 +476,6 @@ class RunConfig(Section):
     dir: Location = Field(
         default="runs/momkd",
         validate_default=True,
-        description="The folder of the run; if it holds an interrupted run of the same configuration and data, that run "
-        "is resumed.",
+        description="The folder of the run; if it holds an interrupted run of the same configuration and data, "
+        "that run is resumed.",
     )
