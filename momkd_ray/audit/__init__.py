@@ -1,1 +1,1 @@
-"""Every input read once, and what is wrong with it listed."""
+"""The audit: reads every input once and lists all of its faults."""

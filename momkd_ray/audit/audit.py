@@ -1,4 +1,4 @@
-"""Everything that is wrong with the inputs, found in one pass of Ray Data over all of them, and what would remain."""
+"""Audits all inputs in one pass of Ray Data: every fault, and the cohort that remains without them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from momkd_ray.errors import InputError
 from momkd_ray.formats.arrays import Precision
 from momkd_ray.formats.bag import Recipe
 from momkd_ray.formats.readers import read_bag
+from momkd_ray.formats.source_file import missing_file
 from momkd_ray.input_faults import Fault, FaultsError, FileFaultError
 from momkd_ray.ray_runtime.parallel_map import parallel_map
 
@@ -31,17 +32,17 @@ _SLIDES_PER_CHUNK = 8
 
 
 def audit_inputs(config: Config, on_progress: Callable[[int, int], None]) -> Findings:
-    """Read every table and every feature file once; Ray must be up.
+    """Reads every table and every feature file once; Ray must be initialised.
 
-    Where the patients' or slides' table cannot be used, all feature files of the folder are read.
+    If the clinical table or the table of slides cannot be used, all feature files of the folder are read.
 
     Args:
-        config: says where the inputs are and what becomes of them.
-        on_progress: called with the slides done and their total.
+        config: the resolved configuration.
+        on_progress: called with the number of slides done and their total.
 
     Raises:
         InputError: the configuration contradicts itself.
-        RunError: storage stayed away.
+        RunError: storage cannot be reached.
     """
     cohort, faults = _tables(config)
     slides = _all_slides(config) if cohort is None else cohort.slides
@@ -52,11 +53,11 @@ def audit_inputs(config: Config, on_progress: Callable[[int, int], None]) -> Fin
     faults += bad
     if cohort is None:
         return Findings(tuple(sorted({*faults})), config.features.dir, impossible="without its tables nothing remains")
-    return _judged(config, cohort, faults, bad, good)
+    return _summarise(config, cohort, faults, bad, good)
 
 
 def _tables(config: Config) -> tuple[Cohort | None, list[Fault]]:
-    """The cohort less what is wrong with its tables; without its omics, or None, where a table cannot be used."""
+    """Loads the cohort without bad rows; without omics if their table cannot be used, None if another cannot."""
     cohort: Cohort | None
     try:
         cohort = load_cohort(config, on_error="skip")
@@ -74,20 +75,20 @@ def _tables(config: Config) -> tuple[Cohort | None, list[Fault]]:
 
 
 def _all_slides(config: Config) -> pd.DataFrame:
-    """Every feature file as a slide of a patient of its own."""
+    """Lists every feature file as the only slide of a patient."""
     rows = [
         (file.slide_id, file.slide_id, file.path, file.stamp) for file in list_features(config.features.dir).values()
     ]
     return pd.DataFrame(rows, columns=["slide_id", "patient_id", "path", "file"])
 
 
-def _judged(
+def _summarise(
     config: Config, cohort: Cohort, faults: list[Fault], bad: list[Fault], good: Mapping[str, Mapping[str, Any]]
 ) -> Findings:
-    """What remains once all that is wrong is left out, by fold, and what is wrong with the folds."""
+    """Collects the findings: the cohort and folds that remain without bad inputs, and the faults of the folds."""
     notes = _unmatched(config, cohort)
     left_out: LeftOut = list(cohort.excluded.itertuples(index=False, name=None))
-    told = cohort.stray_sentences()
+    sentences = cohort.unmatched_file_sentences()
     remaining: dict[str, Any] = {}
     folds, impossible = pd.DataFrame(), ""
     try:
@@ -101,7 +102,7 @@ def _judged(
             left_out = [*left.excluded.itertuples(index=False, name=None), *plan.left_out]
             few = few_validated(config, left, plan)
             notes += [*_notes(plan.left_out, str(config.folds.file)), *few]
-            told += few_validated_sentence(few, config)
+            sentences += few_validated_sentence(few, config)
             folds = _per_fold(config, plan, left)
     except FaultsError as error:
         impossible = f"what remains cannot be cross-validated: {error}"
@@ -110,7 +111,7 @@ def _judged(
         tuple(sorted({*faults})),
         config.features.dir,
         notes=tuple(sorted({*notes})),
-        told=(*exclusion_sentences(left_out), *told),
+        sentences=(*exclusion_sentences(left_out), *sentences),
         excluded=dict(sorted(counts.items())),
         remaining=remaining,
         folds=folds,
@@ -119,41 +120,41 @@ def _judged(
 
 
 def _plan(config: Config, cohort: Cohort) -> tuple[FoldPlan | None, list[Fault]]:
-    """The folds, None where they cannot be made, and what is wrong with them."""
+    """Makes the folds, None if that is impossible, and lists their faults."""
     try:
         plan = make_folds(config, cohort, on_error="skip")
     except InputError as error:
         if isinstance(error, FaultsError) and error.faults:
             return None, list(error.faults)
-        place = config.folds.file or config.cohort.clinical
-        return None, [Fault("fold", "all folds", "unusable", place, str(error))]
+        location = config.folds.file or config.cohort.clinical
+        return None, [Fault("fold", "all folds", "unusable", location, str(error))]
     return plan, [*plan.rejected, *untaught_folds(config, cohort, plan)]
 
 
-def _notes(left_out: LeftOut, place: str) -> list[Fault]:
+def _notes(left_out: LeftOut, location: str) -> list[Fault]:
     return [
-        Fault(kind, name, "unmatched", place, f"{place}: {kind} {name}: {reason}")
+        Fault(kind, name, "unmatched", location, f"{location}: {kind} {name}: {reason}")
         for kind, name, reason, problem in left_out
         if problem
     ]
 
 
 def _unmatched(config: Config, cohort: Cohort) -> list[Fault]:
-    """Rows and feature files that belong to nothing."""
+    """Lists rows and feature files that match nothing."""
     location = {"patient": config.cohort.clinical, "slide": config.cohort.slides or config.cohort.clinical}
     location["omics"] = config.cohort.omics or ""
     notes: list[Fault] = []
-    for kind, place in location.items():
-        notes += _notes([row for row in cohort.excluded.itertuples(index=False, name=None) if row[0] == kind], place)
-    for name in cohort.strays:
+    for kind, table in location.items():
+        notes += _notes([row for row in cohort.excluded.itertuples(index=False, name=None) if row[0] == kind], table)
+    for name in cohort.unmatched_files:
         path = storage.join(config.features.dir, name)
-        reason = f"{path} is of no slide in {location['slide']}; add its row, or move the file away"
+        reason = f"{path} belongs to no slide of {location['slide']}; add its row, or move the file away"
         notes.append(Fault("slide", name, "unmatched", path, reason))
     return notes
 
 
 def _facts(config: Config, slides: pd.DataFrame, on_progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
-    """Of every slide what its feature file holds, or its faults."""
+    """Inspects the feature file of every slide in parallel."""
     form = store_format(config)
     recipe = Recipe(form.neighbors, form.graph, config.features.format)
     rows = slides[["slide_id", "path", "file"]].to_dict("records")
@@ -172,7 +173,7 @@ def _inspect_slide(slide: Mapping[str, str], recipe: Recipe, dtype: Precision) -
     facts: dict[str, Any] = {"slide_id": slide_id, "faults": []}
     try:
         if not slide["file"]:
-            raise FileFaultError("missing", f"there is no feature file {path}; extract it or leave the slide out")
+            raise missing_file(path)
         bag = read_bag(path, slide_id, recipe, dtype=dtype)
         facts |= {"width": bag.width, "encoder": bag.provenance.get("encoder"), "n_patches": bag.n_patches}
         facts |= {"sha256": content_sha256(to_row(bag))}
@@ -191,7 +192,7 @@ def _remaining(cohort: Cohort, facts: Mapping[str, Mapping[str, Any]]) -> dict[s
 
 
 def _per_fold(config: Config, plan: FoldPlan, cohort: Cohort) -> pd.DataFrame:
-    """Patients of each class in each role of each fold, as they are used, and the training patients with omics."""
+    """Tabulates patients by fold, role and class, and the training patients with omics."""
     rows: list[dict[str, Any]] = []
     for fold in plan.folds:
         roles = plan.roles(fold)
@@ -201,6 +202,6 @@ def _per_fold(config: Config, plan: FoldPlan, cohort: Cohort) -> pd.DataFrame:
             labels = cohort.patients["label"].loc[patients]
             row: dict[str, Any] = {"fold": fold, "role": role}
             row |= {name: int((labels == name).sum()) for name in cohort.classes}
-            taught = 0 if cohort.omics is None else int(patients.isin(cohort.omics.index).sum())
-            rows.append(row | {"with omics": taught if trains else None})
+            with_omics = 0 if cohort.omics is None else int(patients.isin(cohort.omics.index).sum())
+            rows.append(row | {"with omics": with_omics if trains else None})
     return pd.DataFrame(rows, dtype=object)

@@ -49,7 +49,7 @@ class Cohort:
         leaves out and all that follows from it, `unmatched` for what belongs to nothing. None of it is a fault.
     patient_column: the clinical table's name for the patients.
     rejected: bad rows and files; what they name is left out.
-    strays: names of feature files that no row of the slides' table names.
+    unmatched_files: names of feature files that no row of the slides' table names.
     """
 
     patients: pd.DataFrame
@@ -59,7 +59,7 @@ class Cohort:
     excluded: pd.DataFrame
     patient_column: str = "patient_id"
     rejected: tuple[Fault, ...] = ()
-    strays: tuple[str, ...] = ()
+    unmatched_files: tuple[str, ...] = ()
 
     def without_slides(self, faults: Iterable[Fault]) -> Cohort:
         """The cohort after feature files turned out bad, with the faults in `rejected`.
@@ -98,13 +98,17 @@ class Cohort:
             self._omics_sentence(),
             *exclusion_sentences(self.excluded.itertuples(index=False)),
             *self._rejection_sentences(),
-            *self.stray_sentences(),
+            *self.unmatched_file_sentences(),
         ]
 
-    def stray_sentences(self) -> list[str]:
+    def unmatched_file_sentences(self) -> list[str]:
         """One sentence, if there are feature files that no row names."""
-        files = _count(len(self.strays), "feature file")
-        return [f"{files} of no row of the slides' table: {_examples(self.strays)}."] if self.strays else []
+        files = _count(len(self.unmatched_files), "feature file")
+        return (
+            [f"{files} of no row of the slides' table: {_examples(self.unmatched_files)}."]
+            if self.unmatched_files
+            else []
+        )
 
     def fingerprint(self) -> str:
         """16 hex digits of a SHA-256 over identifiers, labels, slides and omics (not where files lie)."""
@@ -183,6 +187,7 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
         rows = {"patient": clinical.rows, "slide": listing.rows, "omics": omics.rows if omics else 0}
         _refuse_rows(faults, settings, rows)
     listed = list_features(config.features.dir)
+    unmatched = [posixpath.basename(file.path) for name, file in listed.items() if name not in listing.named]
     files = files_of(slides["slide_id"].tolist(), config.features.dir, listed)
     slides["path"], slides["file"] = [file.path for file in files], [file.stamp for file in files]
     slides["bytes"] = [file.size for file in files]
@@ -194,7 +199,9 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
         excluded=_excluded([*left_out, *slides_out, *_omics_out(omics, clinical)]),
         patient_column=clinical.patient_column,
         rejected=tuple(sorted(faults)),
-        strays=tuple(posixpath.basename(file.path) for name, file in listed.items() if name not in listing.named),
+        unmatched_files=tuple(
+            posixpath.basename(file.path) for name, file in listed.items() if name not in listing.named
+        ),
     )
 
 
@@ -243,7 +250,7 @@ def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: Slide
             left_out.append(("patient", patient, reason, ""))
         elif patient in with_slide:
             kept[patient] = label
-        elif patient in listing.bereft:
+        elif patient in listing.patients_with_bad_rows:
             left_out.append(("patient", patient, ALL_REJECTED, ""))
         else:
             left_out.append(("patient", patient, "no slide", "unmatched"))

@@ -25,7 +25,7 @@ class SlideTable:
     table: columns `slide_id` (sorted), `patient_id`; the good rows, each slide once.
     faults: of kind slide.
     named: every slide that a row names, bad rows too.
-    bereft: patients who have a bad row.
+    patients_with_bad_rows: patients who have a bad row.
     """
 
     table: pd.DataFrame
@@ -33,7 +33,7 @@ class SlideTable:
     rows: int
     faults: tuple[Fault, ...]
     named: frozenset[str]
-    bereft: frozenset[str]
+    patients_with_bad_rows: frozenset[str]
 
 
 def slide_id_of(file_name: str) -> str:
@@ -62,20 +62,20 @@ def read_slides(path: str, patient_column: str | None = None, slide_column: str 
     patients, names = texts(frame[patient_column]), texts(frame[slide_column])
     faults: list[Fault] = []
     rows: dict[str, list[Row]] = {}
-    bereft: set[str] = set()
+    patients_with_bad_rows: set[str] = set()
     for row, (patient, name) in enumerate(zip(patients, names, strict=True), start=1):
         if patient is not None and name is not None and _is_plain(name):
             rows.setdefault(slide_id_of(name), []).append((row, patient))
             continue
         faults.append(_bad_row(path, row, patient, name, (patient_column, slide_column)))
-        bereft |= {patient} if patient is not None else set()
+        patients_with_bad_rows |= {patient} if patient is not None else set()
     several = {slide: found for slide, found in rows.items() if len(found) > 1}
     faults += [_several_rows(path, slide, found) for slide, found in several.items()]
     kept = {slide: found[0][1] for slide, found in sorted(rows.items()) if len({p for _, p in found}) == 1}
-    bereft |= {patient for slide, found in several.items() if slide not in kept for _, patient in found}
+    patients_with_bad_rows |= {patient for slide, found in several.items() if slide not in kept for _, patient in found}
     table = pd.DataFrame({"slide_id": list(kept), "patient_id": list(kept.values())}, dtype="str")
     named = frozenset(slide_id_of(re.split(r"[/\\]", name)[-1]) for name in names if name is not None)
-    return SlideTable(table, patient_column, len(frame), tuple(faults), named, frozenset(bereft))
+    return SlideTable(table, patient_column, len(frame), tuple(faults), named, frozenset(patients_with_bad_rows))
 
 
 def _is_plain(name: str) -> bool:

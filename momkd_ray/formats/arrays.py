@@ -1,4 +1,4 @@
-"""The arrays of a feature file, whichever container they lie in: read a slab at a time, checked, at one precision."""
+"""Arrays of a feature file, independent of its container: read in slabs, validated, converted to one precision."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Features = NDArray[np.float16] | NDArray[np.float32]
 Precision = Literal["float16", "float32"]
 Container = Literal["hdf5", "tensor", "ndarray", "dict"]
 
-SLAB_BYTES = 4 * 2**20  # what is checked and converted lies in the processor's cache
+SLAB_BYTES = 4 * 2**20  # validated and converted while it is in the processor's cache
 _FLOAT16_INF = 0x7C00
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An array in a file, not yet read.
+    """An array in a file that has not been read yet.
 
     Attributes:
-        name: what the file calls it.
-        shape: as stored; the rows and columns of a (1, R, C) array are R and C.
-        dtype: of the values as stored, in their byte order; bfloat16 as the 16 bits of each.
-        precision: the name of the values' type: `float16`, `bfloat16`, `float32`, `int64`, ...
-        read: fills (n, C) of `dtype` with the n rows from the one of that number on.
-        rows_at_once: rows are best read in multiples of this.
+        name: its name in the file.
+        shape: as stored; a (1, R, C) array has R rows and C columns.
+        dtype: type of the stored values, in their byte order; bfloat16 as uint16.
+        precision: name of the values' type: `float16`, `bfloat16`, `float32`, `int64`, ...
+        read: `read(first, out)` fills `out` (n, C) of `dtype` with the rows from `first` on.
+        rows_at_once: rows are read most efficiently in multiples of this.
     """
 
     name: str
@@ -42,19 +42,19 @@ class Stored:
 
     @property
     def size(self) -> int:
-        """How many values there are."""
+        """The number of values."""
         return math.prod(self.shape)
 
     @property
     def kind(self) -> str:
-        """`f` for floating-point, `i` or `u` for whole numbers, others for anything else."""
+        """The kind of the values as in NumPy: `f` floating-point, `i` or `u` integers, anything else otherwise."""
         return "f" if self.precision == "bfloat16" else self.dtype.kind
 
     def slabs(self, into: NDArray[Any] | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
-        """The rows in slabs of some megabytes: the first row's number, and (n, C) of `dtype`.
+        """Yields the rows in slabs of some megabytes: the number of the first row, and (n, C) of `dtype`.
 
         Args:
-            into: (R, C) of `dtype` that is filled; without it, each slab overwrites the last.
+            into: optional (R, C) array of `dtype` that is filled; without it, each slab overwrites the last.
         """
         n_rows, n_columns = self.shape[-2:]
         fit = SLAB_BYTES // max(n_columns * self.dtype.itemsize, 1)
@@ -69,14 +69,14 @@ class Stored:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a feature file holds.
+    """The content of an open feature file.
 
     Attributes:
         path: the file.
-        container: what it lies in; of a lone tensor or ndarray the name is `features`.
-        names: of what is in it.
-        array: the array of a name.
-        attributes: what is written beside the array of a name, or for '' beside the file.
+        container: kind of its container; a single tensor or ndarray is called `features`.
+        names: of the arrays in it.
+        array: returns the array of a name.
+        attributes: returns the attributes of an array, or of the file for ''.
     """
 
     path: str
@@ -86,21 +86,21 @@ class Contents:
     attributes: Callable[[str], Mapping[str, str]]
 
 
-def whole(stored: Stored) -> NDArray[Any]:
-    """All values (R, C) in this machine's byte order."""
+def read_all(stored: Stored) -> NDArray[Any]:
+    """Reads all values (R, C), in this machine's byte order."""
     values = np.empty(stored.shape[-2:], stored.dtype)
     for _ in stored.slabs(into=values):
         pass
     return _widened(values) if stored.precision == "bfloat16" else values.astype(values.dtype.newbyteorder("="))
 
 
-def features_of(stored: Stored, path: str, dtype: Precision | None = None) -> Features:
-    """The features (P, D), C-contiguous, checked; beside the result only one slab is held.
+def read_features(stored: Stored, path: str, dtype: Precision | None = None) -> Features:
+    """Reads and validates features (P, D), C-contiguous, with one slab of extra memory.
 
     Args:
         stored: floating-point, at least one value.
-        path: the file, for what is said of it.
-        dtype: the precision wanted; without it float16 stays and all others become float32 (bfloat16 exactly).
+        path: the file, for messages.
+        dtype: wanted precision; by default float16 stays float16 and all others become float32 (bfloat16 exactly).
 
     Raises:
         FileFaultError: NaN or inf, values beyond the precision, or the same features in all patches.
@@ -108,49 +108,49 @@ def features_of(stored: Stored, path: str, dtype: Precision | None = None) -> Fe
     kept: np.dtype[Any] = np.dtype(dtype or ("float16" if stored.precision == "float16" else "float32"))
     features_PD = np.empty(stored.shape[-2:], kept)
     in_place = stored.dtype == kept and stored.precision == kept.name
-    seen = _Seen()
+    checks = _FeatureChecks()
     for first, slab_RD in stored.slabs(into=features_PD if in_place else None):
         values_RD = _widened(slab_RD) if stored.precision == "bfloat16" else slab_RD
-        seen.values(first, values_RD)
+        checks.add_stored(first, values_RD)
         if not in_place:
-            kept_RD = features_PD[first : first + len(slab_RD)]
+            converted_RD = features_PD[first : first + len(slab_RD)]
             with np.errstate(over="ignore"):
-                kept_RD[...] = values_RD
-            seen.kept(values_RD, kept_RD)
-    seen.judge(path, len(features_PD), kept.name)
+                converted_RD[...] = values_RD
+            checks.add_converted(values_RD, converted_RD)
+    checks.raise_first(path, len(features_PD), kept.name)
     return features_PD
 
 
 def _widened(bits_RD: NDArray[Any]) -> NDArray[np.float32]:
-    """The float32 values of which bfloat16 has the upper 16 bits."""
+    """Converts the bits of bfloat16 values to float32."""
     return (bits_RD.astype(np.uint32) << 16).view(np.float32)
 
 
-class _Seen:
-    """What is wrong with the features that have gone by."""
+class _FeatureChecks:
+    """Collects faults of features slab by slab."""
 
     def __init__(self) -> None:
         self._not_finite: list[NDArray[np.intp]] = []
-        self._largest = 0.0  # of the values beyond the precision they are kept at
+        self._largest = 0.0  # of the values that overflow the wanted precision
         self._first_D: NDArray[Any] = np.empty(0)
         self._constant = True  # so far
 
-    def values(self, first: int, values_RD: NDArray[Any]) -> None:
-        """Look at values as stored."""
+    def add_stored(self, first: int, values_RD: NDArray[Any]) -> None:
+        """Checks a slab of stored values."""
         if not _all_finite(values_RD):
             self._not_finite.append(first + np.flatnonzero(~np.isfinite(values_RD).all(axis=1)))
         if first == 0:
             self._first_D = values_RD[0].copy()
-        if self._constant:  # the second patch nearly always tells
+        if self._constant:  # the second patch nearly always differs
             self._constant = bool((values_RD[:2] == self._first_D).all() and (values_RD == self._first_D).all())
 
-    def kept(self, values_RD: NDArray[Any], kept_RD: NDArray[Any]) -> None:
-        """Look at what became of them."""
-        if not _all_finite(kept_RD) and not self._not_finite:
+    def add_converted(self, values_RD: NDArray[Any], converted_RD: NDArray[Any]) -> None:
+        """Checks a slab after its conversion."""
+        if not _all_finite(converted_RD) and not self._not_finite:
             self._largest = max(self._largest, float(np.abs(values_RD).max()))
 
-    def judge(self, path: str, n_patches: int, precision: str) -> None:
-        """Raise what is wrong, if anything is."""
+    def raise_first(self, path: str, n_patches: int, precision: str) -> None:
+        """Raises the first fault, if there is any."""
         if self._not_finite:
             bad = np.concatenate(self._not_finite)
             raise FileFaultError(
@@ -171,6 +171,6 @@ class _Seen:
 
 def _all_finite(values_RD: NDArray[Any]) -> bool:
     if values_RD.dtype == np.float16:
-        # ten times faster than isfinite, which widens each value
+        # ten times faster than np.isfinite, which converts each value
         return bool((values_RD.view(np.uint16) & 0x7FFF).max() < _FLOAT16_INF)
     return bool(np.isfinite(values_RD).all())

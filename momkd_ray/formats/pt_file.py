@@ -1,4 +1,4 @@
-"""Tensors and NumPy arrays out of `.pt` files; nothing else is ever unpickled."""
+"""Reads tensors and NumPy arrays from `.pt` files; nothing else is ever unpickled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from momkd_ray.errors import InputError, RunError
 from momkd_ray.formats.arrays import Container, Contents, Stored
-from momkd_ray.formats.source_file import Source
+from momkd_ray.formats.source_file import SourceFile
 from momkd_ray.input_faults import FileFaultError
 
 if TYPE_CHECKING:
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 _ZIP = b"PK\x03\x04"
 _CUT = re.compile(r"not a zip file|unexpected EOF|Ran out of input", re.IGNORECASE)
 _FOLDER = 0x10  # as zip marks one
-_LOADING = threading.Lock()  # torch has one set of names that a pickle may use
+_LOADING = threading.Lock()  # torch's set of allowed names is global
 _NUMBERS = ("float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64")
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[Contents]:
-    """What a `.pt` file holds: a tensor, a NumPy array, or a dictionary of these.
+def opened(source: SourceFile) -> Iterator[Contents]:
+    """Opens a `.pt` file that holds a tensor, a NumPy array, or a dictionary of these.
 
     Args:
         source: the file.
 
     Raises:
         FileFaultError: the file is damaged, or holds anything else.
-        RunError: the network failed.
+        RunError: its storage cannot be reached.
     """
     loaded = _load(source)
     container: Container = "ndarray" if isinstance(loaded, _Array) else "tensor"
@@ -54,7 +54,7 @@ def opened(source: Source) -> Iterator[Contents]:
     )
 
 
-def _load(source: Source) -> Any:
+def _load(source: SourceFile) -> Any:
     import torch
 
     allowed: list[Any] = [(stand_in, name) for name, stand_in in _STAND_INS.items()]
@@ -74,7 +74,7 @@ def _load(source: Source) -> Any:
 
 
 def _check_records(raw: BinaryIO, size: int) -> None:
-    """Refuse records that PyTorch never writes: it would hand out memory that nothing was read into."""
+    """Refuses records that PyTorch never writes, for which it would return uninitialised memory."""
     with zipfile.ZipFile(raw) as archive:
         for record in archive.infolist():
             stored = record.compress_type == zipfile.ZIP_STORED and record.file_size == record.compress_size
@@ -83,16 +83,16 @@ def _check_records(raw: BinaryIO, size: int) -> None:
                 raise ValueError(f"its record {record.filename!r} is damaged")
 
 
-def _fault(source: Source, error: Exception) -> FileFaultError:
+def _fault(source: SourceFile, error: Exception) -> FileFaultError:
     cause = " ".join(str(error).rpartition("WeightsUnpickler error: ")[2].split())
     if isinstance(error, EOFError) or _CUT.search(cause):
         return FileFaultError(
             "truncated", f"{source.path} ends before it should ({source.size} bytes); copy or extract it again"
         )
-    if found := re.search(r"GLOBAL (\S+)", cause):
+    if match := re.search(r"GLOBAL (\S+)", cause):
         return FileFaultError(
             "unreadable",
-            f"{source.path} holds {found[1]}, which is not loaded because it could run code; "
+            f"{source.path} holds {match[1]}, which is not loaded because it could run code; "
             "save the features as a tensor, or as a dictionary of tensors",
         )
     short = re.split(r"\. |Check the documentation", cause)[0].strip() or type(error).__name__
@@ -103,7 +103,7 @@ def _fault(source: Source, error: Exception) -> FileFaultError:
     )
 
 
-def _stored(name: str, value: Any, source: Source) -> Stored:
+def _stored(name: str, value: Any, source: SourceFile) -> Stored:
     import torch
 
     if isinstance(value, _Array):
@@ -130,7 +130,7 @@ def _stored(name: str, value: Any, source: Source) -> Stored:
 
 
 def _rows(values: NDArray[Any] | torch.Tensor, first: int, n: int) -> NDArray[Any]:
-    """Rows of (R, C) or (1, R, C) values as NumPy has them; bfloat16, which it has not, as the 16 bits of each."""
+    """Returns rows of (R, C) or (1, R, C) values as a NumPy array; bfloat16, unknown to NumPy, as uint16."""
     rows: Any = (values[0] if values.ndim == 3 else values)[first : first + n]
     if isinstance(rows, np.ndarray):
         return rows
@@ -142,7 +142,7 @@ def _rows(values: NDArray[Any] | torch.Tensor, first: int, n: int) -> NDArray[An
 
 
 class _Dtype:
-    """Stands in for `numpy.dtype` in a pickle: NumPy itself would believe a damaged state."""
+    """Replaces `numpy.dtype` while unpickling, and validates its state, which NumPy would not."""
 
     def __init__(self, code: str, *_: object) -> None:
         self._code, self._order = code, "="
@@ -151,14 +151,14 @@ class _Dtype:
         self._order = state[1]
 
     def plain(self) -> np.dtype[Any]:
-        """The type, of numbers only."""
+        """Returns the type, which must be one of numbers."""
         if self._order not in ("<", ">", "=", "|") or not re.fullmatch("[fiu][1248]", self._code):
             raise ValueError(f"an array of type {self._order}{self._code}")
         return np.dtype(self._order + self._code)
 
 
 class _Array:
-    """Stands in for `numpy.ndarray` in a pickle: bytes that must fit their type and shape."""
+    """Replaces `numpy.ndarray` while unpickling: bytes that must fit their type and shape."""
 
     array: NDArray[Any]
 
@@ -173,7 +173,7 @@ class _Array:
 
 
 def _no_bytes() -> bytes:
-    """Stands in for `bytes`, which a pickle calls for those of an array without values."""
+    """Replaces `bytes`, which a pickle calls for an array without values."""
     return b""
 
 
@@ -182,5 +182,5 @@ _STAND_INS: dict[str, Any] = {
     "numpy.dtype": _Dtype,
     "numpy.ndarray": _Array,
     "numpy._core.multiarray._reconstruct": _Array,
-    "numpy.core.multiarray._reconstruct": _Array,  # as NumPy 1 calls it
+    "numpy.core.multiarray._reconstruct": _Array,  # its name in NumPy 1
 }

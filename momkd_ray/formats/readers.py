@@ -10,27 +10,26 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from momkd_ray.formats import hdf5
-from momkd_ray.formats import pt_file as torchfile
-from momkd_ray.formats.arrays import Contents, Precision, Stored, features_of, whole
+from momkd_ray.formats import hdf5, pt_file
+from momkd_ray.formats.arrays import Contents, Precision, Stored, read_all, read_features
 from momkd_ray.formats.bag import Bag, Format, Indices, Recipe
 from momkd_ray.formats.coordinates import in_level0_pixels, in_nanometres
 from momkd_ray.formats.knn_graph import csr_graph, knn_graph, no_graph
-from momkd_ray.formats.source_file import located
+from momkd_ray.formats.source_file import find_file
 from momkd_ray.input_faults import FileFaultError
 
-# What only one of the two writes beside the same datasets; CLAM's own features carry no attribute at all.
+# Attributes that only one of the two tools writes; CLAM's feature files may have no attribute at all.
 _TRIDENT_MARKS = frozenset(
     {"encoder", "savetodir", "patch_size_level0", "level0_magnification", "target_magnification", "level0_width"}
 )
 _CLAM_MARKS = frozenset({"patch_level", "downsample", "downsampled_level_dim"})
-_NAMES_TOLD = 8  # of what is in a file where the features are not
+_NAMES_SHOWN = 8  # arrays listed in the message about a file without features
 _ENCODER_NAMES = ("encoder", "patch_encoder", "extractor", "feature_extractor", "encoder_name", "model_name")
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """The arrays of a bag, found in a file and not yet read; their shapes fit each other."""
+    """The arrays of a bag, identified in a file but not read yet; their shapes are consistent."""
 
     format: str
     features: Stored
@@ -51,25 +50,25 @@ def read_bag(
     expected_width: int | None = None,
     dtype: Precision | None = None,
 ) -> Bag:
-    """The bag of one feature file.
+    """Reads the bag of one feature file.
 
     Args:
         path: a local path or `s3://` URI; `.pt` files are PyTorch's, all others HDF5.
-        slide_id: the slide.
-        recipe: which layouts are read, and where the graph comes from.
-        expected_width: the D that every slide of the cohort has.
-        dtype: the precision of the features; without it float16 stays and all others become float32.
+        slide_id: identifier of the slide.
+        recipe: accepted layout, and source of the graph.
+        expected_width: D of the cohort's other slides.
+        dtype: precision of the features; by default float16 stays float16 and all others become float32.
 
     Raises:
         FileFaultError: the file is missing, damaged, incomplete, of another layout or width, has no coordinates
             for the graph, or holds NaN, inf, values beyond `dtype`, or the same features throughout.
-        RunError: its store cannot be reached.
+        RunError: its storage cannot be reached.
     """
     with _contents(path) as contents:
         layout = _layout(contents, recipe, expected_width)
-        features_PD = features_of(layout.features, path, dtype)
+        features_PD = read_features(layout.features, path, dtype)
         coords_P2 = _coordinates(layout, path)
-        edges_2M = None if layout.edges is None else whole(layout.edges)
+        edges_2M = None if layout.edges is None else read_all(layout.edges)
     if edges_2M is not None:
         indptr, indices = _csr(edges_2M, len(features_PD), path)
     elif coords_P2 is None or recipe.graph == "none":
@@ -81,8 +80,8 @@ def read_bag(
 
 @contextmanager
 def _contents(path: str) -> Iterator[Contents]:
-    container = torchfile if path.lower().endswith(".pt") else hdf5
-    with container.opened(located(path)) as contents:
+    container = pt_file if path.lower().endswith(".pt") else hdf5
+    with container.opened(find_file(path)) as contents:
         yield contents
 
 
@@ -102,22 +101,23 @@ def _csr(edges_2M: NDArray[Any], n_patches: int, path: str) -> tuple[Indices, In
 
 
 def _provenance(layout: _Layout, path: str) -> dict[str, str]:
-    told = {} if layout.encoder is None else {"encoder": layout.encoder}
+    optional = {} if layout.encoder is None else {"encoder": layout.encoder}
     if layout.coords is not None:
-        told["coords_unit"] = "nm" if layout.format == "stamp" else "level0_px"
-    found = {"source": path, "format": layout.format, "dtype": layout.features.precision}
-    return {**layout.attributes, **told, **found}
+        optional["coords_unit"] = "nm" if layout.format == "stamp" else "level0_px"
+    always = {"source": path, "format": layout.format, "dtype": layout.features.precision}
+    return {**layout.attributes, **optional, **always}
 
 
 def _layout(contents: Contents, recipe: Recipe, expected_width: int | None) -> _Layout:
-    """Find a bag's arrays by their names, and check all that their shapes and types tell."""
+    """Identifies a bag's arrays by their names, and validates their shapes and types."""
     path = contents.path
-    found, name = _format(contents, recipe.format)
-    beside = contents.attributes("")
-    if beside.get("feat_type", "tile") not in ("tile", "None"):
+    file_format, name = _format(contents, recipe.format)
+    file_attributes = contents.attributes("")
+    if file_attributes.get("feat_type", "tile") not in ("tile", "None"):
         raise FileFaultError(
             "misshapen",
-            f"{path} holds features of a whole {beside['feat_type']} (feat_type), not of patches; give the tiles' file",
+            f"{path} holds features of a whole {file_attributes['feat_type']} (feat_type), not of patches; give the "
+            "file of tile features",
         )
     features = _array(contents, name, "f")
     n_patches, width = features.shape[-2:]
@@ -132,35 +132,35 @@ def _layout(contents: Contents, recipe: Recipe, expected_width: int | None) -> _
         _check_coords_shape(coords, n_patches, features.name, path)
     edges = _stored_graph(contents, recipe, n_patches, coords)
     attributes: dict[str, str] = {}
-    for holder in ("", *(["coords"] if coords else []), name):  # of one name, the features' value stays
+    for holder in ("", *(["coords"] if coords else []), name):  # of equal names, the features' value wins
         attributes |= contents.attributes(holder)
     encoder = _encoder(contents.attributes(name)) or _encoder(attributes)
-    return _Layout(found, features, coords, edges, attributes, encoder)
+    return _Layout(file_format, features, coords, edges, attributes, encoder)
 
 
 def _format(contents: Contents, wanted: Format) -> tuple[str, str]:
-    """The layout of a file, and what it calls the features."""
-    found = dict(_formats(contents))
-    if not found:
-        there = ", ".join(map(repr, contents.names[:_NAMES_TOLD])) or "nothing"
-        there += " and others" if len(contents.names) > _NAMES_TOLD else ""
+    """Detects the layout of a file; returns it with the name of the features' array."""
+    candidates = dict(_formats(contents))
+    if not candidates:
+        present = ", ".join(map(repr, contents.names[:_NAMES_SHOWN])) or "nothing"
+        present += " and others" if len(contents.names) > _NAMES_SHOWN else ""
         raise FileFaultError(
             "unreadable",
-            f"{contents.path} has no 'features' (TRIDENT, CLAM, released) and no 'feats' (STAMP), it holds {there}; "
+            f"{contents.path} has no 'features' (TRIDENT, CLAM, released) and no 'feats' (STAMP), it holds {present}; "
             "extract it again with one of these",
         )
     if wanted == "auto":
-        return next(iter(found.items()))
-    if wanted not in found:
+        return next(iter(candidates.items()))
+    if wanted not in candidates:
         raise FileFaultError(
             "misshapen",
-            f"{contents.path} is of the layout {' or '.join(found)}, not {wanted}; set features.format to auto",
+            f"{contents.path} is of the layout {' or '.join(candidates)}, not {wanted}; set features.format to auto",
         )
-    return wanted, found[wanted]
+    return wanted, candidates[wanted]
 
 
 def _formats(contents: Contents) -> Iterator[tuple[str, str]]:
-    """The layouts that a file may be of, the likeliest first, and what each calls the features."""
+    """Yields the layouts that a file may have, the likeliest first, with the name of the features' array."""
     if "features" in contents.names:
         if contents.container == "dict" or any(_neighbors_of(name) for name in contents.names):
             yield "released", "features"
@@ -184,13 +184,13 @@ def _formats(contents: Contents) -> Iterator[tuple[str, str]]:
 
 
 def _neighbors_of(name: str) -> int | None:
-    """k, of the name of a graph."""
+    """Parses k from the name of a graph's array."""
     match = re.fullmatch(r"edge_index_k(\d+)", name)
     return int(match[1]) if match else None
 
 
 def _array(contents: Contents, name: str, kinds: str) -> Stored:
-    """An array of numbers (R, C) or (1, R, C)."""
+    """Returns an array of numbers with the shape (R, C) or (1, R, C), whose type is one of `kinds`."""
     stored = contents.array(name)
     shape = stored.shape[1:] if len(stored.shape) == 3 and stored.shape[0] == 1 else stored.shape
     if kinds == "f" and shape and 0 in shape:
@@ -226,7 +226,7 @@ def _check_coords_shape(coords: Stored, n_patches: int, features: str, path: str
 
 
 def _stored_graph(contents: Contents, recipe: Recipe, n_patches: int, coords: Stored | None) -> Stored | None:
-    """The file's own graph, where that is to be used; refuse a file that offers no graph where one is needed."""
+    """Returns the file's own graph if it is to be used; refuses a file from which no needed graph can be made."""
     if recipe.graph == "none":
         return None
     name = f"edge_index_k{recipe.neighbors}"
@@ -236,19 +236,19 @@ def _stored_graph(contents: Contents, recipe: Recipe, n_patches: int, coords: St
             raise FileFaultError(
                 "misshapen", f"{contents.path}: '{name}' has the shape {edges.shape}, not (2, edges); write it again"
             )
-        # without an edge between several patches, whoever wrote it had too few of them for k
+        # a graph without edges over several patches was written for too few patches for k: it is built again
         if edges.shape[-1] or n_patches == 1:
             return edges
     if coords is not None:
         return None
     own = sorted(k for k in map(_neighbors_of, contents.names) if k)
     if own and recipe.graph == "knn":
-        way = "set features.graph to auto for the file's own graph, or to none"
+        remedy = "set features.graph to auto for the file's own graph, or to none"
     elif own and recipe.neighbors not in own:
-        way = f"set store.neighbors to {own[0]}, for which it has a graph, or features.graph to none"
+        remedy = f"set store.neighbors to {own[0]}, for which it has a graph, or features.graph to none"
     else:
-        way = "give a file with coordinates, or set features.graph to none to go without a graph"
-    raise FileFaultError("misshapen", f"{contents.path} has no 'coords' to find the neighbours of patches by; {way}")
+        remedy = "give a file with coordinates, or set features.graph to none to train without a graph"
+    raise FileFaultError("misshapen", f"{contents.path} has no 'coords' to find the neighbours of patches by; {remedy}")
 
 
 def _encoder(attributes: Mapping[str, str]) -> str | None:

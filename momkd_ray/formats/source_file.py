@@ -1,4 +1,4 @@
-"""A feature file as bytes, local or remote; trouble on the way to it is not a fault of the file."""
+"""Access to a feature file's bytes, local or remote; a network failure is not a fault of the file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from momkd_ray.input_faults import FileFaultError
 
 
 @dataclass(frozen=True)
-class Source:
-    """A feature file that is there.
+class SourceFile:
+    """An existing feature file.
 
     Attributes:
-        path: as the user gave it.
+        path: as given by the user.
         size: in bytes.
-        local: the path under which it can be opened by name; None for a remote file.
+        local: local path, by which it can be opened; None for a remote file.
     """
 
     path: str
@@ -28,11 +28,11 @@ class Source:
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
-        """The bytes of the file, seekable; a remote file is in memory, for all of it will be read.
+        """Opens the file as a seekable stream; a remote file is read into memory, as all of it is needed.
 
         Raises:
-            FileFaultError: the file is gone, or may not be read.
-            RunError: its store cannot be reached.
+            FileFaultError: the file does not exist any more, or may not be read.
+            RunError: its storage cannot be reached.
         """
         try:
             stream = cast(
@@ -42,7 +42,7 @@ class Source:
                 else _InMemory(storage.read_buffer(self.path)),
             )
         except FileNotFoundError as error:
-            raise _missing(self.path) from error
+            raise missing_file(self.path) from error
         except OSError as error:
             cause = " ".join((error.strerror or str(error)).split())
             raise FileFaultError(
@@ -52,25 +52,30 @@ class Source:
             yield stream
 
 
-def located(path: str) -> Source:
-    """The feature file at a local path or `s3://` URI.
+def find_file(path: str) -> SourceFile:
+    """Looks up the feature file at a local path or `s3://` URI.
 
     Raises:
-        FileFaultError: there is no such file, or it is a folder.
-        RunError: its store cannot be reached.
+        FileFaultError: there is no such file, it is empty, or it is a folder.
+        RunError: its storage cannot be reached.
     """
-    found = storage.stat(path)
-    if found is not None and not found.size:
+    info = storage.stat(path)
+    if info is not None and not info.size:
         raise FileFaultError("empty", f"{path} is empty (0 bytes); copy or extract it again")
-    if found is not None:
-        return Source(path, found.size, storage.local_path(path))
+    if info is not None:
+        return SourceFile(path, info.size, storage.local_path(path))
     if storage.kind(path) == "folder":
         raise FileFaultError("unreadable", f"{path} is a folder, not a feature file; name the file of the slide")
-    raise _missing(path)
+    raise missing_file(path)
+
+
+def missing_file(path: str) -> FileFaultError:
+    """Builds the fault of a slide whose feature file does not exist."""
+    return FileFaultError("missing", f"there is no feature file {path}; extract it or leave the slide out")
 
 
 class _InMemory(io.RawIOBase):
-    """A file over bytes in memory, without the copy that `BytesIO` makes of them."""
+    """A stream over bytes in memory, without the copy that `BytesIO` makes."""
 
     def __init__(self, content: memoryview) -> None:
         self._content, self._at = content, 0
@@ -94,7 +99,3 @@ class _InMemory(io.RawIOBase):
         buffer[: len(piece)] = piece
         self._at += len(piece)
         return len(piece)
-
-
-def _missing(path: str) -> FileFaultError:
-    return FileFaultError("missing", f"there is no feature file {path}; extract it or leave the slide out")

@@ -1,8 +1,8 @@
-"""Generated cohorts in the users' own file formats, with one signal planted in the omics and the histology.
+"""Generates cohorts in the users' file formats, with one signal in the omics and in the histology.
 
-Each patient has a latent t, and the label is t > 0. A tenth of the genes carry t strongly. The histology
-carries it weakly: features move with t only in a contiguous region of a fifth of the patches, recognisable by
-an offset of its own, and the rest of the slide moves along the same directions for reasons of its own.
+Each patient has a latent variable t, and the label is t > 0. A tenth of the genes depend on t strongly. The histology
+depends on it weakly: features shift with t only in a contiguous region of a fifth of the patches, which has an offset
+of its own; the other patches vary along the same directions independently of t.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from momkd_ray.config.sections import SyntheticConfig
 from momkd_ray.errors import InputError
 
 MARKER = "synthetic.json"
-FORMAT = 1  # raised when the same settings would give another cohort
+FORMAT = 1  # incremented when the same settings would give another cohort
 POSITIVE_SHARE = 0.45
 OTHER_LABELS = (
     "Equivocal",
     "Equivocal",
     "",
     "",
-)  # of patients that must be left out, never taken as negative
+)  # patients with these labels must be excluded, never taken as negative
 WITHOUT_OMICS = 0.15
 WITH_TWO_SLIDES = 0.15
 PATCH_LEVEL0 = 512  # level-0 pixels a patch covers: 256 at 20x on a 40x slide
 
 GENES_WITH_SIGNAL = 0.1
-GENE_SIGNAL = 1.5  # log2 units a unit of t, before each gene's own factor of 0.5 to 1
+GENE_SIGNAL = 1.5  # log2 units per unit of t, before a factor of 0.5 to 1 per gene
 GENE_NOISE = 0.7
 
 REGION_SHARE = 0.2
-REGION_OFFSET = 3.0  # along the region's own direction, in units of a patch's noise
+REGION_OFFSET = 3.0  # along the region's direction, in standard deviations of a patch's noise
 SIGNAL_DIRECTIONS = 3
-SIGNAL = 2.0  # along each signal direction a unit of t, inside the region
-SIGNAL_NOISE = 0.7  # of the patient's t as the region shows it
-OUTSIDE_NUISANCE = 1.0  # of the patches outside the region, along the signal directions, a patient
+SIGNAL = 2.0  # along each signal direction per unit of t, inside the region
+SIGNAL_NOISE = 0.7  # standard deviation of the noise on the patient's t in the region
+OUTSIDE_NUISANCE = 1.0  # standard deviation per patient, outside the region, along the signal directions
 NUISANCE_DIRECTIONS = 5
-NUISANCE = 2.0  # of the whole slide (stain, scanner), a patient and direction
+NUISANCE = 2.0  # standard deviation per patient and direction, of the entire slide (stain, scanner)
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -62,14 +62,14 @@ class _Directions:
 
 
 def generate_cohort(settings: SyntheticConfig) -> None:
-    """Write a cohort into `settings.dir`; where the same one is already complete, do nothing.
+    """Writes a cohort into `settings.dir`; does nothing if the same cohort is already complete there.
 
-    It has `clinical.csv` (PATIENT, LABEL), `slides.csv` (PATIENT, FILENAME), `rna.parquet` (PATIENT and
-    genes, as TPM), `features/<slide>.h5` as TRIDENT writes them, and `regions.parquet` (slide_id, patch,
-    inside): where the signal is planted, which no part of the training reads.
+    It has `clinical.csv` (PATIENT, LABEL), `slides.csv` (PATIENT, FILENAME), `rna.parquet` (PATIENT and genes, as
+    TPM), `features/<slide>.h5` in TRIDENT's layout, and `regions.parquet` (slide_id, patch, inside): the patches with
+    signal, which training never reads.
 
     Raises:
-        InputError: the folder holds another cohort or anything else, is not a local one, or cannot be made.
+        InputError: the folder holds another cohort or anything else, is not local, or cannot be created.
     """
     folder = settings.dir
     if "://" in folder:
@@ -84,7 +84,7 @@ def generate_cohort(settings: SyntheticConfig) -> None:
     except OSError as error:
         raise InputError(f"synthetic.dir: cannot write in {parent}: {error.strerror}") from error
     try:
-        os.chmod(temporary, 0o755)  # mkdtemp's own is for the owner alone
+        os.chmod(temporary, 0o755)  # mkdtemp gives access to the owner only
         _write(temporary, settings)
         with open(os.path.join(temporary, MARKER), "w") as stream:
             json.dump(record, stream, indent=2)
@@ -125,7 +125,7 @@ def _take_place(temporary: str, folder: str, record: dict[str, object]) -> None:
 
 
 def _write(folder: str, settings: SyntheticConfig) -> None:
-    """Every part draws from a stream of its own, so that a changed setting leaves the other parts alone."""
+    """Writes all files; each part has its own random stream, so a changed setting leaves the other parts unchanged."""
     seeds = np.random.SeedSequence(settings.seed).spawn(5)
     who_rng, omics_rng, direction_rng, slide_rng = (np.random.default_rng(seed) for seed in seeds[:4])
     t_N = _latent(settings.patients, who_rng)
@@ -155,7 +155,7 @@ def _write(folder: str, settings: SyntheticConfig) -> None:
 
 
 def _latent(patients: int, rng: np.random.Generator) -> Floats:
-    """t of the labelled patients, `POSITIVE_SHARE` of them above 0, and of those with another label."""
+    """Draws t of the labelled patients, `POSITIVE_SHARE` of them above 0, and of those with another label."""
     t_N = rng.normal(size=patients)
     t_N -= np.quantile(t_N, 1 - POSITIVE_SHARE)
     return np.concatenate([t_N, np.zeros(len(OTHER_LABELS))])
@@ -166,13 +166,13 @@ def _code(rng: np.random.Generator) -> str:
 
 
 def _owners(patients: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """(patient, number of the slide) of every slide."""
+    """Draws (patient, number of the slide) of every slide."""
     twice = set(rng.choice(patients, round(WITH_TWO_SLIDES * patients), replace=False).tolist())
     return [(patient, number) for patient in range(patients) for number in range(1, 3 if patient in twice else 2)]
 
 
 def _omics(patients: list[str], t_N: Floats, genes: int, rng: np.random.Generator) -> pd.DataFrame:
-    """TPM-like values >= 0 of most patients; log2(x + 1) sums a gene's level, programmes, noise and t."""
+    """Draws TPM-like values >= 0 of most patients; log2(x + 1) is the sum of gene level, programmes, noise and t."""
     count = max(1, round(GENES_WITH_SIGNAL * genes))
     loading_G = np.zeros(genes)
     carriers = rng.choice(genes, count, replace=False)
@@ -195,7 +195,7 @@ def _directions(width: int, rng: np.random.Generator) -> _Directions:
 
 
 def _tissue(patches: int, rng: np.random.Generator) -> Integers:
-    """Coordinates (P, 2) in level-0 pixels, x then y, of an irregular blob, row by row as a scan goes."""
+    """Draws coordinates (P, 2) in level-0 pixels, x then y, of an irregular tissue, in scan order."""
     side = int(np.ceil(np.sqrt(patches) * 1.8)) + 2
     y_C, x_C = (axis.ravel() for axis in np.indices((side, side)))
     away_C = np.hypot(x_C - side / 2, (y_C - side / 2) * rng.uniform(0.8, 1.3)) / side
@@ -208,7 +208,7 @@ def _tissue(patches: int, rng: np.random.Generator) -> Integers:
 
 
 def _region(coords_P2: Integers, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """The `REGION_SHARE` of the patches nearest to one of them."""
+    """Selects the `REGION_SHARE` of the patches that are nearest to a random patch."""
     centre_2 = coords_P2[rng.integers(len(coords_P2))]
     nearest = np.argsort(np.linalg.norm(coords_P2 - centre_2, axis=1), kind="stable")
     inside_P = np.zeros(len(coords_P2), dtype=np.bool_)
@@ -223,7 +223,7 @@ def _features(
     directions: _Directions,
     rng: np.random.Generator,
 ) -> npt.NDArray[np.float32]:
-    """Features (P, D): unit noise, the slide's nuisance, and in the region its offset and the signal."""
+    """Draws features (P, D): unit noise, the slide's nuisance, and in the region its offset and the signal."""
     features_PD = rng.normal(size=(len(inside_P), directions.region.size))
     features_PD += NUISANCE * nuisance_K[:NUISANCE_DIRECTIONS] @ directions.nuisance
     region_D = REGION_OFFSET * directions.region + SIGNAL * shown * directions.signal.sum(axis=0)
@@ -235,7 +235,7 @@ def _features(
 def _write_slide(path: str, name: str, features_PD: npt.NDArray[np.float32], coords_P2: Integers) -> None:
     width, height = (int(edge) for edge in coords_P2.max(axis=0) + 4 * PATCH_LEVEL0)
     with h5py.File(path, "w") as file:
-        # one chunk a patch and an unlimited first axis, as TRIDENT writes
+        # one chunk per patch and an unlimited first axis, as TRIDENT writes
         features = file.create_dataset(
             "features",
             data=features_PD,

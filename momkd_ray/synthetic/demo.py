@@ -6,7 +6,7 @@ from momkd_ray.config.load import Config
 
 
 def demo_config(out: str) -> Config:
-    """A generated cohort under `<out>/cohort`, small enough to cross-validate on a laptop in a few minutes."""
+    """Returns the configuration of a generated cohort under `<out>/cohort`, cross-validated in minutes on a laptop."""
     cohort = f"{out}/cohort"
     return Config.model_validate(
         {

@@ -244,7 +244,7 @@ def test_every_dialect_gives_the_same_cohort(tmp_path: Path, name: str, column: 
     assert cohort.patient_column == column
     assert cohort.excluded.empty
     assert not cohort.rejected
-    assert not cohort.strays
+    assert not cohort.unmatched_files
 
 
 def test_numeric_slides_are_kept_as_written_and_their_files_are_found(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_numeric_slides_are_kept_as_written_and_their_files_are_found(tmp_path: 
     )
     assert cohort.slides["slide_id"].tolist() == ["007", "12.50", "1e5"]
     assert [Path(path).name for path in cohort.slides["path"]] == ["007.h5", "12.50.pt", "1e5.h5"]
-    assert cohort.strays == ("7.h5",)
+    assert cohort.unmatched_files == ("7.h5",)
     assert "1 feature file of no row of the slides' table: 7.h5." in cohort.summary()
 
 

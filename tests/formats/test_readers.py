@@ -166,7 +166,7 @@ def test_slabs_of_any_size_give_the_same_and_little_more_memory_than_the_result(
 
 
 def test_chunks_and_runs_are_read_by_their_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(hdf5, "_through_hdf5")
+    monkeypatch.delattr(hdf5, "_read_by_hdf5")
     for chunking in ("contiguous", "a chunk a patch", "chunks of 3", "chunks of 64"):
         for precision in PRECISIONS:
             path = write_hdf5(tmp_path / "a.h5", "released", values(20), precision, chunking)
