@@ -199,9 +199,7 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
         excluded=_excluded([*left_out, *slides_out, *_omics_out(omics, clinical)]),
         patient_column=clinical.patient_column,
         rejected=tuple(sorted(faults)),
-        unmatched_files=tuple(
-            posixpath.basename(file.path) for name, file in listed.items() if name not in listing.named
-        ),
+        unmatched_files=tuple(unmatched),
     )
 
 
