@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from momkd_ray.config import reference
 from momkd_ray.config.load import Config
 
 ROOT = Path(__file__).parents[2]
@@ -122,3 +123,7 @@ def test_the_picture_of_the_rooms_is_current() -> None:
     rooms = {path.parent.name for path in (ROOT / "momkd_ray").glob("*/__init__.py")}
     assert rooms <= {room for row in drawn["layers"]() for room in row}
     assert {room for row in drawn["layers"]() for room in row} == set(drawn["PURPOSES"])
+
+
+def test_the_reference_of_the_configuration_is_current() -> None:
+    assert reference.main(["--check", str(ROOT / "docs" / "configuration.md")]) == 0
