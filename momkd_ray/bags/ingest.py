@@ -235,7 +235,7 @@ def _stored_entries(
 
 def _footer_entries(uri: str, part: str, bag_format: StoreFormat) -> list[Entry]:
     """Reads the manifest entries in a part's footer; none if the file has another format or no such footer."""
-    try:
+    try:  # a failing disk raises `RunError`
         with open_part(uri, part) as file:
             footer = json.loads(file.metadata.metadata[_FOOTER_KEY])
             if footer["form"] != asdict(bag_format):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet as pq
 
 from momkd_ray import storage
-from momkd_ray.errors import InputError
+from momkd_ray.errors import InputError, RunError
 from momkd_ray.formats.arrays import Precision
 from momkd_ray.formats.bag import Bag, Graph
 from momkd_ray.input_faults import FileFaultError
@@ -285,6 +285,9 @@ class BagStore:
                 row[name] = data[start - first : start - first + size]
             if slide_id not in self._verified and content_sha256(row) != entry["sha256"]:
                 raise self._damaged(slide_id)
+        except MemoryError as error:
+            sentence = f"there is not enough memory for slide {slide_id} ({self.nbytes(slide_id):,} bytes)"
+            raise RunError(f"{sentence}; use fewer workers or a larger machine") from error
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise self._damaged(slide_id) from error
         self._verified.add(slide_id)

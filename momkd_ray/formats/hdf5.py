@@ -18,6 +18,7 @@ import numpy as np
 from h5py import h5d, h5g, h5s, h5t, h5z
 from numpy.typing import NDArray
 
+from momkd_ray.errors import RunError
 from momkd_ray.formats.arrays import Contents, Stored
 from momkd_ray.formats.hdf5_heap_check import Heaps
 from momkd_ray.formats.source_file import SourceFile
@@ -58,7 +59,28 @@ def opened(source: SourceFile) -> Iterator[Contents]:
                 reader = _Reader(source, file, raw, heaps)
                 yield Contents(source.path, "hdf5", list(file), reader.stored, cache(reader.attributes))
     except _DAMAGE as error:
+        if "unable to lock file" in str(error):
+            raise _open_elsewhere(source) from None
+        if isinstance(error, MemoryError) and _is_within(error, source.size * _MOST_COMPRESSED):
+            raise RunError(
+                f"there is not enough memory to read {source.path} ({error}); free memory, use a larger machine, or "
+                "set cluster.cpus_per_worker higher so that fewer files are read at a time"
+            ) from error
         raise _fault(source, error) from error
+
+
+def _open_elsewhere(source: SourceFile) -> FileFaultError:
+    return FileFaultError(
+        "unreadable",
+        f"{source.path} is open for writing in another program; close it there, or wait until it is written, and run "
+        "the same command again",
+    )
+
+
+def _is_within(error: MemoryError, most_bytes: int) -> bool:
+    """Tells whether NumPy was asked for no more memory than the file's values can take: else the file is damaged."""
+    shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)
+    return shape is not None and dtype is not None and math.prod(shape) * dtype.itemsize <= most_bytes
 
 
 def _fault(source: SourceFile, error: Exception) -> FileFaultError:

@@ -17,6 +17,7 @@ from momkd_ray.formats.coordinates import in_level0_pixels, in_nanometres
 from momkd_ray.formats.knn_graph import csr_graph, knn_graph, no_graph
 from momkd_ray.formats.source_file import find_file
 from momkd_ray.input_faults import FileFaultError
+from momkd_ray.storage.local_retry import with_local_retries
 
 # Attributes that only one of the two tools writes; CLAM's feature files may have no attribute at all.
 _TRIDENT_MARKS = frozenset(
@@ -62,8 +63,12 @@ def read_bag(
     Raises:
         FileFaultError: the file is missing, damaged, incomplete, of another layout or width, has no coordinates
             for the graph, or holds NaN, inf, values beyond `dtype`, or the same features throughout.
-        RunError: its storage cannot be reached.
+        RunError: its storage cannot be reached, or this machine, its disks or memory fail.
     """
+    return with_local_retries("read", path, lambda: _read_bag(path, slide_id, recipe, expected_width, dtype))
+
+
+def _read_bag(path: str, slide_id: str, recipe: Recipe, expected_width: int | None, dtype: Precision | None) -> Bag:
     with _contents(path) as contents:
         layout = _layout(contents, recipe, expected_width)
         features_PD = read_features(layout.features, path, dtype)

@@ -5,21 +5,22 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
 import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from momkd_ray.errors import InputError, RunError
 from momkd_ray.storage.backend import FileInfo, Kind
+from momkd_ray.storage.local_retry import machine_errno, machine_failure, with_local_retries
 
 MAX_OPEN_FILES = 64  # per process; the usual limit is 1,024
 _WRITE_BUFFER = 2**20
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class LocalBackend:
@@ -30,29 +31,44 @@ class LocalBackend:
 
     def kind(self) -> Kind | None:
         """Tells whether it is a file or a folder."""
-        if os.path.isfile(self.path):
-            return "file"
-        return "folder" if os.path.isdir(self.path) else None
+        status = self._status()
+        if status is None:
+            return None
+        return "folder" if stat.S_ISDIR(status.st_mode) else "file" if stat.S_ISREG(status.st_mode) else None
 
     def stat(self) -> FileInfo | None:
         """Returns size and stamp of the file; None if there is none."""
+        status = self._status()
+        is_file = status is not None and stat.S_ISREG(status.st_mode)
+        return _info(os.path.basename(self.path), status) if status is not None and is_file else None
+
+    def _status(self) -> os.stat_result | None:
+        """The status of what is there; None if nothing is. Unlike `os.path.isfile`, a failing disk is not absence."""
         try:
-            return _info(os.path.basename(self.path), os.stat(self.path)) if self.kind() == "file" else None
-        except FileNotFoundError:
+            return with_local_retries("look up", self.path, lambda: os.stat(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except PermissionError as error:
+            raise InputError(f"cannot look up {self.path}: {error.strerror}; give this user access to it") from error
+        except (OSError, ValueError):  # no valid name of a file
             return None
 
     def list_files(self) -> list[FileInfo]:
         """Lists the files directly in the folder, in any order; a link counts as its target."""
+        return with_local_retries("list", self.path, self._files)
+
+    def _files(self) -> list[FileInfo]:
         files = []
         for entry in self._entries():
             with suppress(FileNotFoundError):  # removed since it was listed
-                if entry.is_file():
-                    files.append(_info(entry.name, entry.stat()))
+                status = entry.stat()
+                if stat.S_ISREG(status.st_mode):
+                    files.append(_info(entry.name, status))
         return files
 
     def list_names(self) -> set[str]:
         """Lists the names of files and folders directly in the folder."""
-        return {entry.name for entry in self._entries()}
+        return {entry.name for entry in with_local_retries("list", self.path, self._entries)}
 
     def _entries(self) -> list[os.DirEntry[str]]:
         try:
@@ -67,7 +83,7 @@ class LocalBackend:
         """Removes the file."""
         try:
             with suppress(FileNotFoundError):
-                os.unlink(self.path)
+                with_local_retries("remove", self.path, lambda: os.unlink(self.path))
         except OSError as error:
             raise InputError(
                 f"cannot remove {self.path}: {error.strerror}; give this user write access to its folder"
@@ -102,11 +118,20 @@ class LocalBackend:
 
     def open_file(self) -> BinaryIO:
         """Opens the file for reading."""
-        return open(self.path, "rb")
+        return io.BufferedReader(_InputFile(self))
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fills a view through a descriptor that stays open."""
-        file = _open_files.get(self.path)
+        with_local_retries("read", self.path, lambda: self._read_once(offset, view))
+
+    def _read_once(self, offset: int, view: memoryview) -> None:
+        try:
+            self._fill(_open_files.get(self.path), offset, view)
+        except OSError:
+            _open_files.drop(self.path)  # a stale descriptor stays stale
+            raise
+
+    def _fill(self, file: _OpenFile, offset: int, view: memoryview) -> None:
         done = 0
         while done < len(view):
             count = os.preadv(file.descriptor, [view[done:]], offset + done)
@@ -116,6 +141,9 @@ class LocalBackend:
 
     def read_buffer(self) -> memoryview:
         """Reads the file into new memory."""
+        return with_local_retries("read", self.path, self._read_all)
+
+    def _read_all(self) -> memoryview:
         with open(self.path, "rb", buffering=0) as file:
             view = np.empty(os.fstat(file.fileno()).st_size, np.uint8).data
             done = 0
@@ -126,6 +154,53 @@ class LocalBackend:
 
 def _info(name: str, status: os.stat_result) -> FileInfo:
     return FileInfo(name, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+class _InputFile(io.RawIOBase):
+    """A file that is reopened and read again while the machine fails. It must not be replaced meanwhile."""
+
+    def __init__(self, backend: LocalBackend) -> None:
+        self._backend = backend
+        self._open()
+        self._position = 0
+
+    def _open(self) -> None:
+        path = self._backend.path
+        self._file = with_local_retries("open", path, lambda: _OpenFile(path))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        size = self._file.identity[2]
+        position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: size}[whence]
+        if position < 0:
+            raise ValueError(f"a file has no byte {position}")
+        self._position = position
+        return position
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = with_local_retries("read", self._backend.path, lambda: self._read_once(buffer))
+        self._position += count
+        return count
+
+    def _read_once(self, buffer: Any) -> int:
+        try:
+            return os.preadv(self._file.descriptor, [buffer], self._position)
+        except OSError:
+            before = self._file.identity
+            self._open()
+            if self._file.identity != before:
+                raise RunError(
+                    f"{self._backend.path} was replaced while it was read; run the same command again"
+                ) from None
+            raise
 
 
 class _OutputFile(io.FileIO):
@@ -144,10 +219,10 @@ class _OutputFile(io.FileIO):
 
 def _cannot_write(path: str, error: OSError) -> InputError | RunError:
     sentence = f"cannot write {path}: {error.strerror or error}"
-    if error.errno in _NO_SPACE:
-        return RunError(f"{sentence}; free some space there, then run the same command again")
-    if error.errno == errno.EIO:
-        return RunError(f"{sentence}; the disk has failed or was removed; check it, then run the same command again")
+    if error.errno == errno.EFBIG:
+        return RunError(f"{sentence}; raise the limit of a file's size there, then run the same command again")
+    if (number := machine_errno(error)) is not None:
+        return machine_failure("write", path, number)
     return InputError(f"{sentence}; choose a location where this user can write")
 
 
@@ -173,6 +248,11 @@ class _OpenFiles:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
+
+    def drop(self, path: str) -> None:
+        """Closes the file of a path once no thread reads from it."""
+        with self._lock:
+            self._files.pop(path, None)
 
     def get(self, path: str) -> _OpenFile:
         identity = _identity(os.stat(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
@@ -16,6 +17,7 @@ from momkd_ray import storage
 from momkd_ray.errors import InputError
 
 KEPT = 2  # the newest, and the one before in case the newest is damaged
+VISIBLE_WITHIN_S = 30.0
 _SUFFIX = ".pt"
 
 
@@ -82,6 +84,10 @@ class Checkpoints:
         """
         location = storage.join(self.folder, name)
         serialised = self._content(name)
+        deadline = time.monotonic() + VISIBLE_WITHIN_S
+        while serialised is None and time.monotonic() < deadline:  # network file systems show it to other nodes late
+            time.sleep(VISIBLE_WITHIN_S / 30)
+            serialised = self._content(name)
         if serialised is None:
             raise InputError(f"not every worker sees {location}: put run.dir where all nodes see it, such as s3://")
         content: dict[str, Any] = torch.load(io.BytesIO(serialised), map_location="cpu", weights_only=True)

@@ -230,7 +230,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
     try:
         for size in (2**20 + 1, 5 * 2**20):
-            with pytest.raises(RunError, match=r"cannot write .*/x: File too large; free some space"):
+            with pytest.raises(RunError, match=r"cannot write .*/x: File too large; raise the limit of a file's size"):
                 storage.write_bytes(place, bytes(size))
             assert list(tmp_path.iterdir()) == []
     finally:

@@ -1,0 +1,149 @@
+"""A failing machine, disk or mount is never taken for a damaged file: it passes, or ends the run with what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from support.bags import EXACT, listed, stored, write_h5
+
+from momkd_ray import storage
+from momkd_ray.bags.store import BagStore
+from momkd_ray.errors import InputError, RunError
+from momkd_ray.formats.bag import Recipe
+from momkd_ray.formats.readers import read_bag
+from momkd_ray.ray_runtime.cluster import Connection
+from momkd_ray.storage import local_retry
+
+MACHINE = [errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EMFILE, errno.ENOTCONN, errno.ENOMEM]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_retry, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(local_retry, "LOCAL_RETRY_S", 0.2)
+
+
+class Failing:
+    """A function of `os` that fails with an errno, `times` times or for ever, where it is about a path."""
+
+    def __init__(self, real: Callable[..., Any], number: int, times: float) -> None:
+        self.real, self.number, self.left = real, number, times
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        if self.left > 0:
+            self.left -= 1
+            raise OSError(self.number, os.strerror(self.number))
+        return self.real(*arguments, **options)
+
+
+OPERATIONS: dict[str, Callable[[str], Any]] = {
+    "preadv": lambda path: bytes(storage.read_range(path, 1, 3)),
+    "stat": storage.stat,
+    "scandir": lambda path: storage.list_files(os.path.dirname(path)),
+    "open": lambda path: storage.open_file(path).read(),
+}
+
+
+@pytest.mark.parametrize("number", MACHINE)
+@pytest.mark.parametrize("function", OPERATIONS)
+def test_a_failure_that_passes_is_survived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, number: int
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"content")
+    expected = OPERATIONS[function](str(path))
+    monkeypatch.setattr(os, function, Failing(getattr(os, function), number, 2))
+    assert OPERATIONS[function](str(path)) == expected
+
+
+@pytest.mark.parametrize("number", MACHINE)
+@pytest.mark.parametrize("function", OPERATIONS)
+def test_a_failure_that_stays_ends_the_run_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, number: int
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"content")
+    monkeypatch.setattr(os, function, Failing(getattr(os, function), number, float("inf")))
+    with pytest.raises(RunError, match=rf"could not .*{tmp_path}.*{os.strerror(number)} \(\d+ attempts.*run the same"):
+        OPERATIONS[function](str(path))
+
+
+def test_absence_is_not_a_failure(tmp_path: Path) -> None:
+    assert storage.stat(str(tmp_path / "none")) is None
+    assert storage.kind(str(tmp_path / "file" / "none")) is None
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(str(tmp_path / "none"))
+
+
+def test_a_store_on_a_failing_disk_is_not_damaged(
+    tmp_path: Path, ray_cluster: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "store")
+    stored(listed([write_h5(tmp_path / "s.h5")]), uri, EXACT)
+    store = BagStore.open(uri)
+    expected = store.read("s").features
+    monkeypatch.setattr(os, "preadv", Failing(os.preadv, errno.ESTALE, 2))
+    np.testing.assert_array_equal(BagStore.open(uri).read("s").features, expected)
+    monkeypatch.setattr(os, "preadv", Failing(os.preadv, errno.ESTALE, float("inf")))
+    with pytest.raises(RunError, match=r"part-.*Stale file handle"):
+        store.read("s")
+    part = next(Path(uri).glob("*.parquet"))
+    monkeypatch.undo()
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(InputError, match="missing or damaged"):
+        store.read("s")
+
+
+@pytest.mark.parametrize("raised", [OSError(errno.EIO, "x"), OSError("Can't read (file read failed: errno = 116, x)")])
+def test_a_feature_file_on_a_failing_disk_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: OSError
+) -> None:
+    path = str(write_h5(tmp_path / "s.h5"))
+    expected = read_bag(path, "s", Recipe()).features
+    real, failures = h5py.File, [raised, raised]
+
+    def opened(*arguments: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(h5py, "File", opened)
+    np.testing.assert_array_equal(read_bag(path, "s", Recipe()).features, expected)
+    failures += [raised] * 10**4
+    with pytest.raises(RunError, match=r"could not read .*s\.h5.*check the disk"):
+        read_bag(path, "s", Recipe())
+
+
+def test_a_file_open_for_writing_elsewhere_is_told_as_such(tmp_path: Path) -> None:
+    path = write_h5(tmp_path / "s.h5")
+    code = f"import h5py, sys; file = h5py.File({str(path)!r}, 'a'); print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        with pytest.raises(InputError, match=r"s\.h5 is open for writing in another program"):
+            read_bag(str(path), "s", Recipe())
+        writer.communicate(b"")
+    assert read_bag(str(path), "s", Recipe()).n_patches == 9
+
+
+def test_a_failure_that_was_retried_is_not_retried_again() -> None:
+    failed = RunError("could not read s3://bucket/x: 9 attempts failed")
+    failed.__cause__ = ConnectionResetError(errno.ECONNRESET, "reset")
+    attempts = []
+
+    def request() -> None:
+        attempts.append(1)
+        raise failed
+
+    with pytest.raises(RunError, match="9 attempts"):
+        local_retry.with_local_retries("read", "x", request)
+    assert len(attempts) == 1
