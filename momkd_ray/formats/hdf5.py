@@ -61,7 +61,7 @@ def opened(source: SourceFile) -> Iterator[Contents]:
     except _DAMAGE as error:
         if "unable to lock file" in str(error):
             raise _open_elsewhere(source) from None
-        if isinstance(error, MemoryError) and _is_within(error, source.size * _MOST_COMPRESSED):
+        if isinstance(error, MemoryError) and _is_within(error, source.size * _MAX_COMPRESSION):
             raise RunError(
                 f"there is not enough memory to read {source.path} ({error}); free memory, use a larger machine, or "
                 "set cluster.cpus_per_worker higher so that fewer files are read at a time"

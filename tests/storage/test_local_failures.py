@@ -147,3 +147,21 @@ def test_a_failure_that_was_retried_is_not_retried_again() -> None:
     with pytest.raises(RunError, match="9 attempts"):
         local_retry.with_local_retries("read", "x", request)
     assert len(attempts) == 1
+
+
+def test_too_little_memory_for_a_good_file_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(write_h5(tmp_path / "s.h5"))
+
+    def no_memory(*arguments: Any, **options: Any) -> Any:
+        return np.empty((2**45, 6), np.float32) if arguments else None
+
+    monkeypatch.setattr(h5py, "File", no_memory)
+    with pytest.raises(InputError, match="more memory than there is"):  # than any file of this size can ask for
+        read_bag(path, "s", Recipe())
+
+    def little_memory(*arguments: Any, **options: Any) -> Any:
+        raise np._core._exceptions._ArrayMemoryError((9, 6), np.dtype("f4"))
+
+    monkeypatch.setattr(h5py, "File", little_memory)
+    with pytest.raises(RunError, match=r"not enough memory to read .*s\.h5"):
+        read_bag(path, "s", Recipe())
