@@ -16,7 +16,12 @@ from momkd_ray.bags.ingest import store_format
 from momkd_ray.bags.store import content_sha256, to_row
 from momkd_ray.cohort.cohort import Cohort, LeftOut, exclusion_sentences, load_cohort
 from momkd_ray.cohort.feature_files import list_features
-from momkd_ray.cohort.fold_checks import few_validated, few_validated_sentence, trained_patients, untaught_folds
+from momkd_ray.cohort.fold_checks import (
+    few_validated,
+    few_validated_sentence,
+    folds_without_gene_selection,
+    trained_patients,
+)
 from momkd_ray.cohort.folds import FoldPlan, make_folds
 from momkd_ray.cohort.splits import ROLES
 from momkd_ray.config.load import Config
@@ -96,7 +101,7 @@ def _summarise(
         remaining = _remaining(left, good)
         plan, wrong = _plan(config, left)
         faults = [*faults, *wrong]
-        if plan is None or untaught_folds(config, left, plan):
+        if plan is None or folds_without_gene_selection(config, left, plan):
             impossible = "what remains cannot be cross-validated"
         if plan is not None:
             left_out = [*left.excluded.itertuples(index=False, name=None), *plan.left_out]
@@ -128,7 +133,7 @@ def _plan(config: Config, cohort: Cohort) -> tuple[FoldPlan | None, list[Fault]]
             return None, list(error.faults)
         location = config.folds.file or config.cohort.clinical
         return None, [Fault("fold", "all folds", "unusable", location, str(error))]
-    return plan, [*plan.rejected, *untaught_folds(config, cohort, plan)]
+    return plan, [*plan.rejected, *folds_without_gene_selection(config, cohort, plan)]
 
 
 def _notes(left_out: LeftOut, location: str) -> list[Fault]:

@@ -1,4 +1,4 @@
-"""The clinical table: the label, and where asked for the site, of every patient."""
+"""Reads the clinical table: the label of every patient and, on request, its site."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from momkd_ray.input_faults import Fault, Problem
 
 @dataclass(frozen=True, eq=False)
 class ClinicalTable:
-    """What the clinical table says of the patients, and what is wrong with it.
+    """The patients of the clinical table, and its faults.
 
-    labels: of every good patient as written, None where blank; sorted by patient.
-    sites: of the good patients with the label of a class; empty where no site is asked for.
-    faults: of kind patient.
-    named: every patient that a row names, the bad ones too.
-    counts: how often each label is written.
+    Attributes:
+        patient_column: name of the patient column.
+        labels: label of every patient without a fault as written, None if blank; sorted by patient.
+        sites: of these patients, if they have the label of a class; empty if no site is asked for.
+        rows: number of rows.
+        faults: of kind patient.
+        named: every patient that a row names, those with faults too.
+        counts: number of occurrences of each label.
     """
 
     patient_column: str
@@ -34,10 +37,10 @@ class ClinicalTable:
 
 
 def read_clinical(settings: CohortConfig, site: str | None) -> ClinicalTable:
-    """Read the clinical table; it may have a row a slide, if all rows of a patient say the same of it.
+    """Reads the clinical table; it may have one row per slide if all rows of a patient agree.
 
     Args:
-        settings: the section `cohort`.
+        settings: the configuration's `cohort` section.
         site: `folds.site`, a column, or None.
 
     Raises:
@@ -47,21 +50,21 @@ def read_clinical(settings: CohortConfig, site: str | None) -> ClinicalTable:
     frame = read_table(path)
     column = columns.patient_column(frame.columns, path, settings.patient_column)
     require_columns(frame.columns, path, settings.label, *([site] if site else []))
-    row_a_slide = columns.has_row_a_slide(frame.columns, settings.slide_column)
-    if settings.slides is None and settings.slide_column is None and not row_a_slide:
+    row_per_slide = columns.has_row_per_slide(frame.columns, settings.slide_column)
+    if settings.slides is None and settings.slide_column is None and not row_per_slide:
         raise InputError(
             f"cohort.slides is not given, so {path} must have a row a slide, but it has no column that names slides: "
             "give the table of slides, or set cohort.slide_column"
         )
     rows_of, blank = rows_by_value(frame[column])
-    # in a table that is also that of the slides, a row without a patient is told as a slide's
+    # in a table that is also the table of slides, a row without a patient is reported as a fault of the slide
     faults = [_blank_patient(path, column, row) for row in blank if settings.slides is not None]
     label_of_row = texts(frame[settings.label])
     site_of_row = texts(frame[site]) if site else []
     labels: dict[str, str | None] = {}
     sites: dict[str, str] = {}
     for patient, rows in sorted(rows_of.items()):
-        if len(rows) > 1 and not row_a_slide:
+        if len(rows) > 1 and not row_per_slide:
             faults.append(_fault(path, patient, "duplicated", f"has more than one row ({data_rows(rows)}): keep one"))
             continue
         own = [label_of_row[row - 1] for row in rows]
@@ -91,11 +94,11 @@ def _blank_patient(path: str, column: str, row: int) -> Fault:
 
 
 def _differing(column: str, rows: Sequence[int], values: Sequence[str | None]) -> str:
-    """What is wrong with a patient whose rows differ in a column; '' where they do not."""
-    where: dict[str | None, list[int]] = {}
-    for row, value in zip(rows, values, strict=False):  # no values where the column is not asked for
-        where.setdefault(value, []).append(row)
-    if len(where) < 2:
+    """Describes the rows of a patient that differ in a column; '' if they agree."""
+    rows_of_value: dict[str | None, list[int]] = {}
+    for row, value in zip(rows, values, strict=False):  # no values if the column is not asked for
+        rows_of_value.setdefault(value, []).append(row)
+    if len(rows_of_value) < 2:
         return ""
-    said = [f"{'blank' if value is None else repr(value)} in {data_rows(own)}" for value, own in where.items()]
-    return f"has several values of '{column}' ({', '.join(said)}): give all its rows the same one"
+    parts = [f"{'blank' if value is None else repr(value)} in {data_rows(own)}" for value, own in rows_of_value.items()]
+    return f"has several values of '{column}' ({', '.join(parts)}): give all its rows the same one"

@@ -1,4 +1,4 @@
-"""The clinical, slide and omics tables joined into one cohort; what is left out is kept with its reason."""
+"""Joins the clinical, slide and omics tables into one cohort; every excluded entry is kept with its reason."""
 
 from __future__ import annotations
 
@@ -26,30 +26,31 @@ EXAMPLES = 3  # identifiers shown for each reason
 EXCLUDED = ("kind", "id", "reason", "problem")
 ALL_REJECTED = "all its slides are rejected"
 PATIENT_OUT = "its patient is left out"
-STRANGER = "named by the split, not in the cohort"
+UNKNOWN_IN_SPLIT = "named by the split, not in the cohort"
 NEVER_TESTED = "in no test set of the split"
 NOT_TRAINED = "no omics, which omics.missing: drop keeps from training; still validated and tested"
-_STAYING = (NEVER_TESTED, NOT_TRAINED)
+_NOT_REMOVED = (NEVER_TESTED, NOT_TRAINED)  # reasons for which an entry stays in the cohort
 
-Row = tuple[Kind, str, str, str]  # of EXCLUDED
+Row = tuple[Kind, str, str, str]  # the columns of EXCLUDED
 LeftOut = Sequence[Row]
 
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """The patients of a study and what is known of them.
+    """The patients of a study with their labels, slides and omics.
 
-    patients: index `patient_id` (sorted), columns `label` (the user's class name), `y` (1 = positive) and, where
-        `folds.site` names one, `site`.
-    slides: columns `slide_id` (sorted), `patient_id`, and of the feature file `path`, `file` (size and time of
-        change, '' where there is none) and `bytes`.
-    omics: index `patient_id` (sorted, some or all patients), float32 genes; None where none are given.
-    classes: (negative, positive).
-    excluded: columns `kind` (patient, slide or omics), `id`, `reason`, and `problem`: '' for what the configuration
-        leaves out and all that follows from it, `unmatched` for what belongs to nothing. None of it is a fault.
-    patient_column: the clinical table's name for the patients.
-    rejected: bad rows and files; what they name is left out.
-    unmatched_files: names of feature files that no row of the slides' table names.
+    Attributes:
+        patients: index `patient_id` (sorted), columns `label` (the user's class name), `y` (1 = positive) and, if
+            `folds.site` names one, `site`.
+        slides: columns `slide_id` (sorted), `patient_id`, and of the feature file `path`, `file` (size and time of
+            change, '' if there is none) and `bytes`.
+        omics: index `patient_id` (sorted, some or all patients), float32 genes; None without omics.
+        classes: (negative, positive).
+        excluded: columns `kind` (patient, slide or omics), `id`, `reason`, and `problem`: '' for entries excluded by
+            the configuration and what follows from it, `unmatched` for entries that match nothing. None is a fault.
+        patient_column: name of the clinical table's patient column.
+        rejected: bad rows and files; the entries that they name are left out.
+        unmatched_files: names of feature files that no row of the slides' table names.
     """
 
     patients: pd.DataFrame
@@ -62,33 +63,34 @@ class Cohort:
     unmatched_files: tuple[str, ...] = ()
 
     def without_slides(self, faults: Iterable[Fault]) -> Cohort:
-        """The cohort after feature files turned out bad, with the faults in `rejected`.
+        """Removes the slides of bad feature files, and adds the faults to `rejected`.
 
-        Their slides go. A patient left with no slide is excluded, and so are its omics.
+        A patient without a remaining slide is excluded, and so are its omics.
 
         Raises:
             InputError: no patient of a class is left.
         """
-        found = tuple(faults)
-        bad = {fault.id for fault in found if fault.kind == "slide"}
+        new_faults = tuple(faults)
+        bad = {fault.id for fault in new_faults if fault.kind == "slide"}
         slides = self.slides[~self.slides["slide_id"].isin(bad)].reset_index(drop=True)
-        stays = self.patients.index.isin(slides["patient_id"])
-        left_out: list[Row] = [("patient", str(name), ALL_REJECTED, "") for name in self.patients.index[~stays]]
-        patients, omics = self.patients[stays], self.omics
+        remains = self.patients.index.isin(slides["patient_id"])
+        left_out: list[Row] = [("patient", str(name), ALL_REJECTED, "") for name in self.patients.index[~remains]]
+        patients, omics = self.patients[remains], self.omics
         if omics is not None:
             inside = omics.index.isin(patients.index)
             left_out += [("omics", str(name), PATIENT_OUT, "") for name in omics.index[~inside]]
             omics = omics[inside]
-        _check_classes_left(patients["label"], self.classes, found)
-        less = replace(self, patients=patients, slides=slides, omics=omics, rejected=self.rejected + found)
-        return less.leaving_out(left_out)
+        _check_classes_left(patients["label"], self.classes, new_faults)
+        rejected = self.rejected + new_faults
+        reduced = replace(self, patients=patients, slides=slides, omics=omics, rejected=rejected)
+        return reduced.with_excluded(left_out)
 
-    def leaving_out(self, left_out: LeftOut) -> Cohort:
-        """The same, with these rows in `excluded` too."""
+    def with_excluded(self, left_out: LeftOut) -> Cohort:
+        """Adds rows to `excluded`."""
         return replace(self, excluded=pd.concat([self.excluded, _excluded(left_out)], ignore_index=True))
 
     def summary(self) -> list[str]:
-        """The cohort in plain sentences: what is in it, then everything left out and why."""
+        """Describes the cohort in plain sentences: its counts, then everything left out and why."""
         counts = self.patients["label"].value_counts()
         per_class = ", ".join(f"{int(counts[name]):,} {name}" for name in reversed(self.classes))
         several = int((self.slides["patient_id"].value_counts() > 1).sum())
@@ -111,14 +113,14 @@ class Cohort:
         )
 
     def fingerprint(self) -> str:
-        """16 hex digits of a SHA-256 over identifiers, labels, slides and omics (not where files lie)."""
+        """Hashes identifiers, labels, slides and omics, but not locations: 16 hex digits of a SHA-256."""
         genes = None if self.omics is None else list(self.omics.columns)
-        holders = None if self.omics is None else list(self.omics.index)
+        with_omics = None if self.omics is None else list(self.omics.index)
         tree = [
             self.classes,
             list(zip(self.patients.index, self.patients["label"], strict=True)),
             list(zip(self.slides["slide_id"], self.slides["patient_id"], strict=True)),
-            [genes, holders],
+            [genes, with_omics],
         ]
         digest = hashlib.sha256(json.dumps(tree).encode())
         if self.omics is not None:
@@ -133,54 +135,55 @@ class Cohort:
         return f"{_count(with_omics, 'patient')} with omics ({_count(genes, 'gene')}), {without:,} without."
 
     def _rejection_sentences(self) -> list[str]:
-        of: dict[tuple[str, str], list[str]] = {}
+        ids_by_problem: dict[tuple[str, str], list[str]] = {}
         for fault in sorted(self.rejected):
-            of.setdefault((fault.kind, fault.problem), []).append(fault.id)
+            ids_by_problem.setdefault((fault.kind, fault.problem), []).append(fault.id)
         return [
-            f"{_entries(kind, len(ids))} rejected ({problem}): {_examples(ids)}." for (kind, problem), ids in of.items()
+            f"{_entries(kind, len(ids))} rejected ({problem}): {_examples(ids)}."
+            for (kind, problem), ids in ids_by_problem.items()
         ]
 
 
 def exclusion_sentences(left_out: Iterable[tuple[Any, ...]]) -> list[str]:
-    """One sentence a kind and reason: how many there are, and some of them."""
-    of: dict[tuple[str, str], list[str]] = {}
+    """Describes excluded entries, one sentence per kind and reason: their number, and examples."""
+    ids_by_reason: dict[tuple[str, str], list[str]] = {}
     for kind, name, reason, _ in left_out:
-        of.setdefault((kind, reason), []).append(name)
+        ids_by_reason.setdefault((kind, reason), []).append(name)
     return [
-        f"{_entries(kind, len(ids))}{'' if reason in _STAYING else ' left out'} ({reason}): {_examples(ids)}."
-        for (kind, reason), ids in sorted(of.items())
+        f"{_entries(kind, len(ids))}{'' if reason in _NOT_REMOVED else ' left out'} ({reason}): {_examples(ids)}."
+        for (kind, reason), ids in sorted(ids_by_reason.items())
     ]
 
 
 def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
-    """Read the tables of `config.cohort` and join them by patient.
+    """Reads the tables of `config.cohort` and joins them by patient.
 
-    Patients with another label than the two classes, or without a slide, are left out; so are the slides and
-    omics of patients who are not in. A feature file that does not exist is not refused here.
+    Patients with another label than the two classes, or without a slide, are left out, and so are slides and omics of
+    patients who are not in the cohort. A missing feature file is not refused here.
 
     Args:
-        config: the whole tree.
-        on_error: what to do about bad rows. `stop` refuses the tables, after all were looked at; `skip` leaves
-            the rows out and lists them in `rejected`. A patient whose omics are bad stays, without omics.
+        config: the resolved configuration.
+        on_error: how bad rows are treated. `stop` refuses the tables after all were read; `skip` leaves the rows out
+            and lists them in `rejected`. A patient with bad omics stays, without omics.
 
     Raises:
-        InputError: the two classes are one.
+        InputError: the two classes are the same.
         FaultsError: a table or column is missing, a class has no patient or, with `stop`, a row is bad.
     """
     settings = config.cohort
     if settings.positive == settings.negative:
         raise InputError(f"cohort.positive and cohort.negative are both '{settings.positive}': name two classes")
-    with _of_table(settings.clinical):
+    with _faults_of_table(settings.clinical):
         clinical = read_clinical(settings, config.folds.site)
         _check_labels(settings, clinical)
     slides_table = settings.slides or settings.clinical
-    with _of_table(slides_table):
+    with _faults_of_table(slides_table):
         listing = read_slides(slides_table, settings.patient_column, settings.slide_column)
         patients, left_out = _patients_in(settings, clinical, listing)
     slides, slides_out = _slides_in(listing, patients, clinical)
     omics = None
     if settings.omics is not None:
-        with _of_table(settings.omics):
+        with _faults_of_table(settings.omics):
             omics = read_omics(settings.omics, settings.patient_column, patients.index.tolist())
     faults = [*clinical.faults, *listing.faults, *(omics.faults if omics else ())]
     if on_error == "stop":
@@ -204,8 +207,8 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
 
 
 @contextmanager
-def _of_table(path: str) -> Iterator[None]:
-    """Tell whoever lists faults which table an error within the block is about."""
+def _faults_of_table(path: str) -> Iterator[None]:
+    """Adds the table's path to input errors raised within the block."""
     try:
         yield
     except InputError as error:
@@ -213,19 +216,19 @@ def _of_table(path: str) -> Iterator[None]:
 
 
 def _refuse_rows(faults: Sequence[Fault], settings: CohortConfig, rows: dict[str, int]) -> None:
-    """Raise if there are bad rows, with their number in each table of so many rows, which are given by kind."""
+    """Raises if there are bad rows; names their number in each table, whose numbers of rows are given by kind."""
     if not faults:
         return
     tables = {"patient": settings.clinical, "slide": settings.slides or settings.clinical, "omics": settings.omics}
     bad = {path: [0, rows[kind]] for kind, path in tables.items()}
     for fault in faults:
         bad[tables[fault.kind]][0] += 1
-    where = " and ".join(f"{count} of the {of:,} rows of {path}" for path, (count, of) in bad.items() if count)
-    raise FaultsError(f"{where} cannot be used, the first: {min(faults).reason}", faults)
+    counts = " and ".join(f"{count} of the {total:,} rows of {path}" for path, (count, total) in bad.items() if count)
+    raise FaultsError(f"{counts} cannot be used, the first: {min(faults).reason}", faults)
 
 
 def _check_labels(settings: CohortConfig, clinical: ClinicalTable) -> None:
-    """Each class is the label of some patient, good or bad."""
+    """Raises unless each class is the label of some patient."""
     for key, name in (("positive", settings.positive), ("negative", settings.negative)):
         if not clinical.counts[name]:
             shown = ", ".join(f"'{value}' ({count})" for value, count in clinical.counts.most_common(8)) or "all blank"
@@ -236,7 +239,7 @@ def _check_labels(settings: CohortConfig, clinical: ClinicalTable) -> None:
 
 
 def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: SlideTable) -> tuple[pd.DataFrame, LeftOut]:
-    """The patients kept, and those left out."""
+    """Divides the patients into those in the cohort and those left out."""
     classes, with_slide = (settings.negative, settings.positive), set(listing.table["patient_id"])
     kept: dict[str, str] = {}
     left_out: list[Row] = []
@@ -271,7 +274,7 @@ def _slides_in(listing: SlideTable, patients: pd.DataFrame, clinical: ClinicalTa
     inside = listing.table["patient_id"].isin(patients.index)
     outside = listing.table[~inside]
     left_out: list[Row] = [
-        ("slide", slide, *_why_outside(patient, clinical))
+        ("slide", slide, *_reason_outside(patient, clinical))
         for slide, patient in zip(outside["slide_id"], outside["patient_id"], strict=True)
     ]
     return listing.table[inside].reset_index(drop=True), left_out
@@ -280,19 +283,19 @@ def _slides_in(listing: SlideTable, patients: pd.DataFrame, clinical: ClinicalTa
 def _omics_out(omics: OmicsTable | None, clinical: ClinicalTable) -> LeftOut:
     if omics is None:
         return []
-    others: list[Row] = [("omics", patient, *_why_outside(patient, clinical)) for patient in omics.of_others]
+    others: list[Row] = [("omics", patient, *_reason_outside(patient, clinical)) for patient in omics.of_others]
     blank: list[Row] = [
         ("omics", patient, "the row is entirely blank; its patient is kept, without omics", "")
         for patient in omics.blank
     ]
-    strange: list[Row] = [
-        ("omics", name, "it is neither a .npy vector nor genes.txt", "unmatched") for name in omics.strange
+    other_files: list[Row] = [
+        ("omics", name, "it is neither a .npy vector nor genes.txt", "unmatched") for name in omics.other_files
     ]
-    return [*strange, *others, *blank]
+    return [*other_files, *others, *blank]
 
 
-def _why_outside(patient: str, clinical: ClinicalTable) -> tuple[str, str]:
-    """Reason and problem of a slide or omics entry whose patient is not in the cohort."""
+def _reason_outside(patient: str, clinical: ClinicalTable) -> tuple[str, str]:
+    """Returns reason and problem of a slide or omics entry whose patient is not in the cohort."""
     if patient in clinical.labels:
         return PATIENT_OUT, ""
     if patient in clinical.named:
@@ -301,10 +304,10 @@ def _why_outside(patient: str, clinical: ClinicalTable) -> tuple[str, str]:
 
 
 def _check_classes_left(labels: Iterable[str], classes: tuple[str, str], faults: Sequence[Fault]) -> None:
-    """Raise if bad rows or files left a class without patients."""
-    left = set(labels)
+    """Raises if bad rows or files left a class without patients."""
+    remaining = set(labels)
     for name in classes:
-        if name not in left and faults:
+        if name not in remaining and faults:
             raise FaultsError(
                 f"no patient of class '{name}' is left, because {len(faults)} rows or files cannot be used, "
                 f"the first: {min(faults).reason}",

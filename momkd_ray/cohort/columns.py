@@ -1,4 +1,4 @@
-"""Which column of a table names the patients and which the slides: as the configuration says, or found by name."""
+"""Finds the columns of a table that name patients and slides: configured, or by their usual names."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ SLIDE_COLUMNS = ("FILENAME", "slide_id", "slide", "filename", "file_name")
 
 
 def patient_column(columns: Iterable[str], path: str, chosen: str | None) -> str:
-    """The column that names the patients.
+    """Returns the column that names the patients.
 
     Args:
         columns: of the table.
-        path: of the table, for the sentence.
+        path: of the table, for messages.
         chosen: `cohort.patient_column`; None to find it by name.
 
     Raises:
-        InputError: the chosen one is not there, or none or several could be it.
+        InputError: the chosen column does not exist, or none or several columns qualify.
     """
     return _column(list(columns), path, chosen, PATIENT_COLUMNS, "patients", "cohort.patient_column")
 
 
 def slide_column(columns: Iterable[str], path: str, chosen: str | None) -> str:
-    """The column that names the slides; as `patient_column`, with `cohort.slide_column`."""
+    """Returns the column that names the slides, as `patient_column` with `cohort.slide_column`."""
     return _column(list(columns), path, chosen, SLIDE_COLUMNS, "slides", "cohort.slide_column")
 
 
-def has_row_a_slide(columns: Iterable[str], chosen: str | None) -> bool:
-    """Whether a table names slides, so that a patient may have several rows in it."""
+def has_row_per_slide(columns: Iterable[str], chosen: str | None) -> bool:
+    """Returns whether a table has a column of slides, so that a patient may have several rows."""
     names = list(columns)
     return chosen in names if chosen is not None else bool(_candidates(names, SLIDE_COLUMNS))
 
@@ -49,13 +49,13 @@ def _column(columns: Sequence[str], path: str, chosen: str | None, known: Sequen
     if chosen is not None:
         require_columns(columns, path, chosen)
         return chosen
-    found = _candidates(columns, known)
-    if len(found) > 1:
-        several = ", ".join(f"'{name}'" for name in found)
+    candidates = _candidates(columns, known)
+    if len(candidates) > 1:
+        several = ", ".join(f"'{name}'" for name in candidates)
         raise InputError(
             f"{path} has several columns that may name the {whose} ({several}): set {key} to the right one"
         )
-    if not found:
+    if not candidates:
         if index := next((name for name in columns if name.startswith(PANDAS_INDEX)), None):
             raise InputError(
                 f"{path} has no column that names the {whose}, such as '{known[0]}' or '{known[1]}': if they are the "
@@ -67,15 +67,15 @@ def _column(columns: Sequence[str], path: str, chosen: str | None, known: Sequen
             f"{path} has no column that names the {whose}, such as '{known[0]}' or '{known[1]}': "
             f"set {key} to the one that does; its columns are {shown}"
         )
-    return found[0]
+    return candidates[0]
 
 
 def _candidates(columns: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The columns with a known name; where there is none, those that differ from one in case or punctuation."""
+    """Returns the columns with a known name; if there is none, those that differ from one in case or punctuation."""
     exact = [column for column in columns if column in known]
-    alike = {_plain(name) for name in known}
-    return exact or [column for column in columns if _plain(column) in alike]
+    normalised = {_normalise(name) for name in known}
+    return exact or [column for column in columns if _normalise(column) in normalised]
 
 
-def _plain(name: str) -> str:
+def _normalise(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum())

@@ -1,4 +1,4 @@
-"""Who really trains in a fold, whether the genes can be chosen on them, and whether there is enough to validate on."""
+"""Checks of folds: who trains, whether genes can be selected on them, and whether enough patients validate."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from momkd_ray.cohort.folds import FoldPlan
 from momkd_ray.config.load import Config
 from momkd_ray.input_faults import Fault, FaultsError
 
-FEW = 5  # validation patients of a class: of four, one more or less right moves the sensitivity by a quarter
+FEW = 5  # validation patients of a class; with four, a single patient changes the sensitivity by a quarter
 
 
 def trained_patients(config: Config, cohort: Cohort, plan: FoldPlan, fold: int) -> pd.Index[str]:
-    """The patients a fold trains on: those of its training patients that `omics.missing` lets."""
+    """Returns the training patients of a fold, with `omics.missing: drop` only those with omics."""
     roles = plan.roles(fold)
     patients = roles.index[roles == "train"]
     if cohort.omics is None or config.omics.missing == "keep":
@@ -23,20 +23,20 @@ def trained_patients(config: Config, cohort: Cohort, plan: FoldPlan, fold: int) 
     return patients[patients.isin(cohort.omics.index)]
 
 
-def check_teaching(config: Config, cohort: Cohort, plan: FoldPlan) -> None:
-    """Assert that the genes can be chosen in every fold.
+def check_gene_selection(config: Config, cohort: Cohort, plan: FoldPlan) -> None:
+    """Raises unless genes can be selected in every fold.
 
     Raises:
-        FaultsError: the training patients with omics of a fold are none, or all of one class.
+        FaultsError: a fold has no training patient with omics, or only of one class.
     """
-    faults = untaught_folds(config, cohort, plan)
+    faults = folds_without_gene_selection(config, cohort, plan)
     if faults:
         more = f"; so it is in {len(faults)} of the {len(plan.folds)} folds" if len(faults) > 1 else ""
         raise FaultsError(f"{faults[0].reason}{more}", faults)
 
 
-def untaught_folds(config: Config, cohort: Cohort, plan: FoldPlan) -> list[Fault]:
-    """The folds whose training patients with omics are none, or all of one class: a fault each."""
+def folds_without_gene_selection(config: Config, cohort: Cohort, plan: FoldPlan) -> list[Fault]:
+    """Lists a fault for each fold without training patients with omics of both classes."""
     if cohort.omics is None:
         return []
     where = config.cohort.omics or "the omics"
@@ -49,7 +49,7 @@ def untaught_folds(config: Config, cohort: Cohort, plan: FoldPlan) -> list[Fault
         if len(classes) == 2:
             continue
         lacking = " or ".join(f"'{name}'" for name in cohort.classes if name not in classes)
-        # without a patient of a class among them nothing tells which genes follow the label
+        # with patients of one class only, no gene can be ranked by its association with the label
         reason = (
             f"fold {fold} trains on no patient of class {lacking} that has omics in {where}, so no genes can be "
             f"chosen: add the omics of some, {split}, or set cohort.omics to null to train without omics"
@@ -59,25 +59,25 @@ def untaught_folds(config: Config, cohort: Cohort, plan: FoldPlan) -> list[Fault
 
 
 def few_validated(config: Config, cohort: Cohort, plan: FoldPlan) -> list[Fault]:
-    """The folds that validate on fewer than `FEW` patients of a class; they can be trained all the same."""
-    place = config.folds.file or config.cohort.clinical
+    """Lists the folds that validate on fewer than `FEW` patients of a class; they can be trained nevertheless."""
+    location = config.folds.file or config.cohort.clinical
     faults = []
     for fold in plan.folds:
         roles = plan.roles(fold)
         labels = cohort.patients["label"].loc[roles.index[roles == "val"]]
         counts = {name: int((labels == name).sum()) for name in reversed(cohort.classes)}
         if min(counts.values()) < FEW:
-            said = " and ".join(f"{count} of class '{name}'" for name, count in counts.items())
-            reason = f"fold {fold} validates on {said}: its epoch and threshold hang on few patients"
-            faults.append(Fault("fold", f"fold {fold}", "of few", place, reason))
+            per_class = " and ".join(f"{count} of class '{name}'" for name, count in counts.items())
+            reason = f"fold {fold} validates on {per_class}: its epoch and threshold depend on few patients"
+            faults.append(Fault("fold", f"fold {fold}", "of few", location, reason))
     return faults
 
 
 def few_validated_sentence(faults: Sequence[Fault], config: Config) -> list[str]:
-    """All of `few_validated` in one sentence; none where there are none."""
+    """Summarises `few_validated` in one sentence; empty if there are none."""
     if not faults:
         return []
     folds = ", ".join(fault.id.removeprefix("fold ") for fault in faults)
     remedy = "" if config.folds.file else "; raise folds.validation or lower folds.n"
     which = f"Fold {folds} validates" if len(faults) == 1 else f"Folds {folds} validate"
-    return [f"{which} on fewer than {FEW} patients of a class, on whom epoch and threshold hang{remedy}."]
+    return [f"{which} on fewer than {FEW} patients of a class, on whom epoch and threshold depend{remedy}."]

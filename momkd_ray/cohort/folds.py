@@ -1,4 +1,4 @@
-"""Patient-level folds, drawn or imported, each with a validation set of its own."""
+"""Patient-level folds, drawn or imported, each with its own validation set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from momkd_ray import storage
-from momkd_ray.cohort.cohort import NEVER_TESTED, NOT_TRAINED, STRANGER, Cohort, LeftOut
+from momkd_ray.cohort.cohort import NEVER_TESTED, NOT_TRAINED, UNKNOWN_IN_SPLIT, Cohort, LeftOut
 from momkd_ray.cohort.splits import ROLES, Split, read_split
 from momkd_ray.cohort.table_files import first_duplicate
 from momkd_ray.config.load import Config
@@ -26,12 +26,14 @@ RoleNames = npt.NDArray[np.object_]
 
 @dataclass(frozen=True, eq=False)
 class FoldPlan:
-    """Who is trained on, validated on and tested on in each fold.
+    """The role of every patient in every fold.
 
-    table: index `patient_id`; a column `role_<fold>` per fold, 'train', 'val', 'test' or, where the patient is not in
-        it, ''. Where each patient is tested exactly once, that fold stands in a column `fold` before them.
-    rejected: patients of the cohort that the imported split does not mention; they are not in the table.
-    left_out: rows of a cohort's `excluded`: whom the split names in vain or never tests, and who does not train.
+    Attributes:
+        table: index `patient_id`; a column `role_<fold>` per fold with 'train', 'val', 'test' or, for a patient that is
+            not in the fold, ''. If each patient is tested exactly once, that fold is in a column `fold` before them.
+        rejected: patients of the cohort that the imported split does not mention; they are not in the table.
+        left_out: rows for a cohort's `excluded`: names of the split that are not in the cohort, patients that are never
+            tested, and patients that do not train.
     """
 
     table: pd.DataFrame
@@ -40,26 +42,26 @@ class FoldPlan:
 
     @property
     def folds(self) -> list[int]:
-        """The fold numbers, sorted."""
+        """The numbers of the folds, sorted."""
         return sorted(int(name.removeprefix(ROLE)) for name in self.table.columns if name.startswith(ROLE))
 
     def roles(self, fold: int) -> pd.Series[str]:
-        """patient_id -> 'train', 'val', 'test' or '' in this fold."""
+        """Returns patient_id -> 'train', 'val', 'test' or '' in this fold."""
         return self.table[f"{ROLE}{fold}"]
 
     def to_csv(self, location: str, patient_column: str) -> None:
-        """Write the plan whole."""
+        """Writes the plan to a CSV file."""
         storage.write_text(location, self.table.to_csv(index_label=patient_column, lineterminator="\n"))
 
 
 def make_folds(config: Config, cohort: Cohort, on_error: OnError = "stop") -> FoldPlan:
-    """Draw the folds, or take them from `folds.file`, and cut a validation set where none is given.
+    """Draws the folds, or imports them from `folds.file`, and cuts a validation set where none is given.
 
     The result depends on the patients, their labels and sites and `folds.seed`, never on the order of the tables' rows.
 
     Args:
-        config: the whole tree.
-        cohort: whose patients get roles.
+        config: the resolved configuration.
+        cohort: the patients.
         on_error: `skip` leaves out the patients of the cohort that an imported split does not mention.
 
     Raises:
@@ -69,13 +71,13 @@ def make_folds(config: Config, cohort: Cohort, on_error: OnError = "stop") -> Fo
     """
     patients = cohort.patients.sort_index()
     rejected: tuple[Fault, ...] = ()
-    strangers: LeftOut = ()
+    unknown: LeftOut = ()
     if config.folds.file is None:
-        split, remedy = _drawn(config.folds, patients, cohort.classes)
+        split, remedy = _draw_folds(config.folds, patients, cohort.classes)
     else:
         split, remedy = read_split(config, cohort), f"mend {config.folds.file}"
         _refuse_leaks(split.leaks, config.folds.file)
-        strangers = _strangers(split, cohort)
+        unknown = _unknown_in_split(split, cohort)
         rejected = _unmentioned(split, patients, config.folds.file, on_error)
         patients = patients.drop([fault.id for fault in rejected])
         if len(split.roles) < 2:
@@ -91,16 +93,16 @@ def make_folds(config: Config, cohort: Cohort, on_error: OnError = "stop") -> Fo
     for fold in sorted(roles.keys() - split.validated):
         _cut_validation(config.folds, fold, roles[fold], y_N, cohort.classes)
     table = _plan_table(names, roles)
-    plan = FoldPlan(table, rejected, (*strangers, *_never_tested(table), *_not_trained(config, cohort, table)))
+    plan = FoldPlan(table, rejected, (*unknown, *_never_tested(table), *_not_trained(config, cohort, table)))
     check_disjoint(plan)
     return plan
 
 
 def check_disjoint(plan: FoldPlan) -> None:
-    """Assert that no patient is on two sides of a split, and that `fold`, if there, is where each is tested.
+    """Raises if a patient is on two sides of a split, or the column `fold` disagrees with the roles.
 
     Raises:
-        InputError: naming the patient.
+        InputError: names the patient.
     """
     table = plan.table
     twice = first_duplicate(str(name) for name in table.index)
@@ -108,9 +110,9 @@ def check_disjoint(plan: FoldPlan) -> None:
         raise InputError(f"patient '{twice}' is in the folds twice: a patient must be on one side of a split")
     for fold in plan.folds:
         roles = plan.roles(fold)
-        strange = roles[~roles.isin([*ROLES, ""])]
-        if len(strange):
-            raise InputError(f"patient '{strange.index[0]}' has role '{strange.iloc[0]}' in fold {fold}")
+        invalid = roles[~roles.isin([*ROLES, ""])]
+        if len(invalid):
+            raise InputError(f"patient '{invalid.index[0]}' has role '{invalid.iloc[0]}' in fold {fold}")
         if "fold" not in table.columns:
             continue
         crossed = table.index[(roles == "test") != (table["fold"] == fold)]
@@ -133,7 +135,7 @@ def _plan_table(patients: list[str], roles: Mapping[int, RoleNames]) -> pd.DataF
 
 
 def _unmentioned(split: Split, patients: pd.DataFrame, path: str, on_error: OnError) -> tuple[Fault, ...]:
-    """The patients of the cohort that the split says nothing of."""
+    """Lists the patients of the cohort that the split does not mention."""
     mentioned = set().union(*split.roles.values())
     without = [str(name) for name in patients.index if name not in mentioned]
     remedy = "add them to it, or take them out of the clinical table"
@@ -155,13 +157,13 @@ def _refuse_leaks(leaks: Sequence[Fault], path: str) -> None:
         raise FaultsError(f"{several}{leaks[0].reason}", leaks)
 
 
-def _strangers(split: Split, cohort: Cohort) -> LeftOut:
-    """Whom the split names although the tables do not; whoever the cohort leaves out has its reason there."""
+def _unknown_in_split(split: Split, cohort: Cohort) -> LeftOut:
+    """Lists the names of the split that no table has; excluded ones already have their reason."""
     known = {("patient", str(name)) for name in cohort.patients.index}
     known |= {("slide", str(name)) for name in cohort.slides["slide_id"]}
     known |= set(zip(cohort.excluded["kind"], cohort.excluded["id"], strict=True))
     known |= {(fault.kind, fault.id) for fault in cohort.rejected}
-    return tuple((kind, name, STRANGER, "unmatched") for kind, name in sorted(split.named - known))
+    return tuple((kind, name, UNKNOWN_IN_SPLIT, "unmatched") for kind, name in sorted(split.named - known))
 
 
 def _never_tested(table: pd.DataFrame) -> LeftOut:
@@ -170,7 +172,7 @@ def _never_tested(table: pd.DataFrame) -> LeftOut:
 
 
 def _not_trained(config: Config, cohort: Cohort, table: pd.DataFrame) -> LeftOut:
-    """Who has the role of a training patient somewhere, but no omics to train with where they are asked for."""
+    """Lists the training patients that do not train because `omics.missing: drop` requires omics."""
     if cohort.omics is None or config.omics.missing == "keep":
         return ()
     asked = (_roles_of(table) == "train").any(axis=1) & ~table.index.isin(cohort.omics.index)
@@ -181,8 +183,8 @@ def _roles_of(table: pd.DataFrame) -> pd.DataFrame:
     return table[[name for name in table.columns if name.startswith(ROLE)]]
 
 
-def _drawn(settings: FoldsConfig, patients: pd.DataFrame, classes: tuple[str, str]) -> tuple[Split, str]:
-    """Folds in which every patient is tested once, and what to do where one lacks a class."""
+def _draw_folds(settings: FoldsConfig, patients: pd.DataFrame, classes: tuple[str, str]) -> tuple[Split, str]:
+    """Draws folds in which every patient is tested once; returns them with the remedy if one lacks a class."""
     from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
     y_N = patients["y"].to_numpy(dtype=np.int64)
@@ -199,9 +201,9 @@ def _drawn(settings: FoldsConfig, patients: pd.DataFrame, classes: tuple[str, st
     else:
         site_N = patients["site"].to_numpy()
         _check_sites(settings, len(set(site_N)))
-        # of one class it evens out the sizes of the folds alone
-        spread_N = y_N if settings.stratify else np.zeros_like(y_N)
-        splits = StratifiedGroupKFold(settings.n, **options).split(y_N[:, None], spread_N, site_N)
+        # with a single class it balances the folds' sizes only
+        stratum_N = y_N if settings.stratify else np.zeros_like(y_N)
+        splits = StratifiedGroupKFold(settings.n, **options).split(y_N[:, None], stratum_N, site_N)
         remedy = f"use fewer folds, or a column with more sites than '{settings.site}'"
     roles = {}
     for fold, (_, tested) in enumerate(splits):
@@ -229,7 +231,7 @@ def _check_part(fold: int, role: str, role_N: RoleNames, y_N: Integers, classes:
 def _cut_validation(
     settings: FoldsConfig, fold: int, role_N: RoleNames, y_N: Integers, classes: tuple[str, str]
 ) -> None:
-    """Make some of a fold's training patients its validation patients, drawn class by class."""
+    """Moves some of a fold's training patients to its validation set, drawn class by class."""
     for y, name in enumerate(classes):
         members = np.flatnonzero((role_N == "train") & (y_N == y))
         if len(members) < 2:

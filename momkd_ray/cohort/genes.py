@@ -1,4 +1,4 @@
-"""The genes that teach: chosen and scaled on one fold's training patients, kept with the fold."""
+"""Selects and scales genes on the training patients of one fold (docs/method.md §1)."""
 
 from __future__ import annotations
 
@@ -23,16 +23,20 @@ COUNTS_ABOVE = 50.0  # log2(x + 1) of an expression value stays below about 25, 
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Positions = npt.NDArray[np.intp]
-# positions of the chosen genes among the usable ones, their importance, and a clause that says what was done
 Choice = tuple[Positions, Doubles, str]
+"""Positions of the chosen genes among the varying ones, their importance, and a clause that describes the choice."""
 
 
 @dataclass(frozen=True, eq=False)
 class GeneTransform:
-    """The chosen genes, most important first, and how their values are scaled.
+    """The chosen genes, most important first, and the scaling of their values.
 
-    importance, mean, sd: (G,) float64; mean and sd are those of the training patients, after the logarithm.
-    log: whether log2(x + 1) comes first. note: one sentence on what was detected and chosen.
+    Attributes:
+        genes: their names.
+        importance, mean, sd: (G,) float64; mean and standard deviation over training patients, after the logarithm.
+        log: whether log2(x + 1) is applied first.
+        method: `genes.select`.
+        note: one sentence on the detected scale and the choice.
     """
 
     genes: tuple[str, ...]
@@ -44,7 +48,7 @@ class GeneTransform:
     note: str
 
     def apply(self, omics: pd.DataFrame) -> npt.NDArray[np.float32]:
-        """The scaled values (n, G) float32 of these patients.
+        """Scales the values of patients; returns (n, G) float32.
 
         Raises:
             InputError: a chosen gene is missing, or a value is not finite or, under the logarithm, negative.
@@ -60,10 +64,10 @@ class GeneTransform:
                 f"gene '{self.genes[column]}' of patient '{omics.index[row]}' is {values_NG[row, column]}: "
                 + ("the training patients have counts, so it must not be negative" if self.log else "not a number")
             )
-        return ((_logged(values_NG, self.log) - self.mean) / self.sd).astype(np.float32)
+        return ((_apply_log(values_NG, self.log) - self.mean) / self.sd).astype(np.float32)
 
     def save(self, location: str) -> None:
-        """Write a CSV, one gene a row, whose numbers read back exactly."""
+        """Writes a CSV file with one gene per row, whose numbers are read back exactly."""
         columns = {"gene": self.genes, "importance": self.importance, "mean": self.mean, "sd": self.sd}
         frame = pd.DataFrame(columns).assign(log=self.log, method=self.method, note=self.note)
         for name in ("importance", "mean", "sd"):
@@ -72,10 +76,10 @@ class GeneTransform:
 
     @classmethod
     def load(cls, location: str) -> GeneTransform:
-        """Read what `save` wrote.
+        """Reads a file written by `save`.
 
         Raises:
-            InputError: it is not there or is not such a file.
+            InputError: it does not exist or is not such a file.
         """
         text = read_content(location).decode()
         try:
@@ -91,10 +95,16 @@ class GeneTransform:
 
 
 def fit_genes(omics_train: pd.DataFrame, y_train: Integers, genes: GenesConfig, seed: int) -> GeneTransform:
-    """Choose and scale genes on the rows handed in (n, all genes), which must be training patients alone.
+    """Selects and scales genes on a fold's training patients.
 
-    Genes that do not vary among them are never chosen. A `genes.n` above the number left takes all of those;
-    `all` and a list of genes do not look at it.
+    Genes that do not vary among them are never chosen. If `genes.n` exceeds the number of varying genes, all are
+    chosen; `all` and a list of genes ignore it.
+
+    Args:
+        omics_train: (n, all genes), training patients only.
+        y_train: class of each.
+        genes: the configuration's `genes` section.
+        seed: of xgboost.
 
     Raises:
         InputError: one class only, no gene that varies, an unknown method, or a listed gene is missing.
@@ -105,15 +115,15 @@ def fit_genes(omics_train: pd.DataFrame, y_train: Integers, genes: GenesConfig, 
     if not np.isfinite(values_NA).all():
         raise InputError("the omics of the training patients hold blank or infinite values")
     log, scale = _detect_scale(values_NA)
-    values_NA = _logged(values_NA, log)
+    values_NA = _apply_log(values_NA, log)
     names = [str(name) for name in omics_train.columns]
     sd_A = values_NA.std(axis=0)
-    usable = np.flatnonzero((values_NA.max(axis=0) > values_NA.min(axis=0)) & (sd_A > 0))
-    if not len(usable):
+    varying = np.flatnonzero((values_NA.max(axis=0) > values_NA.min(axis=0)) & (sd_A > 0))
+    if not len(varying):
         raise InputError("no gene varies among the training patients")
-    order, importance, choice = _choose(genes, names, usable, values_NA[:, usable], y_train, seed)
-    chosen = usable[order]
-    constant = len(names) - len(usable)
+    order, importance, choice = _choose(genes, names, varying, values_NA[:, varying], y_train, seed)
+    chosen = varying[order]
+    constant = len(names) - len(varying)
     note = f"{scale}; {choice}; {constant} of {len(names)} genes do not vary among the training patients"
     return GeneTransform(
         genes=tuple(names[column] for column in chosen),
@@ -127,7 +137,7 @@ def fit_genes(omics_train: pd.DataFrame, y_train: Integers, genes: GenesConfig, 
 
 
 def _detect_scale(values_NA: Doubles) -> tuple[bool, str]:
-    """Whether to take the logarithm, and why."""
+    """Returns whether to take the logarithm, with the reason."""
     low, high = float(values_NA.min()), float(values_NA.max())
     if low < 0:
         return False, f"values from {low:.3g} to {high:.3g} are taken as already scaled, so no logarithm"
@@ -136,16 +146,16 @@ def _detect_scale(values_NA: Doubles) -> tuple[bool, str]:
     return False, f"values from {low:.3g} to {high:.3g} are taken as logarithms already"
 
 
-def _logged(values: Doubles, log: bool) -> Doubles:
+def _apply_log(values: Doubles, log: bool) -> Doubles:
     return np.log2(values + 1) if log else values
 
 
 def _choose(
-    settings: GenesConfig, names: list[str], usable: Positions, values_NU: Doubles, y_N: Integers, seed: int
+    settings: GenesConfig, names: list[str], varying: Positions, values_NU: Doubles, y_N: Integers, seed: int
 ) -> Choice:
-    """Choose among the usable columns, whose values these are."""
+    """Selects genes among the varying ones, whose values are `values_NU`."""
     anova_U = _anova(values_NU, y_N)
-    count = min(settings.n, len(usable))
+    count = min(settings.n, len(varying))
     if settings.select == "xgboost":
         gain_U = _xgboost_gain(values_NU, y_N, seed)
         order = np.lexsort((-anova_U, -gain_U))[:count]
@@ -161,11 +171,11 @@ def _choose(
         return order, variance_U[order], f"{count} genes by variance"
     if settings.select == "all":
         return (
-            np.arange(len(usable)),
+            np.arange(len(varying)),
             anova_U,
-            f"all {len(usable)} genes that vary, their importance the ANOVA F",
+            f"all {len(varying)} genes that vary, their importance the ANOVA F",
         )
-    return _listed(settings.select, names, usable, anova_U)
+    return _listed(settings.select, names, varying, anova_U)
 
 
 def _anova(values_NU: Doubles, y_N: Integers) -> Doubles:
@@ -176,10 +186,10 @@ def _anova(values_NU: Doubles, y_N: Integers) -> Doubles:
 
 
 def _xgboost_gain(values_NU: Doubles, y_N: Integers, seed: int) -> Doubles:
-    """Mean gain of each gene over boosted trees, normalised to sum to one.
+    """Computes the mean gain of each gene over boosted trees, normalised to sum to one.
 
-    The number of threads does not change it: gradients are of single precision and summed in double, which is exact in
-    any order, and of equal splits the lower gene is taken.
+    It does not depend on the number of threads: gradients have single precision and are summed in double, which is
+    exact in any order, and among equal splits the gene with the lower index is taken.
     """
     from xgboost import XGBClassifier
 
@@ -197,13 +207,13 @@ def _xgboost_gain(values_NU: Doubles, y_N: Integers, seed: int) -> Doubles:
     return np.asarray(model.feature_importances_, np.float64)
 
 
-def _listed(path: str, names: list[str], usable: Positions, anova_U: Doubles) -> Choice:
-    """The genes of a list, in its order, less those that do not vary."""
+def _listed(path: str, names: list[str], varying: Positions, anova_U: Doubles) -> Choice:
+    """Selects the genes of a list, in its order, without those that do not vary."""
     wanted = _read_gene_list(path)
     absent = sorted(set(wanted) - set(names), key=wanted.index)
     if absent:
         raise InputError(f"{path} lists {len(absent)} genes that the omics do not have: {_some(absent)}")
-    position = {names[column]: index for index, column in enumerate(usable)}
+    position = {names[column]: index for index, column in enumerate(varying)}
     order = np.asarray([position[gene] for gene in wanted if gene in position], np.intp)
     if not len(order):
         raise InputError(f"no gene of {path} varies among the training patients")
@@ -212,7 +222,7 @@ def _listed(path: str, names: list[str], usable: Positions, anova_U: Doubles) ->
 
 
 def _read_gene_list(path: str) -> list[str]:
-    """One gene a line, or the column `gene` of a .csv or .tsv file with several columns."""
+    """Reads a list of genes: one per line, or the column `gene` of a .csv or .tsv file with several columns."""
     if not storage.exists(path):
         near = difflib.get_close_matches(PurePath(path).name, GENE_SELECTIONS, n=1)
         hint = (
@@ -222,7 +232,7 @@ def _read_gene_list(path: str) -> list[str]:
     try:
         text = read_content(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a text file of gene names: write one name a line") from error
+        raise InputError(f"{path} is not a text file of gene names: write one name per line") from error
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
     rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(cell.strip() for cell in row)]
     header = [cell.strip() for cell in rows[0]] if rows else []

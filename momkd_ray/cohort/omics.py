@@ -1,4 +1,4 @@
-"""The omics of a cohort: a wide table of patients x genes, or a folder with one vector a patient.
+"""Reads the omics of a cohort: a wide table of patients x genes, or a folder with one vector per patient.
 
 Shapes: N patients with a row, G genes.
 """
@@ -37,13 +37,15 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class OmicsTable:
-    """The omics of the patients asked for, and what is wrong with them.
+    """The omics of the requested patients, and their faults.
 
-    values: (n, G) float32, index `patient_id` sorted, genes in table order; the good rows alone.
-    faults: of kind omics.
-    of_others: patients with omics who were not asked for.
-    blank: patients whose row is entirely blank, and so have no omics.
-    strange: files in a folder of vectors that are none.
+    Attributes:
+        values: (n, G) float32, index `patient_id` sorted, genes in table order; rows without a fault.
+        rows: number of rows.
+        faults: of kind omics.
+        of_others: patients with omics who were not requested.
+        blank: patients whose row is entirely blank, who have no omics.
+        other_files: files in a folder of vectors that are not vectors.
     """
 
     values: pd.DataFrame
@@ -51,30 +53,30 @@ class OmicsTable:
     faults: tuple[Fault, ...]
     of_others: tuple[str, ...]
     blank: tuple[str, ...]
-    strange: tuple[str, ...]
+    other_files: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """The rows of the patients asked for as they were read, before their values are looked at."""
+    """The rows of the requested patients as read, before their values are validated."""
 
     patients: list[str]
-    places: list[str]  # the file that each row is in
+    locations: list[str]  # file of each row
     genes: list[str]
-    values_NG: Floats  # NaN where blank or not a number
-    words: dict[int, tuple[str, str]]  # row -> gene and text of its first cell that is no number
+    values_NG: Floats  # NaN for a blank or text cell
+    words: dict[int, tuple[str, str]]  # row -> gene and text of its first cell that is not a number
     faults: list[Fault]
-    everyone: list[str]
+    all_patients: list[str]
     rows: int
-    strange: list[str]
-    nan: tuple[Problem, str]  # what a NaN is: a blank cell of a table, but not of a vector
+    other_files: list[str]
+    nan: tuple[Problem, str]  # meaning of NaN: a blank cell in a table, a value that is not finite in a vector
 
 
 def read_omics(location: str, patient_column: str | None, patients: Sequence[str]) -> OmicsTable:
-    """The omics of these patients.
+    """Reads the omics of these patients.
 
-    A row that is not a whole row of finite numbers, is the same number throughout, belongs to a patient with
-    several rows, or repeats that of another patient is a fault and is left out.
+    A row is a fault and is left out if a value is not a finite number, all values are the same, its patient has
+    several rows, or it equals the row of another patient.
 
     Args:
         location: a table, or a folder of `<patient>.npy` with, if the genes have names, `genes.txt`.
@@ -82,39 +84,37 @@ def read_omics(location: str, patient_column: str | None, patients: Sequence[str
         patients: of the cohort.
 
     Raises:
-        InputError: it cannot be read, has genes in its rows or a gene twice, or has no good row of these patients.
+        InputError: it cannot be read, has genes in its rows or a gene twice, or has no usable row of these patients.
     """
     wanted = frozenset(patients)
-    found = (
+    read = (
         _read_folder(location, wanted)
         if storage.kind(location) == "folder"
         else _read_table(location, patient_column, wanted)
     )
-    if not wanted.intersection(found.everyone):
-        theirs = f"such as '{min(found.everyone)}'" if found.everyone else "for it names none"
+    if not wanted.intersection(read.all_patients):
+        theirs = f"such as '{min(read.all_patients)}'" if read.all_patients else "for it names none"
         raise InputError(
             f"{location} has omics of none of the {len(patients)} patients of the cohort, {theirs}: "
             f"write its identifiers as in the clinical table, such as '{min(patients)}'"
         )
-    words = np.asarray([row in found.words for row in range(len(found.patients))], bool)
-    blank_N = np.isnan(found.values_NG).all(axis=1) & ~words
-    faults = [*found.faults, *_bad_rows(found, blank_N)]
+    words = np.asarray([row in read.words for row in range(len(read.patients))], bool)
+    blank_N = np.isnan(read.values_NG).all(axis=1) & ~words
+    faults = [*read.faults, *_bad_rows(read, blank_N)]
     bad = {fault.id for fault in faults}
-    good_N = np.asarray([patient not in bad for patient in found.patients], bool) & ~blank_N
+    good_N = np.asarray([patient not in bad for patient in read.patients], bool) & ~blank_N
     if not good_N.any():
-        raise_faults(faults, f"the {found.rows:,} rows of {location}")
+        raise_faults(faults, f"the {read.rows:,} rows of {location}")
         raise InputError(f"{location}: the rows of the cohort's patients are all blank; set cohort.omics to null")
-    index = pd.Index(
-        [p for p, good in zip(found.patients, good_N, strict=True) if good], name="patient_id", dtype="str"
-    )
-    values = pd.DataFrame(found.values_NG[good_N], index=index, columns=found.genes).sort_index()
+    index = pd.Index([p for p, good in zip(read.patients, good_N, strict=True) if good], name="patient_id", dtype="str")
+    values = pd.DataFrame(read.values_NG[good_N], index=index, columns=read.genes).sort_index()
     return OmicsTable(
         values=values,
-        rows=found.rows,
+        rows=read.rows,
         faults=tuple(faults),
-        of_others=tuple(sorted(set(found.everyone) - wanted)),
-        blank=tuple(patient for patient, blank in zip(found.patients, blank_N, strict=True) if blank),
-        strange=tuple(found.strange),
+        of_others=tuple(sorted(set(read.all_patients) - wanted)),
+        blank=tuple(patient for patient, blank in zip(read.patients, blank_N, strict=True) if blank),
+        other_files=tuple(read.other_files),
     )
 
 
@@ -153,20 +153,20 @@ def _read_table(location: str, patient_column: str | None, wanted: frozenset[str
         _refuse_text(table.select([gene for gene in genes if gene in {gene for gene, _ in words.values()}]), location)
     return _Rows(
         patients=list(single),
-        places=[location] * len(single),
+        locations=[location] * len(single),
         genes=genes,
         values_NG=values_NG,
         words=words,
         faults=faults,
-        everyone=list(rows_of),
+        all_patients=list(rows_of),
         rows=table.num_rows,
-        strange=[],
+        other_files=[],
         nan=("missing value", "blank"),
     )
 
 
 def _refuse_text(table: pa.Table, location: str) -> None:
-    """Raise for a column that has text and no number in any row: it is no gene, and its rows are not to blame."""
+    """Raises for a column with text and no number in any row, which is no gene."""
     for name, column in zip(table.column_names, table.columns, strict=True):
         values_N, words = _numbers(column)
         if words and np.isnan(values_N).all():
@@ -194,21 +194,21 @@ def _refuse_transposed(names: Iterable[str], location: str, wanted: frozenset[st
 
 
 def _matrix(table: pa.Table, rows_N: npt.NDArray[np.int64]) -> tuple[Floats, dict[int, tuple[str, str]]]:
-    """The values of these rows (N, G), NaN where blank or not a number, and the first word of a row that has any."""
+    """Returns the values of these rows (N, G), NaN for blank or text cells, and the first text of each row with any."""
     values_GN = np.empty((table.num_columns, len(rows_N)), np.float32)
     words: dict[int, tuple[str, str]] = {}
     with np.errstate(over="ignore"):  # becomes infinite, which is refused
-        for place, (gene, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
+        for g, (gene, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
             if pa.types.is_string(column.type):
-                values_GN[place], said = _numbers(column.take(pa.array(rows_N)))
-                words |= {row: (gene, word) for row, word in said.items() if row not in words}
+                values_GN[g], texts = _numbers(column.take(pa.array(rows_N)))
+                words |= {row: (gene, word) for row, word in texts.items() if row not in words}
             else:
-                values_GN[place] = column.to_numpy()[rows_N]
+                values_GN[g] = column.to_numpy()[rows_N]
     return np.ascontiguousarray(values_GN.T), words
 
 
 def _numbers(column: Any) -> tuple[npt.NDArray[np.float64], dict[int, str]]:
-    """One gene's values, NaN where there is none, and the cells that are words instead."""
+    """Returns one gene's values, NaN for blank or text cells, and the cells with text."""
     trimmed = pc.utf8_trim_whitespace(column)
     try:
         return np.asarray(trimmed.cast(pa.float64()).to_numpy()), {}
@@ -229,16 +229,16 @@ def _is_number(text: str) -> bool:
 
 def _read_folder(location: str, wanted: frozenset[str]) -> _Rows:
     names = storage.list_names(location)
-    everyone = [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
+    all_patients = [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
     vectors: dict[str, Floats] = {}
     faults = []
-    for patient in everyone:
+    for patient in all_patients:
         if patient in wanted:
-            place = storage.join(location, f"{patient}.npy")
+            path = storage.join(location, f"{patient}.npy")
             try:
-                vectors[patient] = _vector(place)
+                vectors[patient] = _vector(path)
             except FileFaultError as error:
-                faults.append(Fault("omics", patient, error.problem, place, str(error)))
+                faults.append(Fault("omics", patient, error.problem, path, str(error)))
     lengths = Counter(len(vector) for vector in vectors.values())
     width = lengths.most_common(1)[0][0] if lengths else 0
     genes = _gene_names(location, width) if width and "genes.txt" in names else [f"g{i:04d}" for i in range(width)]
@@ -252,14 +252,14 @@ def _read_folder(location: str, wanted: frozenset[str]) -> _Rows:
         faults.append(Fault("omics", patient, "misshapen", storage.join(location, f"{patient}.npy"), reason))
     return _Rows(
         patients=list(fitting),
-        places=[storage.join(location, f"{patient}.npy") for patient in fitting],
+        locations=[storage.join(location, f"{patient}.npy") for patient in fitting],
         genes=genes,
         values_NG=np.stack(list(fitting.values())) if fitting else np.empty((0, 0), np.float32),
         words={},
         faults=faults,
-        everyone=everyone,
-        rows=len(everyone),
-        strange=[name for name in names if not name.endswith(".npy") and name != "genes.txt"],
+        all_patients=all_patients,
+        rows=len(all_patients),
+        other_files=[name for name in names if not name.endswith(".npy") and name != "genes.txt"],
         nan=("not finite", "NaN"),
     )
 
@@ -304,57 +304,57 @@ def _fault(patient: str, problem: Problem, location: str, what: str) -> Fault:
     return Fault("omics", patient, problem, location, f"{location}: {what}")
 
 
-def _bad_rows(found: _Rows, blank_N: npt.NDArray[np.bool_]) -> list[Fault]:
-    """The faults of rows that could be read; one a row."""
-    values_NG = found.values_NG
+def _bad_rows(read: _Rows, blank_N: npt.NDArray[np.bool_]) -> list[Fault]:
+    """Lists the faults of values, one per row."""
+    values_NG = read.values_NG
     finite_NG = np.isfinite(values_NG)
-    whole_N = finite_NG.all(axis=1)
-    faults = [_not_whole(found, int(row), ~finite_NG[row]) for row in np.flatnonzero(~whole_N & ~blank_N)]
-    if _is_panel(values_NG[whole_N]):
+    complete_N = finite_NG.all(axis=1)
+    faults = [_incomplete_row(read, int(row), ~finite_NG[row]) for row in np.flatnonzero(~complete_N & ~blank_N)]
+    if _is_binary(values_NG[complete_N]):
         return faults
-    constant_N = (values_NG.max(axis=1) == values_NG.min(axis=1)) & whole_N & (len(found.genes) > 1)
+    constant_N = (values_NG.max(axis=1) == values_NG.min(axis=1)) & complete_N & (len(read.genes) > 1)
     for row in np.flatnonzero(constant_N):
-        what = f"all genes of patient '{found.patients[row]}' are {values_NG[row, 0]:g}: correct the row or remove it"
-        faults.append(_fault(found.patients[row], "constant", found.places[row], what))
-    return faults + _repeated(found, np.flatnonzero(whole_N & ~constant_N).tolist())
+        what = f"all genes of patient '{read.patients[row]}' are {values_NG[row, 0]:g}: correct the row or remove it"
+        faults.append(_fault(read.patients[row], "constant", read.locations[row], what))
+    return faults + _repeated_rows(read, np.flatnonzero(complete_N & ~constant_N).tolist())
 
 
-def _is_panel(values_NG: Floats) -> bool:
-    """Whether it is a table of 0 and 1, such as mutations, whose rows are constant or alike by chance."""
+def _is_binary(values_NG: Floats) -> bool:
+    """Returns whether all values are 0 or 1, as for mutations, whose rows may be constant or equal by chance."""
     return bool(((values_NG == 0) | (values_NG == 1)).all())
 
 
-def _not_whole(found: _Rows, row: int, bad_G: npt.NDArray[np.bool_]) -> Fault:
-    patient, count = found.patients[row], int(bad_G.sum())
-    if row in found.words:
-        gene, word = found.words[row]
+def _incomplete_row(read: _Rows, row: int, bad_G: npt.NDArray[np.bool_]) -> Fault:
+    patient, count = read.patients[row], int(bad_G.sum())
+    if row in read.words:
+        gene, word = read.words[row]
         problem: Problem = "not a number"
         what = f"'{word}', not a number"
     else:
         column = int(np.flatnonzero(bad_G)[0])
-        gene = found.genes[column]
-        infinite = bool(np.isinf(found.values_NG[row, column]))
-        problem, what = ("not finite", "infinite or beyond single precision") if infinite else found.nan
+        gene = read.genes[column]
+        infinite = bool(np.isinf(read.values_NG[row, column]))
+        problem, what = ("not finite", "infinite or beyond single precision") if infinite else read.nan
     several = f" ({count} such values in the row)" if count > 1 else ""
     return _fault(
         patient,
         problem,
-        found.places[row],
+        read.locations[row],
         f"gene '{gene}' of patient '{patient}' is {what}{several}: correct it, or remove the gene or the row",
     )
 
 
-def _repeated(found: _Rows, rows: Iterable[int]) -> list[Fault]:
-    """Faults of rows with the values of another: nobody knows whose they are, so none of them stays."""
+def _repeated_rows(read: _Rows, rows: Iterable[int]) -> list[Fault]:
+    """Lists the faults of rows with equal values: as it is unknown whose they are, all of them are left out."""
     same: dict[bytes, list[int]] = {}
     for row in rows:
-        same.setdefault(hashlib.sha256(found.values_NG[row].tobytes()).digest(), []).append(row)
+        same.setdefault(hashlib.sha256(read.values_NG[row].tobytes()).digest(), []).append(row)
     faults = []
     for group in (group for group in same.values() if len(group) > 1):
         for row in group:
-            patient, other = found.patients[row], found.patients[group[0] if row != group[0] else group[1]]
+            patient, other = read.patients[row], read.patients[group[0] if row != group[0] else group[1]]
             what = (
                 f"patient '{patient}' has the very values of patient '{other}': find out whose they are, or remove both"
             )
-            faults.append(_fault(patient, "duplicated", found.places[row], what))
+            faults.append(_fault(patient, "duplicated", read.locations[row], what))
     return faults

@@ -1,4 +1,4 @@
-"""The table of slides: which patient each slide is of."""
+"""Reads the table of slides: the patient of every slide."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from momkd_ray.input_faults import Fault, Problem
 
 SLIDE_SUFFIXES = frozenset({".h5", ".hdf5", ".pt", ".svs", ".ndpi", ".tif", ".tiff", ".mrxs"})
 
-Row = tuple[int, str]  # number of the data row, patient
+Row = tuple[int, str]  # (number of the data row, patient)
 
 
 @dataclass(frozen=True, eq=False)
 class SlideTable:
-    """The slides of a table, and what is wrong with it.
+    """The slides of a table, and its faults.
 
-    table: columns `slide_id` (sorted), `patient_id`; the good rows, each slide once.
-    faults: of kind slide.
-    named: every slide that a row names, bad rows too.
-    patients_with_bad_rows: patients who have a bad row.
+    Attributes:
+        table: columns `slide_id` (sorted), `patient_id`; rows without a fault, each slide once.
+        patient_column: name of the patient column.
+        rows: number of rows.
+        faults: of kind slide.
+        named: every slide that a row names, those with faults too.
+        patients_with_bad_rows: patients who have a bad row.
     """
 
     table: pd.DataFrame
@@ -37,24 +40,24 @@ class SlideTable:
 
 
 def slide_id_of(file_name: str) -> str:
-    """The file name without one recognised suffix; dots inside the name stay."""
+    """Removes one known suffix of slides or feature files; other dots in the name are kept."""
     suffix = PurePosixPath(file_name).suffix
     return file_name[: -len(suffix)] if suffix.lower() in SLIDE_SUFFIXES else file_name
 
 
 def read_slides(path: str, patient_column: str | None = None, slide_column: str | None = None) -> SlideTable:
-    """Read a table with a row a slide: STAMP's, CLAM's, Patho-Bench's or another with such columns.
+    """Reads a table with one row per slide: STAMP's, CLAM's, Patho-Bench's or another with such columns.
 
-    A row without patient or slide, or whose slide is no plain file name, is a fault. So is a slide with several
-    rows: of one patient it stays once, of two patients it is left out, because nobody knows whose it is.
+    A row without patient or slide, or whose slide is not a plain file name, is a fault. So is a slide with several
+    rows: of one patient it is kept once; of two patients it is left out, because its owner is unknown.
 
     Args:
-        path: local or s3://.
+        path: local or `s3://`.
         patient_column: names the patients; None to find it by name.
         slide_column: names the slides; None to find it by name.
 
     Raises:
-        InputError: it cannot be read, or has no such column, or several.
+        InputError: it cannot be read, or none or several columns qualify.
     """
     frame = read_table(path)
     patient_column = columns.patient_column(frame.columns, path, patient_column)
@@ -64,29 +67,29 @@ def read_slides(path: str, patient_column: str | None = None, slide_column: str 
     rows: dict[str, list[Row]] = {}
     patients_with_bad_rows: set[str] = set()
     for row, (patient, name) in enumerate(zip(patients, names, strict=True), start=1):
-        if patient is not None and name is not None and _is_plain(name):
+        if patient is not None and name is not None and _is_file_name(name):
             rows.setdefault(slide_id_of(name), []).append((row, patient))
             continue
         faults.append(_bad_row(path, row, patient, name, (patient_column, slide_column)))
         patients_with_bad_rows |= {patient} if patient is not None else set()
-    several = {slide: found for slide, found in rows.items() if len(found) > 1}
-    faults += [_several_rows(path, slide, found) for slide, found in several.items()]
-    kept = {slide: found[0][1] for slide, found in sorted(rows.items()) if len({p for _, p in found}) == 1}
-    patients_with_bad_rows |= {patient for slide, found in several.items() if slide not in kept for _, patient in found}
+    several = {slide: own for slide, own in rows.items() if len(own) > 1}
+    faults += [_several_rows(path, slide, own) for slide, own in several.items()]
+    kept = {slide: own[0][1] for slide, own in sorted(rows.items()) if len({p for _, p in own}) == 1}
+    patients_with_bad_rows |= {patient for slide, own in several.items() if slide not in kept for _, patient in own}
     table = pd.DataFrame({"slide_id": list(kept), "patient_id": list(kept.values())}, dtype="str")
     named = frozenset(slide_id_of(re.split(r"[/\\]", name)[-1]) for name in names if name is not None)
     return SlideTable(table, patient_column, len(frame), tuple(faults), named, frozenset(patients_with_bad_rows))
 
 
-def _is_plain(name: str) -> bool:
-    # a name that is nothing but a suffix, such as ".h5", has no suffix to pathlib
+def _is_file_name(name: str) -> bool:
+    # pathlib sees no suffix in a name such as ".h5"
     return not ("/" in name or "\\" in name or name.lower() in SLIDE_SUFFIXES)
 
 
-def _bad_row(path: str, row: int, patient: str | None, name: str | None, of: tuple[str, str]) -> Fault:
+def _bad_row(path: str, row: int, patient: str | None, name: str | None, columns_of: tuple[str, str]) -> Fault:
     problem: Problem = "missing value"
     if patient is None or name is None:
-        reason = blank_cell(path, of[0] if patient is None else of[1], row)
+        reason = blank_cell(path, columns_of[0] if patient is None else columns_of[1], row)
     else:
         problem = "misshapen"
         reason = (
@@ -95,11 +98,10 @@ def _bad_row(path: str, row: int, patient: str | None, name: str | None, of: tup
     return Fault("slide", f"data row {row}" if name is None else slide_id_of(name), problem, path, reason)
 
 
-def _several_rows(path: str, slide: str, found: Sequence[Row]) -> Fault:
-    owners = {patient: row for row, patient in reversed(found)}
+def _several_rows(path: str, slide: str, rows: Sequence[Row]) -> Fault:
+    owners = {patient: row for row, patient in reversed(rows)}
     if len(owners) == 1:
-        where = data_rows([row for row, _ in found])
-        reason = f"{path}: slide '{slide}' has more than one row ({where}): keep one"
+        reason = f"{path}: slide '{slide}' has more than one row ({data_rows([row for row, _ in rows])}): keep one"
         return Fault("slide", slide, "duplicated", path, reason)
     whose = " and ".join(f"of patient '{patient}' (data row {row})" for patient, row in reversed(owners.items()))
     reason = f"{path}: slide '{slide}' is {whose}: a slide belongs to one patient, correct or remove the rows"

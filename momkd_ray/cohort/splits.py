@@ -1,4 +1,4 @@
-"""Splits made elsewhere: a table of folds, STAMP's splits.json, CLAM's splits_<i>.csv, Patho-Bench's k=all.tsv."""
+"""Imports splits: a table of folds, STAMP's splits.json, CLAM's splits_<i>.csv, Patho-Bench's k=all.tsv."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from momkd_ray.input_faults import Fault, Kind, Problem
 
 ROLES = ("train", "val", "test")
 CLAM_FILE = re.compile(r"splits_(\d{1,9})\.csv")  # not the _bool and _descriptor files beside them
-# Patho-Bench's columns, and those of a folds.csv whose patients are not each tested once
+# columns of Patho-Bench, and of a folds.csv in which not every patient is tested exactly once
 ROLE_COLUMN = re.compile(r"(?:fold|role)_(\d{1,9})")
 
 Roles = dict[str, str]
-"""patient -> role in a fold"""
+"""Patient -> role in a fold."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Who has which role in which fold; a patient that a fold does not mention has none in it.
+    """An imported split; a patient that a fold does not mention has no role in it.
 
-    roles: by fold.
-    validated: the folds that give a validation set.
-    named: (kind, id) of every patient, or slide, that the split gives a role.
-    leaks: patients on two sides, or with two rows where there should be one; a fault for each, and fold.
+    Attributes:
+        roles: of the patients, by fold.
+        validated: folds with a validation set.
+        named: (kind, id) of every patient or slide that has a role.
+        leaks: a fault for each patient and fold on two sides, or with two rows where there should be one.
     """
 
     roles: Mapping[int, Roles]
@@ -45,10 +46,12 @@ class Split:
 
 
 def read_split(config: Config, cohort: Cohort) -> Split:
-    """Read `folds.file`, whose kind its name and columns tell. Patients who are not in the cohort get no role.
+    """Reads `folds.file`, whose layout follows from its name and columns.
+
+    Patients who are not in the cohort get no role.
 
     Raises:
-        InputError: it cannot be read, or is none of the kinds.
+        InputError: it cannot be read, or has none of the layouts.
     """
     path = str(config.folds.file)
     patients = frozenset(str(name) for name in cohort.patients.index)
@@ -60,8 +63,8 @@ def read_split(config: Config, cohort: Cohort) -> Split:
     usual = cohort.patient_column if cohort.patient_column in frame.columns else None
     patient_column = columns.patient_column(frame.columns, path, config.cohort.patient_column or usual)
     if config.folds.column in frame.columns:
-        row_a_slide = columns.has_row_a_slide(frame.columns, config.cohort.slide_column)
-        return _table(frame, path, (patient_column, config.folds.column), patients, row_a_slide=row_a_slide)
+        row_per_slide = columns.has_row_per_slide(frame.columns, config.cohort.slide_column)
+        return _table(frame, path, (patient_column, config.folds.column), patients, row_per_slide=row_per_slide)
     of_fold = {int(match[1]): name for name in frame.columns if (match := ROLE_COLUMN.fullmatch(name))}
     if not of_fold:
         require_columns(frame.columns, path, config.folds.column)
@@ -69,18 +72,26 @@ def read_split(config: Config, cohort: Cohort) -> Split:
 
 
 def _table(
-    frame: pd.DataFrame, path: str, of: tuple[str, str], patients: frozenset[str], *, row_a_slide: bool
+    frame: pd.DataFrame, path: str, names: tuple[str, str], patients: frozenset[str], *, row_per_slide: bool
 ) -> Split:
-    """A patient is tested in the fold of its row, and trained on in all others."""
-    rows_of, _ = rows_by_value(frame[of[0]])
-    folds = texts(frame[of[1]])
+    """Imports a table of folds: a patient is tested in the fold of its row and trained on in all others.
+
+    Args:
+        frame: the table.
+        path: its location, for messages.
+        names: the columns of patients and of folds.
+        patients: of the cohort.
+        row_per_slide: whether a patient may have several rows.
+    """
+    rows_of, _ = rows_by_value(frame[names[0]])
+    folds = texts(frame[names[1]])
     tested: dict[str, int] = {}
     leaks = []
     for patient, rows in rows_of.items():
         if patient not in patients:
             continue
         values = [folds[row - 1] for row in rows]
-        if len(set(values)) > 1 or (len(rows) > 1 and not row_a_slide):
+        if len(set(values)) > 1 or (len(rows) > 1 and not row_per_slide):
             different = [value or "blank" for value in dict.fromkeys(values)]
             where = f"folds {' and '.join(different)}" if len(different) > 1 else f"fold {different[0]} twice"
             problem: Problem = "on two sides" if len(different) > 1 else "duplicated"
@@ -89,7 +100,9 @@ def _table(
             tested[patient] = _fold_number(values[0], patient, path)
     numbers = sorted(set(tested.values()))
     if len(numbers) == 1 and not leaks:
-        raise InputError(f"{path}: every patient of the cohort is in fold {numbers[0]} of '{of[1]}': give two or more")
+        raise InputError(
+            f"{path}: every patient of the cohort is in fold {numbers[0]} of '{names[1]}': give two or more"
+        )
     roles = {
         number: {patient: "test" if own == number else "train" for patient, own in tested.items()} for number in numbers
     }
@@ -139,11 +152,11 @@ def _names(split: Any, key: str, whose: str) -> set[str]:
 
 
 def _clam(folder: str, owners: Mapping[str, str]) -> Split:
-    """By slide in the files, by patient in the result."""
+    """Imports CLAM's files, which list slides, as roles of patients."""
     files = {int(match[1]): name for name in storage.list_names(folder) if (match := CLAM_FILE.fullmatch(name))}
     if not files:
-        what = "holds no splits_<i>.csv, as CLAM writes them" if storage.list_names(folder) else "does not exist"
-        raise InputError(f"folds.file {folder} {what}")
+        fault = "holds no splits_<i>.csv, as CLAM writes them" if storage.list_names(folder) else "does not exist"
+        raise InputError(f"folds.file {folder} {fault}")
     roles: dict[int, Roles] = {}
     validated = set()
     leaks: list[Fault] = []
@@ -161,22 +174,22 @@ def _clam(folder: str, owners: Mapping[str, str]) -> Split:
         ]
         if any(role == "val" for _, role in listed):
             validated.add(fold)
-        mine = [(owners[slide], slide, role) for slide, role in listed if slide in owners]
-        roles[fold], crossed = _by_patient(mine, path)
-        leaks += crossed
+        of_cohort = [(owners[slide], slide, role) for slide, role in listed if slide in owners]
+        roles[fold], new_leaks = _by_patient(of_cohort, path)
+        leaks += new_leaks
         named |= {("slide", slide) for slide, _ in listed}
     return Split(roles, frozenset(validated), frozenset(named), tuple(leaks))
 
 
 def _known_slide(text: str, owners: Mapping[str, str]) -> str:
-    """The slide; pandas writes a column of numbers with a gap as 12.0, and CLAM writes with pandas."""
+    """Returns the slide's identifier; CLAM's pandas writes a column of integers with gaps as floats, such as 12.0."""
     slide = slide_id_of(text)
-    whole = slide.removesuffix(".0")
-    return whole if slide not in owners and whole in owners else slide
+    integer = slide.removesuffix(".0")
+    return integer if slide not in owners and integer in owners else slide
 
 
 def _by_patient(slides: Iterable[tuple[str, str, str]], path: str) -> tuple[Roles, list[Fault]]:
-    """Roles of patients from (patient, slide, role), and those who have two."""
+    """Derives roles of patients from (patient, slide, role); lists the patients with two roles as leaks."""
     first: dict[str, tuple[str, str]] = {}
     leaks: dict[str, Fault] = {}
     for patient, slide, role in slides:
@@ -213,8 +226,8 @@ def _patho_bench(
         for patient in sorted(rows_of.keys() & patients):
             own = {role: row for row in reversed(rows_of[patient]) if (role := values[row - 1]) is not None}
             if len(own) > 1:
-                said = " and ".join(f"{role} in data row {row}" for role, row in reversed(own.items()))
-                leaks.append(_leak(path, patient, f"is on two sides of '{column}', {said}: it must be on one"))
+                sides = " and ".join(f"{role} in data row {row}" for role, row in reversed(own.items()))
+                leaks.append(_leak(path, patient, f"is on two sides of '{column}', {sides}: it must be on one"))
             if own:
                 roles[fold][patient] = next(iter(own))
     return Split(roles, frozenset(validated), _patients(named), tuple(leaks))

@@ -1,4 +1,4 @@
-"""Tables in the users' own files (.csv, .tsv, .parquet, .xlsx), their text kept exactly as it is written."""
+"""Reads tables from .csv, .tsv, .parquet and .xlsx files; text is kept exactly as written."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ import pyarrow.parquet
 from momkd_ray import storage
 from momkd_ray.errors import InputError
 
-# "null" and "None" are real values in some label columns (p53 staining patterns), so they are not in here.
+# "null" and "None" are not missing: they are values of some label columns (p53 staining patterns)
 MISSING = ("", "NA", "N/A", "NaN", "nan", "#N/A", "<NA>")
 
-PANDAS_INDEX = "__index_level_"  # how pandas' Parquet names a DataFrame's index without a name
+PANDAS_INDEX = "__index_level_"  # pandas' name for an unnamed index in Parquet
 
 ColumnOf = Callable[[list[str]], str]
-"""Picks one of a table's columns, or raises an `InputError`."""
+"""Chooses one of a table's columns, or raises an `InputError`."""
 
 
 def read_table(path: str) -> pd.DataFrame:
-    """Read a table, local or s3://, by its suffix.
+    """Reads a table, local or `s3://`, in the format of its suffix.
 
-    Text stays as written; the spellings in `MISSING` and blanks become missing. Numbers stay numbers in
-    Parquet and are text in all other formats. Of an .xlsx file the first sheet is read.
+    Text is kept as written; blanks and the spellings in `MISSING` become missing. Numbers are numbers in Parquet and
+    text in all other formats. The first sheet of an .xlsx file is read.
 
     Raises:
         InputError: no such file, another suffix, no rows, not readable, or a column name used twice.
@@ -43,16 +43,16 @@ def read_table(path: str) -> pd.DataFrame:
 
 
 def arrow_table(path: str, text_column: ColumnOf | None = None) -> pa.Table:
-    """What `read_table` reads, before it becomes a pandas frame: text, float and integer columns.
+    """Reads a table as Arrow columns of text, floats and integers.
 
     Args:
-        path: local or s3://.
-        text_column: given for a table of numbers: names its one column of text, from its columns. If every cell
-            of the others is a number or blank, a .csv or .tsv file is then read as numbers at once.
+        path: local or `s3://`.
+        text_column: for a table of numbers, chooses its single column of text. If every cell of the others is a number
+            or blank, a .csv or .tsv file is then parsed as numbers directly.
     """
     reader = _READERS.get(PurePosixPath(path).suffix.lower())
     if reader is None:
-        raise InputError(f"{path} is not a table this program reads: its name must end in {', '.join(_READERS)}")
+        raise InputError(f"{path} is not a table that can be read: its name must end in {', '.join(_READERS)}")
     content = read_content(path)
     if not content.strip():
         raise InputError(f"{path} is empty")
@@ -71,10 +71,10 @@ def arrow_table(path: str, text_column: ColumnOf | None = None) -> pa.Table:
 
 
 def read_content(path: str) -> bytes:
-    """The bytes of a file the user named.
+    """Reads the bytes of a file that the user named.
 
     Raises:
-        InputError: it is not there or cannot be read.
+        InputError: it does not exist or cannot be read.
     """
     try:
         return storage.read_bytes(path)
@@ -85,7 +85,7 @@ def read_content(path: str) -> bytes:
 
 
 def require_columns(present: Iterable[str], path: str, *needed: str) -> None:
-    """Raise an `InputError` for the first needed column that is not present, with the nearest that is."""
+    """Raises an `InputError` for the first needed column that is not present, naming the nearest one."""
     names = list(present)
     for column in needed:
         if column in names:
@@ -98,7 +98,7 @@ def require_columns(present: Iterable[str], path: str, *needed: str) -> None:
 
 
 def texts(column: pd.Series[Any]) -> list[str | None]:
-    """A column as text, None where it is missing; a whole number held as a float loses its `.0`."""
+    """Converts a column to text, None where missing; an integer stored as a float loses its `.0`."""
     return [
         None if missing else _text(value)
         for value, missing in zip(column.tolist(), column.isna().tolist(), strict=True)
@@ -106,7 +106,7 @@ def texts(column: pd.Series[Any]) -> list[str | None]:
 
 
 def rows_by_value(column: pd.Series[Any]) -> tuple[dict[str, list[int]], list[int]]:
-    """The data rows (from 1) of each value as text, in the order of the table; and the rows where it is blank."""
+    """Returns the data rows (from 1) of each value as text, in table order, and the rows where it is blank."""
     rows: dict[str, list[int]] = {}
     blank = []
     for row, value in enumerate(texts(column), start=1):
@@ -118,12 +118,12 @@ def rows_by_value(column: pd.Series[Any]) -> tuple[dict[str, list[int]], list[in
 
 
 def blank_cell(path: str, column: str, row: int) -> str:
-    """The sentence about a cell that names something and is blank."""
+    """Builds the sentence about a blank cell that should name something."""
     return f"{path}: '{column}' is blank in data row {row}: fill it in or remove the row"
 
 
 def data_rows(rows: Sequence[int]) -> str:
-    """Rows named in a sentence: `data row 3`, `data rows 1 and 5`, `data rows 1, 2, 3 and 9 more`."""
+    """Formats row numbers: `data row 3`, `data rows 1 and 5`, `data rows 1, 2, 3 and 9 more`."""
     if len(rows) == 1:
         return f"data row {rows[0]}"
     if len(rows) == 2:
@@ -133,7 +133,7 @@ def data_rows(rows: Sequence[int]) -> str:
 
 
 def first_duplicate(values: Iterable[str]) -> str | None:
-    """The first value that has come before."""
+    """Returns the first value that occurs a second time; None if there is none."""
     seen: set[str] = set()
     for value in values:
         if value in seen:
@@ -145,7 +145,7 @@ def first_duplicate(values: Iterable[str]) -> str | None:
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() else repr(value)
-    if isinstance(value, bool):  # as spreadsheets show it
+    if isinstance(value, bool):  # as spreadsheets display it
         return str(value).upper()
     return str(value)
 
@@ -170,12 +170,12 @@ def _read_delimited(content: bytes, delimiter: str, text_column: ColumnOf | None
     numbers = dict.fromkeys(header, pa.float64()) | {text_column(header): pa.string()}
     try:
         return _parsed(text.encode(), delimiter, header, numbers)
-    except pa.ArrowInvalid:  # as text, so that the cell that is no number can be named
+    except pa.ArrowInvalid:  # as text, so that the cell that is not a number can be named
         return _parsed(text.encode(), delimiter, header, types)
 
 
 def _parsed(body: bytes, delimiter: str, header: list[str], types: dict[str, pa.DataType]) -> pa.Table:
-    """Arrow's reader, because it refuses a row with too few or too many fields."""
+    """Parses by Arrow, which refuses a row with too few or too many fields."""
     return pyarrow.csv.read_csv(
         io.BytesIO(body),
         # one block: a row of 20,000 genes may not straddle two
@@ -189,15 +189,15 @@ def _parsed(body: bytes, delimiter: str, header: list[str], types: dict[str, pa.
 
 def _read_parquet(content: bytes, _: ColumnOf | None) -> pa.Table:
     table = pyarrow.parquet.read_table(io.BytesIO(content))
-    # the numbers of rows that were once elsewhere; text in an index may be the patients
-    rows = [f.name for f in table.schema if f.name.startswith(PANDAS_INDEX) and pa.types.is_integer(f.type)]
-    return table.drop_columns(rows)
+    # an integer index holds row numbers; a text index may hold the patients
+    row_numbers = [f.name for f in table.schema if f.name.startswith(PANDAS_INDEX) and pa.types.is_integer(f.type)]
+    return table.drop_columns(row_numbers)
 
 
 def _read_xlsx(content: bytes, _: ColumnOf | None) -> pa.Table:
     sheet = pd.read_excel(io.BytesIO(content), header=None, dtype=object, keep_default_na=False, engine="openpyxl")
     cells = [["" if cell is None else _text(cell) for cell in row] for row in sheet.to_numpy().tolist()]
-    rows = [row for row in cells if any(row)]  # formatted but empty rows and columns are no data
+    rows = [row for row in cells if any(row)]  # without formatted but empty rows and columns
     columns = [column for column in zip(*rows, strict=True) if any(column)]
     return pa.table([pa.array(column[1:], pa.string()) for column in columns], names=[column[0] for column in columns])
 
@@ -217,7 +217,7 @@ def _check_header(names: list[str], path: str) -> None:
 
 
 def _with_blanks_missing(table: pa.Table) -> pa.Table:
-    """Floats and whole integers as they are, everything else as text with the `MISSING` spellings missing."""
+    """Converts all but floats and complete integer columns to text, with the `MISSING` spellings missing."""
     missing, columns = pa.array(MISSING, pa.string()), []
     for column in table.columns:
         if pa.types.is_floating(column.type) or (pa.types.is_integer(column.type) and not column.null_count):

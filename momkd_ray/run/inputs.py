@@ -13,7 +13,7 @@ from momkd_ray.bags.ingest import ingest, is_current, outdated_bags, store_forma
 from momkd_ray.bags.shared_bags import BagSource, JointBags
 from momkd_ray.bags.store import MANIFEST, BagStore
 from momkd_ray.cohort.cohort import Cohort, exclusion_sentences, load_cohort
-from momkd_ray.cohort.fold_checks import check_teaching, few_validated, few_validated_sentence, trained_patients
+from momkd_ray.cohort.fold_checks import check_gene_selection, few_validated, few_validated_sentence, trained_patients
 from momkd_ray.cohort.folds import FoldPlan, make_folds
 from momkd_ray.cohort.table_files import read_content
 from momkd_ray.config.load import Config
@@ -85,7 +85,7 @@ def open_folds(config: Config, cohort: Cohort, progress: ProgressReporter, on_er
         InputError: as `make_folds`, or the genes of a fold could not be chosen.
     """
     plan = make_folds(config, cohort, on_error)
-    check_teaching(config, cohort, plan)
+    check_gene_selection(config, cohort, plan)
     small = few_validated_sentence(few_validated(config, cohort, plan), config)
     for sentence in [*exclusion_sentences(plan.left_out), *small]:
         progress.info(sentence)
@@ -156,7 +156,7 @@ def open_run_inputs(
     if faults:
         cohort = cohort.without_slides(faults)
         plan = open_folds(config, cohort, progress, on_error)
-    cohort = cohort.leaving_out(plan.left_out)
+    cohort = cohort.with_excluded(plan.left_out)
     study = RunInputs(config, cohort, plan, store, store, fingerprint(config, cohort, plan, store))
     _claim_run_dir(study)
     return study

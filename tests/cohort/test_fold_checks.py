@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 from support.written_tables import cohort_of, config_for
 from test_folds import KINDS, fold_config, partition, study_cohort, with_file, write_split
 
-from momkd_ray.cohort.cohort import NEVER_TESTED, NOT_TRAINED, STRANGER, Cohort
-from momkd_ray.cohort.fold_checks import FEW, check_teaching, few_validated, trained_patients, untaught_folds
+from momkd_ray.cohort.cohort import NEVER_TESTED, NOT_TRAINED, UNKNOWN_IN_SPLIT, Cohort
+from momkd_ray.cohort.fold_checks import (
+    FEW,
+    check_gene_selection,
+    few_validated,
+    folds_without_gene_selection,
+    trained_patients,
+)
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.cohort.genes import fit_genes
 from momkd_ray.errors import InputError
@@ -50,7 +56,7 @@ def test_whom_a_split_never_tests_and_whom_it_names_in_vain_are_told(
         plan = make_folds(config, cohort)
     told = {(reason, thing, name) for thing, name, reason, _ in plan.left_out}
     assert {name for reason, _, name in told if reason == NEVER_TESTED} == {f"P{i:02}" for i in untested - gone}
-    strangers = {(thing, name) for reason, thing, name in told if reason == STRANGER}
+    strangers = {(thing, name) for reason, thing, name in told if reason == UNKNOWN_IN_SPLIT}
     if kind == "CLAM":
         lost = whole.slides.loc[whole.slides["patient_id"].isin(names), "slide_id"]
         assert strangers == {("slide", name) for name in lost}
@@ -66,7 +72,7 @@ def test_whoever_the_cohort_leaves_out_is_no_stranger_to_the_split(tmp_path: Pat
     config = with_file(config, write_split(tmp_path, "folds.csv", partition(list(cohort.patients.index)), cohort))
     less = replace(cohort, patients=cohort.patients.drop(["P03"]))
     assert [name for _, name, *_ in make_folds(config, less).left_out] == ["P03"]
-    assert not make_folds(config, less.leaving_out([("patient", "P03", "the label is blank", "")])).left_out
+    assert not make_folds(config, less.with_excluded([("patient", "P03", "the label is blank", "")])).left_out
 
 
 def with_omics(cohort: Cohort, holders: set[int]) -> Cohort:
@@ -102,15 +108,15 @@ def test_a_fold_is_told_beforehand_exactly_if_its_genes_could_not_be_chosen(
             fit_genes(taught, cohort.patients["y"].loc[taught.index].to_numpy(), config.genes, seed=1)
         except (InputError, ValueError):
             failing.add(f"fold {fold}")
-    faults = untaught_folds(config, cohort, plan)
+    faults = folds_without_gene_selection(config, cohort, plan)
     assert {fault.id for fault in faults} == failing
     if failing:
         with pytest.raises(
             FaultsError, match=r"^fold \d trains on no patient of class .*rna\.csv.*cohort\.omics to null"
         ):
-            check_teaching(config, cohort, plan)
+            check_gene_selection(config, cohort, plan)
     else:
-        check_teaching(config, cohort, plan)
+        check_gene_selection(config, cohort, plan)
     told = {name for _, name, reason, problem in plan.left_out if (reason, problem) == (NOT_TRAINED, "")}
     asked = {name for fold in plan.folds for name in plan.roles(fold).index[plan.roles(fold) == "train"]}
     assert told == (asked - set(cohort.omics.index) if drop else set())
