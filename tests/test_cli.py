@@ -12,17 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from support.command_line import outcome
 
-from momkd_ray.cli import main
 from momkd_ray.config.load import Config
 from momkd_ray.model.bundle import load_bundle
 from momkd_ray.ray_runtime.cluster import Connection
-
-
-def outcome(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    return int(caught.value.code or 0)
 
 
 def test_help_and_import_need_neither_torch_nor_ray() -> None:

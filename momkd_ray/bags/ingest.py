@@ -41,6 +41,7 @@ from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Format, Recipe
 from momkd_ray.formats.readers import read_bag
+from momkd_ray.formats.source_file import missing_file
 from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, raise_faults, record_faults
 from momkd_ray.ray_runtime.cluster import total_resource
 from momkd_ray.ray_runtime.parallel_map import parallel_map
@@ -200,8 +201,7 @@ def _sources(slides: pd.DataFrame, existing: BagStore | None) -> tuple[list[_Sou
         if file:
             sources.append(_Source(slide_id, path, file, int(size)))
         elif slide_id not in stored:
-            reason = f"there is no feature file {path}; extract it or leave the slide out"
-            faults.append(Fault("slide", slide_id, "missing", path, reason))
+            faults.append(Fault("slide", slide_id, "missing", path, str(missing_file(path))))
     return sources, faults
 
 

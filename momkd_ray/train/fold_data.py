@@ -15,9 +15,10 @@ from momkd_ray.batches.gpu_transfer import PendingBatch, Transfer
 from momkd_ray.batches.prefetch import prefetch
 from momkd_ray.batches.sampling import Step, plan_epoch
 from momkd_ray.batches.sharding import assign_to_ranks, balance, micro_batches
+from momkd_ray.cohort.splits import ROLES
 from momkd_ray.seeds import derive_seed
 from momkd_ray.train.collectives import Collective
-from momkd_ray.train.task import ROLES, FoldTask, RoleBags
+from momkd_ray.train.task import FoldTask, RoleBags
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

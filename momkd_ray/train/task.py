@@ -10,8 +10,6 @@ import pandas as pd
 from momkd_ray.bags.shared_bags import BagSource
 from momkd_ray.config.load import Config
 
-ROLES = ("train", "val", "test")
-
 
 @dataclass(frozen=True)
 class FoldTask:

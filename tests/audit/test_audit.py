@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from test_cli import outcome
+from support.command_line import outcome
 
 from momkd_ray.config.load import Config
 from momkd_ray.ray_runtime.cluster import Connection

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.split_files import KINDS, fold_config, partition, study_cohort, with_file, write_split
 from support.written_tables import cohort_of, config_for
-from test_folds import KINDS, fold_config, partition, study_cohort, with_file, write_split
 
 from momkd_ray.cohort.cohort import NEVER_TESTED, NOT_TRAINED, UNKNOWN_IN_SPLIT, Cohort
 from momkd_ray.cohort.fold_checks import (
