@@ -1,1 +1,1 @@
-"""From bags to the batches of a training step."""
+"""Batches: sampling, prefetching and collating bags for training steps."""

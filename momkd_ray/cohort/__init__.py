@@ -1,1 +1,1 @@
-"""Who is in the study: patients, labels, slides and omics, their folds, and the genes that teach."""
+"""The cohort: patients with labels, slides and omics, their folds, and the selection of genes."""

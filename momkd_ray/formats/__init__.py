@@ -1,1 +1,1 @@
-"""Feature files: one reader a format."""
+"""Readers of feature files, one per format."""

@@ -16,7 +16,7 @@ Format = Literal["auto", "trident", "clam", "stamp", "released"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a feature file is read into a bag.
+    """The parameters by which a feature file is read into a bag.
 
     Attributes:
         neighbors: k of the patch graph.

@@ -1,1 +1,1 @@
-"""The method: slide and omics encoders, momentum memory, losses. No Ray in here."""
+"""The MoMKD model: encoders, momentum memory and losses. Imports no Ray."""

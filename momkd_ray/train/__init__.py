@@ -1,1 +1,1 @@
-"""One fold, in one process or distributed."""
+"""Training of one fold, in one process or distributed."""

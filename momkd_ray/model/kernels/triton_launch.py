@@ -1,4 +1,4 @@
-"""What the Triton kernels share: compilation, the dropout mask, and launching with fixed block sizes.
+"""Shared parts of the Triton kernels: compilation, the dropout mask, and launches with fixed block sizes.
 
 No intermediate of size messages x features is ever allocated, and no program adds to what another one writes: the
 gradients of weights are summed in blocks, which follow from the number of rows alone, and PyTorch adds the blocks' sums
