@@ -1,6 +1,6 @@
 """Trains the demo at two revisions and compares everything that the runs answer, bit for bit.
 
-    python benchmarks/compare_revisions.py REV_A [REV_B] [--out DIR] [--set KEY=VALUE ...]
+    python benchmarks/compare_revisions.py REV_A [REV_B] [--resume] [--out DIR] [--set KEY=VALUE ...]
 
 A change that should alter no number proves it with this: same seed, identical weights. Both revisions generate the
 demo's cohort, train its five folds with `train.precision=fp32` and `train.deterministic=true`, and predict. It compares
@@ -9,6 +9,7 @@ the SHA-256 of every model's weights, every prediction, every loss of every step
 out.
 
 Each revision is checked out into a git worktree of its own; without REV_B the second is this checkout as it stands.
+With `--resume` the second run is begun by REV_A, terminated in the middle of a fold and finished by REV_B.
 Exits with 1 if anything differs. With `--out` the runs are kept, and a commit that was run before is not run again.
 """
 
@@ -40,14 +41,18 @@ def main() -> None:
     arguments.add_argument("first", metavar="REV_A")
     arguments.add_argument("second", metavar="REV_B", nargs="?", help="default: this checkout as it stands")
     arguments.add_argument("--out", type=Path, help="a folder that keeps the runs")
+    arguments.add_argument("--resume", action="store_true", help="REV_A begins the second run, too")
     arguments.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     options = arguments.parse_args()
     settings = [*SETTINGS, *options.settings]
     with contextlib.ExitStack() as stack:
         out = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        answers = [read_answers(train(revision, settings, out)) for revision in (options.first, options.second)]
-    names = [name_of(revision) for revision in (options.first, options.second)]
-    sys.exit(print_comparison(names, settings, *answers))
+        first = read_answers(train(options.first, settings, out))
+        second = read_answers(train(options.second, settings, out, options.first if options.resume else None))
+    names = [name_of(options.first), name_of(options.second)]
+    if options.resume:
+        names[1] = f"a run that {names[0]} began and {names[1]} finished"
+    sys.exit(print_comparison(names, settings, first, second))
 
 
 def name_of(revision: str | None) -> str:
@@ -75,34 +80,50 @@ def source_of(revision: str | None) -> Iterator[Path]:
             git("worktree", "remove", "--force", str(folder))
 
 
-def train(revision: str | None, settings: list[str], out: Path) -> Path:
+def train(revision: str | None, settings: list[str], out: Path, begun_at: str | None = None) -> Path:
     """Runs the demo's cross-validation at a revision and returns its run directory.
 
-    Both revisions run in one home directory, one after the other, because the fingerprint of a run holds its paths.
+    Args:
+        revision: None for this checkout.
+        settings: `KEY=VALUE` each.
+        out: folder of the runs.
+        begun_at: the revision that begins the run and is terminated in the middle of a fold.
     """
-    kept = out.resolve() / f"{name_of(revision)}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
-    run = kept / "momkd-demo" / "run"
+    name = name_of(revision) if begun_at is None else f"{name_of(begun_at)}-{name_of(revision)}"
+    home = out.resolve() / f"{name}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
+    run = home / "momkd-demo" / "run"
     if revision is not None and (run / "metrics.json").exists():
         return run
-    home = out.resolve() / "home"
-    for folder in (home, kept):
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
-    sets = [part for setting in settings for part in ("--set", setting)]
     began = time.monotonic()
-    with source_of(revision) as source:
-        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        environment |= {"HOME": str(home), "PYTHONPATH": str(source), "RAY_USAGE_STATS_ENABLED": "0"}
-        subprocess.run(
-            [sys.executable, "jobs/crossval.py", "--config", "jobs/configs/demo.yaml", *sets],
-            cwd=source,
-            env=environment,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-    home.rename(kept)
-    print(f"{name_of(revision)}: trained in {time.monotonic() - began:.0f} s", file=sys.stderr)
+    if begun_at is not None:
+        with source_of(begun_at) as source, start(source, home, settings) as process:
+            while process.poll() is None and not in_the_middle(run):
+                time.sleep(0.1)
+            process.terminate()
+    with source_of(revision) as source, start(source, home, settings) as process:
+        pass
+    if process.returncode:
+        raise SystemExit(f"{name}: the cross-validation ended with exit code {process.returncode}")
+    print(f"{name}: trained in {time.monotonic() - began:.0f} s", file=sys.stderr)
     return run
+
+
+def start(source: Path, home: Path, settings: list[str]) -> subprocess.Popen[bytes]:
+    """Starts the cross-validation of the demo, whose files lie in the home directory."""
+    sets = [part for setting in settings for part in ("--set", setting)]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment |= {"HOME": str(home), "PYTHONPATH": str(source), "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [sys.executable, "jobs/crossval.py", "--config", "jobs/configs/demo.yaml", *sets]
+    return subprocess.Popen(command, cwd=source, env=environment, stdout=subprocess.DEVNULL)
+
+
+def in_the_middle(run: Path) -> bool:
+    """Whether a fold is finished and another has trained a few epochs."""
+    unfinished = [file for file in run.glob("fold=*/metrics.jsonl") if not (file.parent / "result.json").exists()]
+    finished = list(run.glob("fold=*/result.json"))
+    return bool(finished) and any(len(file.read_text().splitlines()) >= 3 for file in unfinished)
 
 
 def read_answers(run: Path) -> dict[str, dict[str, Any]]:
