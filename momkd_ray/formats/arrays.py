@@ -18,6 +18,8 @@ Container = Literal["hdf5", "tensor", "ndarray", "dict"]
 
 SLAB_BYTES = 4 * 2**20  # validated and converted while it is in the processor's cache
 _FLOAT16_INF = 0x7C00
+_FLOAT16_SMALLEST_NORMAL = 0x0400  # bits of 6.1e-5; smaller values lose precision
+_MAX_UNDERFLOW = 0.01  # share of the values that may become zero in float16
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def read_features(stored: Stored, path: str, dtype: Precision | None = None) -> 
         dtype: wanted precision; by default float16 stays float16 and all others become float32 (bfloat16 exactly).
 
     Raises:
-        FileFaultError: NaN or inf, values beyond the precision, or the same features in all patches.
+        FileFaultError: NaN or inf, values that the precision cannot hold, patches without any value, or the same
+            features in all patches.
     """
     kept: np.dtype[Any] = np.dtype(dtype or ("float16" if stored.precision == "float16" else "float32"))
     features_PD = np.empty(stored.shape[-2:], kept)
@@ -134,6 +137,12 @@ class _FeatureChecks:
         self._largest = 0.0  # of the values that overflow the wanted precision
         self._first_D: NDArray[Any] = np.empty(0)
         self._constant = True  # so far
+        self._zero: list[NDArray[np.intp]] = []  # patches of zeros alone
+        self._first_rounded_D: NDArray[Any] = np.empty(0)
+        self._constant_rounded = True  # so far
+        self._n_nonzero = self._n_underflowing = 0
+        self._largest_half_bits = 0  # magnitude bits of the largest float16 value
+        self._rounded = False
 
     def add_stored(self, first: int, values_RD: NDArray[Any]) -> None:
         """Checks a slab of stored values."""
@@ -141,6 +150,10 @@ class _FeatureChecks:
             self._not_finite.append(first + np.flatnonzero(~np.isfinite(values_RD).all(axis=1)))
         if first == 0:
             self._first_D = values_RD[0].copy()
+        starts_with_zero = np.flatnonzero(values_RD[:, 0] == 0)  # few, so that few entire rows are compared
+        zero = starts_with_zero[~values_RD[starts_with_zero].any(axis=1)]
+        if len(zero):
+            self._zero.append(first + zero)
         if self._constant:  # the second patch nearly always differs
             self._constant = bool((values_RD[:2] == self._first_D).all() and (values_RD == self._first_D).all())
 
@@ -148,6 +161,16 @@ class _FeatureChecks:
         """Checks a slab after its conversion."""
         if not _all_finite(converted_RD) and not self._not_finite:
             self._largest = max(self._largest, float(np.abs(values_RD).max()))
+        if not self._rounded:
+            self._first_rounded_D = converted_RD[0].copy()
+        if self._constant_rounded:
+            self._constant_rounded = bool((converted_RD == self._first_rounded_D).all())
+        self._rounded = True
+        if converted_RD.dtype == np.float16:
+            n_nonzero = int(np.count_nonzero(values_RD))
+            self._n_nonzero += n_nonzero
+            self._n_underflowing += n_nonzero - int(np.count_nonzero(converted_RD))
+            self._largest_half_bits = max(self._largest_half_bits, int((converted_RD.view(np.uint16) & 0x7FFF).max()))
 
     def raise_first(self, path: str, n_patches: int, precision: str) -> None:
         """Raises the first fault, if there is any."""
@@ -167,6 +190,33 @@ class _FeatureChecks:
         if one_value or (self._constant and n_patches > 1):
             same = f"the value {self._first_D[0]:g} throughout" if one_value else "the same features in every patch"
             raise FileFaultError("constant", f"{path} holds {same}; extract it again or leave the slide out")
+        self._raise_unwritten(path, n_patches)
+        self._raise_underflow(path)
+        if self._rounded and self._constant_rounded and n_patches > 1:
+            same = f"the same features in every patch, once rounded to {precision}"
+            raise FileFaultError("constant", f"{path} holds {same}; extract it again or leave the slide out")
+
+    def _raise_unwritten(self, path: str, n_patches: int) -> None:
+        if not self._zero:
+            return
+        zero = np.concatenate(self._zero)
+        at_end = bool((zero == np.arange(n_patches - len(zero), n_patches)).all())
+        which = f"the last {len(zero)} of {n_patches} patches" if at_end else f"{len(zero)} of {n_patches} patches"
+        first = "" if at_end else f", first in patch {zero[0]}"
+        raise FileFaultError(
+            "truncated",
+            f"{path} holds only zeros in {which}{first}: they were never written, as when an extractor was killed; "
+            "extract it again or leave the slide out",
+        )
+
+    def _raise_underflow(self, path: str) -> None:
+        subnormal = self._n_nonzero > 0 and self._largest_half_bits < _FLOAT16_SMALLEST_NORMAL
+        if subnormal or self._n_underflowing > _MAX_UNDERFLOW * self._n_nonzero:
+            raise FileFaultError(
+                "not finite",
+                f"{path} holds values too small for float16 ({self._n_underflowing} of {self._n_nonzero} would become "
+                "zero); set store.dtype to float32",
+            )
 
 
 def _all_finite(values_RD: NDArray[Any]) -> bool:

@@ -101,6 +101,7 @@ class LocalBackend:
             raise _cannot_write(self.path, error) from error
         try:
             yield stream
+            self._sync(stream)
             stream.close()
             self._rename(temporary)
         except BaseException:
@@ -110,11 +111,28 @@ class LocalBackend:
                 os.unlink(temporary)
             raise
 
-    def _rename(self, temporary: str) -> None:
+    def _sync(self, stream: io.BufferedWriter[Any]) -> None:
+        """Waits until the content is on the disk: a rename may survive a power failure that the content does not."""
+        stream.flush()
         try:
-            os.replace(temporary, self.path)
+            os.fsync(stream.fileno())
         except OSError as error:
             raise _cannot_write(self.path, error) from error
+
+    def _rename(self, temporary: str) -> None:
+        folder = os.path.dirname(self.path)
+        try:
+            os.replace(temporary, self.path)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        try:
+            os.fsync(descriptor)  # of the name
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some file systems sync no folders
+                raise _cannot_write(self.path, error) from error
+        finally:
+            os.close(descriptor)
 
     def open_file(self) -> BinaryIO:
         """Opens the file for reading."""

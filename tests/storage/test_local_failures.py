@@ -22,6 +22,7 @@ from momkd_ray.formats.bag import Recipe
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.ray_runtime.cluster import Connection
 from momkd_ray.storage import local_retry
+from momkd_ray.storage.local import _cannot_write, _OutputFile
 
 MACHINE = [errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EMFILE, errno.ENOTCONN, errno.ENOMEM]
 
@@ -165,3 +166,51 @@ def test_too_little_memory_for_a_good_file_ends_the_run(tmp_path: Path, monkeypa
     monkeypatch.setattr(h5py, "File", little_memory)
     with pytest.raises(RunError, match=r"not enough memory to read .*s\.h5"):
         read_bag(path, "s", Recipe())
+
+
+def test_content_and_name_are_on_the_disk_before_the_writer_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    real_sync, real_replace = os.fsync, os.replace
+
+    def sync(descriptor: int) -> None:
+        target = os.readlink(f"/proc/self/fd/{descriptor}")
+        steps.append("folder" if os.path.isdir(target) else f"{os.path.getsize(target)} bytes")
+        real_sync(descriptor)
+
+    def replace(source: str, target: str) -> None:
+        steps.append("rename")
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", replace)
+    storage.write_bytes(str(tmp_path / "x"), b"1234")
+    assert steps == ["4 bytes", "rename", "folder"]
+
+
+@pytest.mark.parametrize("step", ["write", "fsync"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE])
+def test_a_full_or_failing_disk_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, number: int
+) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+    real = os.fsync
+
+    def failing(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        if step == "fsync":
+            patched.setattr(os, "fsync", failing)
+        else:
+            full = _cannot_write(str(path), OSError(number, os.strerror(number)))
+            patched.setattr(_OutputFile, "write", lambda self, content: (_ for _ in ()).throw(full))
+        with pytest.raises(RunError, match=rf"write {path}: {os.strerror(number)}; .*run the same command"):
+            storage.write_text(str(path), "new")
+    assert os.fsync is real
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+    storage.write_text(str(path), "new")
+    assert path.read_text() == "new"
