@@ -253,9 +253,18 @@ def metrics_table(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _terminated(*_: object) -> None:
-    print("momkd-ray: terminated; what is finished is kept: the same command goes on from there", file=sys.stderr)
-    sys.exit(143)
+class _Terminated:
+    """Handles SIGTERM: exits with a sentence, and remembers it, because Ray replaces the code of a `SystemExit` by 1."""
+
+    EXIT_CODE = 143
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def __call__(self, *_: object) -> None:
+        self.received = True
+        print("momkd-ray: terminated; what is finished is kept: the same command goes on from there", file=sys.stderr)
+        sys.exit(self.EXIT_CODE)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -264,10 +273,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: verb and options; the process's own by default.
     """
+    terminated = _Terminated()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminated)
+        signal.signal(signal.SIGTERM, terminated)
     try:
         app(args=None if arguments is None else list(arguments), prog_name="momkd-ray")
+    except SystemExit:
+        if terminated.received:
+            sys.exit(terminated.EXIT_CODE)
+        raise
     except Exception as error:
         if wrong := input_error_within(error):
             print(f"momkd-ray: {redact(' '.join(str(wrong).split()))}", file=sys.stderr)

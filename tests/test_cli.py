@@ -36,6 +36,20 @@ def test_usage_errors_exit_with_2() -> None:
     assert outcome("no-such-verb") == 2
 
 
+def test_sigterm_exits_with_143_also_within_a_call_of_ray() -> None:
+    code = (
+        "import os, signal, sys, momkd_ray.cli as cli\n"
+        "def app(**_):\n"
+        "    try: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    except SystemExit: sys.exit(1)  # as Ray does\n"
+        "cli.app = app\n"
+        "cli.main([])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
+    assert done.returncode == 143, done.stderr
+    assert "terminated; what is finished is kept" in done.stderr
+
+
 def rewrite(path: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     change(pd.read_csv(path, dtype=str, keep_default_na=False)).to_csv(path, index=False)
 
