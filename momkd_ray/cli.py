@@ -254,7 +254,7 @@ def metrics_table(metrics: dict[str, Any]) -> str:
 
 
 class _Terminated:
-    """Handles SIGTERM: exits with a sentence, and remembers it, because Ray replaces the code of a `SystemExit` by 1."""
+    """Handles SIGTERM: exits with a sentence, and remembers it: Ray replaces the code of a `SystemExit` by 1."""
 
     EXIT_CODE = 143
 
