@@ -32,10 +32,10 @@ from momkd_ray.bags.store import (
     StoreFormat,
     buffer_offsets,
     buffer_sizes,
+    merge_into_manifest,
     open_part,
     rows_table,
     to_row,
-    write_manifest,
 )
 from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
@@ -160,7 +160,8 @@ def ingest(
     if not good:
         raise_faults(faults, f"{len(slides)} feature files", storage.join(uri, REJECTED))
     with_encoder = next((entry for entry in good.values() if entry["encoder"]), next(iter(good.values())))
-    write_manifest(uri, bag_format, with_encoder["encoder"], with_encoder["width"], good)
+    asked = set(slides["slide_id"])
+    merge_into_manifest(uri, bag_format, with_encoder["encoder"], with_encoder["width"], good, asked)
     return BagStore.open(uri), sorted(faults)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -196,10 +196,46 @@ def buffer_offsets(part: pq.FileMetaData, row_group: int, sizes: Sequence[int]) 
     return offsets
 
 
-def write_manifest(
-    uri: str, bag_format: StoreFormat, encoder: str | None, width: int, entries: Mapping[str, Entry]
+def merge_into_manifest(
+    uri: str,
+    bag_format: StoreFormat,
+    encoder: str | None,
+    width: int,
+    entries: Mapping[str, Entry],
+    ours: Collection[str],
 ) -> None:
-    """Writes the manifest, which completes the store: format, encoder, width, counts, and an entry per slide."""
+    """Adds entries to the manifest, which completes the store; entries that others have added meanwhile stay.
+
+    Args:
+        uri: the store's folder.
+        bag_format: precision and graph of the bags.
+        encoder: what the features were extracted with, if known.
+        width: D of the bags.
+        entries: the slides that the store is to hold as far as this writer knows.
+        ours: slides that this writer has checked: of these, the manifest keeps `entries` alone.
+
+    Raises:
+        InputError: another writer has meanwhile stored features of another format, width or encoder.
+    """
+    location = storage.join(uri, MANIFEST)
+
+    def merged(content: bytes | None) -> bytes:
+        if content is None:
+            return _manifest(bag_format, encoder, width, entries).encode()
+        other = BagStore.parse(uri, content)
+        mine, theirs = (bag_format, width), (other.format, other.width)
+        if mine != theirs or (encoder and other.encoder and encoder != other.encoder):
+            raise InputError(
+                f"another command has meanwhile stored features of another format, width or encoder in {uri}; choose "
+                "another store.uri"
+            )
+        added = {slide_id: entry for slide_id, entry in other.entries.items() if slide_id not in ours}
+        return _manifest(bag_format, encoder or other.encoder, width, {**entries, **added}).encode()
+
+    storage.update(location, merged)
+
+
+def _manifest(bag_format: StoreFormat, encoder: str | None, width: int, entries: Mapping[str, Entry]) -> str:
     slides = [entries[slide_id] for slide_id in sorted(entries)]
     manifest = asdict(bag_format) | {
         "encoder": encoder,
@@ -212,7 +248,7 @@ def write_manifest(
     # one line per slide keeps a manifest of thousands readable and small
     head = json.dumps({k: v for k, v in manifest.items() if k != "slides"}, indent=2, allow_nan=False)
     rows = ",\n".join(json.dumps(entry, allow_nan=False) for entry in slides)
-    storage.write_text(storage.join(uri, MANIFEST), f'{head[:-2]},\n  "slides": [\n{rows}\n  ]\n}}\n')
+    return f'{head[:-2]},\n  "slides": [\n{rows}\n  ]\n}}\n'
 
 
 class BagStore:
@@ -246,8 +282,14 @@ class BagStore:
         location = storage.join(uri, MANIFEST)
         if not storage.exists(location):
             raise InputError(f"{uri} holds no complete bag store (no {MANIFEST}); run `momkd-ray ingest`")
+        return cls.parse(uri, storage.read_bytes(location))
+
+    @classmethod
+    def parse(cls, uri: str, content: bytes) -> BagStore:
+        """Reads the content of a manifest; raises as `open` does."""
+        location = storage.join(uri, MANIFEST)
         try:
-            manifest = storage.read_json(location)
+            manifest = json.loads(content)
             if manifest["schema_version"] == SCHEMA_VERSION:
                 return cls(uri, manifest)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import json
 import posixpath
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -49,6 +50,7 @@ __all__ = [
     "read_table",
     "read_text",
     "stat",
+    "update",
     "write_bytes",
     "write_json",
     "write_table",
@@ -133,6 +135,20 @@ def write_bytes(location: str, content: bytes) -> None:
     """Writes a file atomically."""
     with atomic_writer(location) as stream:
         stream.write(content)
+
+
+def update(location: str, change: Callable[[bytes | None], bytes]) -> None:
+    """Replaces a file by what `change` makes of its content, so that no concurrent update is lost.
+
+    Args:
+        location: a small file, all of whose writers use this function.
+        change: called with the content, None if there is no file. On S3 it is called again if another writer was
+            first, or with its own result if the answer to a request was lost, so it must be idempotent.
+
+    Raises:
+        RunError: also when another writer holds the file for minutes.
+    """
+    _backend(location).update(change)
 
 
 def write_text(location: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, Protocol
@@ -43,6 +44,10 @@ class Backend(Protocol):
 
     def atomic_writer(self) -> AbstractContextManager[BinaryIO]:
         """Opens a stream whose file appears when the block ends without an exception."""
+        ...
+
+    def update(self, change: Callable[[bytes | None], bytes]) -> None:
+        """Replaces the content by what `change` makes of it, without losing the update of another writer."""
         ...
 
     def open_file(self) -> BinaryIO:

@@ -9,7 +9,7 @@ import stat
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from momkd_ray.errors import InputError, RunError
 from momkd_ray.storage.backend import FileInfo, Kind
+from momkd_ray.storage.local_lock import exclusive_file
 from momkd_ray.storage.local_retry import machine_errno, machine_failure, with_local_retries
 
 MAX_OPEN_FILES = 64  # per process; the usual limit is 1,024
@@ -133,6 +134,18 @@ class LocalBackend:
                 raise _cannot_write(self.path, error) from error
         finally:
             os.close(descriptor)
+
+    def update(self, change: Callable[[bytes | None], bytes]) -> None:
+        """Replaces the content under a lock file, which NFS too creates for one of several writers alone."""
+        folder, name = os.path.split(self.path)
+        with exclusive_file(os.path.join(folder, f".{name}.lock")):
+            try:
+                content = bytes(self.read_buffer())
+            except FileNotFoundError:
+                content = None
+            changed = change(content)
+            with self.atomic_writer() as stream:
+                stream.write(changed)
 
     def open_file(self) -> BinaryIO:
         """Opens the file for reading."""

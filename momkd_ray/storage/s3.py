@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Any, BinaryIO, cast
+
+from botocore.exceptions import ClientError
 
 from momkd_ray.errors import InputError
 from momkd_ray.storage.backend import FileInfo, Kind
 from momkd_ray.storage.s3_client import client
 from momkd_ray.storage.s3_download import RangeRead
 from momkd_ray.storage.s3_file import ObjectFile
-from momkd_ray.storage.s3_retry import with_retries
+from momkd_ray.storage.s3_retry import code_of, status_of, with_retries
 from momkd_ray.storage.s3_upload import upload_object
 
 _OPTIONS = re.compile(r"\?(.*&)?(endpoint_override|scheme|region)=")
@@ -99,6 +102,35 @@ class S3Backend:
     def atomic_writer(self) -> AbstractContextManager[BinaryIO]:
         """Opens a stream whose object appears when the block ends without an exception."""
         return upload_object(self)
+
+    def update(self, change: Callable[[bytes | None], bytes]) -> None:
+        """Replaces the object on condition that it is still the one that was read; else reads it again."""
+        while True:
+            etag, content = self._versioned_content()
+            body = change(content)
+            condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+
+            if with_retries("write", self.location, partial(self._put_if, body, condition)):
+                return
+
+    def _put_if(self, body: bytes, condition: dict[str, str]) -> bool:
+        """Writes the object; False if the condition does not hold."""
+        try:
+            client().put_object(**self.object(), Body=body, **condition)
+        except ClientError as error:
+            removed = "IfMatch" in condition and code_of(error) in ("NoSuchKey", "404")
+            if removed or status_of(error) in (409, 412):
+                return False
+            raise
+        return True
+
+    def _versioned_content(self) -> tuple[str | None, bytes | None]:
+        read = RangeRead(self)
+        try:
+            content = bytes(read.read())
+        except FileNotFoundError:
+            return None, None
+        return read.etag or client().head_object(**self.object())["ETag"], content
 
     def open_file(self) -> BinaryIO:
         """Opens the object as a file."""

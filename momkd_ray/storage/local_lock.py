@@ -1,0 +1,85 @@
+"""A lock file that one process at a time holds, on local disks and on NFS, and that a killed holder does not keep."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from momkd_ray.errors import RunError
+from momkd_ray.storage.local_retry import with_local_retries
+
+POLL_S = 0.05
+ABANDONED_AFTER_S = 60.0  # a holder needs milliseconds
+WAIT_S = 600.0
+
+
+@contextmanager
+def exclusive_file(path: str) -> Iterator[None]:
+    """Holds a lock file for the length of the block.
+
+    A lock that does not change for a minute, by this process's own clock, belongs to a killed process and is removed.
+
+    Raises:
+        RunError: others held it for ten minutes.
+    """
+    owner = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
+    started = seen_since = time.monotonic()
+    seen = ""
+    while not _create(path, owner):
+        holder = _read(path)
+        now = time.monotonic()
+        if holder != seen:
+            seen, seen_since = holder, now
+        elif holder and now - seen_since > ABANDONED_AFTER_S:
+            _remove(path, holder)
+        if now - started > WAIT_S:
+            raise RunError(f"{path} is held by process {holder}; if it has ended, remove that file and run again")
+        time.sleep(POLL_S)
+    try:
+        yield
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _create(path: str, owner: str) -> bool:
+    """Creates the lock file with its content at once, by linking: a reader never sees it empty."""
+    temporary = f"{path}.{uuid.uuid4().hex[:8]}"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(temporary, "x") as file:
+        file.write(owner)
+    try:
+        os.link(temporary, path)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+
+
+def _read(path: str) -> str:
+    def read() -> str:
+        with open(path) as file:
+            return file.read()
+
+    try:
+        return with_local_retries("read", path, read)
+    except FileNotFoundError:
+        return ""
+
+
+def _remove(path: str, holder: str) -> None:
+    """Removes an abandoned lock, and never that of a holder that has come since: renaming takes it for one alone."""
+    taken = f"{path}.{uuid.uuid4().hex[:8]}"
+    try:
+        os.rename(path, taken)
+    except FileNotFoundError:
+        return
+    if _read(taken) != holder:
+        with suppress(FileExistsError):
+            os.link(taken, path)  # give it back
+    os.unlink(taken)
