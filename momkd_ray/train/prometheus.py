@@ -145,7 +145,7 @@ class GaugeReporter:
                 if name not in self._gauges:
                     spec = GAUGES[name]
                     self._gauges[name] = Gauge(name, spec.description, (*self.tags, *spec.tags))
-                self._gauges[name].set(value, self.tags | dict(tags))
+                self._gauges[name].set(value, ascii_tags(self.tags | dict(tags)))
 
 
 def _report_periodically(ref: weakref.ref[GaugeReporter]) -> None:
@@ -176,3 +176,8 @@ def all_reduce_seconds(network: nn.Module) -> float | None:
     measured: dict[str, Any] = network._get_ddp_logging_data()  # type: ignore[no-untyped-call]
     nanoseconds = measured.get("avg_backward_comm_time")
     return nanoseconds / 1e9 if nanoseconds else None
+
+
+def ascii_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Escapes characters beyond ASCII in the values of tags, such as class names and paths; Ray accepts no others."""
+    return {name: value.encode("ascii", "backslashreplace").decode("ascii") for name, value in tags.items()}
