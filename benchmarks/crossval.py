@@ -33,14 +33,15 @@ from momkd_ray.batches.collate import BagBatch, collate
 from momkd_ray.batches.sampling import plan_epoch
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.config.load import Config
-from momkd_ray.crossval.cross_validate import cross_validate
+from momkd_ray.crossval.cross_validate import cross_validate_inputs
 from momkd_ray.formats.bag import Bag
 from momkd_ray.formats.knn_graph import knn_graph
 from momkd_ray.model.memory import spherical_kmeans
 from momkd_ray.model.momkd import MoMKD
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import connect
-from momkd_ray.run.inputs import RunInputs, open_cohort, open_run_inputs
+from momkd_ray.run.inputs import RunInputs
+from momkd_ray.run.prepare import open_cohort, open_run_inputs
 from momkd_ray.seeds import derive_seed
 from momkd_ray.train.step import dtype_of_products
 
@@ -58,7 +59,7 @@ def main() -> None:
         folder = Path(name) / "cohort"
         write_cohort(folder, options.slides, options.patches, WIDTH, signal=0.1)
         runs = [run_of_ours(folder, options.epochs, precision) for precision in options.precision]
-        seconds, aucs = one_after_another(runs[0].study, folder)
+        seconds, aucs = one_after_another(runs[0].inputs, folder)
     rows: list[list[Any]] = [["one process, one bag at a time, folds in turn", f"{seconds:.0f}", "1.0x", spread(aucs)]]
     for run, precision in zip(runs, options.precision, strict=True):
         rows += [
@@ -89,7 +90,7 @@ def main() -> None:
 class Run:
     """Seconds that the package's cross-validation took, and its AUCs."""
 
-    study: RunInputs
+    inputs: RunInputs
     started: float
     ingested: float
     trained: float
@@ -108,27 +109,27 @@ def run_of_ours(folder: Path, epochs: int, precision: str) -> Run:
     with connect() as ray:
         up = time.perf_counter()
         cohort = open_cohort(config, ProgressReporter())
-        study = open_run_inputs(config, cohort, make_folds(config, cohort), ProgressReporter())
+        inputs = open_run_inputs(config, cohort, make_folds(config, cohort), ProgressReporter())
         ingested = time.perf_counter()
-        aucs = cross_validate(study, ProgressReporter(), own_cluster=ray.own)["metrics"]["auc"]["folds"]
+        aucs = cross_validate_inputs(inputs, ProgressReporter(), own_cluster=ray.own)["metrics"]["auc"]["folds"]
         trained = time.perf_counter()
-    return Run(study, up - began, ingested - up, trained - ingested, aucs)
+    return Run(inputs, up - began, ingested - up, trained - ingested, aucs)
 
 
 def spread(aucs: list[float]) -> str:
     return f"{np.mean(aucs):.3f} +- {np.std(aucs, ddof=1):.3f}"
 
 
-def products_alone(study: RunInputs) -> float:
+def products_alone(inputs: RunInputs) -> float:
     """Seconds on all cores of the matrix products of training, validating each epoch and testing."""
     torch.set_num_threads(1)
     train = predicted = 0
-    for fold in study.plan.folds:
-        bags = study.fold_bags(fold).groupby("role")["patches"].sum()
-        train += bags["train"] * study.config.train.epochs
-        predicted += bags["val"] * study.config.train.epochs + bags["val"] + bags["test"]
+    for fold in inputs.plan.folds:
+        bags = inputs.fold_bags(fold).groupby("role")["patches"].sum()
+        train += bags["train"] * inputs.config.train.epochs
+        predicted += bags["val"] * inputs.config.train.epochs + bags["val"] + bags["test"]
     probe = 4000
-    dtype = dtype_of_products(study.config.train.precision, torch.device("cpu"))
+    dtype = dtype_of_products(inputs.config.train.precision, torch.device("cpu"))
     ways = {
         True: products(probe, training=True, dtype=dtype),
         False: products(probe, training=False),
@@ -152,19 +153,19 @@ class Slides:
         return collate([Bag(slide_id, features_PD, coords_P2, *self.graphs[slide_id], {})], [y], None, [seed])
 
 
-def one_after_another(study: RunInputs, folder: Path) -> tuple[float, list[float]]:
+def one_after_another(inputs: RunInputs, folder: Path) -> tuple[float, list[float]]:
     """Runs the peer; returns its seconds, graphs excluded, and each fold's test AUC at the best validation AUC."""
     torch.set_num_threads(os.cpu_count() or 1)
     slides = Slides(folder)
-    for slide_id in study.cohort.slides["slide_id"]:
+    for slide_id in inputs.cohort.slides["slide_id"]:
         slides.batch(slide_id, 0)
     began = time.perf_counter()
-    aucs = [fold_of_peer(study, fold, slides) for fold in study.plan.folds]
+    aucs = [fold_of_peer(inputs, fold, slides) for fold in inputs.plan.folds]
     return time.perf_counter() - began, aucs
 
 
-def fold_of_peer(study: RunInputs, fold: int, slides: Slides) -> float:
-    config, bags = study.config, study.fold_bags(fold)
+def fold_of_peer(inputs: RunInputs, fold: int, slides: Slides) -> float:
+    config, bags = inputs.config, inputs.fold_bags(fold)
     roles = {role: bags[bags["role"] == role] for role in ("train", "val", "test")}
     torch.manual_seed(derive_seed("weights", config.train.seed, fold) % 2**63)
     model = MoMKD(config.model, config.memory, config.loss, width=WIDTH, genes=0)

@@ -27,7 +27,8 @@ from momkd_ray.crossval.fold import fold_task
 from momkd_ray.formats.bag import Bag
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import connect
-from momkd_ray.run.inputs import RunInputs, open_cohort, open_run_inputs
+from momkd_ray.run.inputs import RunInputs
+from momkd_ray.run.prepare import open_cohort, open_run_inputs
 from momkd_ray.train.worker import train_loop_per_worker
 
 WORKERS = 2
@@ -51,11 +52,11 @@ def main() -> None:
             )
         )
         cohort = open_cohort(config, ProgressReporter())
-        study = open_run_inputs(config, cohort, make_folds(config, cohort), ProgressReporter())
+        inputs = open_run_inputs(config, cohort, make_folds(config, cohort), ProgressReporter())
         print(machine())
-        rates(study.store)
+        rates(inputs.store)
         if options.epochs:
-            training(study)
+            training(inputs)
 
 
 def rates(store: BagStore) -> None:
@@ -154,19 +155,19 @@ def timed_loop(loop: dict[str, Any]) -> dict[str, Any]:
     return done | {"first_bag": source.first}
 
 
-def training(study: RunInputs) -> None:
+def training(inputs: RunInputs) -> None:
     """Trains a fold of the default model with two Ray Train workers, from the store and from the object store."""
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     rows = []
-    ids = study.cohort.slides["slide_id"].tolist()
+    ids = inputs.cohort.slides["slide_id"].tolist()
     for name, source in (
-        ("the store's row groups", study.store),
-        ("the object store", share_bags(study.store, ids, 0.9)),
+        ("the store's row groups", inputs.store),
+        ("the object store", share_bags(inputs.store, ids, 0.9)),
     ):
-        place = storage.join(study.config.run.dir, name.split()[-1])
-        task, _ = fold_task(replace(study, slides=source), 0, 0, {})
+        place = storage.join(inputs.config.run.dir, name.split()[-1])
+        task, _ = fold_task(replace(inputs, slides=source), 0, 0, {})
         result = TorchTrainer(
             timed_loop,
             train_loop_config={"task": replace(task, location=place)},
@@ -188,9 +189,9 @@ def training(study: RunInputs) -> None:
                     f"{line['seconds_first_batch']:.3f}",
                 ]
             )
-    patches = int(study.store.slides["n_patches"].mean())
+    patches = int(inputs.store.slides["n_patches"].mean())
     print_table(
-        f"Training the default model, {WORKERS} workers, bags of about {patches:,} x {study.store.width}",
+        f"Training the default model, {WORKERS} workers, bags of about {patches:,} x {inputs.store.width}",
         [
             "read from",
             "epoch",

@@ -104,9 +104,9 @@ def crossval(config: str) -> None:
 
     from momkd_ray.cohort.folds import make_folds
     from momkd_ray.config.load import load_config
-    from momkd_ray.crossval.cross_validate import cross_validate
+    from momkd_ray.crossval.cross_validate import cross_validate_inputs
     from momkd_ray.progress import ProgressReporter
-    from momkd_ray.run.inputs import ensure_store, open_cohort, open_run_inputs
+    from momkd_ray.run.prepare import ensure_store, open_cohort, open_run_inputs
 
     settings = load_config(config)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -116,8 +116,8 @@ def crossval(config: str) -> None:
         ensure_store(settings, cohort, progress)
         shutil.rmtree(settings.features.dir)
         cohort = open_cohort(settings, progress)
-        study = open_run_inputs(settings, cohort, make_folds(settings, cohort), progress)
-        cross_validate(study, progress, own_cluster=True)
+        inputs = open_run_inputs(settings, cohort, make_folds(settings, cohort), progress)
+        cross_validate_inputs(inputs, progress, own_cluster=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line: verbs only, each a few lines."""
+"""The command line: each verb is a few lines that call the rooms."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ ConfigOption = Annotated[str, typer.Option("--config", "-c", help="The YAML conf
 SetOption = Annotated[list[str], typer.Option("--set", help="Replace a value: a.b=value. May be repeated.")]
 OnErrorOption = Annotated[
     Literal["stop", "skip"],
-    typer.Option(help="Bad inputs end the command, or are left out and listed in rejected.csv beside its results."),
+    typer.Option(help="Whether bad inputs end the command, or are left out and listed in rejected.csv."),
 ]
-AddressOption = Annotated[str | None, typer.Option(help="Of a running Ray cluster; default: one of its own.")]
+AddressOption = Annotated[str | None, typer.Option(help="Address of a running Ray cluster; by default one is started.")]
 
 
 @app.command()
 def demo(
-    out: Annotated[str, typer.Option(help="Where cohort and run are written.")] = "momkd-demo",
+    out: Annotated[str, typer.Option(help="Folder of the generated cohort and the run.")] = "momkd-demo",
     address: AddressOption = None,
 ) -> None:
-    """The whole way in a few minutes: generate a cohort, ingest, cross-validate, report."""
+    """Generate a cohort, ingest, cross-validate and report, in a few minutes."""
     from momkd_ray.synthetic.demo import demo_config
 
-    _crossval(demo_config(resolve_location(out)), address)
+    _cross_validate(demo_config(resolve_location(out)), address)
 
 
 @app.command()
@@ -51,8 +51,8 @@ def crossval(
     on_error: OnErrorOption = "stop",
     address: AddressOption = None,
 ) -> None:
-    """Train and test every fold, then write metrics, predictions and the report; goes on where it stopped."""
-    _crossval(load_config(config, set_), address, on_error)
+    """Train and test every fold, then write metrics, predictions and the report; resumes an interrupted run."""
+    _cross_validate(load_config(config, set_), address, on_error)
 
 
 @app.command()
@@ -67,7 +67,7 @@ def train(
     from momkd_ray.crossval.cross_validate import train_folds
     from momkd_ray.progress import ProgressReporter
     from momkd_ray.ray_runtime.cluster import connect
-    from momkd_ray.run.inputs import open_cohort, open_folds, open_run_inputs
+    from momkd_ray.run.prepare import open_cohort, open_folds, open_run_inputs
 
     settings = load_config(config, set_)
     with ProgressReporter() as progress:
@@ -76,9 +76,9 @@ def train(
         if fold not in plan.folds:
             raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, plan.folds))}")
     with connect(address) as ray, ProgressReporter() as progress:
-        study = open_run_inputs(settings, cohort, plan, progress, on_error)
-        train_folds(study, [fold], progress, own_cluster=ray.own)
-    print(study.location(fold))
+        inputs = open_run_inputs(settings, cohort, plan, progress, on_error)
+        train_folds(inputs, [fold], progress, own_cluster=ray.own)
+    print(inputs.fold_directory(fold).location)
 
 
 @app.command()
@@ -89,22 +89,23 @@ def audit(
     on_error: OnErrorOption = "stop",
     address: AddressOption = None,
 ) -> None:
-    """Read every input once and list all that is wrong; exit code 1 if anything is, unless `--on-error skip`."""
+    """Check every input and list all faults; the exit code is 1 if there are any, unless with `--on-error skip`."""
     from momkd_ray import storage
     from momkd_ray.audit.audit import audit_inputs
     from momkd_ray.progress import ProgressReporter
     from momkd_ray.ray_runtime.cluster import connect
+    from momkd_ray.run.layout import RunDirectory
     from momkd_ray.synthetic.cohort import generate_cohort
 
     settings = load_config(config, set_)
     if settings.synthetic is not None:
         generate_cohort(settings.synthetic)
-    folder = resolve_location(out) if out else storage.join(settings.run.dir, "audit")
+    folder = resolve_location(out) if out else RunDirectory(settings.run.dir).audit
     with connect(address), ProgressReporter() as progress:
         findings = audit_inputs(settings, lambda done, of: progress.update("audit", done, of, "slides"))
     findings.write(folder)
     print(findings.text())
-    print(f"\nAll of it: {storage.join(folder, 'audit.csv')}")
+    print(f"\nAll faults: {storage.join(folder, 'audit.csv')}")
     if not findings.ok and on_error == "stop":
         raise InputError(findings.verdict())
 
@@ -116,10 +117,10 @@ def ingest(
     on_error: OnErrorOption = "stop",
     address: AddressOption = None,
 ) -> None:
-    """Feature files -> bag store."""
+    """Read the feature files into the bag store."""
     from momkd_ray.progress import ProgressReporter
     from momkd_ray.ray_runtime.cluster import connect
-    from momkd_ray.run.inputs import ensure_store, open_cohort
+    from momkd_ray.run.prepare import ensure_store, open_cohort
 
     settings = load_config(config, set_)
     with ProgressReporter() as progress:
@@ -132,55 +133,49 @@ def ingest(
 @app.command()
 def split(config: ConfigOption, set_: SetOption = []) -> None:  # noqa: B006
     """Write the folds to folds.csv in the run directory."""
-    from momkd_ray import storage
     from momkd_ray.progress import ProgressReporter
-    from momkd_ray.run.inputs import open_cohort, open_folds
+    from momkd_ray.run.layout import RunDirectory
+    from momkd_ray.run.prepare import open_cohort, open_folds
 
     settings = load_config(config, set_)
     with ProgressReporter() as progress:
         cohort = open_cohort(settings, progress)
         plan = open_folds(settings, cohort, progress)
-    place = storage.join(settings.run.dir, "folds.csv")
-    plan.to_csv(place, cohort.patient_column)
-    print(place)
+    location = RunDirectory(settings.run.dir).folds
+    plan.to_csv(location, cohort.patient_column)
+    print(location)
 
 
 @app.command()
 def predict(
     features: Annotated[str, typer.Option(help="Folder of .h5 or .pt feature files, local or s3://.")],
-    out: Annotated[str, typer.Option(help="Where to write: a .csv or .parquet file.")],
+    out: Annotated[str, typer.Option(help="The file to write, .csv or .parquet.")],
     models: Annotated[
         list[str] | None, typer.Argument(help="Model bundles, such as runs/pr/fold=*/model. Several are averaged.")
     ] = None,
-    model: Annotated[list[str], typer.Option(help="A model bundle too. May be repeated.")] = [],  # noqa: B006
+    model: Annotated[list[str], typer.Option(help="Another model bundle. May be repeated.")] = [],  # noqa: B006
     slides: Annotated[str | None, typer.Option(help="Table of patients and slides.")] = None,
-    patients: Annotated[bool, typer.Option("--patients", help="A row a patient: its slides' mean.")] = False,
-    gpus: Annotated[float, typer.Option(help="GPUs a task holds.")] = 0,
+    patients: Annotated[bool, typer.Option("--patients", help="Average the slides of each patient.")] = False,
+    gpus: Annotated[float, typer.Option(help="GPUs of each task; may be a fraction.")] = 0,
     on_error: OnErrorOption = "stop",
     address: AddressOption = None,
 ) -> None:
     """Predict slides from histology alone."""
-    from momkd_ray.predict.ensemble import predict_folder
-    from momkd_ray.progress import ProgressReporter
-    from momkd_ray.ray_runtime.cluster import connect
+    from momkd_ray.api import predict_slides
 
-    bundles = list(dict.fromkeys(resolve_location(m) for m in [*model, *(models or [])]))
+    bundles = [*model, *(models or [])]
     if not bundles:
         raise typer.BadParameter("name a model bundle, such as runs/pr/fold=0/model", param_hint="MODELS")
-    with connect(address), ProgressReporter() as progress:
-        if slides is None:
-            progress.info("No --slides table: every slide counts as its own patient")
-        table = resolve_location(slides) if slides else None
-        predict_folder(
-            bundles,
-            resolve_location(features),
-            resolve_location(out),
-            progress,
-            slides=table,
-            by_patient=patients,
-            gpus=gpus,
-            on_error=on_error,
-        )
+    predict_slides(
+        bundles,
+        features,
+        out,
+        slides=slides,
+        by_patient=patients,
+        gpus=gpus,
+        address=address,
+        on_error=on_error,
+    )
     print(resolve_location(out))
 
 
@@ -196,12 +191,12 @@ def report(run: Annotated[str, typer.Option(help="The run directory.")]) -> None
 def import_released(
     checkpoint: Annotated[str, typer.Argument(help="A .pt file of the authors' implementation.")],
     out: Annotated[str, typer.Option(help="Folder of the model bundle.")],
-    label: Annotated[str, typer.Option(help="What the model reads, such as HER2.")] = "label",
+    label: Annotated[str, typer.Option(help="Name of the label that the model predicts, such as HER2.")] = "label",
     negative: Annotated[str, typer.Option(help="Name of class 0.")] = "negative",
     positive: Annotated[str, typer.Option(help="Name of class 1.")] = "positive",
     threshold: Annotated[float, typer.Option(help="On the probability of the positive class.", min=0, max=1)] = 0.5,
 ) -> None:
-    """A checkpoint of the authors' implementation -> model bundle."""
+    """Convert a checkpoint of the authors' implementation to a model bundle."""
     from momkd_ray.model.bundle import BundleCard, save_bundle
     from momkd_ray.model.released_checkpoint import NEIGHBORS, read_released
 
@@ -222,29 +217,17 @@ def import_released(
     print(resolve_location(out))
 
 
-def _crossval(settings: Config, address: str | None, on_error: Literal["stop", "skip"] = "stop") -> None:
-    from momkd_ray.crossval.cross_validate import cross_validate
-    from momkd_ray.progress import ProgressReporter
-    from momkd_ray.ray_runtime.cluster import connect
-    from momkd_ray.report.page import write_report
-    from momkd_ray.run.inputs import open_cohort, open_folds, open_run_inputs
+def _cross_validate(settings: Config, address: str | None, on_error: Literal["stop", "skip"] = "stop") -> None:
+    from momkd_ray.api import cross_validate
+    from momkd_ray.run.layout import RunDirectory
 
-    with ProgressReporter() as progress:
-        cohort = open_cohort(settings, progress, on_error)
-        plan = open_folds(settings, cohort, progress, on_error)
-        progress.info(f"Connecting to Ray at {address}" if address else "Connecting to Ray")
-    with connect(address) as ray, ProgressReporter() as progress:
-        if note := ray.dashboard_note():
-            progress.info(note)
-        study = open_run_inputs(settings, cohort, plan, progress, on_error)
-        metrics = cross_validate(study, progress, own_cluster=ray.own)
-    page = write_report(settings.run.dir)
+    metrics = cross_validate(settings, address=address, on_error=on_error)
     print(metrics_table(metrics["metrics"]))
-    print(f"\nReport: {page}")
+    print(f"\nReport: {RunDirectory(settings.run.dir).report}")
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:
-    """The metrics as plain text: mean +- sd over folds, pooled value and interval."""
+    """Returns the metrics as plain text: mean +- sd over folds, pooled value and interval."""
     lines = [f"{'':<12} {'mean +- sd over folds':>22}   {'pooled':>6}   95 % interval"]
     for name, m in metrics.items():
         low, high = m["interval"]
@@ -263,15 +246,16 @@ class _Terminated:
 
     def __call__(self, *_: object) -> None:
         self.received = True
-        print("momkd-ray: terminated; what is finished is kept: the same command goes on from there", file=sys.stderr)
+        sentence = "terminated; finished folds and epochs are kept: run the same command again to resume"
+        print(f"momkd-ray: {sentence}", file=sys.stderr)
         sys.exit(self.EXIT_CODE)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb; exit code 0 done, 1 bad input, 2 usage, 3 run failed, 130 interrupted, 143 terminated.
+    """Runs a verb and exits: 0 done, 1 bad input, 2 usage, 3 run failed, 130 interrupted, 143 terminated.
 
     Args:
-        arguments: verb and options; the process's own by default.
+        arguments: verb and options; by default those of the process.
     """
     terminated = _Terminated()
     if threading.current_thread() is threading.main_thread():

@@ -47,7 +47,7 @@ def test_sigterm_exits_with_143_also_within_a_call_of_ray() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
     assert done.returncode == 143, done.stderr
-    assert "terminated; what is finished is kept" in done.stderr
+    assert "terminated; finished folds and epochs are kept" in done.stderr
 
 
 def rewrite(path: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
@@ -292,15 +292,15 @@ def test_several_models_are_given_as_a_shell_lists_them_and_patients_must_be_kno
 
 
 def test_the_slides_to_predict_are_named_as_those_of_a_cohort(tmp_path: Path) -> None:
-    from momkd_ray.predict.ensemble import patients_of
+    from momkd_ray.predict.ensemble import match_patients
 
     path = tmp_path / "clam.csv"
     path.write_text(",case_id,slide_id\n0,A,a1.F6E9A5DF\n1,A,a2\n2,B,007\n")
     slides = pd.DataFrame({"slide_id": ["007", "a1.F6E9A5DF", "a2"]})
     slides["path"] = slides["slide_id"] + ".h5"
-    assert patients_of(str(path), slides, "features") == ({"a1.F6E9A5DF": "A", "a2": "A", "007": "B"}, [])
+    assert match_patients(str(path), slides, "features") == ({"a1.F6E9A5DF": "A", "a2": "A", "007": "B"}, [])
     path.write_text(path.read_text() + "3,B,a2\n")
-    patients, faults = patients_of(str(path), slides, "features")
+    patients, faults = match_patients(str(path), slides, "features")
     assert patients == {"a1.F6E9A5DF": "A", "007": "B"}
     assert [(fault.id, fault.problem) for fault in faults] == [("a2", "duplicated")]
     assert "slide 'a2' is of patient 'A'" in faults[0].reason

@@ -1,1 +1,1 @@
-"""Folds and hyper-parameters: what runs, and what its scores are."""
+"""Cross-validation: folds and settings as Ray Tune trials, the search of settings, thresholds and metrics."""

@@ -1,4 +1,4 @@
-"""All folds with all settings: trained, the settings chosen, the test predictions pooled."""
+"""Cross-validation: trains all folds with all settings, chooses each fold's setting, pools the test predictions."""
 
 from __future__ import annotations
 
@@ -11,64 +11,75 @@ import pandas as pd
 from momkd_ray import storage
 from momkd_ray.bags.shared_bags import share_bags
 from momkd_ray.crossval.evaluate import FoldResult, summarise
-from momkd_ray.crossval.fold import RESULT_FILE, fold_is_finished, fold_is_lost
-from momkd_ray.crossval.median_stopping import SettingScores, read_stopped
+from momkd_ray.crossval.median_stopping import SettingScores, read_stop_decisions
 from momkd_ray.crossval.mlflow_callback import trackers
 from momkd_ray.crossval.progress_callback import ProgressCallback
 from momkd_ray.crossval.search import Search
-from momkd_ray.crossval.tune_trials import build_tuner, room_on_cluster, threads_of_folds, units_to_train
+from momkd_ray.crossval.tune_trials import build_tuner, concurrency_limit, pending_trials, threads_of_folds
 from momkd_ray.errors import InputError, RunError, StoppedError
+from momkd_ray.model.bundle import BUNDLE_FILES
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import concurrent_folds, missing_resources_note
 from momkd_ray.run.inputs import RunInputs
 
 
-def cross_validate(study: RunInputs, progress: ProgressReporter, *, own_cluster: bool) -> dict[str, Any]:
-    """Train every unfinished fold (with every setting), pool the test predictions, write metrics and predictions.
+def cross_validate_inputs(inputs: RunInputs, progress: ProgressReporter, *, own_cluster: bool) -> dict[str, Any]:
+    """Trains every unfinished fold with every setting, pools the test predictions, and writes both with the metrics.
+
+    Args:
+        inputs: cohort, folds and bags.
+        progress: receives epochs, folds and notes.
+        own_cluster: whether the Ray cluster is this command's own, on this machine.
 
     Returns:
         The content of `metrics.json`.
 
     Raises:
-        InputError: the input does not allow a fold to be trained, or a combination of the search is not valid.
+        InputError: a fold cannot be trained on these inputs, or a combination of the search is not valid.
         RunError: a fold failed more often than `cluster.max_failures`, or diverged with every setting.
         StoppedError: the user stopped it.
     """
-    train_folds(study, study.plan.folds, progress, own_cluster=own_cluster)
-    chosen = choose_settings(study)
+    train_folds(inputs, inputs.plan.folds, progress, own_cluster=own_cluster)
+    chosen = choose_settings(inputs)
     for fold, setting in chosen.items():
-        _adopt(study, fold, setting)
-    return _conclude(study, chosen)
+        _copy_chosen(inputs, fold, setting)
+    return _write_results(inputs, chosen)
 
 
-def train_folds(study: RunInputs, folds: Sequence[int], progress: ProgressReporter, *, own_cluster: bool) -> None:
-    """Train these folds with every setting where that is not done yet, as many side by side as the cluster holds.
+def train_folds(inputs: RunInputs, folds: Sequence[int], progress: ProgressReporter, *, own_cluster: bool) -> None:
+    """Trains folds with every setting, as many side by side as the cluster holds; finished ones are kept.
 
     Raises:
-        InputError, RunError, StoppedError: as `cross_validate`; InputError also where settings are still to be drawn
-            from means over folds, and not all folds are trained.
+        InputError, RunError, StoppedError: as `cross_validate_inputs`; InputError also if Optuna is to draw settings,
+            and not all folds are trained.
     """
-    search = Search(study.config)
-    if len(search.settings) < search.total and set(folds) != set(study.plan.folds):
-        raise InputError("tuning.method is optuna, which draws settings from means over all folds: cross-validate")
-    standing = SettingScores(study, search)
-    total, done = search.total * len(folds), _n_done(study, search, standing, folds)
+    search = Search(inputs.config)
+    if len(search.settings) < search.total and set(folds) != set(inputs.plan.folds):
+        raise InputError(
+            "tuning.method is optuna, which draws settings from means over all folds: run crossval instead"
+        )
+    scores = SettingScores(inputs, search)
+    total, done = search.total * len(folds), _n_done(scores, folds)
     if done:
-        progress.info(f"{done} of {total} folds are finished already and stay")
+        progress.info(f"{done} of {total} folds are finished already and are kept")
     if done == total:
         return
     if own_cluster:
-        concurrent_folds(study.config.cluster, own=True)
-    elif wait := missing_resources_note(study.config.cluster):
-        progress.info(wait)
-    slides = study.cohort.slides["slide_id"].tolist()
-    study = replace(study, slides=share_bags(study.store, slides, study.config.store.memory_share))
-    units = units_to_train(study, search, standing, folds)
-    told = ProgressCallback(progress, study.config.train.epochs, total - done, search, standing)
-    callbacks = [told, *trackers(study.config, progress, study.fingerprint)]
-    room = room_on_cluster(study.config.cluster)
-    threads = threads_of_folds(study, own_cluster)
-    results = build_tuner(study, search, standing, units, threads=threads, room=room, callbacks=callbacks).fit()
+        concurrent_folds(inputs.config.cluster, own=True)
+    elif note := missing_resources_note(inputs.config.cluster):
+        progress.info(note)
+    slides = inputs.cohort.slides["slide_id"].tolist()
+    inputs = replace(inputs, slides=share_bags(inputs.store, slides, inputs.config.store.memory_share))
+    reporter = ProgressCallback(progress, inputs.config.train.epochs, total - done, search, scores)
+    results = build_tuner(
+        inputs,
+        search,
+        scores,
+        pending_trials(search, scores, folds),
+        threads=threads_of_folds(inputs, own_cluster),
+        limit=concurrency_limit(inputs.config.cluster),
+        callbacks=[reporter, *trackers(inputs.config, progress, inputs.fingerprint)],
+    ).fit()
     for result in results:
         if result.metrics and result.metrics.get("bad_input"):
             raise InputError(result.metrics["bad_input"])
@@ -77,39 +88,38 @@ def train_folds(study: RunInputs, folds: Sequence[int], progress: ProgressReport
     if failed:
         raise RunError(
             f"{len(failed)} of {total - done} folds failed, the first with: {failed[0]}; finished folds are kept: "
-            "the same command goes on with the others"
+            "run the same command again to resume the others"
         )
-    # Tune takes Ctrl-C for a wish to end early and returns
-    if _n_done(study, search, standing, folds) < total:
-        raise StoppedError("interrupted; finished folds and epochs are kept: the same command goes on from there")
+    # after Ctrl-C, Tune returns as if it had finished
+    if _n_done(scores, folds) < total:
+        raise StoppedError("interrupted; finished folds and epochs are kept: run the same command again to resume")
 
 
-def _n_done(study: RunInputs, search: Search, standing: SettingScores, folds: Sequence[int]) -> int:
-    """How many folds need no training any more, over all settings."""
-    return sum(
-        setting in standing.stopped or fold_is_finished(study, fold, setting) or fold_is_lost(study, fold, setting)
-        for setting in range(len(search.settings))
-        for fold in folds
-    )
+def _n_done(scores: SettingScores, folds: Sequence[int]) -> int:
+    """Returns the number of pairs of fold and setting that need no more training."""
+    return sum(scores.is_done(fold, setting) for setting in range(len(scores.search.settings)) for fold in folds)
 
 
-def choose_settings(study: RunInputs) -> dict[int, int]:
-    """For each fold the setting with the highest AUC on that fold's own inner validation patients.
+def choose_settings(inputs: RunInputs) -> dict[int, int]:
+    """Chooses for each fold the setting with the highest AUC on that fold's own inner validation patients.
 
-    Other folds' validation patients are this fold's test patients, so they have no say in its choice, unless
-    `tuning.stop` lets their mean take a setting out of it.
+    Other folds' validation patients are this fold's test patients, so they do not influence its choice, unless
+    `tuning.stop` lets their mean exclude a setting.
+
+    Returns:
+        The number of the setting for each fold.
 
     Raises:
         RunError: a fold has no result with any setting.
     """
-    search = Search(study.config)
-    stopped = read_stopped(study, len(search.settings))
+    search = Search(inputs.config)
+    stopped = read_stop_decisions(inputs, len(search.settings))
     chosen = {}
-    for fold in study.plan.folds:
+    for fold in inputs.plan.folds:
         aucs = {
-            setting: _result(study, fold, setting).val_scores["auc"]
+            setting: auc
             for setting in range(len(search.settings))
-            if setting not in stopped and fold_is_finished(study, fold, setting)
+            if setting not in stopped and (auc := _val_auc(inputs, fold, setting)) is not None
         }
         if not aucs:
             raise RunError(f"fold {fold} diverged with every setting: search lower learning rates (train.lr)")
@@ -117,48 +127,51 @@ def choose_settings(study: RunInputs) -> dict[int, int]:
     return chosen
 
 
-def _result(study: RunInputs, fold: int, setting: int) -> FoldResult:
-    place = storage.join(study.location(fold, setting), RESULT_FILE)
-    return FoldResult.from_json(storage.read_json(place))
+def _val_auc(inputs: RunInputs, fold: int, setting: int) -> float | None:
+    """Returns a finished fold's AUC on its validation patients; None if it is not finished."""
+    finished = inputs.fold_directory(fold, setting).is_finished()
+    return _result(inputs, fold, setting).val_scores["auc"] if finished else None
 
 
-def _adopt(study: RunInputs, fold: int, setting: int) -> None:
-    """Copy the files of the chosen setting's fold to where a fold without a search has them."""
-    source, target = study.location(fold, setting), storage.join(study.config.run.dir, f"fold={fold}")
+def _result(inputs: RunInputs, fold: int, setting: int) -> FoldResult:
+    return FoldResult.from_json(storage.read_json(inputs.fold_directory(fold, setting).result))
+
+
+def _copy_chosen(inputs: RunInputs, fold: int, setting: int) -> None:
+    """Copies the files of a fold with its chosen setting to the fold's folder in a run without a search."""
+    source, target = inputs.fold_directory(fold, setting), inputs.directory.fold(fold)
     if source == target:
         return
-    names = [n for n in storage.list_names(source) if n.endswith((".csv", ".jsonl", ".parquet", ".json"))]
-    files = [*names, "model/weights.safetensors", "model/model.json"]
-    for name in files:
-        storage.write_bytes(storage.join(target, name), storage.read_bytes(storage.join(source, name)))
+    names = storage.list_names(source.location)
+    names = [name for name in names if name.endswith((".csv", ".jsonl", ".parquet", ".json"))]
+    files = [(storage.join(source.location, name), storage.join(target.location, name)) for name in names]
+    files += [(storage.join(source.model, name), storage.join(target.model, name)) for name in BUNDLE_FILES]
+    for original, copy in files:
+        storage.write_bytes(copy, storage.read_bytes(original))
 
 
-def _conclude(study: RunInputs, chosen: dict[int, int]) -> dict[str, Any]:
-    run_dir, classes = study.config.run.dir, study.cohort.classes
-    results = [_result(study, fold, setting) for fold, setting in chosen.items()]
-    frames = []
-    for fold, setting in chosen.items():
-        place = storage.join(study.location(fold, setting), "test_predictions.parquet")
-        frames.append(storage.read_table(place))
+def _write_results(inputs: RunInputs, chosen: dict[int, int]) -> dict[str, Any]:
+    """Writes the pooled predictions and `metrics.json`; returns the latter."""
+    results = [_result(inputs, fold, setting) for fold, setting in chosen.items()]
+    frames = [storage.read_table(inputs.fold_directory(fold, s).test_predictions) for fold, s in chosen.items()]
     pooled = pd.concat(frames).sort_values(["patient_id", "fold"]).reset_index(drop=True)
-    metrics = summarise(results, pooled, classes, study.config.folds.seed)
+    metrics = summarise(results, pooled, inputs.cohort.classes, inputs.config.folds.seed)
     metrics |= {
-        "cohort": study.cohort.summary(),
+        "cohort": inputs.cohort.summary(),
         "thresholds": {str(r.fold): r.threshold for r in results},
-        "fingerprint": study.fingerprint,
+        "fingerprint": inputs.fingerprint,
     }
-    if study.config.search:
-        metrics["search"] = _search_report(study, chosen)
-    storage.write_table(storage.join(run_dir, "predictions.parquet"), pooled)
-    storage.write_json(storage.join(run_dir, "metrics.json"), metrics)
+    if inputs.config.search:
+        metrics["search"] = _search_report(inputs, chosen)
+    storage.write_table(inputs.directory.predictions, pooled)
+    storage.write_json(inputs.directory.metrics, metrics)
     return metrics
 
 
-def _search_report(study: RunInputs, chosen: dict[int, int]) -> dict[str, Any]:
-    """What was searched, how the settings came about and were chosen, and who had a say in it."""
-    search, tuning = Search(study.config), study.config.tuning
-    numbers = range(len(search.settings))
-    stopped = read_stopped(study, len(search.settings))
+def _search_report(inputs: RunInputs, chosen: dict[int, int]) -> dict[str, Any]:
+    """Returns the settings, the choices and stop decisions, and the validation patients that each was based on."""
+    search, tuning = Search(inputs.config), inputs.config.tuning
+    stopped = read_stop_decisions(inputs, len(search.settings))
     over_folds = "the mean over folds of the best AUC on their inner validation patients"
     return {
         "method": tuning.method,
@@ -167,14 +180,9 @@ def _search_report(study: RunInputs, chosen: dict[int, int]) -> dict[str, Any]:
         "chosen_by": "each fold's AUC on its own inner validation patients",
         "drawn_by": over_folds if tuning.method == "optuna" else None,
         "stopped_by": over_folds if tuning.stop == "median" else None,
-        "stopped": [{"setting": setting, **verdict} for setting, verdict in stopped.items()],
+        "stopped": [{"setting": setting, **decision} for setting, decision in stopped.items()],
         "val_auc": [
-            [None if setting in stopped else _val_auc(study, fold, setting) for fold in study.plan.folds]
-            for setting in numbers
+            [None if setting in stopped else _val_auc(inputs, fold, setting) for fold in inputs.plan.folds]
+            for setting in range(len(search.settings))
         ],
     }
-
-
-def _val_auc(study: RunInputs, fold: int, setting: int) -> float | None:
-    done = fold_is_finished(study, fold, setting)
-    return _result(study, fold, setting).val_scores["auc"] if done else None

@@ -1,4 +1,4 @@
-"""A fold's test predictions, by the threshold of its validation patients, and the summary over folds."""
+"""Tests a fold with the threshold of its validation patients, and summarises the folds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from momkd_ray.errors import InputError
 
 @dataclass(frozen=True)
 class FoldResult:
-    """What one fold came to; counts are patients."""
+    """The result of one fold; counts are of patients."""
 
     fold: int
     threshold: float
@@ -36,12 +36,12 @@ class FoldResult:
     test_scores: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a JSON file."""
+        """Returns plain values for a JSON file."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> FoldResult:
-        """The result that `to_json` wrote."""
+        """Reads what `to_json` returned."""
         return cls(**value)
 
 
@@ -53,18 +53,18 @@ def evaluate_fold(
     n_train: int,
     best_epoch: int,
 ) -> tuple[FoldResult, pd.DataFrame]:
-    """Choose the threshold on the validation patients and apply it to the test patients (method 5).
+    """Chooses the threshold on the validation patients and applies it to the test patients (docs/method.md §5).
 
     Args:
         fold: its number.
-        val_slides: one row a slide: `slide_id, patient_id, label, p_<negative>, p_<positive>`.
-        test_slides: the same of the test patients, whose labels are only scored against.
+        val_slides: one row per slide: `slide_id, patient_id, label, p_<negative>, p_<positive>`.
+        test_slides: the same of the test patients; their labels are used for the scores only.
         classes: names of the negative and the positive class.
-        n_train: training patients.
-        best_epoch: the epoch that the model is of.
+        n_train: number of training patients.
+        best_epoch: the epoch of the model's weights.
 
     Returns:
-        The result, and one row a test patient:
+        The result, and one row per test patient:
         `patient_id, label, p_<negative>, p_<positive>, predicted, fold`.
 
     Raises:
@@ -73,7 +73,7 @@ def evaluate_fold(
     validation, test = patient_table(val_slides), patient_table(test_slides)
     shared = sorted(set(validation["patient_id"]) & set(test["patient_id"]))
     if shared:
-        raise InputError(f"fold {fold}: patient {shared[0]} is both validated and tested on: make the folds again")
+        raise InputError(f"fold {fold}: patient {shared[0]} is both validated and tested on: correct the folds")
     y_V, p_V = _truth(validation, classes, f"the validation patients of fold {fold}")
     y_T, p_T = _truth(test, classes, f"the test patients of fold {fold}")
     threshold = best_threshold(y_V, p_V)
@@ -93,29 +93,29 @@ def evaluate_fold(
 
 
 def summarise(results: list[FoldResult], pooled: pd.DataFrame, classes: tuple[str, str], seed: int) -> dict[str, Any]:
-    """The figures of metrics.json: equal inputs, in any order, give equal figures.
+    """Computes the figures of metrics.json; they do not depend on the order of folds or patients.
 
     Args:
         results: of two or more folds.
-        pooled: predictions of all folds, one row a patient and fold it was tested in, as `evaluate_fold` returns
-            them. Their pooled metrics are those of `pool_patients`.
+        pooled: predictions of all folds, one row per patient and fold in which it was tested, as `evaluate_fold`
+            returns them. Pooled metrics are of the patients of `pool_patients`.
         classes: names of the negative and the positive class.
         seed: of the bootstrap.
 
     Returns:
-        `metrics`: for each metric `mean` and `sd` (of a sample, n - 1) over the folds' test patients,
-        `pooled`, `interval` (95 %, see `bootstrap_intervals`) and `folds`; `counts`: tested patients, in all
-        and of each class; `folds`: every `FoldResult`.
+        `metrics`: for each metric `mean` and `sd` (of a sample, n - 1) over folds, `pooled`, `interval` (95 %, see
+        `bootstrap_intervals`) and `folds`; `counts`: tested patients, in total and of each class; `folds`: every
+        `FoldResult`.
 
     Raises:
-        InputError: fewer than two folds, or predictions that are not those of the folds.
+        InputError: there are fewer than two folds, or the predictions are not those of the folds.
     """
     results = sorted(results, key=lambda result: result.fold)
     _check_pooled(results, pooled)
     ordered = pool_patients(pooled, {result.fold: result.threshold for result in results}, classes)
     y_N, p_N = _truth(ordered, classes, "the pooled test patients")
     predicted_N = _as_positive(ordered["predicted"], classes, "the pooled predictions")
-    together = scores_of_predictions(y_N, p_N, predicted_N)
+    pooled_scores = scores_of_predictions(y_N, p_N, predicted_N)
     intervals = bootstrap_intervals(y_N, p_N, predicted_N, seed)
     metrics = {}
     for name in METRICS:
@@ -123,29 +123,29 @@ def summarise(results: list[FoldResult], pooled: pd.DataFrame, classes: tuple[st
         metrics[name] = {
             "mean": float(np.mean(values)),
             "sd": float(np.std(values, ddof=1)),
-            "pooled": together[name],
+            "pooled": pooled_scores[name],
             "interval": list(intervals[name]),
             "folds": values,
         }
-    of_class = {classes[0]: int((~y_N).sum()), classes[1]: int(y_N.sum())}
-    counts = {"patients": len(ordered), "classes": of_class}
+    per_class = {classes[0]: int((~y_N).sum()), classes[1]: int(y_N.sum())}
+    counts = {"patients": len(ordered), "classes": per_class}
     return {"metrics": metrics, "counts": counts, "folds": [result.to_json() for result in results]}
 
 
 def pool_patients(predictions: pd.DataFrame, thresholds: Mapping[int, float], classes: tuple[str, str]) -> pd.DataFrame:
-    """One row a tested patient: what the folds that tested it say together.
+    """Combines the predictions of each patient's folds, for splits that test patients several times.
 
-    The probability is the mean over those folds, and the class the one that most of them predict. Where as many
-    predict the one as the other, it is the positive class if the probability is, in the mean, not below the
-    folds' own thresholds. A patient tested once keeps its prediction as it is.
+    The probability is the mean over those folds, and the class is the one that most of them predict. In a tie it is the
+    positive class if the mean of probability minus threshold over the folds is not negative. The prediction of a
+    patient tested once does not change.
 
     Args:
-        predictions: `patient_id, label, p_<negative>, p_<positive>, predicted, fold`, one row a patient and fold.
+        predictions: `patient_id, label, p_<negative>, p_<positive>, predicted, fold`, one row per patient and fold.
         thresholds: by fold.
         classes: names of the negative and the positive class.
 
     Returns:
-        `patient_id` (sorted), `label`, `p_<negative>`, `p_<positive>`, `predicted`.
+        One row per patient: `patient_id` (sorted), `label`, `p_<negative>`, `p_<positive>`, `predicted`.
 
     Raises:
         InputError: a column or class is missing, or a patient has another label in another fold.
@@ -176,26 +176,26 @@ def pool_patients(predictions: pd.DataFrame, thresholds: Mapping[int, float], cl
 def _check_pooled(results: list[FoldResult], pooled: pd.DataFrame) -> None:
     folds = [result.fold for result in results]
     if len(folds) < 2 or len(set(folds)) < len(folds):
-        raise InputError(f"the folds {folds} cannot be summarised: two or more different ones are needed")
+        raise InputError(f"the folds {folds} cannot be summarised: two or more different folds are needed")
     twice = pooled[pooled.duplicated(["patient_id", "fold"])]
     if len(twice):
         patient, fold = twice["patient_id"].iloc[0], twice["fold"].iloc[0]
-        raise InputError(f"patient {patient} is predicted twice in fold {fold}: keep one row a patient and fold")
-    found = pooled["fold"].value_counts().to_dict()
-    wanted = {result.fold: result.n_test for result in results}
-    if found != wanted:
-        raise InputError(f"the pooled predictions have the patients {found} by fold, but the folds tested {wanted}")
+        raise InputError(f"patient {patient} is predicted twice in fold {fold}: keep one row per patient and fold")
+    counts = pooled["fold"].value_counts().to_dict()
+    expected = {result.fold: result.n_test for result in results}
+    if counts != expected:
+        raise InputError(f"the pooled predictions have {counts} patients by fold, but the folds tested {expected}")
 
 
 def _truth(patients: pd.DataFrame, classes: tuple[str, str], whose: str) -> tuple[Bools, Floats]:
-    """Whether each patient is positive (N,), and its probability of that (N,)."""
+    """Returns whether each patient is positive (N,), and its predicted probability of the positive class (N,)."""
     for column in ("label", *(f"p_{name}" for name in classes)):
         if column not in patients.columns:
             raise InputError(f"{whose} lack the column {column}")
     y_N = _as_positive(patients["label"], classes, whose)
-    for name, there in ((classes[0], (~y_N).any()), (classes[1], y_N.any())):
-        if not there:
-            raise InputError(f"{whose} have nobody of class {name!r}: use fewer, stratified folds")
+    for name, present in ((classes[0], (~y_N).any()), (classes[1], y_N.any())):
+        if not present:
+            raise InputError(f"{whose} include no patient of class {name!r}: use fewer, stratified folds")
     return y_N, patients[f"p_{classes[1]}"].to_numpy(dtype=float)
 
 

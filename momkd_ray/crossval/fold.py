@@ -17,147 +17,136 @@ from momkd_ray.errors import InputError, RunError, diverged_error_within
 from momkd_ray.model.bundle import BundleCard, save_bundle
 from momkd_ray.model.momkd import MoMKD
 from momkd_ray.run.inputs import RunInputs
+from momkd_ray.run.layout import FoldDirectory
 from momkd_ray.train.checkpoints import Checkpoints
 from momkd_ray.train.fit import fit
 from momkd_ray.train.task import FoldTask
-from momkd_ray.train.worker import CHECKPOINTS
-
-RESULT_FILE = "result.json"
-LOST_FILE = "lost.json"
-
-
-def fold_is_finished(study: RunInputs, fold: int, setting: int) -> bool:
-    """Whether the fold's result, written last, is there."""
-    return storage.exists(storage.join(study.location(fold, setting), RESULT_FILE))
-
-
-def fold_is_lost(study: RunInputs, fold: int, setting: int) -> bool:
-    """Whether the fold cannot be trained with this setting of a search."""
-    return storage.exists(storage.join(study.location(fold, setting), LOST_FILE))
 
 
 def run_fold(
-    study: RunInputs, fold: int, setting: int, values: Mapping[str, Any], stop_marker: str | None = None
+    inputs: RunInputs, fold: int, setting: int, values: Mapping[str, Any], stop_file: str | None = None
 ) -> FoldResult | None:
-    """Train, validate and test one fold from within its Tune trial, going on where an earlier try stopped.
+    """Trains, validates and tests one fold within its Tune trial; resumes it if it was interrupted.
 
     Args:
-        study: what the run stands on.
+        inputs: cohort, folds and bags.
         fold: its number.
-        setting: of a search, by number; 0 without one.
-        values: of the setting, by dotted key.
-        stop_marker: a file that ends the fold after the epoch in which it appears.
+        setting: number of the search's setting; 0 without a search.
+        values: the setting's values by dotted key.
+        stop_file: a file that ends the fold after the epoch in which it appears.
 
     Returns:
-        The result; None of a fold that was stopped, or that cannot be trained with this setting of a search.
+        The result; None if the fold was stopped, or diverged with this setting of a search.
     """
-    task, genes = fold_task(study, fold, setting, values)
+    task, genes = fold_task(inputs, fold, setting, values)
     try:
-        trained = fit(task, None if stop_marker is None else partial(storage.exists, stop_marker))
+        trained = fit(task, None if stop_file is None else partial(storage.exists, stop_file))
     except Exception as error:
         diverged = diverged_error_within(error)
-        if diverged is None or not study.config.search:
+        if diverged is None or not inputs.config.search:
             raise
-        # it would diverge again: what is lost is this setting in this fold, not the search
-        storage.write_json(storage.join(task.location, LOST_FILE), {"reason": str(diverged)})
+        # it would diverge again: this setting is out for this fold, and the search continues
+        storage.write_json(task.directory.diverged, {"reason": str(diverged)})
         return None
-    checkpoints = Checkpoints(storage.join(task.location, CHECKPOINTS), task.fingerprint)
+    checkpoints = Checkpoints(task.directory.checkpoints, task.fingerprint)
     if trained is None:
-        checkpoints.remove_all()  # a stopped setting is never taken up again
+        checkpoints.remove_all()  # a stopped setting is never resumed
         return None
-    result, patients = _evaluate(study, task, trained["best_epoch"])
-    _save_model(study, task, result, trained["val_auc"], genes, checkpoints)
-    storage.write_table(storage.join(task.location, "test_predictions.parquet"), patients)
-    storage.write_json(storage.join(task.location, RESULT_FILE), result.to_json())
-    checkpoints.remove_all()  # the fold is never taken up again
+    result, patients = _evaluate(inputs, task, trained["best_epoch"])
+    _save_model(inputs, task, result, trained["val_auc"], genes, checkpoints)
+    storage.write_table(task.directory.test_predictions, patients)
+    storage.write_json(task.directory.result, result.to_json())
+    checkpoints.remove_all()  # a finished fold is never resumed
     return result
 
 
 def fold_task(
-    study: RunInputs, fold: int, setting: int, values: Mapping[str, Any]
+    inputs: RunInputs, fold: int, setting: int, values: Mapping[str, Any]
 ) -> tuple[FoldTask, GeneTransform | None]:
-    """What the workers get: the fold's bags, and its training patients' genes, chosen and scaled on them alone."""
-    config = study.config.with_settings(values)
-    location = study.location(fold, setting)
-    bags = study.fold_bags(fold)
-    genes, omics = _teach(study, config, bags, location)
+    """Returns the task for the workers of a fold, and the genes selected on its training patients (None: no omics)."""
+    config = inputs.config.with_settings(values)
+    directory = inputs.fold_directory(fold, setting)
+    bags = inputs.fold_bags(fold)
+    genes, omics = _fit_fold_genes(inputs, config, bags, directory)
     task = FoldTask(
         config=config,
         fold=fold,
         bags=bags,
         omics=omics,
         genes=0 if genes is None else len(genes.genes),
-        width=study.store.width,
-        source=study.source,
-        location=location,
-        fingerprint=study.fingerprint,
+        width=inputs.store.width,
+        source=inputs.source,
+        location=directory.location,
+        fingerprint=inputs.fingerprint,
+        setting=setting,
     )
     return task, genes
 
 
-def _teach(
-    study: RunInputs, config: Config, bags: pd.DataFrame, location: str
+def _fit_fold_genes(
+    inputs: RunInputs, config: Config, bags: pd.DataFrame, directory: FoldDirectory
 ) -> tuple[GeneTransform | None, dict[str, np.ndarray]]:
-    omics = study.cohort.omics
+    """Selects and scales genes on the fold's training patients with omics, or reads the earlier selection."""
+    omics = inputs.cohort.omics
     if omics is None:
         return None, {}
     training = sorted(set(bags.loc[bags["role"] == "train", "patient_id"]))
-    taught = omics.loc[omics.index.isin(training)]
-    if taught.empty:
+    with_omics = omics.loc[omics.index.isin(training)]
+    if with_omics.empty:
         raise InputError(
-            f"no training patient of {location} has omics; set cohort.omics to null to train without a teacher"
+            f"no training patient of {directory.location} has omics; set cohort.omics to null to train without omics"
         )
-    place = storage.join(location, "genes.csv")
-    if storage.exists(place):
-        genes = GeneTransform.load(place)
+    if storage.exists(directory.genes):
+        genes = GeneTransform.load(directory.genes)
     else:
-        y_N = study.cohort.patients["y"].loc[taught.index].to_numpy()
-        genes = fit_genes(taught, y_N, config.genes, config.folds.seed)
-        genes.save(place)
-    return genes, dict(zip(taught.index, genes.apply(taught), strict=True))
+        y_N = inputs.cohort.patients["y"].loc[with_omics.index].to_numpy()
+        genes = fit_genes(with_omics, y_N, config.genes, config.folds.seed)
+        genes.save(directory.genes)
+    return genes, dict(zip(with_omics.index, genes.apply(with_omics), strict=True))
 
 
-def _evaluate(study: RunInputs, task: FoldTask, best_epoch: int) -> tuple[FoldResult, pd.DataFrame]:
-    val, test = (storage.read_table(storage.join(task.location, f"{role}_slides.parquet")) for role in ("val", "test"))
+def _evaluate(inputs: RunInputs, task: FoldTask, best_epoch: int) -> tuple[FoldResult, pd.DataFrame]:
+    val, test = (storage.read_table(task.directory.slides(role)) for role in ("val", "test"))
     n_train = task.bags.loc[task.bags["role"] == "train", "patient_id"].nunique()
-    return evaluate_fold(task.fold, val, test, study.cohort.classes, int(n_train), best_epoch)
+    return evaluate_fold(task.fold, val, test, inputs.cohort.classes, int(n_train), best_epoch)
 
 
 def _save_model(
-    study: RunInputs,
+    inputs: RunInputs,
     task: FoldTask,
     result: FoldResult,
     val_auc: float,
     genes: GeneTransform | None,
     checkpoints: Checkpoints,
 ) -> None:
+    """Writes the bundle of the best epoch's weights, from the newest checkpoint."""
     config = task.config
     model = MoMKD(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
     newest = checkpoints.newest()
     if newest is None:
-        raise RunError(f"{checkpoints.folder} holds no whole checkpoint any more; run the same command again")
+        raise RunError(f"{checkpoints.folder} holds no intact checkpoint any more; run the same command again")
     model.load_state_dict(checkpoints.read(newest)["progress"]["best_weights"])
     origin: dict[str, Any] = {
         "fold": task.fold,
         "seed": config.train.seed,
-        "fingerprint": study.fingerprint,
+        "fingerprint": inputs.fingerprint,
         "best_epoch": result.best_epoch,
         "val_auc": val_auc,
         "genes": None if genes is None else genes.note,
     }
     card = BundleCard(
         label=config.cohort.label,
-        classes=study.cohort.classes,
+        classes=inputs.cohort.classes,
         threshold=result.threshold,
         width=task.width,
-        neighbors=study.store.format.neighbors,
-        graph=study.store.format.graph,
+        neighbors=inputs.store.format.neighbors,
+        graph=inputs.store.format.graph,
         bag=config.cohort.bag,
         genes=task.genes,
-        encoder=study.store.encoder,
+        encoder=inputs.store.encoder,
         model=config.model,
         memory=config.memory,
         loss=config.loss,
         origin=origin,
     )
-    save_bundle(storage.join(task.location, "model"), model, card)
+    save_bundle(task.directory.model, model, card)

@@ -1,4 +1,4 @@
-"""Patient-level scores of a binary classifier, its threshold, and bootstrap intervals.
+"""Patient-level metrics of a binary classifier, the choice of its threshold, and bootstrap intervals.
 
 Shapes: N patients, R bootstrap replicates, G distinct scores. Class 1 is the positive class.
 """
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.errors import InputError
 
 METRICS = ("auc", "auprc", "macro_f1", "accuracy", "sensitivity", "specificity")
@@ -19,25 +20,25 @@ Bools = NDArray[np.bool_]
 
 
 def patient_table(slides: pd.DataFrame) -> pd.DataFrame:
-    """Mean probability over each patient's slides.
+    """Averages the probabilities of each patient's slides.
 
     Args:
-        slides: one row a slide: `slide_id`, `patient_id`, every `p_<class>`, and `label` where it is known.
+        slides: one row per slide: `slide_id`, `patient_id`, every `p_<class>` and, optionally, `label`.
 
     Returns:
-        One row a patient, sorted by patient: `patient_id`, `label` (if given), every `p_<class>`. The order
-        of the slides does not change it.
+        One row per patient, sorted by patient: `patient_id`, `label` (if given), every `p_<class>`. It does not depend
+        on the order of the slides.
 
     Raises:
-        InputError: a column or value is missing, a slide is there twice, or a patient has two labels.
+        InputError: a column or value is missing, a slide is listed twice, or a patient has two labels.
     """
     probabilities = [column for column in slides.columns if str(column).startswith("p_")]
     _check_slides(slides, probabilities)
     ordered = slides.sort_values(["patient_id", "slide_id"])
     ordered[probabilities] = ordered[probabilities].astype(float)
-    by_patient = ordered.groupby("patient_id", sort=True)
-    table = by_patient[probabilities].mean().reset_index()
+    table = patient_mean(ordered, probabilities)
     if "label" in slides.columns:
+        by_patient = ordered.groupby("patient_id", sort=True)
         several = by_patient["label"].nunique(dropna=False)
         for patient in several.index[several > 1]:
             labels = " and ".join(map(repr, ordered.loc[ordered["patient_id"] == patient, "label"].unique()))
@@ -54,7 +55,7 @@ def _check_slides(slides: pd.DataFrame, probabilities: list[str]) -> None:
         raise InputError("the slide predictions have a row without slide_id or patient_id: fill both in")
     twice = slides.loc[slides["slide_id"].duplicated(), "slide_id"]
     if len(twice):
-        raise InputError(f"slide {twice.iloc[0]} is predicted twice: keep one row a slide")
+        raise InputError(f"slide {twice.iloc[0]} is predicted twice: keep one row per slide")
     numbers = slides[probabilities].apply(pd.to_numeric, errors="coerce")
     bad = ~((numbers >= 0) & (numbers <= 1)).all(axis=1)
     if bad.any():
@@ -63,41 +64,54 @@ def _check_slides(slides: pd.DataFrame, probabilities: list[str]) -> None:
 
 
 def best_threshold(y_N: ArrayLike, p_N: ArrayLike) -> float:
-    """The threshold (positive where p >= threshold) with the highest F1 of the positive class (method 5).
+    """Chooses the threshold with the highest F1 of the positive class (docs/method.md §5).
 
-    Candidates are the midpoints between neighbouring distinct scores, and one below the lowest score. Of
-    equals the one with the higher balanced accuracy wins, then the one nearest to 0.5, then the lower.
+    Candidates are the midpoints between neighbouring distinct probabilities, and one below the lowest. Ties go to the
+    higher balanced accuracy, then to the threshold nearest to 0.5, then to the lower one.
+
+    Args:
+        y_N: (N,) the classes, 0 or 1.
+        p_N: (N,) probabilities of class 1.
+
+    Returns:
+        The threshold; class 1 is predicted if p >= threshold.
 
     Raises:
-        ValueError: see `scores`.
+        ValueError: as `scores`.
+
+    >>> best_threshold([0, 0, 1, 1], [0.1, 0.3, 0.7, 0.9])
+    0.5
     """
     y, p = _checked(y_N, p_N)
     distinct_G, group_N = np.unique(p, return_inverse=True)
     lower_G = np.concatenate([[0.0], distinct_G[:-1]])
     middle_G = (lower_G + distinct_G) / 2
-    # Between adjacent floats there is no midpoint, and a threshold on the lower one would let it in.
+    # adjacent floats have no midpoint, and a threshold at the lower one would include it
     threshold_G = np.where(middle_G > lower_G, middle_G, distinct_G)
     positive_G = np.bincount(group_N, weights=y).astype(int)
-    hits_G = np.cumsum(positive_G[::-1])[::-1]
-    false_G = np.cumsum((np.bincount(group_N) - positive_G)[::-1])[::-1]
+    tp_G = np.cumsum(positive_G[::-1])[::-1]
+    fp_G = np.cumsum((np.bincount(group_N) - positive_G)[::-1])[::-1]
     positives, negatives = int(y.sum()), int((~y).sum())
-    f1_G = 2 * hits_G / (positives + hits_G + false_G)
-    # Balanced accuracy but for constants, in whole numbers, so that equals are equal.
-    balanced_G = hits_G * negatives - false_G * positives
+    f1_G = 2 * tp_G / (positives + tp_G + fp_G)
+    # balanced accuracy up to constants, in integers, so that ties are exact
+    balanced_G = tp_G * negatives - fp_G * positives
     best = np.lexsort((threshold_G, np.abs(threshold_G - 0.5), -balanced_G, -f1_G))[0]
     return float(threshold_G[best])
 
 
 def scores(y_N: ArrayLike, p_N: ArrayLike, threshold: float) -> dict[str, float]:
-    """AUC, AUPRC (average precision), macro F1, accuracy, sensitivity and specificity.
+    """Computes AUC, AUPRC (average precision), macro F1, accuracy, sensitivity and specificity.
 
     Args:
         y_N: (N,) the classes, 0 or 1.
         p_N: (N,) probabilities of class 1.
-        threshold: class 1 is predicted where p >= threshold.
+        threshold: class 1 is predicted if p >= threshold.
 
     Raises:
-        ValueError: a class has no patient, a class is neither 0 nor 1, a probability is not within 0 and 1.
+        ValueError: a class has no patient or is neither 0 nor 1, or a probability is not between 0 and 1.
+
+    >>> scores([0, 0, 1, 1], [0.1, 0.6, 0.5, 0.9], threshold=0.5)["auc"]
+    0.75
     """
     y, p = _checked(y_N, p_N)
     if not np.isfinite(threshold):
@@ -106,7 +120,7 @@ def scores(y_N: ArrayLike, p_N: ArrayLike, threshold: float) -> dict[str, float]
 
 
 def scores_of_predictions(y_N: ArrayLike, p_N: ArrayLike, predicted_N: ArrayLike) -> dict[str, float]:
-    """`scores` of predictions (N,) that are already 0 or 1, as of several folds with a threshold each."""
+    """Computes the metrics of `scores` for predicted classes (N,), such as those of folds with different thresholds."""
     y, p = _checked(y_N, p_N)
     predicted = _classes(predicted_N, len(y), "predicted class")
     once_1N = np.ones((1, len(y)))
@@ -116,27 +130,29 @@ def scores_of_predictions(y_N: ArrayLike, p_N: ArrayLike, predicted_N: ArrayLike
 def bootstrap_intervals(
     y_N: ArrayLike, p_N: ArrayLike, predicted_N: ArrayLike, seed: int, n: int = 2000, level: float = 0.95
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of every metric from a bootstrap of patients, stratified by class.
+    """Computes percentile intervals of every metric by a bootstrap of patients, stratified by class.
 
-    Every replicate draws as many patients of each class as there are, with replacement. Scores of the models
-    of different folds are pooled as they are: the pooled AUC also ranks patients against those of other
-    folds, so a fold whose probabilities are shifted as a whole lowers it. The models are not trained again,
-    so the variance of training is not in the interval.
+    Each replicate draws as many patients of each class as there are, with replacement. Probabilities of different
+    folds' models are pooled unchanged: the pooled AUC also ranks patients against those of other folds, so a shift of
+    one fold's probabilities lowers it. The models are not trained again, so the variance of training is not included.
 
     Args:
         y_N: (N,) the classes, 0 or 1.
         p_N: (N,) probabilities of class 1.
         predicted_N: (N,) predicted classes, 0 or 1.
         seed: of the draws; the same seed gives the same intervals.
-        n: replicates.
-        level: coverage.
+        n: number of replicates.
+        level: nominal coverage.
+
+    Returns:
+        (low, high) of each metric.
 
     Raises:
         ValueError: as `scores`.
     """
     y, p = _checked(y_N, p_N)
     predicted = _classes(predicted_N, len(y), "predicted class")
-    # One order for equal inputs in any order, so that a seed names one set of replicates.
+    # a canonical order, so that the replicates depend only on the seed and not on the order of the patients
     order = np.lexsort((predicted, y, p))
     y, p, predicted = y[order], p[order], predicted[order]
     rng = np.random.default_rng(seed)
@@ -151,7 +167,7 @@ def bootstrap_intervals(
 
 
 def _resampled(y_N: Bools, size: int, rng: np.random.Generator) -> Floats:
-    """How often each patient is drawn in each replicate (R, N)."""
+    """Draws replicates; returns how often each patient is in each replicate (R, N)."""
     weights_RN = np.zeros((size, len(y_N)))
     for of_class in (np.flatnonzero(~y_N), np.flatnonzero(y_N)):
         count = len(of_class)
@@ -161,26 +177,26 @@ def _resampled(y_N: Bools, size: int, rng: np.random.Generator) -> Floats:
 
 
 def weighted_scores(y_N: Bools, p_N: Floats, predicted_N: Bools, weights_RN: Floats) -> dict[str, Floats]:
-    """Every metric (R,) with patients counted `weights_RN` times, as `scores` of the repeated patients."""
+    """Computes every metric (R,) with each patient counted `weights_RN` times."""
     order = np.argsort(p_N, kind="stable")
     first_G = np.unique(p_N[order], return_index=True)[1]
     positive_RG = np.add.reduceat(weights_RN[:, order] * y_N[order], first_G, axis=1)
     negative_RG = np.add.reduceat(weights_RN[:, order] * ~y_N[order], first_G, axis=1)
     positives_R, negatives_R = positive_RG.sum(axis=1), negative_RG.sum(axis=1)
-    # Mann-Whitney: a positive beats the negatives below it and half of those it ties with.
-    beaten_RG = np.cumsum(negative_RG, axis=1) - negative_RG / 2
-    hits_RG = np.cumsum(positive_RG[:, ::-1], axis=1)[:, ::-1]
-    called_RG = hits_RG + np.cumsum(negative_RG[:, ::-1], axis=1)[:, ::-1]
-    precision_RG = hits_RG / np.maximum(called_RG, 1)  # nobody is called only where no recall is gained
+    # Mann-Whitney: a positive is ranked above the negatives with lower scores, and half above those with its own
+    below_RG = np.cumsum(negative_RG, axis=1) - negative_RG / 2
+    tp_RG = np.cumsum(positive_RG[:, ::-1], axis=1)[:, ::-1]
+    called_RG = tp_RG + np.cumsum(negative_RG[:, ::-1], axis=1)[:, ::-1]
+    precision_RG = tp_RG / np.maximum(called_RG, 1)  # with nobody called positive, no recall is gained either
     return {
-        "auc": (positive_RG * beaten_RG).sum(axis=1) / (positives_R * negatives_R),
+        "auc": (positive_RG * below_RG).sum(axis=1) / (positives_R * negatives_R),
         "auprc": (positive_RG * precision_RG).sum(axis=1) / positives_R,
         **_scores_of_counts(*_confusion(weights_RN, y_N, predicted_N)),
     }
 
 
 def _confusion(weights_RN: Floats, y_N: Bools, predicted_N: Bools) -> tuple[Floats, Floats, Floats, Floats]:
-    """True positives, false positives, false negatives, true negatives, (R,) each."""
+    """Counts true positives, false positives, false negatives and true negatives, (R,) each."""
     cells = (y_N & predicted_N, ~y_N & predicted_N, y_N & ~predicted_N, ~y_N & ~predicted_N)
     tp, fp, fn, tn = (weights_RN @ cell.astype(float) for cell in cells)
     return tp, fp, fn, tn
@@ -198,12 +214,12 @@ def _scores_of_counts(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> dict[st
 def _checked(y_N: ArrayLike, p_N: ArrayLike) -> tuple[Bools, Floats]:
     p = np.asarray(p_N, dtype=float)
     if p.ndim != 1:
-        raise ValueError(f"probabilities must be one number a patient, but their shape is {p.shape}")
+        raise ValueError(f"probabilities must be one number per patient, but their shape is {p.shape}")
     y = _classes(y_N, len(p), "class")
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"a probability is {p[~((p >= 0) & (p <= 1))][0]}, not within 0 and 1")
-    for name, there in (("positive", y.any()), ("negative", (~y).any())):
-        if not there:
+    for name, present in (("positive", y.any()), ("negative", (~y).any())):
+        if not present:
             raise ValueError(f"no patient of the {name} class: its scores are not defined")
     return y, p
 

@@ -1,4 +1,4 @@
-"""A run's folds in MLflow, where the configuration asks for it."""
+"""Logs a run's folds to MLflow, if `watch.mlflow` is set."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from momkd_ray.ray_runtime import environment
 
 
 def trackers(config: Config, progress: ProgressReporter, fingerprint: str) -> list[MLflowLoggerCallback]:
-    """Tune's MLflow logger, an MLflow run a fold; none where `watch.mlflow` is not set.
+    """Returns Tune's MLflow logger, which logs an MLflow run per fold; an empty list if `watch.mlflow` is not set.
 
     Raises:
-        InputError: MLflow cannot be reached there.
+        InputError: MLflow cannot be reached at the tracking URI.
     """
     if config.watch.mlflow is None:
         return []
@@ -41,36 +41,36 @@ def trackers(config: Config, progress: ProgressReporter, fingerprint: str) -> li
 
 
 class _Tracker(MLflowLoggerCallback):  # type: ignore[misc]  # Ray carries no types
-    """Stops tracking, and not the run, when MLflow is away."""
+    """Tune's MLflow logger, which stops logging, and not the run, if MLflow fails."""
 
     progress: ProgressReporter | None = None
-    away = False
+    failed = False
 
     def log_trial_start(self, trial: Any) -> None:
-        """A fold begins: an MLflow run of its own."""
-        self._unless_away(super().log_trial_start, trial)
+        """Begins the MLflow run of a fold."""
+        self._try(super().log_trial_start, trial)
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
-        """An epoch was validated."""
-        self._unless_away(super().log_trial_result, iteration, trial, result)
+        """Logs the metrics of an epoch."""
+        self._try(super().log_trial_result, iteration, trial, result)
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
-        """A fold ended."""
-        self._unless_away(super().log_trial_end, trial, failed)
+        """Ends the MLflow run of a fold."""
+        self._try(super().log_trial_end, trial, failed)
 
-    def _unless_away(self, log: Callable[..., None], *arguments: Any) -> None:
-        if self.away:
+    def _try(self, log: Callable[..., None], *arguments: Any) -> None:
+        if self.failed:
             return
         try:
             log(*arguments)
         except Exception as error:
-            self.away = True
+            self.failed = True
             if self.progress is not None:
-                self.progress.info(f"MLflow is away, the run goes on without it: {_first_sentence(error)}")
+                self.progress.info(f"MLflow failed, and the run continues without it: {_first_sentence(error)}")
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks for a restore that we do without; a console cannot be pickled
-        # its address, which may hold a password, is not needed either
+        # Tune pickles its callbacks for its own restore, which is not used; a console cannot be pickled, and
+        # the tracking URI may contain a password
         return self.__dict__ | {"progress": None, "tracking_uri": None}
 
 

@@ -1,4 +1,4 @@
-"""What a cross-validation tells while it runs: epochs, folds, and a line for every setting of a search."""
+"""Reports the progress of a cross-validation: epochs, folds, and a line for every setting of a search."""
 
 from __future__ import annotations
 
@@ -12,18 +12,26 @@ from momkd_ray.progress import ProgressReporter
 
 
 class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no types
-    """Counts epochs and finished folds for the user."""
+    """Counts epochs and finished folds for the user.
+
+    Args:
+        progress: shows them.
+        epochs: the largest number of epochs.
+        total: number of folds to train, over all settings.
+        search: the settings.
+        scores: their scores and stop decisions.
+    """
 
     def __init__(
-        self, progress: ProgressReporter, epochs: int, total: int, search: Search, standing: SettingScores
+        self, progress: ProgressReporter, epochs: int, total: int, search: Search, scores: SettingScores
     ) -> None:
         self.progress, self.epochs, self.total = progress, epochs, total
-        self.search, self.standing = search, standing
+        self.search, self.scores = search, scores
         self.done: set[str] = set()
-        self.told = set(standing.scores())
+        self.reported = set(scores.scores())
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-        """An epoch was validated, or a fold is finished."""
+        """Shows a validated epoch or a finished fold, and passes on the fold's notes."""
         fold, setting = trial.config["fold"], trial.config["setting"]
         name = f"fold {fold}" + (f", setting {setting}" if self.search.total > 1 else "")
         for note in result.get("notes") or ():
@@ -43,35 +51,34 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
         self.progress.update("folds of all settings" if self.search.total > 1 else "folds", len(self.done), self.total)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A setting may have come to its end with this fold."""
+        """Reports the settings that ended with this fold."""
         if self.search.total == 1:
             return
-        for number, score in sorted(self.standing.scores().items()):
-            if number not in self.told:
-                self.told.add(number)
-                self.progress.info(
-                    f"setting {number} ({described(self.search.settings[number])}): {self._end(number, score)}"
-                )
+        for number, score in sorted(self.scores.scores().items()):
+            if number not in self.reported:
+                self.reported.add(number)
+                setting = format_setting(self.search.settings[number])
+                self.progress.info(f"setting {number} ({setting}): {self._outcome(number, score)}")
 
-    def _end(self, number: int, score: float | None) -> str:
+    def _outcome(self, number: int, score: float | None) -> str:
         if score is None:
             return "it diverged in a fold, and is left out there"
-        if verdict := self.standing.stopped.get(number):
+        if decision := self.scores.stopped.get(number):
             return (
-                f"stopped after {verdict.epoch} epochs, its mean validation AUC {verdict.val_auc:.3f} over folds "
-                f"being below {verdict.median:.3f}, the median of earlier settings"
+                f"stopped after {decision.epoch} epochs, because its mean validation AUC over folds "
+                f"{decision.val_auc:.3f} is below {decision.median:.3f}, the median of earlier settings"
             )
         return f"mean validation AUC {score:.3f} over folds"
 
     def on_trial_recover(self, **info: Any) -> None:
-        """A fold is tried again."""
-        self.progress.info(f"{info.get('trial')} failed and is tried again from its last checkpoint")
+        """Reports that a failed fold is retried."""
+        self.progress.info(f"{info.get('trial')} failed and is retried from its last checkpoint")
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks for a restore that we do without; a console cannot be pickled
+        # Tune pickles its callbacks for its own restore, which is not used; a console cannot be pickled
         return {}
 
 
-def described(setting: Settings) -> str:
-    """A setting in words."""
+def format_setting(setting: Settings) -> str:
+    """Returns a setting as text, such as `train.lr = 0.001, genes.n = 64`."""
     return ", ".join(f"{key} = {value}" for key, value in setting.items())

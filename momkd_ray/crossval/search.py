@@ -1,4 +1,4 @@
-"""The settings of a search: drawn one after another, numbered, and recorded before any is used."""
+"""The settings of a search: drawn one after another, numbered, and recorded before they are used."""
 
 from __future__ import annotations
 
@@ -13,44 +13,45 @@ from momkd_ray import storage
 from momkd_ray.config.load import Config, takes_integers
 from momkd_ray.config.search_space import Range
 from momkd_ray.errors import InputError
+from momkd_ray.run.layout import RunDirectory
 from momkd_ray.seeds import derive_seed
 
-SETTINGS_FILE = "settings.json"
-DRAWN_BY_DEFAULT = 20
-_TRIES = 1000
+DEFAULT_SETTINGS = 20
+_MAX_DRAWS = 1000
 
 Settings = Mapping[str, Any]
 
 
 class Search:
-    """The settings of a run: one, empty, where there is no search.
+    """The settings of a run; a single empty one if there is no search.
 
-    A grid and random settings follow from the configuration alone and are all there from the start. Optuna's are
-    drawn when the cluster has room for them, from the scores that are known by then. So what cannot be promised
-    for Optuna is that another cluster, or an interruption, leads to the same settings where several are trained
-    side by side; those that are recorded stay, and one after another they follow from `tuning.seed` alone.
+    A grid and random settings follow from the configuration alone and are drawn at the start. Optuna's settings are
+    drawn when the cluster can train them, from the scores at that time. So with Optuna, another cluster or an
+    interruption can lead to other settings if several are trained side by side; recorded settings are kept, and
+    settings trained one after another follow from `tuning.seed` alone.
+
+    Args:
+        config: the resolved configuration.
+
+    Raises:
+        InputError: a combination of the grid is not valid, or there are fewer valid combinations than settings.
     """
 
     def __init__(self, config: Config) -> None:
-        """Go on with the recorded settings, or draw what can be drawn.
-
-        Raises:
-            InputError: a combination of the grid is not valid, or there are fewer valid ones than are to be drawn.
-        """
         self.config, self.method = config, config.tuning.method
-        self.place = storage.join(config.run.dir, SETTINGS_FILE)
+        self.location = RunDirectory(config.run.dir).settings
         self.settings: list[Settings] = []
         if not config.search:
             self.total, self.settings = 1, [{}]
             return
         self.total = _total(config)
-        if storage.exists(self.place):
-            self.settings = storage.read_json(self.place)
+        if storage.exists(self.location):
+            self.settings = storage.read_json(self.location)
         if len(self.settings) < self.total:
-            self._begin()
+            self._draw_all()
 
-    def _begin(self) -> None:
-        """Draw all that there are to be; by chance in Optuna's stead, only to find that there are as many."""
+    def _draw_all(self) -> None:
+        """Draws all settings; for Optuna only at random, to check that there are enough valid combinations."""
         recorded, self.settings = self.settings, []
         while len(self.settings) < self.total:
             self.settings.append(self._next(None))
@@ -60,67 +61,75 @@ class Search:
             self._record()
 
     def draw(self, scores: Mapping[int, float | None]) -> int:
-        """Draw one setting more, knowing these scores of earlier ones by number (None: it failed); its number.
+        """Draws and records the next setting.
+
+        Args:
+            scores: of earlier settings by number; None for one that diverged.
+
+        Returns:
+            The setting's number.
 
         Raises:
-            InputError: no valid combination was found that is not there yet.
+            InputError: no new valid combination was drawn.
         """
         self.settings.append(self._next(scores))
         self._record()
         return len(self.settings) - 1
 
     def _next(self, scores: Mapping[int, float | None] | None) -> Settings:
-        """The next setting; Optuna's from scores."""
+        """Draws a new valid setting; without scores, Optuna's is drawn at random."""
         if self.method == "grid":
-            setting = _cell(self.config, len(self.settings))
+            setting = _grid_setting(self.config, len(self.settings))
             self.config.with_settings(setting)
             return setting
-        for attempt in range(_TRIES):
+        for attempt in range(_MAX_DRAWS):
             seed = derive_seed("setting", self.config.tuning.seed, len(self.settings), attempt)
-            # training is deterministic: a setting that is there already would teach nothing, so that where the sampler
-            # holds on to one, chance finds another
-            if self.method == "optuna" and scores is not None and attempt < _TRIES // 100:
-                setting = _proposed(self.config, seed, self.settings, scores)
+            # training is deterministic, so a repeated setting would tell nothing new: if Optuna's sampler insists on
+            # one, the setting is drawn at random
+            if self.method == "optuna" and scores is not None and attempt < _MAX_DRAWS // 100:
+                setting = _optuna_setting(self.config, seed, self.settings, scores)
             else:
-                setting = _random(self.config, seed)
+                setting = _random_setting(self.config, seed)
             if setting not in self.settings and _is_valid(self.config, setting):
                 return setting
         raise InputError(
-            f"search: of {_TRIES} combinations drawn after {len(self.settings)} settings none was both new and valid: "
-            "lower tuning.settings or widen the search"
+            f"search: of {_MAX_DRAWS} combinations drawn after {len(self.settings)} settings none was both new and "
+            "valid: lower tuning.settings or widen the search"
         )
 
     def _record(self) -> None:
-        storage.write_json(self.place, self.settings)
+        storage.write_json(self.location, self.settings)
 
 
 def _total(config: Config) -> int:
+    """Returns the number of settings of the search."""
     counts = [_count(config, key) for key in config.search]
-    there_are = None if None in counts else math.prod(count for count in counts if count)
-    if config.tuning.method == "grid" and there_are is not None:
-        return there_are
-    wanted = config.tuning.settings or DRAWN_BY_DEFAULT
-    return wanted if there_are is None else min(wanted, there_are)
+    n_combinations = None if None in counts else math.prod(count for count in counts if count)
+    if config.tuning.method == "grid" and n_combinations is not None:
+        return n_combinations
+    requested = config.tuning.settings or DEFAULT_SETTINGS
+    return requested if n_combinations is None else min(requested, n_combinations)
 
 
 def _count(config: Config, key: str) -> int | None:
+    """Returns the number of values of a key; None if there are infinitely many."""
     values = config.search[key]
     return values.count(takes_integers(key)) if isinstance(values, Range) else len(values)
 
 
-def _cell(config: Config, place: int) -> dict[str, Any]:
-    """The combination at a place of the grid, whose last key changes fastest."""
+def _grid_setting(config: Config, index: int) -> dict[str, Any]:
+    """Returns the combination at an index of the grid, whose last key changes fastest."""
     axes = []
     for key, values in config.search.items():
         if isinstance(values, Range):
-            whole = takes_integers(key)
-            axes.append([values.value(i, whole) for i in range(values.count(whole) or 0)])
+            integers = takes_integers(key)
+            axes.append([values.value(i, integers) for i in range(values.count(integers) or 0)])
         else:
             axes.append(values)
-    return dict(zip(config.search, next(itertools.islice(itertools.product(*axes), place, None)), strict=True))
+    return dict(zip(config.search, next(itertools.islice(itertools.product(*axes), index, None)), strict=True))
 
 
-def _random(config: Config, seed: int) -> dict[str, Any]:
+def _random_setting(config: Config, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     setting = {}
     for key, values in config.search.items():
@@ -132,12 +141,12 @@ def _random(config: Config, seed: int) -> dict[str, Any]:
     return setting
 
 
-def _proposed(
+def _optuna_setting(
     config: Config, seed: int, settings: list[Settings], scores: Mapping[int, float | None]
 ) -> dict[str, Any]:
-    """What Optuna proposes after these scores.
+    """Returns Optuna's suggestion, given the scores of earlier settings.
 
-    Its sampler is made anew for each draw and told the scores in the order of the settings, so that it has no state
+    The sampler is created for each draw, and given the scores in the order of the settings, so that it has no state
     that an interruption could lose.
     """
     import optuna
@@ -146,10 +155,10 @@ def _proposed(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = OptunaSearch(space=_distributions(config), metric="val_auc", mode="max", seed=seed % 2**32)
     for number, score in sorted(scores.items()):
-        # nothing is learnt of a value that failed but that it failed; the argument must still be a number
+        # with error=True the score is not used, but must be a number
         sampler.add_evaluated_point(dict(settings[number]), score or 0.0, error=score is None)
-    proposed: dict[str, Any] = sampler.suggest("next")
-    return {key: proposed[key] for key in config.search}
+    suggested: dict[str, Any] = sampler.suggest("next")
+    return {key: suggested[key] for key in config.search}
 
 
 def _distributions(config: Config) -> dict[str, Any]:
@@ -170,7 +179,7 @@ def _distributions(config: Config) -> dict[str, Any]:
 
 
 def _is_valid(config: Config, setting: Settings) -> bool:
-    """Whether its values go together, such as a width and its number of heads."""
+    """Returns whether the values of a setting fit together, such as a width and its number of heads."""
     try:
         config.with_settings(setting)
     except InputError:

@@ -1,4 +1,4 @@
-"""Folds with settings as Ray Tune trials: who comes next, how many side by side, on what resources."""
+"""Folds with settings as Ray Tune trials: their order, their number side by side, and their resources."""
 
 from __future__ import annotations
 
@@ -13,60 +13,69 @@ from ray.tune.search import Searcher
 
 from momkd_ray import storage
 from momkd_ray.config.sections import ClusterConfig
-from momkd_ray.crossval.fold import fold_is_finished, fold_is_lost, run_fold
-from momkd_ray.crossval.median_stopping import SettingScores, stop_marker
+from momkd_ray.crossval.fold import run_fold
+from momkd_ray.crossval.median_stopping import SettingScores, stop_file
 from momkd_ray.crossval.search import Search
 from momkd_ray.errors import input_error_within, run_error_within
 from momkd_ray.ray_runtime import environment
 from momkd_ray.ray_runtime.cluster import concurrent_folds
 from momkd_ray.run.inputs import RunInputs
+from momkd_ray.run.layout import TUNE
 
-Unit = tuple[int, int]  # fold, setting
-_ROOM_ASKED_EVERY_S = 5.0
+FoldAndSetting = tuple[int, int]
+_LIMIT_UPDATED_EVERY_S = 5.0
 
 
-def units_to_train(study: RunInputs, search: Search, standing: SettingScores, folds: Sequence[int]) -> Iterator[Unit]:
-    """All folds of a setting before those of the next, without those that are done.
+def pending_trials(search: Search, scores: SettingScores, folds: Sequence[int]) -> Iterator[FoldAndSetting]:
+    """Yields the folds and settings that need training, all folds of a setting before those of the next.
 
-    A setting is drawn when its first fold is asked for, from what is known by then.
+    A setting is drawn when its first fold is requested, from the scores at that time.
     """
     for setting in range(search.total):
         if setting == len(search.settings):
-            search.draw(standing.scores())
+            search.draw(scores.scores())
         for fold in folds:
-            if setting in standing.stopped or fold_is_lost(study, fold, setting):
-                continue
-            if not fold_is_finished(study, fold, setting):
+            if not scores.is_done(fold, setting):
                 yield fold, setting
 
 
 def build_tuner(
-    study: RunInputs,
+    inputs: RunInputs,
     search: Search,
-    standing: SettingScores,
-    units: Iterator[Unit],
+    scores: SettingScores,
+    trials: Iterator[FoldAndSetting],
     *,
     threads: Mapping[int, float],
-    room: Callable[[], int],
+    limit: Callable[[], int],
     callbacks: Sequence[tune.Callback],
 ) -> Any:
-    """The Tuner that trains these units."""
+    """Returns the Tuner that trains folds with settings.
+
+    Args:
+        inputs: cohort, folds and bags.
+        search: the settings.
+        scores: their scores and stop decisions.
+        trials: the folds and settings to train.
+        threads: of each fold, as `threads_of_folds` returns them.
+        limit: returns the largest number of trials at a time.
+        callbacks: of Tune.
+    """
     environment.override(environment.TUNE)
-    config = study.config
+    config = inputs.config
     file_system, path = storage.pyarrow_filesystem(config.run.dir)
 
     return tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, study=study), trial_resources(config.cluster)),
+        tune.with_resources(tune.with_parameters(_trial, inputs=inputs), trial_resources(config.cluster)),
         tune_config=tune.TuneConfig(
-            num_samples=-1,  # until there is no unit left
-            search_alg=FoldSearcher(units, search, threads, room),
-            scheduler=MedianStopScheduler(standing),
+            num_samples=-1,  # until `trials` is exhausted
+            search_alg=FoldSearcher(trials, search, threads, limit),
+            scheduler=MedianStopScheduler(scores),
             reuse_actors=True,  # a process takes seconds to start and to import what training needs
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
-            name="tune",
+            name=TUNE,
             storage_path=path,
             storage_filesystem=file_system,
             verbose=0,
@@ -76,16 +85,17 @@ def build_tuner(
     )
 
 
-def threads_of_folds(study: RunInputs, own_cluster: bool) -> dict[int, float]:
-    """The threads of the one process that trains a fold; as many as the CPUs that it holds, or more.
+def threads_of_folds(inputs: RunInputs, own_cluster: bool) -> dict[int, float]:
+    """Returns the number of threads of each fold's process: as many as its CPUs, or more.
 
-    Where this machine is all there is, the folds that would leave a part of it idle share that out: the last of five
-    takes both of two. Plan and machine alone decide, so that a fold that goes on has as many threads as before, with
-    which its last digits go. To Ray all folds hold the same, so that one can follow another in its process.
+    On a cluster of this machine alone, the last folds share the CPUs that would be idle: of five folds on two CPUs, the
+    last one takes both. This depends only on the folds and the machine, so a resumed fold has as many threads as
+    before, which its last digits depend on. Ray counts the same CPUs for all folds, so that they can follow each other
+    in one process.
     """
-    cluster, folds = study.config.cluster, list(study.plan.folds)
+    cluster, folds = inputs.config.cluster, list(inputs.plan.folds)
     threads = dict.fromkeys(folds, cluster.cpus_per_worker)
-    if own_cluster and cluster.most_workers == 1 and not cluster.gpus_per_worker and not study.config.search:
+    if own_cluster and cluster.most_workers == 1 and not cluster.gpus_per_worker and not inputs.config.search:
         side_by_side = concurrent_folds(cluster, own=True)
         last = folds[len(folds) - len(folds) % side_by_side :]
         threads |= {fold: cluster.cpus_per_worker * (side_by_side // len(last)) for fold in last}
@@ -93,110 +103,123 @@ def threads_of_folds(study: RunInputs, own_cluster: bool) -> dict[int, float]:
 
 
 def trial_resources(cluster: ClusterConfig) -> dict[str, float]:
-    """What a trial itself holds.
+    """Returns the resources of a trial's own process.
 
-    With one worker the trial is the worker. With more it only drives Ray Train's workers; a driver that held a CPU
-    would keep it from them, and two such drivers wait for ever, so it takes a sliver of the head node instead.
+    With one worker the trial is the worker. With more it only drives Ray Train's workers. A driver with a CPU of its
+    own would withhold it from them, and two such drivers could wait forever, so it takes 1 % of the head node instead.
     """
     if cluster.most_workers > 1:
         return {"cpu": 0, "node:__internal_head__": 0.01}
     return {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
 
 
-def room_on_cluster(cluster: ClusterConfig) -> Callable[[], int]:
-    """How many folds the cluster holds as it now stands, or will hold once its autoscaler has seen them wait."""
-    asked, room = float("-inf"), 1
+def concurrency_limit(cluster: ClusterConfig) -> Callable[[], int]:
+    """Returns a function that gives the number of folds the cluster holds, now or after its autoscaler has reacted."""
+    updated, limit = float("-inf"), 1
 
-    def ask() -> int:
-        nonlocal asked, room
-        if time.monotonic() - asked > _ROOM_ASKED_EVERY_S:
-            asked, room = time.monotonic(), concurrent_folds(cluster, own=False)
-        return room
+    def current_limit() -> int:
+        nonlocal updated, limit
+        if time.monotonic() - updated > _LIMIT_UPDATED_EVERY_S:
+            updated, limit = time.monotonic(), concurrent_folds(cluster, own=False)
+        return limit
 
-    return ask
+    return current_limit
 
 
 class FoldSearcher(Searcher):  # type: ignore[misc]  # Ray carries no types
-    """Hands out the units one after another, while the cluster has room.
+    """Suggests folds with settings to Tune in their order, up to a number at a time.
 
-    Drivers of Ray Train hold nothing that Tune could count, so that it is here that their number is limited: what a
-    fold's workers need comes in one placement group, which is granted whole or not at all, and no two folds can hold
-    a part of it and wait for each other.
+    Tune cannot limit the trials that only drive Ray Train, because they hold no resources, so the limit is here. The
+    resources of a fold's workers are one placement group, which Ray grants completely or not at all, so two folds
+    cannot each hold a part and wait for the other.
+
+    Args:
+        trials: the folds and settings to train.
+        search: the settings' values.
+        threads: of each fold.
+        limit: returns the largest number of trials at a time.
     """
 
     def __init__(
-        self, units: Iterator[Unit], search: Search, threads: Mapping[int, float], room: Callable[[], int]
+        self,
+        trials: Iterator[FoldAndSetting],
+        search: Search,
+        threads: Mapping[int, float],
+        limit: Callable[[], int],
     ) -> None:
         super().__init__()
-        self.units, self.search, self.threads, self.room = units, search, threads, room
+        self.trials, self.search, self.threads, self.limit = trials, search, threads, limit
         self.live: set[str] = set()
-        self.refused = False
+        self.has_bad_input = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next unit; None while there is no room, `Searcher.FINISHED` when there is none to begin."""
-        if self.refused:
+        """Returns the next trial; None if the limit is reached, `Searcher.FINISHED` if no more are to start."""
+        if self.has_bad_input:
             return str(Searcher.FINISHED)
-        if len(self.live) >= self.room():
+        if len(self.live) >= self.limit():
             return None
-        unit = next(self.units, None)
-        if unit is None:
+        trial = next(self.trials, None)
+        if trial is None:
             return str(Searcher.FINISHED)
         self.live.add(trial_id)
-        fold, setting = unit
+        fold, setting = trial
         values = dict(self.search.settings[setting])
         return {"fold": fold, "setting": setting, "values": values, "threads": self.threads[fold]}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """There is room again. After bad input nothing begins; a fold that failed leaves the others their chance."""
+        """Counts a trial as ended. After bad input no other starts; after a failed fold the others still do."""
         self.live.discard(trial_id)
-        self.refused |= "bad_input" in (result or {})
+        self.has_bad_input |= "bad_input" in (result or {})
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: what is done lies in the folds' own folders."""
+        """Does nothing: the state of a run is in the folds' folders."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, as `save`."""
+        """Does nothing, as `save`."""
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its parts for a restore that we do without
+        # Tune pickles its components for its own restore, which is not used
         return {}
 
 
 class MedianStopScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Trials in the order they come; when a setting is found hopeless, a file tells all its folds to end.
+    """Runs trials in their order; a setting that falls behind is stopped by a file that all its folds look for.
 
-    They end by themselves after the epoch they are in. A trial that a scheduler stops can leave the placement group
-    of its nested workers behind, for which the next trial then waits.
+    They end by themselves after the current epoch. If the scheduler stopped a trial, the placement group of its nested
+    workers could remain, and the next trial would wait for it.
+
+    Args:
+        scores: the settings' curves and stop decisions.
     """
 
-    def __init__(self, standing: SettingScores) -> None:
+    def __init__(self, scores: SettingScores) -> None:
         super().__init__()
-        self.standing = standing
+        self.scores = scores
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """An epoch was validated: perhaps one after which settings are compared."""
-        if "best_val_auc" in result and self.standing.judged_after(result["epoch"] + 1):
-            self.standing.look(trial.config["fold"], trial.config["setting"])
+        """Compares the settings, if this is an epoch after which they are compared."""
+        if "best_val_auc" in result and self.scores.compares_after(result["epoch"] + 1):
+            self.scores.update(trial.config["fold"], trial.config["setting"])
         return str(FIFOScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """A fold came to its end."""
-        self.standing.look(trial.config["fold"], trial.config["setting"])
+        """Compares the settings after the end of a fold."""
+        self.scores.update(trial.config["fold"], trial.config["setting"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-def _trial(params: dict[str, Any], study: RunInputs) -> None:
-    """One Tune trial: one fold with one setting."""
+def _trial(params: dict[str, Any], inputs: RunInputs) -> None:
+    """Trains and tests one fold with one setting, as a Tune trial."""
     fold, setting = params["fold"], params["setting"]
-    cluster = study.config.cluster.model_copy(update={"cpus_per_worker": params["threads"]})
-    study = replace(study, config=study.config.model_copy(update={"cluster": cluster}))
-    marker = stop_marker(study, setting) if study.config.tuning.stop != "none" else None
+    cluster = inputs.config.cluster.model_copy(update={"cpus_per_worker": params["threads"]})
+    inputs = replace(inputs, config=inputs.config.model_copy(update={"cluster": cluster}))
+    stop = stop_file(inputs, setting) if inputs.config.tuning.stop != "none" else None
     try:
-        result = run_fold(study, fold, setting, params["values"], marker)
+        result = run_fold(inputs, fold, setting, params["values"], stop)
     except Exception as error:
-        # told as a metric: raised, Tune would try again what cannot end better
+        # reported as a metric: if it were raised, Tune would retry an error that would come again
         if wrong := input_error_within(error):
             tune.report({"bad_input": str(wrong)})
             return
@@ -207,12 +230,11 @@ def _trial(params: dict[str, Any], study: RunInputs) -> None:
     if result is None:
         tune.report({"ended_early": True})
     else:
-        # under a name of its own: it is no further point of the epochs' curve
+        # not as val_auc, which would add a point to the curve over epochs
         tune.report({"finished": True, "kept_val_auc": result.val_scores["auc"]})
 
 
 def _trial_name(trial: Any) -> str:
-    # fold first: TensorBoard lists a fold's settings together, and the regular expression fold=0 selects them; a fold
-    # that goes on does so in its own folder
+    # fold first: TensorBoard then lists a fold's settings together, and the regular expression fold=0 selects them
     setting = f"-setting={trial.config['setting']}" if trial.config["values"] else ""
     return f"fold={trial.config['fold']}{setting}"

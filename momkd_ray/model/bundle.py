@@ -16,6 +16,9 @@ from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.errors import InputError
 from momkd_ray.model.momkd import MoMKD
 
+_WEIGHTS, _CARD = "weights.safetensors", "model.json"
+BUNDLE_FILES = (_WEIGHTS, _CARD)  # the card last: a bundle with a card is complete
+
 
 class BundleCard(Section):
     """The content of `model.json`: all that prediction needs besides the weights, and the model's origin."""
@@ -44,8 +47,8 @@ def save_bundle(location: str, model: MoMKD, card: BundleCard) -> None:
     """Writes a bundle to a folder, local or `s3://`; the card is written last, so a bundle with a card is complete."""
     weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
     card = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
-    storage.write_bytes(storage.join(location, "weights.safetensors"), weights)
-    storage.write_text(storage.join(location, "model.json"), card.model_dump_json(indent=2) + "\n")
+    storage.write_bytes(storage.join(location, _WEIGHTS), weights)
+    storage.write_text(storage.join(location, _CARD), card.model_dump_json(indent=2) + "\n")
 
 
 def load_bundle(location: str) -> tuple[MoMKD, BundleCard]:
@@ -61,8 +64,8 @@ def load_bundle(location: str) -> tuple[MoMKD, BundleCard]:
         InputError: the folder holds no bundle, or one that is damaged or of another format.
     """
     try:
-        card = BundleCard.model_validate(json.loads(storage.read_text(storage.join(location, "model.json"))))
-        weights = storage.read_bytes(storage.join(location, "weights.safetensors"))
+        card = BundleCard.model_validate(json.loads(storage.read_text(storage.join(location, _CARD))))
+        weights = storage.read_bytes(storage.join(location, _WEIGHTS))
     except FileNotFoundError as error:
         raise InputError(f"{location} is no model bundle: it lacks model.json or weights.safetensors") from error
     except (ValidationError, ValueError) as error:

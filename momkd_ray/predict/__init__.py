@@ -1,1 +1,1 @@
-"""Histology alone: predictions of trained models."""
+"""Predictions of trained models for new slides, from histology alone."""

@@ -1,4 +1,4 @@
-"""Predictions for a folder of slides from histology alone, by one model or the mean of several."""
+"""Predicts the slides of a folder from histology alone, by one model or the mean of several."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from momkd_ray import storage
 from momkd_ray.bags.shared_bags import join_bags
 from momkd_ray.batches.collate import collate
 from momkd_ray.cohort.feature_files import list_features
+from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.cohort.slides import read_slides
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Recipe
 from momkd_ray.formats.readers import read_bag
-from momkd_ray.input_faults import Fault, FileFaultError, OnError, raise_faults, record_faults
+from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, raise_faults, record_faults
 from momkd_ray.model.bundle import BundleCard, load_bundle
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.parallel_map import parallel_map
@@ -26,7 +27,12 @@ BAGS_PER_CHUNK = 4
 
 
 class Ensemble:
-    """Models in memory, and what they say of bags."""
+    """Models in memory that predict bags together.
+
+    Args:
+        models: locations of the bundles.
+        device: of PyTorch, such as `cpu` or `cuda`.
+    """
 
     def __init__(self, models: Sequence[str], device: str) -> None:
         import torch
@@ -37,7 +43,17 @@ class Ensemble:
         self.card = loaded[0][1]
 
     def predict(self, bag_id: str, slides: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
-        """`bag_id`, `p` of the positive class (None without a good slide) and the `faults` of the others."""
+        """Predicts a bag of one or more feature files.
+
+        Args:
+            bag_id: name of the bag.
+            slides: names of its slides.
+            paths: their feature files.
+
+        Returns:
+            `bag_id`; `p`, the mean probability of the positive class, None if no file can be used; `faults` of the
+            files that cannot.
+        """
         bags: list[Bag] = []
         faults: list[Fault] = []
         for slide_id, path in zip(slides, paths, strict=True):
@@ -56,14 +72,14 @@ class Ensemble:
         encoder = bag.provenance.get("encoder")
         if self.card.encoder and encoder and encoder != self.card.encoder:
             raise FileFaultError(
-                "mixed", f"{path} holds features of {encoder}, but the model was trained on {self.card.encoder}"
+                "mixed", f"{path} contains features of {encoder}, but the model was trained on {self.card.encoder}"
             )
         return bag
 
 
 @cache
 def _ensemble(models: tuple[str, ...], device: str, call: str) -> Ensemble:
-    """Loaded once by each process in a call; another call may find other models at the same places."""
+    """Loads the models once in each process and call; in another call, other models may lie at the same locations."""
     _ensemble.cache_clear()
     return Ensemble(models, device)
 
@@ -83,20 +99,23 @@ def predict_folder(
     by_patient: bool = False,
     on_error: OnError = "stop",
 ) -> pd.DataFrame:
-    """Predict every feature file of a folder and write the table; Ray must be up.
+    """Predicts every feature file of a folder and writes the table; Ray must be initialised.
 
     Args:
-        models: bundles; their probabilities and thresholds are averaged.
+        models: locations of bundles; their probabilities and thresholds are averaged.
         features: the folder, local or `s3://`.
-        out: a `.csv` or `.parquet` file: slide_id, patient_id, p_<class> ..., predicted.
-        progress: told of the progress.
-        by_patient: a row a patient, the mean of its slides, instead of a row a slide.
+        out: a `.csv` or `.parquet` file.
+        progress: receives the count of bags and notes.
         slides: a table of patients and slides, as `cohort.slides`; without it every slide is its own patient.
-        gpus: GPUs a task holds; a part of one is allowed.
-        on_error: whether bad feature files end it, or are left out. They are all listed in `<out>.rejected.csv`.
+        gpus: number of GPUs of each task; it may be a fraction.
+        by_patient: one row per patient, the mean of its slides, instead of one row per slide.
+        on_error: whether bad feature files end it or are left out; all are listed in `<out>.rejected.csv`.
+
+    Returns:
+        The written table: `slide_id` (not if by patient), `patient_id`, `p_<negative>`, `p_<positive>`, `predicted`.
 
     Raises:
-        InputError: bad models or feature files, or a model of patients' bags and no table of slides.
+        InputError: a model or feature file is bad, or a model reads patients' bags and no table of slides is given.
     """
     if not out.endswith((".csv", ".parquet")):
         raise InputError(f"--out {out}: write to a .csv or a .parquet file")
@@ -104,27 +123,27 @@ def predict_folder(
     joint = cards[0].bag == "patient"
     if joint and slides is None:
         raise InputError(
-            f"{models[0]} reads all slides of a patient as one bag (cohort.bag: patient), so it must know whose each "
-            "slide is: pass --slides with a table of patients and slides"
+            f"{models[0]} reads all slides of a patient as one bag (cohort.bag: patient), so it needs the patient of "
+            "each slide: pass --slides with a table of patients and slides"
         )
-    table = slides_of(features)
-    patients, unmatched = patients_of(slides, table, features)
-    place, total = f"{out}.rejected.csv", f"{len(table)} feature files"
-    record_faults(unmatched, total, place, on_error)
+    table = list_slides(features)
+    patients, unmatched = match_patients(slides, table, features)
+    rejected, total = f"{out}.{REJECTED}", f"{len(table)} feature files"
+    record_faults(unmatched, total, rejected, on_error)
     table = table[table["slide_id"].isin(list(patients))]
-    bags = bags_of(table, patients, joint=joint)
+    bags = group_bags(table, patients, joint=joint)
     rows: list[dict[str, Any]] = []
     for row in _predicted(bags, models, gpus):
         rows.append(row)
         progress.update("predict", len(rows), len(bags), "bags")
     faults = unmatched + [fault for row in rows for fault in row["faults"]]
-    record_faults(faults, total, place, on_error)
+    record_faults(faults, total, rejected, on_error)
     if faults:
-        slides_out = f"{len(faults)} slide is" if len(faults) == 1 else f"{len(faults)} slides are"
-        progress.info(f"{slides_out} left out; {place} lists {'it' if len(faults) == 1 else 'them'} with the reason")
+        left_out = f"{len(faults)} slide is" if len(faults) == 1 else f"{len(faults)} slides are"
+        progress.info(f"{left_out} left out; {rejected} lists {'it' if len(faults) == 1 else 'them'} with the reason")
     result = pd.DataFrame(rows, columns=["bag_id", "p", "faults"]).dropna(subset=["p"])
     if result.empty:
-        raise_faults(faults, total, place)
+        raise_faults(faults, total, rejected)
     result = result.merge(bags, on="bag_id").sort_values("bag_id").reset_index(drop=True)
     named = named_predictions(result, cards, by_patient=by_patient or joint)
     _write(named, out)
@@ -154,47 +173,60 @@ def _predicted(bags: pd.DataFrame, models: Sequence[str], gpus: float) -> Iterat
 
 
 def check_ensemble(models: Sequence[str]) -> list[BundleCard]:
-    """The cards of models that can predict together.
+    """Reads the cards of models, and checks that the models can predict together.
 
     Raises:
-        InputError: no model, a damaged one, or two that read different features or name different classes.
+        InputError: no model is given, one is damaged, or two differ in their features or classes.
     """
     if not models:
         raise InputError("no model is given: name the folder of a bundle, such as runs/pr/fold=0/model")
     cards = [load_bundle(location)[1] for location in models]
     for location, card in zip(models, cards, strict=True):
         for name in ("label", "classes", "width", "neighbors", "graph", "bag", "encoder"):
-            ours, first = getattr(card, name), getattr(cards[0], name)
-            if ours != first:
+            own, first = getattr(card, name), getattr(cards[0], name)
+            if own != first:
                 raise InputError(
-                    f"{location} has {name} {ours}, but {models[0]} has {first}: they cannot predict together"
+                    f"{location} has {name} {own}, but {models[0]} has {first}: they cannot predict together; predict "
+                    "with each alone"
                 )
     return cards
 
 
-def slides_of(features: str) -> pd.DataFrame:
-    """The feature files of a folder as `slide_id, path`, sorted."""
+def list_slides(features: str) -> pd.DataFrame:
+    """Lists the feature files of a folder as `slide_id, path`, sorted.
+
+    Raises:
+        InputError: there is none.
+    """
     files = list_features(features)
     if not files:
-        raise InputError(f"{features} holds no .h5 or .pt feature files")
+        raise InputError(f"{features} contains no .h5 or .pt feature files: name the folder that does")
     return pd.DataFrame([{"slide_id": file.slide_id, "path": file.path} for file in files.values()])
 
 
-def patients_of(slides: str | None, table: pd.DataFrame, features: str) -> tuple[dict[str, str], list[Fault]]:
-    """slide_id -> patient_id, each slide its own patient where no table is given; and what does not match.
+def match_patients(slides: str | None, table: pd.DataFrame, features: str) -> tuple[dict[str, str], list[Fault]]:
+    """Finds the patient of each slide.
+
+    Args:
+        slides: the table of patients and slides; without it each slide is its own patient.
+        table: the feature files as `slide_id, path`.
+        features: their folder.
+
+    Returns:
+        The patient of each slide, and the faults: slides without patient, and rows without feature file.
 
     Raises:
         InputError: the table lacks a column.
     """
     if slides is None:
         return {slide: slide for slide in table["slide_id"]}, []
-    known = read_slides(slides)
-    patients = dict(zip(known.table["slide_id"], known.table["patient_id"], strict=True))
-    faults = list(known.faults)
+    listing = read_slides(slides)
+    patients = dict(zip(listing.table["slide_id"], listing.table["patient_id"], strict=True))
+    faults = list(listing.faults)
     faults += [
         Fault("slide", slide, "unmatched", path, f"{slides} names no patient for slide {slide} ({path}); add its row")
         for slide, path in zip(table["slide_id"], table["path"], strict=True)
-        if slide not in patients and slide not in {fault.id for fault in known.faults}
+        if slide not in patients and slide not in {fault.id for fault in listing.faults}
     ]
     for slide in sorted(set(patients) - set(table["slide_id"])):
         reason = f"{slides} lists slide {slide}, which has no feature file in {features}; extract it or remove its row"
@@ -202,8 +234,12 @@ def patients_of(slides: str | None, table: pd.DataFrame, features: str) -> tuple
     return patients, faults
 
 
-def bags_of(table: pd.DataFrame, patients: Mapping[str, str], *, joint: bool) -> pd.DataFrame:
-    """What is predicted at a time: `bag_id, patient_id`, and lists of its `slides` and their `paths`."""
+def group_bags(table: pd.DataFrame, patients: Mapping[str, str], *, joint: bool) -> pd.DataFrame:
+    """Groups slides into bags, of one slide or, if `joint`, of all slides of a patient.
+
+    Returns:
+        One row per bag: `bag_id, patient_id`, and lists of `slides` and their `paths`.
+    """
     slides = table.assign(patient_id=[patients[slide] for slide in table["slide_id"]])
     slides["bag_id"] = slides["patient_id" if joint else "slide_id"]
     by_bag = slides.groupby("bag_id", sort=True)
@@ -212,18 +248,18 @@ def bags_of(table: pd.DataFrame, patients: Mapping[str, str], *, joint: bool) ->
 
 
 def named_predictions(bags: pd.DataFrame, cards: Sequence[BundleCard], *, by_patient: bool) -> pd.DataFrame:
-    """The prediction table in the user's own class names, with the models' mean threshold.
+    """Returns the table of predictions with the user's class names, by the models' mean threshold.
 
     Args:
         bags: `bag_id, patient_id, p` of the positive class.
         cards: of the models.
-        by_patient: a row a patient, the mean of its bags, instead of a row a slide.
+        by_patient: one row per patient, the mean of its bags, instead of one row per bag.
     """
     negative, positive = cards[0].classes
     threshold = sum(card.threshold for card in cards) / len(cards)
     table = bags[["bag_id", "patient_id", "p"]].rename(columns={"bag_id": "slide_id"})
     if by_patient:
-        table = table.groupby("patient_id")["p"].mean().reset_index()
+        table = patient_mean(table, ["p"])
     p = table.pop("p")
     table[f"p_{negative}"] = 1 - p
     table[f"p_{positive}"] = p

@@ -1,1 +1,1 @@
-"""One self-contained page about one cross-validation."""
+"""The report of a cross-validation, one self-contained HTML page."""

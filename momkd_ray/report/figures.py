@@ -1,4 +1,4 @@
-"""The page's figures as inline SVG: their text stays text, their greys follow light and dark mode."""
+"""The report's figures as inline SVG: text is kept as text, and greys follow light and dark mode."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-# Stand-ins, replaced by the page's CSS variables.
+# placeholder colours, replaced by the page's CSS variables
 _INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
 _VARIABLES = {_INK: "var(--ink)", _MUTED: "var(--muted)", _GRID: "var(--grid)"}
-# Okabe and Ito's colours, told apart by readers with any colour vision; dashes tell folds apart beyond six.
+# Okabe and Ito's colours, distinct for readers with any colour vision; dashes distinguish more than six folds
 _BLUE, _VERMILLION = "#0072b2", "#d55e00"
 _FOLD_COLOURS = (_BLUE, _VERMILLION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _FOLD_DASHES = ("-", "--", ":", "-.")
@@ -53,13 +53,13 @@ def roc_figure(
     pooled: tuple[np.ndarray, np.ndarray],
     auc: Mapping[str, Any],
 ) -> Markup:
-    """ROC curves of the folds and of the pooled patients (y, p); `auc` is that entry of metrics.json."""
+    """Draws ROC curves of the folds and of the pooled patients (y, p); `auc` is that entry of metrics.json."""
     with rc_context(_STYLE):
         figure, axes = _square(curves=len(y_by_fold) + 2)
         axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=1, linestyle=(0, (1, 2)), label="chance 0.500")
-        for place, (fold, value) in enumerate(zip(y_by_fold, auc["folds"], strict=True)):
+        for index, (fold, value) in enumerate(zip(y_by_fold, auc["folds"], strict=True)):
             fpr, tpr, _ = roc_curve(y_by_fold[fold], p_by_fold[fold])
-            axes.plot(fpr, tpr, **_fold_line(place), label=f"fold {fold}  {value:.3f}")
+            axes.plot(fpr, tpr, **_fold_line(index), label=f"fold {fold}  {value:.3f}")
         fpr, tpr, _ = roc_curve(*pooled)
         axes.plot(fpr, tpr, color=_INK, linewidth=2.4, label=f"pooled  {auc['pooled']:.3f}")
         axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
@@ -74,15 +74,15 @@ def pr_figure(
     pooled: tuple[np.ndarray, np.ndarray],
     auprc: Mapping[str, Any],
 ) -> Markup:
-    """Precision-recall curves of the folds and of the pooled patients (y, p); `auprc` is that entry of metrics.json."""
+    """Draws precision-recall curves of the folds and of the pooled patients; `auprc` is that entry of metrics.json."""
     with rc_context(_STYLE):
         figure, axes = _square(curves=len(y_by_fold) + 2)
         prevalence = float(np.mean(pooled[0]))
         dots = (0, (1, 2))
         axes.axhline(prevalence, color=_MUTED, linewidth=1, linestyle=dots, label=f"prevalence  {prevalence:.3f}")
-        for place, (fold, value) in enumerate(zip(y_by_fold, auprc["folds"], strict=True)):
+        for index, (fold, value) in enumerate(zip(y_by_fold, auprc["folds"], strict=True)):
             precision, recall, _ = precision_recall_curve(y_by_fold[fold], p_by_fold[fold])
-            line = _fold_line(place)
+            line = _fold_line(index)
             axes.step(recall, precision, where="post", **line, label=f"fold {fold}  {value:.3f}")
         precision, recall, _ = precision_recall_curve(*pooled)
         label = f"pooled  {auprc['pooled']:.3f}"
@@ -97,7 +97,7 @@ def pr_figure(
 
 
 def histogram_figure(y_N: np.ndarray, p_N: np.ndarray, thresholds: Sequence[float], classes: tuple[str, str]) -> Markup:
-    """How the probabilities of the patients of each true class lie, and the folds' thresholds."""
+    """Draws histograms of the probabilities of the patients of each true class, and the folds' thresholds."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(4.4, 3.8))
         axes = figure.subplots()
@@ -107,8 +107,8 @@ def histogram_figure(y_N: np.ndarray, p_N: np.ndarray, thresholds: Sequence[floa
             label = f"truly {_short(classes[value])}, n = {len(of_class)}"
             axes.hist(of_class, bins, histtype="stepfilled", facecolor=colour, alpha=0.3, label=label)
             axes.hist(of_class, bins, histtype="step", edgecolor=colour, linewidth=1.6, hatch=hatch)
-        for place, threshold in enumerate(thresholds):
-            label = "threshold of a fold" if place == 0 else "_nolegend_"
+        for index, threshold in enumerate(thresholds):
+            label = "threshold of a fold" if index == 0 else "_nolegend_"
             axes.axvline(threshold, color=_INK, linewidth=1, linestyle="--", label=label)
         axes.set(xlabel=f"probability of {_short(classes[1])}", ylabel="patients", xlim=(0, 1))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -118,7 +118,7 @@ def histogram_figure(y_N: np.ndarray, p_N: np.ndarray, thresholds: Sequence[floa
 
 
 def training_figure(fold: int, epochs: pd.DataFrame, best_epoch: int) -> Markup:
-    """Validation AUC and total loss of one fold over `epoch`; the chosen epoch is marked."""
+    """Draws validation AUC and total loss of one fold over its epochs; the chosen epoch is marked."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(3.4, 3.2))
         above, below = figure.subplots(2, 1, sharex=True)
@@ -136,15 +136,15 @@ def training_figure(fold: int, epochs: pd.DataFrame, best_epoch: int) -> Markup:
 
 
 def _square(curves: int) -> tuple[Figure, Axes]:
-    """Axes of the same size whatever the number of curves in the legend below them."""
+    """Returns a figure whose axes have the same size for any number of curves in the legend below them."""
     figure = Figure(figsize=(4.4, 4.4 + 0.17 * -(-curves // _LEGEND_COLUMNS)))
     axes: Axes = figure.subplots()
     return figure, axes
 
 
-def _fold_line(place: int) -> dict[str, Any]:
-    dashes = _FOLD_DASHES[place // len(_FOLD_COLOURS) % len(_FOLD_DASHES)]
-    return {"color": _FOLD_COLOURS[place % len(_FOLD_COLOURS)], "linestyle": dashes, "linewidth": 1.1}
+def _fold_line(index: int) -> dict[str, Any]:
+    dashes = _FOLD_DASHES[index // len(_FOLD_COLOURS) % len(_FOLD_DASHES)]
+    return {"color": _FOLD_COLOURS[index % len(_FOLD_COLOURS)], "linestyle": dashes, "linewidth": 1.1}
 
 
 def _short(name: str) -> str:
@@ -153,12 +153,12 @@ def _short(name: str) -> str:
 
 def _svg(figure: Figure, name: str, alt: str) -> Markup:
     stream = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(stream, format="svg", transparent=True, metadata=no_metadata)
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
-    # Ids are unique in a figure only, and the page holds several.
+    # matplotlib's ids are unique within a figure, and the page has several
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    for stand_in, variable in _VARIABLES.items():
-        svg = svg.replace(stand_in, variable)
+    for placeholder, variable in _VARIABLES.items():
+        svg = svg.replace(placeholder, variable)
     return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))

@@ -1,4 +1,4 @@
-"""report.html: what a cross-validation came to, in one file that needs no network."""
+"""Writes report.html: the results of a cross-validation in one file that loads nothing from a network."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from pyarrow import ArrowException
 
 from momkd_ray import __version__, storage
 from momkd_ray.crossval.evaluate import pool_patients
+from momkd_ray.crossval.progress_callback import format_setting
 from momkd_ray.errors import InputError
 from momkd_ray.report import figures
+from momkd_ray.run.layout import RunDirectory
 
 _METRIC_NAMES = {
     "auc": "AUC",
@@ -31,74 +33,89 @@ _METRIC_NAMES = {
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a finished cross-validation left in its directory."""
+    """The content of a finished cross-validation's directory.
 
-    figures: dict[str, Any]  # metrics.json
-    predictions: pd.DataFrame  # predictions.parquet: a row a patient and fold it was tested in
-    settings: str  # run.yaml
+    Attributes:
+        figures: metrics.json.
+        predictions: predictions.parquet, one row per patient and fold in which it was tested.
+        configuration: the text of run.yaml.
+        label: name of the label.
+        classes: names of the negative and the positive class.
+        epochs: metrics of each fold's epochs.
+    """
+
+    figures: dict[str, Any]
+    predictions: pd.DataFrame
+    configuration: str
     label: str
     classes: tuple[str, str]
-    epochs: dict[int, pd.DataFrame]  # by fold
+    epochs: dict[int, pd.DataFrame]
 
     @property
     def patients(self) -> pd.DataFrame:
-        """One row a tested patient, as pooled in metrics.json."""
+        """One row per tested patient, as pooled in metrics.json."""
         thresholds = {fold["fold"]: fold["threshold"] for fold in self.figures["folds"]}
         return pool_patients(self.predictions, thresholds, self.classes)
 
 
 def write_report(run_dir: str) -> str:
-    """Build `report.html` from what a finished cross-validation wrote, and return its location.
+    """Writes the report of a finished cross-validation.
 
     Args:
-        run_dir: local or s3://, holding `metrics.json`, `predictions.parquet`, `run.yaml` and, for every
-            fold, `fold=<i>/metrics.jsonl`.
+        run_dir: the run directory, local or `s3://`.
+
+    Returns:
+        The location of the report.
 
     Raises:
-        InputError: a file is missing, or is not what a cross-validation writes.
+        InputError: a file of the cross-validation is missing or damaged.
     """
-    run = _read_run(run_dir)
+    directory = RunDirectory(run_dir)
+    run = _read_run(directory)
     loader = PackageLoader("momkd_ray.report", "")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("page.html.jinja").render(_content(run))
-    location = storage.join(run_dir, "report.html")
-    storage.write_text(location, page)
-    return location
+    storage.write_text(directory.report, page)
+    return directory.report
 
 
-def _read_run(run_dir: str) -> FinishedRun:
-    metrics = _read(run_dir, "metrics.json", json.loads)
-    settings = _read(run_dir, "run.yaml", bytes.decode)
-    tree = _read(run_dir, "run.yaml", yaml.safe_load)
-    predictions = _read(run_dir, "predictions.parquet", lambda content: pd.read_parquet(io.BytesIO(content)))
+def _read_run(directory: RunDirectory) -> FinishedRun:
+    metrics = _read(directory, directory.metrics, json.loads)
+    configuration = _read(directory, directory.configuration, bytes.decode)
+    tree = _read(directory, directory.configuration, yaml.safe_load)
+    predictions = _read(directory, directory.predictions, lambda content: pd.read_parquet(io.BytesIO(content)))
     try:
         cohort = tree["cohort"]
         label, classes = str(cohort["label"]), (str(cohort["negative"]), str(cohort["positive"]))
     except (KeyError, TypeError) as error:
-        raise InputError(f"{run_dir}/run.yaml is no configuration: it lacks cohort's label or classes") from error
+        raise InputError(
+            f"{directory.configuration} lacks the cohort's label or classes: run momkd-ray crossval again"
+        ) from error
     missing = [name for name in ("metrics", "counts", "folds") if name not in metrics]
     if missing:
-        raise InputError(f"{run_dir}/metrics.json lacks {missing[0]!r}: run momkd-ray crossval again")
-    wanted = ["patient_id", "label", "predicted", "fold", *(f"p_{name}" for name in classes)]
-    absent = [column for column in wanted if column not in predictions.columns]
+        raise InputError(f"{directory.metrics} lacks {missing[0]!r}: run momkd-ray crossval again")
+    required = ["patient_id", "label", "predicted", "fold", *(f"p_{name}" for name in classes)]
+    absent = [column for column in required if column not in predictions.columns]
     if absent:
-        raise InputError(f"{run_dir}/predictions.parquet lacks the column {absent[0]}: run momkd-ray crossval again")
+        raise InputError(f"{directory.predictions} lacks the column {absent[0]}: run momkd-ray crossval again")
     folds = [fold["fold"] for fold in metrics["folds"]]
     if set(predictions["fold"]) != set(folds):
-        raise InputError(f"{run_dir}/predictions.parquet and metrics.json have different folds: cross-validate again")
-    epochs = {fold: _read(run_dir, f"fold={fold}/metrics.jsonl", _epochs) for fold in folds}
-    return FinishedRun(metrics, predictions, settings, label, classes, epochs)
+        raise InputError(
+            f"{directory.predictions} and {directory.metrics} have different folds: run momkd-ray crossval again"
+        )
+    epochs = {fold: _read(directory, directory.fold(fold).metrics, _epochs) for fold in folds}
+    return FinishedRun(metrics, predictions, configuration, label, classes, epochs)
 
 
-def _read(run_dir: str, name: str, parse: Callable[[bytes], Any]) -> Any:
-    location = storage.join(run_dir, name)
+def _read(directory: RunDirectory, location: str, parse: Callable[[bytes], Any]) -> Any:
     try:
         content = storage.read_bytes(location)
     except FileNotFoundError as error:
+        name = location.removeprefix(directory.location).lstrip("/")
         raise InputError(
-            f"no finished cross-validation in {run_dir}: {name} is missing; run momkd-ray crossval first"
+            f"no finished cross-validation in {directory.location}: {name} is missing; run momkd-ray crossval first"
         ) from error
     try:
         return parse(content)
@@ -126,32 +143,33 @@ def _content(run: FinishedRun) -> dict[str, Any]:
         "search": _search(run.figures["search"]) if "search" in run.figures else [],
         "drawn_by": run.figures.get("search", {}).get("drawn_by"),
         "stopped_by": run.figures.get("search", {}).get("stopped_by"),
-        "settings": run.settings,
+        "configuration": run.configuration,
         **_figures(run),
     }
 
 
 def _confusion(run: FinishedRun) -> list[list[int]]:
-    """Patients by true class (rows) and predicted class (columns)."""
+    """Counts patients by true class (rows) and predicted class (columns)."""
     cells = run.patients.groupby(["label", "predicted"]).size()
     return [[int(cells.get((truth, called), 0)) for called in run.classes] for truth in run.classes]
 
 
 def _search(search: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every setting, its mean validation AUC or why there is none, and the folds that chose it."""
+    """Returns a row for each setting: its mean validation AUC or why there is none, and the folds that chose it."""
     stopped = {stop["setting"]: stop for stop in search.get("stopped", [])}
     rows = []
-    for place, setting in enumerate(search["settings"]):
-        known = [auc for auc in search["val_auc"][place] if auc is not None]
-        if stop := stopped.get(place):
+    for number, setting in enumerate(search["settings"]):
+        by_fold = search["val_auc"][number]
+        aucs = [auc for auc in by_fold if auc is not None]
+        if stop := stopped.get(number):
             outcome = f"stopped after {stop['epoch']} epochs at {stop['val_auc']:.3f}, median {stop['median']:.3f}"
-        elif len(known) < len(search["val_auc"][place]):
-            outcome = f"diverged in {len(search['val_auc'][place]) - len(known)} folds"
+        elif len(aucs) < len(by_fold):
+            n_diverged = len(by_fold) - len(aucs)
+            outcome = f"diverged in {n_diverged} fold{'' if n_diverged == 1 else 's'}"
         else:
-            outcome = f"{np.mean(known):.3f}"
-        folds = ", ".join(fold for fold, choice in search["chosen"].items() if choice == place) or "none"
-        words = ", ".join(f"{key} = {value}" for key, value in setting.items())
-        rows.append({"setting": words, "outcome": outcome, "folds": folds})
+            outcome = f"{np.mean(aucs):.3f}"
+        folds = ", ".join(fold for fold, choice in search["chosen"].items() if choice == number) or "none"
+        rows.append({"setting": format_setting(setting), "outcome": outcome, "folds": folds})
     return rows
 
 

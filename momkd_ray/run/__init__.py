@@ -1,1 +1,1 @@
-"""The run directory and what a run works on."""
+"""The run directory and the inputs of a run."""

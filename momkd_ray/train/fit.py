@@ -52,7 +52,7 @@ def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None) -> dict[str, A
 
     from momkd_ray.train.ray_train_hooks import NoRetryOnKnownErrors, TolerantTorchConfig
 
-    file_system, path = storage.pyarrow_filesystem(f"{task.location}/train")
+    file_system, path = storage.pyarrow_filesystem(task.directory.ray_train)
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import threading
 import time
@@ -54,15 +53,14 @@ class GaugeReporter:
 
     Args:
         run: the run directory.
-        location: the fold's folder in it.
-        fold: its number.
+        fold: number of the fold.
+        setting: number of the search's setting; 0 without a search.
         rank: of the worker.
         classes: names of the classes in order.
     """
 
-    def __init__(self, run: str, location: str, fold: int, rank: int, classes: Sequence[str]) -> None:
-        setting = re.search(r"setting=(\d+)", location.removeprefix(run))
-        self.tags = {"run": run, "fold": str(fold), "setting": setting[1] if setting else "0"}
+    def __init__(self, run: str, fold: int, setting: int, rank: int, classes: Sequence[str]) -> None:
+        self.tags = {"run": run, "fold": str(fold), "setting": str(setting)}
         self.rank, self.classes = rank, classes
         self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         self._gauges: dict[str, Any] = {}

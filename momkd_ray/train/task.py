@@ -9,6 +9,7 @@ import pandas as pd
 
 from momkd_ray.bags.shared_bags import BagSource
 from momkd_ray.config.load import Config
+from momkd_ray.run.layout import FoldDirectory
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class FoldTask:
         source: hands out bags by identifier.
         location: the fold's folder in the run directory.
         fingerprint: of configuration, data and folds; a checkpoint with another fingerprint is refused.
+        setting: number of the search's setting; 0 without a search.
     """
 
     config: Config
@@ -36,6 +38,12 @@ class FoldTask:
     source: BagSource
     location: str
     fingerprint: str
+    setting: int = 0
+
+    @property
+    def directory(self) -> FoldDirectory:
+        """The files of the fold."""
+        return FoldDirectory(self.location)
 
 
 @dataclass(frozen=True)

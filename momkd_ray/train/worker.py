@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from momkd_ray import storage
 from momkd_ray.batches.sampling import Step
+from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.config.load import Config
 from momkd_ray.errors import DivergedError
 from momkd_ray.model.momkd import CLASSES, MoMKD
@@ -31,8 +32,6 @@ from momkd_ray.train.memory_init import initialise_memory
 from momkd_ray.train.prometheus import GaugeReporter
 from momkd_ray.train.step import Stepper
 from momkd_ray.train.task import FoldTask
-
-CHECKPOINTS = "checkpoints"  # below the fold's folder
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -108,9 +107,9 @@ class FoldTraining:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)  # another fold may have been trained in this process
         self.data = FoldData(task, collective, self.device)
-        self.checkpoints = Checkpoints(storage.join(task.location, CHECKPOINTS), task.fingerprint)
+        self.checkpoints = Checkpoints(task.directory.checkpoints, task.fingerprint)
         classes = (config.cohort.negative, config.cohort.positive)
-        self.gauges = GaugeReporter(config.run.dir, task.location, task.fold, collective.rank, classes)
+        self.gauges = GaugeReporter(config.run.dir, task.fold, task.setting, collective.rank, classes)
         torch.manual_seed(derive_seed("weights", config.train.seed, task.fold) % 2**63)
         model = MoMKD(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
         self.stepper = Stepper(model, config.train, collective, self.device)
@@ -171,7 +170,7 @@ class FoldTraining:
         trained = time.monotonic()
         record = EpochRecord(state.rows_NV, plan, self.data.by_role["train"], set(self.task.omics))
         val = self._predict_role("val")
-        val_auc = patient_auc(val["y"], val["p_1"], val["patient_id"])
+        val_auc = patient_auc(val)
         metrics: dict[str, Any] = {
             "fold": self.task.fold,
             "epoch": state.epoch,
@@ -204,7 +203,7 @@ class FoldTraining:
         for role in ("val", "test"):
             slides = self._with_class_names(self._predict_role(role))
             if self.collective.rank == 0:
-                storage.write_table(storage.join(self.task.location, f"{role}_slides.parquet"), slides)
+                storage.write_table(self.task.directory.slides(role), slides)
         return {"best_epoch": state.best_epoch, "val_auc": state.best_auc}
 
     def _with_class_names(self, slides: pd.DataFrame) -> pd.DataFrame:
@@ -260,9 +259,8 @@ class FoldTraining:
 
         def write_metrics() -> None:
             if steps is not None:
-                location = storage.join(self.task.location, "steps", f"epoch={epoch:04d}.parquet")
-                storage.write_table(location, steps)
-                storage.write_text(storage.join(self.task.location, "metrics.jsonl"), lines)
+                storage.write_table(self.task.directory.steps(epoch), steps)
+                storage.write_text(self.task.directory.metrics, lines)
 
         content = {
             "progress": vars(state),
@@ -287,7 +285,7 @@ class FoldTraining:
         return table
 
 
-def patient_auc(y: pd.Series, p: pd.Series, patient: pd.Series) -> float:
-    """Computes the AUC over patients, each with the mean probability of its slides."""
-    by_patient = pd.DataFrame({"y": y, "p": p, "patient": patient}).groupby("patient").mean()
-    return float(roc_auc_score(by_patient["y"], by_patient["p"]))
+def patient_auc(slides: pd.DataFrame) -> float:
+    """Computes the AUC over patients, each with the mean probability (`p_1`) of its slides."""
+    patients = patient_mean(slides, ["y", "p_1"])
+    return float(roc_auc_score(patients["y"], patients["p_1"]))

@@ -22,7 +22,7 @@ from momkd_ray.bags.shared_bags import SharedBags, share_bags
 from momkd_ray.bags.store import rows_table
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.config.load import Config
-from momkd_ray.crossval.cross_validate import choose_settings, cross_validate, train_folds
+from momkd_ray.crossval.cross_validate import choose_settings, cross_validate_inputs, train_folds
 from momkd_ray.crossval.fold import fold_task
 from momkd_ray.errors import InputError, input_error_within
 from momkd_ray.model.bundle import load_bundle
@@ -30,17 +30,19 @@ from momkd_ray.predict.ensemble import check_ensemble, predict_folder
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import Connection, concurrent_folds
 from momkd_ray.report.page import write_report
-from momkd_ray.run.inputs import RunInputs, fingerprint, open_cohort, open_run_inputs
+from momkd_ray.run.inputs import RunInputs
+from momkd_ray.run.prepare import open_cohort, open_run_inputs
+from momkd_ray.run.provenance import fingerprint
 
 
-def study_of(config: Config) -> RunInputs:
+def inputs_of(config: Config) -> RunInputs:
     progress = ProgressReporter()
     cohort = open_cohort(config, progress)
     return open_run_inputs(config, cohort, make_folds(config, cohort), progress)
 
 
 def crossval(config: Config) -> dict[str, Any]:
-    return cross_validate(study_of(config), ProgressReporter(), own_cluster=True)
+    return cross_validate_inputs(inputs_of(config), ProgressReporter(), own_cluster=True)
 
 
 def changed(config: Config, **settings: Any) -> Config:
@@ -63,11 +65,11 @@ def test_the_whole_way_gives_every_patient_one_prediction_and_goes_on_where_it_s
 ) -> None:
     metrics = crossval(tiny_config)
     run = Path(tiny_config.run.dir)
-    study = study_of(tiny_config)
+    inputs = inputs_of(tiny_config)
 
     pooled = pd.read_parquet(run / "predictions.parquet")
-    assert pooled["patient_id"].tolist() == sorted(study.cohort.patients.index)
-    assert (pooled.set_index("patient_id")["fold"] == study.plan.table["fold"].sort_index()).all()
+    assert pooled["patient_id"].tolist() == sorted(inputs.cohort.patients.index)
+    assert (pooled.set_index("patient_id")["fold"] == inputs.plan.table["fold"].sort_index()).all()
     assert set(pooled["predicted"]) <= {"positive", "negative"}
     assert metrics == storage.read_json(str(run / "metrics.json"))
     assert len(metrics["metrics"]["auc"]["folds"]) == 2
@@ -116,21 +118,21 @@ def test_what_becomes_of_a_store_that_is_there_is_told(
     tiny_config: Config, ray_cluster: Connection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = {"store__uri": str(tmp_path / "bags")}
-    slides = study_of(changed(tiny_config, **store)).cohort.slides["slide_id"].tolist()
+    slides = inputs_of(changed(tiny_config, **store)).cohort.slides["slide_id"].tolist()
     assert f"{tmp_path / 'bags'} has all" not in capsys.readouterr().err
-    study_of(changed(tiny_config, run__dir=str(tmp_path / "second"), **store))
+    inputs_of(changed(tiny_config, run__dir=str(tmp_path / "second"), **store))
     assert f"{tmp_path / 'bags'} has all {len(slides)} bags already\n" in capsys.readouterr().err
     gone = changed(tiny_config, run__dir=str(tmp_path / "third"), features__dir=str(tmp_path / "gone"), **store)
-    study_of(gone)
+    inputs_of(gone)
     assert f"bags already; {len(slides)} have no feature file in {tmp_path / 'gone'}" in capsys.readouterr().err
 
     other = tmp_path / "other"
     shutil.copytree(tiny_config.features.dir, other)
     for slide_id in slides[:3]:
         os.utime(other / f"{slide_id}.h5", ns=(1, 1))
-    study_of(changed(tiny_config, run__dir=str(tmp_path / "fourth"), features__dir=str(other), **store))
+    inputs_of(changed(tiny_config, run__dir=str(tmp_path / "fourth"), features__dir=str(other), **store))
     told = capsys.readouterr().err
-    assert "3 bags of the store were made of other files and are replaced" in told
+    assert "3 bags of the store were made from other files and are replaced" in told
 
 
 def test_a_split_that_tests_patients_several_times_or_never_is_run_as_it_is(
@@ -145,11 +147,11 @@ def test_a_split_that_tests_patients_several_times_or_never_is_run_as_it_is(
     ]
     (tmp_path / "splits.json").write_text(json.dumps({"splits": splits}))
     config = changed(tiny_config, folds__file=str(tmp_path / "splits.json"))
-    study = study_of(config)
-    assert set(study.fold_bags(1)["patient_id"]) == {*y.index} - {positive[0], positive[3]}
-    assert set(study.fold_bags(1)["role"]) == {"train", "val", "test"}
+    inputs = inputs_of(config)
+    assert set(inputs.fold_bags(1)["patient_id"]) == {*y.index} - {positive[0], positive[3]}
+    assert set(inputs.fold_bags(1)["role"]) == {"train", "val", "test"}
 
-    metrics = cross_validate(study, ProgressReporter(), own_cluster=True)
+    metrics = cross_validate_inputs(inputs, ProgressReporter(), own_cluster=True)
     predictions = pd.read_parquet(Path(config.run.dir) / "predictions.parquet")
     assert sorted(predictions["patient_id"]) == sorted([*tested, *tested[1:]])
     assert metrics["counts"]["patients"] == len(tested)
@@ -170,18 +172,18 @@ def test_a_search_chooses_each_fold_on_its_own_validation_patients(
 ) -> None:
     config = tiny_config.model_copy(update={"search": {"train.lr": [1e-5, 1e-2], "genes.n": [7]}})
     metrics = crossval(config)
-    study = study_of(config)
-    chosen = choose_settings(study)
+    inputs = inputs_of(config)
+    chosen = choose_settings(inputs)
     for fold, setting in chosen.items():
-        aucs = [metrics["search"]["val_auc"][s][study.plan.folds.index(fold)] for s in (0, 1)]
+        aucs = [metrics["search"]["val_auc"][s][inputs.plan.folds.index(fold)] for s in (0, 1)]
         assert aucs[setting] == max(aucs)
         adopted = Path(config.run.dir) / f"fold={fold}" / "result.json"
         assert len(pd.read_csv(adopted.parent / "genes.csv")) == 7
-        assert adopted.read_text() == (Path(study.location(fold, setting)) / "result.json").read_text()
+        assert adopted.read_text() == (Path(inputs.fold_directory(fold, setting).location) / "result.json").read_text()
 
 
 def test_shared_bags_are_those_of_the_store(tiny_config: Config, ray_cluster: Connection) -> None:
-    store = study_of(tiny_config).store
+    store = inputs_of(tiny_config).store
     ids = store.slides.index.tolist()
     shared = share_bags(store, ids, 0.5)
     assert isinstance(shared, SharedBags)
@@ -199,7 +201,7 @@ def test_a_bag_that_the_object_store_has_lost_is_read_from_the_store(
 ) -> None:
     import ray
 
-    store = study_of(tiny_config).store
+    store = inputs_of(tiny_config).store
     ids = store.slides.index.tolist()[:3]
 
     class Owner:
@@ -229,12 +231,12 @@ def test_a_bag_that_the_object_store_has_lost_is_read_from_the_store(
 def test_all_slides_of_a_patient_may_be_one_bag(tiny_config: Config, ray_cluster: Connection, tmp_path: Path) -> None:
     config = changed(tiny_config, cohort__bag="patient", train__epochs=1)
     crossval(config)
-    study, run = study_of(config), Path(config.run.dir)
-    bags = study.fold_bags(0)
-    assert bags["bag_id"].tolist() == bags["patient_id"].tolist() == sorted(study.cohort.patients.index)
-    assert bags["patches"].sum() == study.store.slides["n_patches"].sum()
+    inputs, run = inputs_of(config), Path(config.run.dir)
+    bags = inputs.fold_bags(0)
+    assert bags["bag_id"].tolist() == bags["patient_id"].tolist() == sorted(inputs.cohort.patients.index)
+    assert bags["patches"].sum() == inputs.store.slides["n_patches"].sum()
     tested = pd.read_parquet(run / "fold=0" / "test_slides.parquet").set_index("patient_id")
-    owners = study.cohort.slides.groupby("patient_id")["slide_id"].agg(sorted)
+    owners = inputs.cohort.slides.groupby("patient_id")["slide_id"].agg(sorted)
     assert {p: row.split(", ") for p, row in tested["slide_id"].items()} == owners[tested.index].to_dict()
     predicted = predict_folder(
         [str(run / "fold=0" / "model")],
@@ -249,11 +251,11 @@ def test_all_slides_of_a_patient_may_be_one_bag(tiny_config: Config, ray_cluster
 
 
 def test_patients_without_omics_may_be_left_out_of_training_alone(tiny_config: Config, ray_cluster: Connection) -> None:
-    study = study_of(changed(tiny_config, omics__missing="keep"))
-    kept = study.fold_bags(0)
-    dropped = replace(study, config=changed(tiny_config, omics__missing="drop")).fold_bags(0)
-    assert study.cohort.omics is not None
-    without = ~kept["patient_id"].isin(study.cohort.omics.index) & (kept["role"] == "train")
+    inputs = inputs_of(changed(tiny_config, omics__missing="keep"))
+    kept = inputs.fold_bags(0)
+    dropped = replace(inputs, config=changed(tiny_config, omics__missing="drop")).fold_bags(0)
+    assert inputs.cohort.omics is not None
+    without = ~kept["patient_id"].isin(inputs.cohort.omics.index) & (kept["role"] == "train")
     assert without.any()
     pd.testing.assert_frame_equal(dropped, kept[~without].reset_index(drop=True))
 
@@ -274,10 +276,10 @@ def test_features_without_coordinates_train_without_a_graph(
         crossval(config)
     config = changed(config, features__graph="none", run__dir=str(tmp_path / "none"))
     crossval(config)
-    store = study_of(config).store
+    store = inputs_of(config).store
     assert all(store.read(slide_id).edge_indices.size == 0 for slide_id in store.entries)
     with pytest.raises(InputError, match="no graph"):
-        study_of(changed(tiny_config, store__uri=store.uri, run__dir=str(tmp_path / "other")))
+        inputs_of(changed(tiny_config, store__uri=store.uri, run__dir=str(tmp_path / "other")))
     run = Path(config.run.dir)
     predicted = predict_folder(
         [str(run / "fold=1" / "model")], str(folder), str(tmp_path / "p.csv"), ProgressReporter(), slides=None, gpus=0
@@ -287,21 +289,21 @@ def test_features_without_coordinates_train_without_a_graph(
 
 
 def test_the_fingerprint_knows_which_slide_has_which_features(tiny_config: Config, ray_cluster: Connection) -> None:
-    study = study_of(tiny_config)
-    table = study.store.slides
-    assert study_of(tiny_config).fingerprint == study.fingerprint
-    a, b = study.cohort.slides["slide_id"].iloc[:2]
+    inputs = inputs_of(tiny_config)
+    table = inputs.store.slides
+    assert inputs_of(tiny_config).fingerprint == inputs.fingerprint
+    a, b = inputs.cohort.slides["slide_id"].iloc[:2]
     table.loc[[a, b], "sha256"] = table.loc[[b, a], "sha256"].to_numpy()
-    assert fingerprint(tiny_config, study.cohort, study.plan, study.store) != study.fingerprint
+    assert fingerprint(tiny_config, inputs.cohort, inputs.plan, inputs.store) != inputs.fingerprint
 
 
 def test_a_fold_whose_training_patients_have_no_omics_is_refused(tiny_config: Config, ray_cluster: Connection) -> None:
-    study = study_of(tiny_config)
-    roles = study.plan.roles(0)
-    untaught = study.cohort.omics[study.cohort.omics.index.map(roles) != "train"]
-    study = replace(study, cohort=replace(study.cohort, omics=untaught))
+    inputs = inputs_of(tiny_config)
+    roles = inputs.plan.roles(0)
+    untaught = inputs.cohort.omics[inputs.cohort.omics.index.map(roles) != "train"]
+    inputs = replace(inputs, cohort=replace(inputs.cohort, omics=untaught))
     with pytest.raises(InputError, match="no training patient"):
-        fold_task(study, 0, 0, {})
+        fold_task(inputs, 0, 0, {})
 
 
 def test_bad_input_is_found_inside_what_ray_train_raises() -> None:
@@ -406,7 +408,7 @@ def test_ctrl_c_ends_with_one_sentence_and_the_same_command_goes_on(tiny_config:
     os.kill(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
-    assert "the same command goes on" in output.strip().splitlines()[-1]
+    assert "run the same command again to resume" in output.strip().splitlines()[-1]
     assert "Traceback" not in output
     finished(momkd("crossval", "--config", path))
 
@@ -463,12 +465,12 @@ def test_two_and_four_ray_train_workers_end_like_one(
     tiny_config: Config, ray_cluster: Connection, tmp_path: Path
 ) -> None:
     one = changed(tiny_config, train__bags_per_step=4, train__epochs=2, model__dropout=0.3)
-    train_folds(study_of(one), [0], ProgressReporter(), own_cluster=True)
+    train_folds(inputs_of(one), [0], ProgressReporter(), own_cluster=True)
     expected = Path(one.run.dir) / "fold=0"
     for workers in (2, 4):
         many = changed(one, cluster__workers=workers, cluster__cpus_per_worker=2 / workers)
         many = changed(many, run__dir=str(tmp_path / f"{workers}"), store__uri=f"{one.run.dir}/bags")
-        train_folds(study_of(many), [0], ProgressReporter(), own_cluster=True)
+        train_folds(inputs_of(many), [0], ProgressReporter(), own_cluster=True)
         fold = Path(many.run.dir) / "fold=0"
         pd.testing.assert_frame_equal(steps_of(fold), steps_of(expected), atol=1e-5, rtol=1e-5)
         for table in ("val_slides", "test_slides"):

@@ -289,7 +289,7 @@ def test_leaks_and_strange_labels_are_refused() -> None:
     validation, test = slides_of(patients("V", 30)), slides_of(patients("T", 30))
     with pytest.raises(InputError, match="fold 3: patient V000 is both"):
         evaluate_fold(3, validation, pd.concat([test, validation.iloc[[0]]]), CLASSES, 1, 1)
-    with pytest.raises(InputError, match="test patients of fold 3 have nobody of class 'high'"):
+    with pytest.raises(InputError, match="test patients of fold 3 include no patient of class 'high'"):
         evaluate_fold(3, validation, test[test["label"] == "low"], CLASSES, 1, 1)
     for label in ("medium", None):
         with pytest.raises(InputError, match="have the label"):

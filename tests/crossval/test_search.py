@@ -19,7 +19,7 @@ from ray.experimental import internal_kv
 from ray.tune.search import Searcher
 from support.fold_tasks import fold_task
 from support.processes import in_processes
-from test_cross_validate import changed, crossval, study_of
+from test_cross_validate import changed, crossval, inputs_of
 
 from momkd_ray import storage
 from momkd_ray.config.load import Config
@@ -29,7 +29,7 @@ from momkd_ray.crossval import tune_trials as trials
 from momkd_ray.crossval.cross_validate import choose_settings, train_folds
 from momkd_ray.crossval.median_stopping import COMPARE_EVERY, Curve, stop_decisions
 from momkd_ray.crossval.search import Search
-from momkd_ray.crossval.tune_trials import FoldSearcher, Unit, threads_of_folds, trial_resources
+from momkd_ray.crossval.tune_trials import FoldAndSetting, FoldSearcher, threads_of_folds, trial_resources
 from momkd_ray.errors import InputError, StoppedError
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import Connection, concurrent_folds, missing_resources_note, total_resource
@@ -48,26 +48,26 @@ def searched(config: Config, search: dict[str, Any], **tuning: Any) -> Config:
 
 
 @st.composite
-def ranges(draw: st.DrawFn, whole: bool) -> Range:
-    low = draw(st.integers(1, 50)) if whole else draw(st.floats(1e-6, 10))
-    width = draw(st.integers(1, 50)) if whole else draw(st.floats(0.01, 100))
+def ranges(draw: st.DrawFn, integers: bool) -> Range:
+    low = draw(st.integers(1, 50)) if integers else draw(st.floats(1e-6, 10))
+    width = draw(st.integers(1, 50)) if integers else draw(st.floats(0.01, 100))
     log = draw(st.booleans())
     parts = None if log else draw(st.none() | st.integers(1, 7))
-    step = None if parts is None else (max(1, width // parts) if whole else width / parts)
+    step = None if parts is None else (max(1, width // parts) if integers else width / parts)
     return Range(low=low, high=low + width, log=log, step=step)
 
 
 @given(st.data(), st.booleans())
-def test_a_range_gives_its_own_values_and_both_ends(data: st.DataObject, whole: bool) -> None:
-    space = data.draw(ranges(whole))
-    value = space.quantile(data.draw(st.floats(0, 1, exclude_max=True)), whole)
+def test_a_range_gives_its_own_values_and_both_ends(data: st.DataObject, integers: bool) -> None:
+    space = data.draw(ranges(integers))
+    value = space.quantile(data.draw(st.floats(0, 1, exclude_max=True)), integers)
     assert space.low <= value <= space.high * (1 + 1e-9)
-    assert isinstance(value, int) or not whole
-    assert space.quantile(0.0, whole) == pytest.approx(space.low)
-    last = space.quantile(1 - 1e-12, whole)
-    assert space.high - (space.step or float(whole)) < last * (1 + 1e-9)
-    if (n_values := space.count(whole)) is not None:
-        values = {space.value(place, whole) for place in range(n_values)}
+    assert isinstance(value, int) or not integers
+    assert space.quantile(0.0, integers) == pytest.approx(space.low)
+    last = space.quantile(1 - 1e-12, integers)
+    assert space.high - (space.step or float(integers)) < last * (1 + 1e-9)
+    if (n_values := space.count(integers)) is not None:
+        values = {space.value(place, integers) for place in range(n_values)}
         assert len(values) == n_values
         assert value in values
 
@@ -85,7 +85,7 @@ def test_drawn_settings_are_new_valid_and_recorded_before_they_are_used(tiny_con
     search = Search(config)
     while len(search.settings) < search.total:
         number = search.draw({n: n / 20 for n in range(len(search.settings))})
-        assert storage.read_json(search.place)[number] == search.settings[number]
+        assert storage.read_json(search.location)[number] == search.settings[number]
     assert len({json.dumps(setting) for setting in search.settings}) == search.total == 12
     for setting in search.settings:
         assert isinstance(setting["memory.components"], int)
@@ -153,9 +153,9 @@ class Pretended:
 def test_units_come_in_order_each_once_and_never_more_than_there_is_room(
     happenings: list[tuple[int, int]], folds: int, n_settings: int
 ) -> None:
-    units: list[Unit] = [(fold, setting) for setting in range(n_settings) for fold in range(folds)]
+    units: list[FoldAndSetting] = [(fold, setting) for setting in range(n_settings) for fold in range(folds)]
     room = 1
-    given_out: list[Unit] = []
+    given_out: list[FoldAndSetting] = []
     live: list[str] = []
     searcher = FoldSearcher(iter(units), Pretended(n_settings), Counter(), lambda: room)  # type: ignore[arg-type]
     for asked, (room, ends) in enumerate(happenings):  # the searcher asks for it
@@ -225,12 +225,12 @@ def test_the_last_folds_take_what_would_be_idle_of_a_machine_of_its_own(
 ) -> None:
     monkeypatch.setattr("momkd_ray.ray_runtime.cluster.total_resource", {"CPU": cpus, "GPU": 1.0}.__getitem__)
     config = SimpleNamespace(cluster=ClusterConfig(**cluster), search={})
-    study: Any = SimpleNamespace(config=config, plan=SimpleNamespace(folds=range(folds)))
-    assert list(threads_of_folds(study, own_cluster=True).values()) == expected
+    inputs: Any = SimpleNamespace(config=config, plan=SimpleNamespace(folds=range(folds)))
+    assert list(threads_of_folds(inputs, own_cluster=True).values()) == expected
     each = config.cluster.cpus_per_worker
-    assert set(threads_of_folds(study, own_cluster=False).values()) == {each}, "nodes come and go, and may be smaller"
+    assert set(threads_of_folds(inputs, own_cluster=False).values()) == {each}, "nodes come and go, and may be smaller"
     config.search = {"train.lr": [1, 2]}
-    assert set(threads_of_folds(study, own_cluster=True).values()) == {each}
+    assert set(threads_of_folds(inputs, own_cluster=True).values()) == {each}
 
 
 def test_what_a_cluster_lacks_for_a_fold_is_said(ray_cluster: Connection) -> None:
@@ -252,7 +252,7 @@ def test_the_room_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     cpus, clock = {"CPU": 2.0, "GPU": 0.0}, [0.0]
     monkeypatch.setattr("momkd_ray.ray_runtime.cluster.total_resource", cpus.__getitem__)
     monkeypatch.setattr(trials.time, "monotonic", lambda: clock[0])
-    room = trials.room_on_cluster(ClusterConfig())
+    room = trials.concurrency_limit(ClusterConfig())
     assert room() == 2
     cpus["CPU"], clock[0] = 6.0, 60.0
     assert room() == 6
@@ -268,15 +268,15 @@ def test_a_fold_alone_holds_its_share_of_a_gpu_and_a_driver_holds_nothing_its_wo
 # who is stopped
 
 
-def whole_curves(aucs: Sequence[float], lost: bool = False) -> Curve:
+def ended_curves(aucs: Sequence[float], diverged: bool = False) -> Curve:
     best = tuple(max(aucs[: n + 1]) for n in range(len(aucs)))
-    return Curve(best, ended=True, lost=lost)
+    return Curve(best, ended=True, diverged=diverged)
 
 
 @st.composite
 def searches(draw: st.DrawFn) -> list[list[Curve]]:
     n_settings, n_folds = draw(st.integers(1, 8)), draw(st.integers(1, 3))
-    curves = st.builds(whole_curves, st.lists(AUCS, min_size=1, max_size=20), st.integers(0, 9).map(lambda n: n == 9))
+    curves = st.builds(ended_curves, st.lists(AUCS, min_size=1, max_size=20), st.integers(0, 9).map(lambda n: n == 9))
     return [[draw(curves) for _ in range(n_folds)] for _ in range(n_settings)]
 
 
@@ -301,7 +301,7 @@ def test_verdicts_do_not_depend_on_when_what_was_trained(settings: list[list[Cur
     def cut(fold: Curve) -> Curve:
         epochs = data.draw(st.integers(0, len(fold.best)))
         ended = epochs == len(fold.best) and data.draw(st.booleans())
-        return Curve(fold.best[:epochs], ended, fold.lost and ended)
+        return Curve(fold.best[:epochs], ended, fold.diverged and ended)
 
     by_then = stop_decisions([[cut(fold) for fold in folds] for folds in settings], GRACE)
     assert by_then.items() <= expected.items()
@@ -318,11 +318,11 @@ def test_verdicts_do_not_depend_on_when_what_was_trained(settings: list[list[Cur
 
 def test_a_hard_fold_does_not_stop_its_setting_nor_itself() -> None:
     hard, easy = [0.5] * 9, [0.9] * 9
-    same = [whole_curves(hard), whole_curves(easy), whole_curves(easy)]
+    same = [ended_curves(hard), ended_curves(easy), ended_curves(easy)]
     assert stop_decisions([same] * 6, GRACE) == {}
-    worse = [whole_curves(hard), whole_curves(hard), whole_curves(easy)]
+    worse = [ended_curves(hard), ended_curves(hard), ended_curves(easy)]
     assert set(stop_decisions([same, same, same, worse, same], GRACE)) == {3}
-    waiting = [Curve(), whole_curves(hard), whole_curves(hard)]
+    waiting = [Curve(), ended_curves(hard), ended_curves(hard)]
     assert stop_decisions([same, same, same, waiting], GRACE) == {}, "not all of its folds are running"
 
 
@@ -390,7 +390,7 @@ def test_a_hopeless_setting_is_stopped_in_all_folds_and_said_to_be(
     (run / "metrics.json").unlink()
     assert crossval(small_search) == metrics
     assert stamps == {path: path.stat().st_mtime_ns for path in run.glob("setting=*/fold=*/*")}
-    assert choose_settings(study_of(small_search)) == {int(f): s for f, s in search["chosen"].items()}
+    assert choose_settings(inputs_of(small_search)) == {int(f): s for f, s in search["chosen"].items()}
     assert not placement_groups_left()
 
 
@@ -400,7 +400,7 @@ def test_optuna_is_told_the_means_and_a_setting_that_diverges_is_left_out(
     space = {"train.lr": [1e-3, 1e30], "loss.margin": {"low": 0.1, "high": 0.5}}
     config = searched(tiny_config, space, method="optuna", settings=4)
     with pytest.raises(InputError, match="over all folds"):
-        train_folds(study_of(config), [0], ProgressReporter(), own_cluster=True)
+        train_folds(inputs_of(config), [0], ProgressReporter(), own_cluster=True)
     metrics = crossval(config)
     search = metrics["search"]
     assert storage.read_json(f"{config.run.dir}/settings.json") == search["settings"]
@@ -422,9 +422,9 @@ def test_folds_of_two_workers_each_on_two_cpus_end_and_leave_no_placement_group(
     config = searched(config, {"train.lr": [1e-3]}, stop="median")
     marker = Path(config.run.dir) / "setting=0" / "stopped.json"
     storage.write_json(str(marker), {"epoch": 1, "val_auc": 0.4, "median": 0.5})
-    study = study_of(config)
+    inputs = inputs_of(config)
     with pytest.raises(StoppedError):
-        train_folds(study, study.plan.folds, ProgressReporter(), own_cluster=True)
+        train_folds(inputs, inputs.plan.folds, ProgressReporter(), own_cluster=True)
     assert not placement_groups_left()
     marker.unlink()
     assert len(crossval(config)["folds"]) == 2

@@ -275,7 +275,7 @@ def test_a_stopped_job_leaves_a_run_that_the_next_one_finishes(cluster: Cluster,
     assert code == 0, output
     assert cluster.status("first") == "STOPPED"
     log = json.loads(read(f"{cluster.dashboard}/api/jobs/first/logs"))["logs"]
-    assert log.splitlines()[-1].endswith("the same command goes on from there")
+    assert log.splitlines()[-1].endswith("run the same command again to resume")
     assert "\x1b" not in log
     until(lambda: not trainers(cluster), lambda: trainers(cluster))
     before, stamp = told.read_text(), finished.stat().st_mtime_ns

@@ -119,7 +119,7 @@ def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
     assert set(re.findall(r"url\((.)", page)) <= {"#"}
 
 
-def test_references_inside_the_page_are_whole(page: str) -> None:
+def test_references_inside_the_page_resolve(page: str) -> None:
     parsed = Page(page)
     ids = [value for _, name, value in parsed.attributes if name == "id"]
     assert len(ids) == len(set(ids))
@@ -140,7 +140,7 @@ def test_every_drawing_has_a_description_and_follows_the_mode(page: str) -> None
     assert "prefers-color-scheme: dark" in page
 
 
-def test_page_tells_the_figures(tmp_path: Path, page: str) -> None:
+def test_page_contains_the_figures(tmp_path: Path, page: str) -> None:
     figures = json.loads(Path(write_run(tmp_path), "metrics.json").read_text())
     parsed = Page(page)
     for one in figures["metrics"].values():
@@ -153,7 +153,7 @@ def test_page_tells_the_figures(tmp_path: Path, page: str) -> None:
     assert "epochs: 18" in parsed.text
 
 
-def test_search_is_told(tmp_path: Path, page: str) -> None:
+def test_page_describes_the_search(tmp_path: Path, page: str) -> None:
     run = write_run(tmp_path)
     figures = json.loads((tmp_path / "metrics.json").read_text())
     figures["search"] = {
@@ -169,11 +169,11 @@ def test_search_is_told(tmp_path: Path, page: str) -> None:
     assert re.search(r"memory.components = 8\s*0.550\s*none", text)
     assert re.search(r"memory.components = 16\s*0.800\s*0, 1, 2, 3, 4", text)
     assert re.search(r"memory.components = 32\s*stopped after 10 epochs at 0.510, median 0.700\s*none", text)
-    assert re.search(r"memory.components = 64\s*diverged in 1 folds\s*none", text)
+    assert re.search(r"memory.components = 64\s*diverged in 1 fold\s*none", text)
     assert "chooses the setting" in text
     assert "stopped in all folds by the mean over folds" in text
-    assert "had a say" in text
-    assert "had a say" not in page
+    assert "they influenced the settings" in text
+    assert "they influenced the settings" not in page
     assert "memory.components" not in page
 
 

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from momkd_ray import storage
 from momkd_ray.formats.bag import Bag
 from momkd_ray.ray_runtime import environment
+from momkd_ray.run.layout import FoldDirectory
 from momkd_ray.train.fit import fit
 from momkd_ray.train.task import FoldTask
-from momkd_ray.train.worker import CHECKPOINTS
 from support.fold_tasks import GeneratedBags, fold_task
 
 STEPS_AN_EPOCH = 4
@@ -28,7 +28,7 @@ EXCESSIVE_BYTES = 6 * 2**30
 
 def steps_done(location: str) -> int:
     """Returns the number of steps that the newest checkpoint covers."""
-    names = [name for name in storage.list_names(storage.join(location, CHECKPOINTS)) if name.endswith(".pt")]
+    names = [name for name in storage.list_names(FoldDirectory(location).checkpoints) if name.endswith(".pt")]
     positions = [name.split("-") for name in names if not name.startswith(".")]
     return max((int(epoch) * STEPS_AN_EPOCH + int(step) for epoch, step, _ in positions), default=0)
 

@@ -12,9 +12,9 @@ import pandas as pd
 from momkd_ray.config.load import Config
 from momkd_ray.formats.bag import Bag
 from momkd_ray.formats.knn_graph import knn_graph
+from momkd_ray.run.layout import FoldDirectory
 from momkd_ray.train.checkpoints import Checkpoints
 from momkd_ray.train.task import FoldTask
-from momkd_ray.train.worker import CHECKPOINTS
 
 WIDTH, GENES = 12, 6
 
@@ -91,7 +91,7 @@ def fold_task(location: Path, *, omics: bool = True, **train: Any) -> FoldTask:
 
 def state_of(location: Path) -> dict[str, Any]:
     """The newest checkpoint of a fold."""
-    checkpoints = Checkpoints(str(location / CHECKPOINTS), "same")
+    checkpoints = Checkpoints(FoldDirectory(str(location)).checkpoints, "same")
     name = checkpoints.newest()
     assert name is not None
     return checkpoints.read(name)

@@ -168,7 +168,7 @@ def test_prometheus_answers_every_panel(prometheus: str) -> None:
 
 def test_nothing_is_told_where_ray_is_not_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("momkd_ray.train.prometheus._ray_is_initialised", lambda: False)
-    watch = GaugeReporter("runs/pr", "runs/pr/setting=3/fold=1", 1, 0, ("no", "yes"))
+    watch = GaugeReporter("runs/pr", fold=1, setting=3, rank=0, classes=("no", "yes"))
     memory = MomentumMemory(MemoryConfig(components=4), 2, 8)
     watch.record_step([], time.monotonic(), 0.0)
     watch.record_epoch({"epoch": 0, "loss_ce": 1.0, "train_auc": None}, memory, torch.nn.Linear(1, 1))
@@ -280,7 +280,7 @@ def test_mlflow_that_goes_away_does_not_stop_the_run(monkeypatch: pytest.MonkeyP
     for _ in range(3):
         tracker.log_trial_start(None)
     [sentence] = said
-    assert "the run goes on without it" in sentence
+    assert "the run continues without it" in sentence
     cloudpickle.loads(cloudpickle.dumps(tracker))  # as Tune does
 
 

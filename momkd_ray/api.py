@@ -1,0 +1,96 @@
+"""The Python API's two verbs, each the same as the command's: `cross_validate` and `predict_slides`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pandas as pd
+
+from momkd_ray.config.load import Config
+from momkd_ray.config.sections import resolve_location
+from momkd_ray.crossval.cross_validate import cross_validate_inputs
+from momkd_ray.predict.ensemble import predict_folder
+from momkd_ray.progress import ProgressReporter
+from momkd_ray.ray_runtime.cluster import connect
+from momkd_ray.report.page import write_report
+from momkd_ray.run.prepare import open_cohort, open_folds, open_run_inputs
+
+
+def cross_validate(
+    config: Config, *, address: str | None = None, on_error: Literal["stop", "skip"] = "stop"
+) -> dict[str, Any]:
+    """Trains and tests every fold, and writes metrics, predictions and report into `run.dir`.
+
+    An interrupted run is resumed: finished folds are kept.
+
+    Args:
+        config: the configuration, as `load_config` reads it.
+        address: address of a running Ray cluster; by default one is started on this machine for the call.
+        on_error: whether bad inputs end it, or are left out and listed in `rejected.csv`.
+
+    Returns:
+        The content of `metrics.json`, such as `["metrics"]["auc"]["mean"]`.
+
+    Raises:
+        InputError: an input is bad; the message names it and its remedy.
+        RunError: a fold failed or diverged.
+        StoppedError: the user stopped it.
+    """
+    with ProgressReporter() as progress:
+        cohort = open_cohort(config, progress, on_error)
+        plan = open_folds(config, cohort, progress, on_error)
+        progress.info(f"Connecting to Ray at {address}" if address else "Connecting to Ray")
+    with connect(address) as ray, ProgressReporter() as progress:
+        if note := ray.dashboard_note():
+            progress.info(note)
+        inputs = open_run_inputs(config, cohort, plan, progress, on_error)
+        metrics = cross_validate_inputs(inputs, progress, own_cluster=ray.own)
+    write_report(config.run.dir)
+    return metrics
+
+
+def predict_slides(
+    models: Sequence[str],
+    features: str,
+    out: str,
+    *,
+    slides: str | None = None,
+    by_patient: bool = False,
+    gpus: float = 0,
+    address: str | None = None,
+    on_error: Literal["stop", "skip"] = "stop",
+) -> pd.DataFrame:
+    """Predicts every feature file of a folder from histology alone, and writes the predictions.
+
+    Args:
+        models: locations of model bundles, such as `runs/pr/fold=0/model`; several are averaged.
+        features: the folder of the feature files, local or `s3://`.
+        out: the file to write, `.csv` or `.parquet`.
+        slides: a table of patients and slides; without it every slide is its own patient.
+        by_patient: one row per patient, the mean of its slides, instead of one row per slide.
+        gpus: number of GPUs of each task; it may be a fraction.
+        address: address of a running Ray cluster; by default one is started on this machine for the call.
+        on_error: whether bad feature files end it, or are left out and listed in `<out>.rejected.csv`.
+
+    Returns:
+        The written table: `slide_id` (not by patient), `patient_id`, `p_<negative>`, `p_<positive>`, `predicted`.
+
+    Raises:
+        InputError: a model or feature file is bad; the message names it and its remedy.
+        RunError: a task failed.
+    """
+    bundles = list(dict.fromkeys(resolve_location(model) for model in models))
+    with connect(address), ProgressReporter() as progress:
+        if slides is None:
+            progress.info("No table of slides is given: every slide is taken for a patient of its own")
+        return predict_folder(
+            bundles,
+            resolve_location(features),
+            resolve_location(out),
+            progress,
+            slides=resolve_location(slides) if slides else None,
+            by_patient=by_patient,
+            gpus=gpus,
+            on_error=on_error,
+        )

@@ -1,0 +1,131 @@
+"""Prepares the inputs of a run: reads the cohort, makes the folds, fills the bag store, claims the run directory."""
+
+from __future__ import annotations
+
+from momkd_ray import storage
+from momkd_ray.bags.ingest import ingest, is_current, outdated_bags, store_format
+from momkd_ray.bags.store import MANIFEST, BagStore
+from momkd_ray.cohort.cohort import Cohort, exclusion_sentences, load_cohort
+from momkd_ray.cohort.fold_checks import check_gene_selection, few_validated, few_validated_sentence
+from momkd_ray.cohort.folds import FoldPlan, make_folds
+from momkd_ray.config.load import Config
+from momkd_ray.errors import InputError
+from momkd_ray.input_faults import REJECTED, Fault, OnError
+from momkd_ray.progress import ProgressReporter
+from momkd_ray.run.inputs import RunInputs
+from momkd_ray.run.layout import RunDirectory
+from momkd_ray.run.provenance import claim_directory, fingerprint
+from momkd_ray.synthetic.cohort import generate_cohort
+
+
+def open_cohort(config: Config, progress: ProgressReporter, on_error: OnError = "stop") -> Cohort:
+    """Reads the cohort, generated first if the configuration has a `synthetic` section, and reports its counts.
+
+    Raises:
+        InputError: as `load_cohort`.
+    """
+    if config.synthetic is not None:
+        generate_cohort(config.synthetic)
+    cohort = load_cohort(config, on_error)
+    for sentence in cohort.summary():
+        progress.info(sentence)
+    return cohort
+
+
+def open_folds(config: Config, cohort: Cohort, progress: ProgressReporter, on_error: OnError = "stop") -> FoldPlan:
+    """Makes the folds, checks that each can be trained, and reports exclusions and small validation sets.
+
+    Raises:
+        InputError: as `make_folds`, or the genes of a fold could not be selected.
+    """
+    plan = make_folds(config, cohort, on_error)
+    check_gene_selection(config, cohort, plan)
+    small = few_validated_sentence(few_validated(config, cohort, plan), config)
+    for sentence in [*exclusion_sentences(plan.left_out), *small]:
+        progress.info(sentence)
+    return plan
+
+
+def ensure_store(
+    config: Config, cohort: Cohort, progress: ProgressReporter, on_error: OnError = "stop", *, for_run: bool = False
+) -> tuple[BagStore, list[Fault]]:
+    """Opens the bag store of the cohort's slides, and ingests what it lacks; Ray must be initialised.
+
+    Args:
+        config: the resolved configuration.
+        cohort: whose slides the store must contain.
+        progress: receives notes and the count of slides.
+        on_error: whether bad feature files end it or are left out.
+        for_run: refuse a run directory that contains a run of other features, before anything is ingested.
+
+    Returns:
+        The store, and the faults of the feature files that `on_error` left out.
+
+    Raises:
+        InputError: a feature file is bad, or the run directory contains a run of other features.
+    """
+    form = store_format(config)
+    if is_current(config.store_uri, cohort.slides, form):
+        absent = int((cohort.slides["file"] == "").sum())
+        note = f"; {absent} have no feature file in {config.features.dir} to compare with" if absent else ""
+        progress.info(f"{config.store_uri} has all {len(cohort.slides)} bags already{note}")
+        return BagStore.open(config.store_uri), []
+    if for_run:
+        _refuse_changed_features(config)
+    if not cohort.slides["file"].any():
+        raise InputError(
+            f"features.dir {config.features.dir} does not exist or holds no feature file of the {len(cohort.slides)} "
+            "slides: name the folder of the .h5 files"
+        )
+    if replaced := outdated_bags(config.store_uri, cohort.slides, form):
+        progress.info(
+            f"{replaced} bags of the store were made from other files and are replaced; earlier runs with this store "
+            "cannot be resumed"
+        )
+    progress.info(f"Checking {len(cohort.slides)} feature files and reading them into {config.store_uri}")
+    store, faults = ingest(
+        cohort.slides,
+        config.store_uri,
+        form,
+        layout=config.features.format,
+        part_mb=config.store.part_mb,
+        on_error=on_error,
+        on_progress=lambda done, of: progress.update("ingest", done, of, "slides"),
+    )
+    bags = store.slides.loc[store.slides.index.isin(cohort.slides["slide_id"])]
+    listed = storage.join(config.store_uri, REJECTED)
+    result = f"{len(faults)} of them cannot be used and are left out ({listed}); " if faults else "All could be read: "
+    patches = int(bags["n_patches"].sum())
+    progress.info(f"{result}{len(bags):,} bags with {patches:,} patches of width {store.width}")
+    return store, faults
+
+
+def _refuse_changed_features(config: Config) -> None:
+    """Refuses to change the store under a run, unless that run left out bad inputs, which may be corrected now."""
+    directory = RunDirectory(config.run.dir)
+    started = storage.exists(directory.provenance) and storage.exists(storage.join(config.store_uri, MANIFEST))
+    if started and not storage.exists(directory.rejected):
+        raise InputError(
+            f"{directory.location} holds a run of other slides or feature files than those of {config.features.dir}: "
+            "choose another run.dir, or remove that one"
+        )
+
+
+def open_run_inputs(
+    config: Config, cohort: Cohort, plan: FoldPlan, progress: ProgressReporter, on_error: OnError = "stop"
+) -> RunInputs:
+    """Prepares all that a run needs and claims the run directory; Ray must be initialised.
+
+    If `on_error` leaves out slides with bad feature files, the folds are made again without them.
+
+    Raises:
+        InputError: a feature file is bad, or the run directory contains a run of another configuration or other data.
+    """
+    store, faults = ensure_store(config, cohort, progress, on_error, for_run=True)
+    if faults:
+        cohort = cohort.without_slides(faults)
+        plan = open_folds(config, cohort, progress, on_error)
+    cohort = cohort.with_excluded(plan.left_out)
+    inputs = RunInputs(config, cohort, plan, store, store, fingerprint(config, cohort, plan, store))
+    claim_directory(inputs)
+    return inputs

@@ -1,0 +1,53 @@
+"""Predictions of new slides: the patients of slides, bags, and the table in the user's class names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from support.models import card_of, small_model
+
+from momkd_ray.errors import InputError
+from momkd_ray.predict.ensemble import group_bags, list_slides, match_patients, named_predictions
+
+SLIDES = pd.DataFrame({"slide_id": ["a1", "a2", "b"], "path": ["f/a1.h5", "f/a2.h5", "f/b.h5"]})
+
+
+def test_slides_without_a_table_are_patients_of_their_own() -> None:
+    patients, faults = match_patients(None, SLIDES, "f")
+    assert patients == {"a1": "a1", "a2": "a2", "b": "b"}
+    assert not faults
+
+
+def test_slides_and_rows_without_a_counterpart_are_faults(tmp_path: Path) -> None:
+    table = tmp_path / "slides.csv"
+    table.write_text("PATIENT,FILENAME\nA,a1.h5\nA,a2.h5\nC,c.h5\n")
+    patients, faults = match_patients(str(table), SLIDES, "f")
+    assert {slide: patients[slide] for slide in ("a1", "a2")} == {"a1": "A", "a2": "A"}
+    assert [(fault.id, fault.problem) for fault in sorted(faults)] == [("b", "unmatched"), ("c", "missing")]
+    assert all("add its row" in fault.reason or "remove its row" in fault.reason for fault in faults)
+
+
+def test_bags_are_slides_or_patients() -> None:
+    patients = {"a1": "A", "a2": "A", "b": "B"}
+    assert group_bags(SLIDES, patients, joint=False)["bag_id"].tolist() == ["a1", "a2", "b"]
+    joint = group_bags(SLIDES, patients, joint=True)
+    assert joint["bag_id"].tolist() == ["A", "B"]
+    assert joint["slides"].tolist() == [["a1", "a2"], ["b"]]
+
+
+def test_predictions_have_the_user_s_classes_and_the_mean_threshold() -> None:
+    card = card_of(small_model())
+    cards = [card.model_copy(update={"classes": ("low", "high"), "threshold": t}) for t in (0.2, 0.6)]
+    bags = pd.DataFrame({"bag_id": ["a1", "a2", "b"], "patient_id": ["A", "A", "B"], "p": [0.5, 0.25, 0.4]})
+    table = named_predictions(bags, cards, by_patient=False)
+    assert list(table.columns) == ["slide_id", "patient_id", "p_low", "p_high", "predicted"]
+    assert table["predicted"].tolist() == ["high", "low", "high"]
+    patients = named_predictions(bags, cards, by_patient=True)
+    assert patients.set_index("patient_id")["p_high"].to_dict() == {"A": 0.375, "B": 0.4}
+
+
+def test_a_folder_without_feature_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"contains no .h5 or .pt feature files"):
+        list_slides(str(tmp_path))
