@@ -10,6 +10,7 @@ PICTURE = ROOT / "docs" / "site" / "rooms.svg"
 WIDTH, ROW, GAP, MARGIN = 720, 34, 10, 16
 PURPOSES = {
     "cli": "verbs",
+    "api": "cross_validate, predict_slides",
     "report": "page, figures",
     "predict": "ensembles",
     "crossval": "folds, threshold, metrics, search",
