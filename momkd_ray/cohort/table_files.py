@@ -160,6 +160,7 @@ def _read_tsv(content: bytes, text_column: ColumnOf | None) -> pa.Table:
 
 def _read_delimited(content: bytes, delimiter: str, text_column: ColumnOf | None) -> pa.Table:
     text = content.decode("utf-8-sig").lstrip("\r\n")
+    _check_quotes(text, delimiter)
     lines = (match.group() for match in re.finditer(r"[^\r\n]*(?:\r\n|\r|\n|$)", text))
     header = next(csv.reader(lines, delimiter=delimiter))
     if not text.partition("\n")[2].strip("\r\n"):
@@ -172,6 +173,25 @@ def _read_delimited(content: bytes, delimiter: str, text_column: ColumnOf | None
         return _parsed(text.encode(), delimiter, header, numbers)
     except pa.ArrowInvalid:  # as text, so that the cell that is not a number can be named
         return _parsed(text.encode(), delimiter, header, types)
+
+
+def _check_quotes(text: str, delimiter: str) -> None:
+    """Refuses a quoted cell that is not closed: Arrow would read all rows after it as that cell's text.
+
+    Raises:
+        csv.Error: names the line in which the cell begins; the header is line 1.
+    """
+    if all(line.count('"') % 2 == 0 for line in text.splitlines()):  # no quoted cell goes on in the next line
+        return
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    first_line = 1
+    try:
+        for _ in rows:
+            first_line = rows.line_num + 1
+    except csv.Error as error:
+        raise csv.Error(
+            f'a quote (") that opens in line {first_line} is not closed in its cell: close or remove it'
+        ) from error
 
 
 def _parsed(body: bytes, delimiter: str, header: list[str], types: dict[str, pa.DataType]) -> pa.Table:
@@ -195,7 +215,10 @@ def _read_parquet(content: bytes, _: ColumnOf | None) -> pa.Table:
 
 
 def _read_xlsx(content: bytes, _: ColumnOf | None) -> pa.Table:
-    sheet = pd.read_excel(io.BytesIO(content), header=None, dtype=object, keep_default_na=False, engine="openpyxl")
+    try:
+        sheet = pd.read_excel(io.BytesIO(content), header=None, dtype=object, keep_default_na=False, engine="openpyxl")
+    except Exception as error:  # zip, zlib, XML and openpyxl each have exceptions of their own for damage
+        raise ValueError(f"the spreadsheet is damaged ({_one_line(error)}): save it again, or as .csv") from error
     cells = [["" if cell is None else _text(cell) for cell in row] for row in sheet.to_numpy().tolist()]
     rows = [row for row in cells if any(row)]  # without formatted but empty rows and columns
     columns = [column for column in zip(*rows, strict=True) if any(column)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,22 @@ def test_numbers_of_parquet_and_excel_become_plain_identifiers(tmp_path: Path) -
         assert reasons(cohort)["patient", "3"] == "the label is blank"
 
 
+def damaged_spreadsheet() -> bytes:
+    """A valid archive with half of the first sheet's XML."""
+    book, damaged = io.BytesIO(), io.BytesIO()
+    pd.DataFrame({"a": range(20)}).to_excel(book, index=False)
+    with zipfile.ZipFile(book) as members, zipfile.ZipFile(damaged, "w") as copy:
+        for name in members.namelist():
+            content = members.read(name)
+            copy.writestr(name, content[: len(content) // 2] if name.endswith("sheet1.xml") else content)
+    return damaged.getvalue()
+
+
+def test_a_quoted_cell_may_span_lines_and_a_quote_within_a_cell_is_text(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('a,b\n1,"two\nlines"\n3,a 5" tile\n4,"6"\n')
+    assert read_table(str(tmp_path / "t.csv"))["b"].tolist() == ["two\nlines", 'a 5" tile', "6"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "fragment"),
     [
@@ -65,8 +83,11 @@ def test_numbers_of_parquet_and_excel_become_plain_identifiers(tmp_path: Path) -
         ("t.csv", b"a,b\n1,2\n3\n", "cannot be read"),
         ("t.csv", b"a,b\n1,2,3\n", "cannot be read"),
         ("t.csv", "a,b\né,1\n".encode("latin-1"), "UTF-8"),
+        ("t.csv", b'a,b\n1,2\n3,"4\n5,6\n7,8\n', "in line 3 is not closed"),
+        ("t.tsv", b'a\tb\n1\t"2\n3\t4\n5\t"6\n', "in line 2 is not closed"),
         ("t.parquet", b"PAR1 no", "cannot be read"),
         ("t.xlsx", b"PK no", "cannot be read"),
+        ("t.xlsx", damaged_spreadsheet(), "the spreadsheet is damaged"),
         ("t.json", b"{}", ".csv, .tsv, .parquet, .xlsx"),
     ],
 )
