@@ -13,12 +13,12 @@ from momkd_ray.crossval.metrics import (
     METRICS,
     Bools,
     Floats,
-    best_threshold,
     bootstrap_intervals,
     patient_table,
     scores,
     scores_of_predictions,
 )
+from momkd_ray.crossval.threshold import best_threshold
 from momkd_ray.errors import InputError
 
 

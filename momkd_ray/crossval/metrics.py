@@ -1,4 +1,4 @@
-"""Patient-level metrics of a binary classifier, the choice of its threshold, and bootstrap intervals.
+"""Patient-level metrics of a binary classifier and their bootstrap intervals.
 
 Shapes: N patients, R bootstrap replicates, G distinct scores. Class 1 is the positive class.
 """
@@ -63,42 +63,6 @@ def _check_slides(slides: pd.DataFrame, probabilities: list[str]) -> None:
         raise InputError(f"slide {slide} has no probability between 0 and 1: predict it again")
 
 
-def best_threshold(y_N: ArrayLike, p_N: ArrayLike) -> float:
-    """Chooses the threshold with the highest F1 of the positive class (docs/method.md §5).
-
-    Candidates are the midpoints between neighbouring distinct probabilities, and one below the lowest. Ties go to the
-    higher balanced accuracy, then to the threshold nearest to 0.5, then to the lower one.
-
-    Args:
-        y_N: (N,) the classes, 0 or 1.
-        p_N: (N,) probabilities of class 1.
-
-    Returns:
-        The threshold; class 1 is predicted if p >= threshold.
-
-    Raises:
-        ValueError: as `scores`.
-
-    >>> best_threshold([0, 0, 1, 1], [0.1, 0.3, 0.7, 0.9])
-    0.5
-    """
-    y, p = _checked(y_N, p_N)
-    distinct_G, group_N = np.unique(p, return_inverse=True)
-    lower_G = np.concatenate([[0.0], distinct_G[:-1]])
-    middle_G = (lower_G + distinct_G) / 2
-    # adjacent floats have no midpoint, and a threshold at the lower one would include it
-    threshold_G = np.where(middle_G > lower_G, middle_G, distinct_G)
-    positive_G = np.bincount(group_N, weights=y).astype(int)
-    tp_G = np.cumsum(positive_G[::-1])[::-1]
-    fp_G = np.cumsum((np.bincount(group_N) - positive_G)[::-1])[::-1]
-    positives, negatives = int(y.sum()), int((~y).sum())
-    f1_G = 2 * tp_G / (positives + tp_G + fp_G)
-    # balanced accuracy up to constants, in integers, so that ties are exact
-    balanced_G = tp_G * negatives - fp_G * positives
-    best = np.lexsort((threshold_G, np.abs(threshold_G - 0.5), -balanced_G, -f1_G))[0]
-    return float(threshold_G[best])
-
-
 def scores(y_N: ArrayLike, p_N: ArrayLike, threshold: float) -> dict[str, float]:
     """Computes AUC, AUPRC (average precision), macro F1, accuracy, sensitivity and specificity.
 
@@ -113,7 +77,7 @@ def scores(y_N: ArrayLike, p_N: ArrayLike, threshold: float) -> dict[str, float]
     >>> scores([0, 0, 1, 1], [0.1, 0.6, 0.5, 0.9], threshold=0.5)["auc"]
     0.75
     """
-    y, p = _checked(y_N, p_N)
+    y, p = checked_classes_and_probabilities(y_N, p_N)
     if not np.isfinite(threshold):
         raise ValueError(f"the threshold is {threshold}")
     return scores_of_predictions(y, p, p >= threshold)
@@ -121,7 +85,7 @@ def scores(y_N: ArrayLike, p_N: ArrayLike, threshold: float) -> dict[str, float]
 
 def scores_of_predictions(y_N: ArrayLike, p_N: ArrayLike, predicted_N: ArrayLike) -> dict[str, float]:
     """Computes the metrics of `scores` for predicted classes (N,), such as those of folds with different thresholds."""
-    y, p = _checked(y_N, p_N)
+    y, p = checked_classes_and_probabilities(y_N, p_N)
     predicted = _classes(predicted_N, len(y), "predicted class")
     once_1N = np.ones((1, len(y)))
     return {name: float(value[0]) for name, value in weighted_scores(y, p, predicted, once_1N).items()}
@@ -150,7 +114,7 @@ def bootstrap_intervals(
     Raises:
         ValueError: as `scores`.
     """
-    y, p = _checked(y_N, p_N)
+    y, p = checked_classes_and_probabilities(y_N, p_N)
     predicted = _classes(predicted_N, len(y), "predicted class")
     # a canonical order, so that the replicates depend only on the seed and not on the order of the patients
     order = np.lexsort((predicted, y, p))
@@ -211,7 +175,12 @@ def _scores_of_counts(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> dict[st
     }
 
 
-def _checked(y_N: ArrayLike, p_N: ArrayLike) -> tuple[Bools, Floats]:
+def checked_classes_and_probabilities(y_N: ArrayLike, p_N: ArrayLike) -> tuple[Bools, Floats]:
+    """Returns classes and probabilities as arrays.
+
+    Raises:
+        ValueError: a class has no patient or is neither 0 nor 1, or a probability is not between 0 and 1.
+    """
     p = np.asarray(p_N, dtype=float)
     if p.ndim != 1:
         raise ValueError(f"probabilities must be one number per patient, but their shape is {p.shape}")

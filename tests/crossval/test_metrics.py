@@ -17,12 +17,12 @@ from sklearn import metrics as sk
 from momkd_ray.crossval.evaluate import FoldResult, evaluate_fold, pool_patients, summarise
 from momkd_ray.crossval.metrics import (
     METRICS,
-    best_threshold,
     bootstrap_intervals,
     patient_table,
     scores,
     weighted_scores,
 )
+from momkd_ray.crossval.threshold import best_threshold
 from momkd_ray.errors import InputError
 
 CLASSES = ("low", "high")
