@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +13,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from support.runs import changed, comparable, crossval, finished, inputs_of, momkd, saved
 
 from momkd_ray import storage
 from momkd_ray.bags.shared_bags import SharedBags, share_bags
 from momkd_ray.bags.store import rows_table
-from momkd_ray.cohort.folds import make_folds
 from momkd_ray.config.load import Config
 from momkd_ray.crossval.cross_validate import choose_settings, cross_validate_inputs, train_folds
 from momkd_ray.crossval.fold import fold_task
@@ -30,34 +27,8 @@ from momkd_ray.predict.ensemble import check_ensemble, predict_folder
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import Connection, concurrent_folds
 from momkd_ray.report.page import write_report
-from momkd_ray.run.inputs import RunInputs
-from momkd_ray.run.prepare import open_cohort, open_run_inputs
+from momkd_ray.run.prepare import open_cohort
 from momkd_ray.run.provenance import fingerprint
-
-
-def inputs_of(config: Config) -> RunInputs:
-    progress = ProgressReporter()
-    cohort = open_cohort(config, progress)
-    return open_run_inputs(config, cohort, make_folds(config, cohort), progress)
-
-
-def crossval(config: Config) -> dict[str, Any]:
-    return cross_validate_inputs(inputs_of(config), ProgressReporter(), own_cluster=True)
-
-
-def changed(config: Config, **settings: Any) -> Config:
-    tree = config.model_dump(mode="json")
-    for key, value in settings.items():
-        section, name = key.split("__")
-        tree[section][name] = value
-    return Config.model_validate(tree)
-
-
-def saved(config: Config, folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "config.yaml"
-    path.write_text(config.to_yaml())
-    return path
 
 
 def test_the_whole_way_gives_every_patient_one_prediction_and_goes_on_where_it_stopped(
@@ -370,30 +341,6 @@ def test_models_of_different_features_do_not_predict_together(
             slides=None,
             gpus=0,
         )
-
-
-def momkd(*arguments: str, variables: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
-    """The command in a process of its own, with a Ray of its own."""
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | (variables or {})
-    return subprocess.Popen(
-        [sys.executable, "-m", "momkd_ray.cli", *arguments],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        **options,
-    )
-
-
-def finished(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return output
-
-
-def comparable(run: str) -> tuple[Any, pd.DataFrame]:
-    predictions = pd.read_parquet(io.BytesIO(storage.read_bytes(f"{run}/predictions.parquet")))
-    return storage.read_json(f"{run}/metrics.json"), predictions
 
 
 @pytest.mark.slow

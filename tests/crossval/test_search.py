@@ -19,7 +19,7 @@ from ray.experimental import internal_kv
 from ray.tune.search import Searcher
 from support.fold_tasks import fold_task
 from support.processes import in_processes
-from test_cross_validate import changed, crossval, inputs_of
+from support.runs import changed, crossval, inputs_of
 
 from momkd_ray import storage
 from momkd_ray.config.load import Config

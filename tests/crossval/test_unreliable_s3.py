@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from support.runs import comparable, finished, momkd, saved
 from support.s3 import FaultyProxy, S3Server
-from test_cross_validate import comparable, finished, momkd, saved
 
 from momkd_ray.bags.store import BagStore
 from momkd_ray.config.load import Config

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import torch
 from support import fold_tasks
+from support.runs import changed, crossval
 from tensorboardX.proto.event_pb2 import Event
-from test_cross_validate import changed, crossval
 
 from momkd_ray.config.load import Config, load_config
 from momkd_ray.config.sections import MemoryConfig
