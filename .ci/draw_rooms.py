@@ -11,8 +11,10 @@ WIDTH, ROW, GAP, MARGIN = 720, 34, 10, 16
 PURPOSES = {
     "cli": "verbs",
     "api": "cross_validate, predict_slides",
+    "compare": "models on the same folds, leaderboard",
     "report": "page, figures",
     "predict": "ensembles",
+    "statistics": "DeLong, bootstrap, Holm",
     "crossval": "folds, threshold, metrics, search",
     "train": "steps, epochs, checkpoints",
     "model": "network, losses, memory, kernels",

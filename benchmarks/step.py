@@ -163,7 +163,7 @@ def warmed_up(both: dict[str, Callable[[], object]]) -> dict[str, Callable[[], o
 
 def predictor(model: MoMKD) -> Callable[[BagBatch], Tensor]:
     """Predicts as validation does."""
-    return CudaGraphCache(lambda batch: model.predict(batch)[0], DEVICE, model.dropout_layers)
+    return CudaGraphCache(lambda batch: model.predict(batch)[0], DEVICE, model)
 
 
 def stepper(precision: str) -> Stepper:

@@ -56,6 +56,33 @@ def crossval(
 
 
 @app.command()
+def compare(
+    config: ConfigOption,
+    set_: SetOption = [],  # noqa: B006
+    on_error: OnErrorOption = "stop",
+    address: AddressOption = None,
+) -> None:
+    """Train several models on the same folds and write their leaderboard; goes on where it stopped."""
+    from momkd_ray.compare.entries import entries_of
+    from momkd_ray.compare.run import compare_models
+    from momkd_ray.compare.tables import to_markdown
+    from momkd_ray.progress import ProgressReporter
+    from momkd_ray.ray_runtime.cluster import connect
+    from momkd_ray.run.prepare import open_cohort, open_folds, open_run_inputs
+
+    settings = load_config(config, set_)
+    entries_of(settings)
+    with ProgressReporter() as progress:
+        cohort = open_cohort(settings, progress, on_error)
+        plan = open_folds(settings, cohort, progress, on_error)
+    with connect(address) as ray, ProgressReporter() as progress:
+        study = open_run_inputs(settings, cohort, plan, progress, on_error)
+        leaderboard = compare_models(study, progress, own_cluster=ray.own)
+    print(to_markdown(leaderboard))
+    print(f"{settings.run.dir}/compare.html")
+
+
+@app.command()
 def train(
     config: ConfigOption,
     fold: Annotated[int, typer.Option(help="The fold to train.")],

@@ -15,10 +15,12 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from momkd_ray.config.dotted_keys import Section, dotted_keys, type_of, unknown_key
+from momkd_ray.config.model_names import DEFAULT_MODEL
 from momkd_ray.config.search_space import Range, Space, read_space
 from momkd_ray.config.sections import (
     ClusterConfig,
     CohortConfig,
+    CompareConfig,
     FeaturesConfig,
     FoldsConfig,
     GenesConfig,
@@ -68,6 +70,7 @@ class Config(Section):
         "there is no search.",
     )
     tuning: TuningConfig = TuningConfig()
+    compare: CompareConfig | None = None
     synthetic: SyntheticConfig | None = None
     watch: WatchConfig = WatchConfig()
     run: RunConfig = RunConfig()
@@ -91,7 +94,7 @@ class Config(Section):
 
         Left out are the locations of data, whose content the caller hashes, and the resources of the run.
         """
-        unhashed_sections = {"cluster", "run", "synthetic", "watch"} | (set() if self.search else {"tuning"})
+        unhashed_sections = {"cluster", "run", "synthetic", "watch", "compare"} | (set() if self.search else {"tuning"})
         tree = self.model_dump(mode="json", exclude=unhashed_sections)
         unhashed_keys = {
             "features": ("dir", "format"),
@@ -102,6 +105,14 @@ class Config(Section):
         }
         for section, keys in unhashed_keys.items():
             for key in keys:
+                del tree[section][key]
+        # runs from before there were these keys stay valid
+        for section, key, default in (
+            ("model", "name", DEFAULT_MODEL),
+            ("omics", "fraction", 1),
+            ("train", "fraction", 1),
+        ):
+            if tree[section][key] == default:
                 del tree[section][key]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -58,6 +58,8 @@ def _type(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if schema["type"] == "array":
+        if "prefixItems" not in schema:
+            return f"list of {_type(schema['items'])}"
         return f"[{', '.join(_type(item) for item in schema['prefixItems'])}]"
     limits = "".join(f" {sign} {schema[name]:g}" for name, sign in _LIMITS.items() if name in schema)
     return str(schema.get("format", schema["type"])) + limits

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from momkd_ray.config.dotted_keys import Section
+from momkd_ray.config.model_names import DEFAULT_MODEL, MODELS
 
 
 def resolve_location(location: str) -> str:
@@ -26,6 +27,32 @@ Location = Annotated[
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
+
+
+def _registered_model(name: str) -> str:
+    if name not in MODELS:
+        raise ValueError(f"it is {name!r}, but must be one of {', '.join(MODELS)}")
+    return name
+
+
+def _model_entries(entries: Any) -> list[dict[str, Any]]:
+    """Checks the models of a comparison and writes each as name, label and set."""
+    if not isinstance(entries, list):
+        raise ValueError(f"it is {entries!r}, but must be a list of models")
+    full: list[dict[str, Any]] = []
+    for entry in entries:
+        given = {"name": entry} if isinstance(entry, str) else entry
+        if not isinstance(given, dict) or "name" not in given or set(given) - {"name", "label", "set"}:
+            raise ValueError(f"{entry!r} is no model: write its name, or {{name, label, set}}")
+        name = _registered_model(str(given["name"]))
+        full.append({"name": name, "label": str(given.get("label", name)), "set": dict(given.get("set") or {})})
+    labels = [entry["label"] for entry in full]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"two models have the label {label!r}: give each its own label")
+    return full
+
+
 GENE_SELECTIONS = ("xgboost", "anova", "variance", "all")
 
 
@@ -72,6 +99,11 @@ class OmicsConfig(Section):
         default="keep",
         description="`keep` trains the slide branch on patients without omics, too; `drop` leaves them out of "
         "training. Either way they are validated and tested, from histology alone.",
+    )
+    fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1.0,
+        description="The share of the training patients with omics whose omics are used, drawn by `train.seed`; a "
+        "smaller share is part of a larger one. 0 trains without omics.",
     )
 
 
@@ -168,8 +200,13 @@ class GenesConfig(Section):
 
 
 class ModelConfig(Section):
-    """The sizes of the network (docs/method.md §2)."""
+    """The network and its sizes (docs/method.md §2)."""
 
+    name: Annotated[str, AfterValidator(_registered_model)] = Field(
+        default=DEFAULT_MODEL,
+        description="The network: `momkd`, or a peer that is trained in the same way, such as `mean_pool`, "
+        "`gated_abmil` or `transmil`; an unknown name lists them all. Peers use the sizes that they have a part for.",
+    )
     hidden: Positive = Field(
         default=512,
         description="The width of the slide encoder, a multiple of `heads`. The default is the released one.",
@@ -279,6 +316,11 @@ class LossConfig(Section):
 class TrainConfig(Section):
     """The training of one fold (docs/method.md §5)."""
 
+    fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0,
+        description="The share of each class's training patients that train, drawn by `train.seed`; a smaller share "
+        "is part of a larger one.",
+    )
     epochs: Positive = Field(default=100, description="The largest number of epochs. The default is the released one.")
     lr: Annotated[float, Field(gt=0)] = Field(
         default=2e-4, description="The learning rate of AdamW at the start. The default is the released one."
@@ -458,6 +500,32 @@ class SyntheticConfig(Section):
     width: Positive = Field(default=256, description="The width of the features. The default is the demo's.")
     genes: Positive = Field(default=200, description="The number of genes. The default is the demo's.")
     seed: Seed = Field(default=7, description="The seed of the cohort. The default is the demo's.")
+
+
+class CompareConfig(Section):
+    """The models that `momkd-ray compare` trains on the same folds, and how."""
+
+    models: Annotated[
+        list[Any],
+        BeforeValidator(_model_entries),
+        WithJsonSchema({"type": "array", "items": {"type": "name or mapping"}}),
+    ] = Field(
+        description="The models: names as in `model.name`, or `{name: momkd, label: without omics, set: "
+        "{omics.fraction: 0}}`, where `set` replaces keys of `omics`, `genes`, `model`, `memory`, `loss` and `train`.",
+        min_length=1,
+    )
+    seeds: list[Seed] = Field(
+        default=[1], min_length=1, description="The seeds, each used as `train.seed` of every model."
+    )
+    reference: str | None = Field(
+        default=None, description="The label of the model that the others are compared with. The default is the first."
+    )
+    label_fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        default=[1.0], min_length=1, description="Values of `train.fraction` to train every model with."
+    )
+    omics_fractions: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+        default=[1.0], min_length=1, description="Values of `omics.fraction` to train every model with."
+    )
 
 
 class WatchConfig(Section):

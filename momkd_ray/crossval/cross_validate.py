@@ -46,14 +46,21 @@ def cross_validate_inputs(inputs: RunInputs, progress: ProgressReporter, *, own_
     return _write_results(inputs, chosen)
 
 
-def train_folds(inputs: RunInputs, folds: Sequence[int], progress: ProgressReporter, *, own_cluster: bool) -> None:
+def train_folds(
+    inputs: RunInputs,
+    folds: Sequence[int],
+    progress: ProgressReporter,
+    *,
+    own_cluster: bool,
+    search: Search | None = None,
+) -> None:
     """Trains folds with every setting, as many side by side as the cluster holds; finished ones are kept.
 
     Raises:
         InputError, RunError, StoppedError: as `cross_validate_inputs`; InputError also if Optuna is to draw settings,
             and not all folds are trained.
     """
-    search = Search(inputs.config)
+    search = search or Search(inputs.config)
     if len(search.settings) < search.total and set(folds) != set(inputs.plan.folds):
         raise InputError(
             "tuning.method is optuna, which draws settings from means over all folds: run crossval instead"

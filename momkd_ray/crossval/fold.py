@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,12 +12,15 @@ import pandas as pd
 from momkd_ray import storage
 from momkd_ray.cohort.genes import GeneTransform, fit_genes
 from momkd_ray.config.load import Config
+from momkd_ray.config.model_names import DEFAULT_MODEL
+from momkd_ray.crossval.cost import reset_peak_memory, write_cost
 from momkd_ray.crossval.evaluate import FoldResult, evaluate_fold
 from momkd_ray.errors import InputError, RunError, diverged_error_within
 from momkd_ray.model.bundle import BundleCard, save_bundle
-from momkd_ray.model.momkd import MoMKD
+from momkd_ray.model.registry import build_model, model_class
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.run.layout import FoldDirectory
+from momkd_ray.seeds import derive_seed
 from momkd_ray.train.checkpoints import Checkpoints
 from momkd_ray.train.fit import fit
 from momkd_ray.train.task import FoldTask
@@ -38,12 +41,14 @@ def run_fold(
     Returns:
         The result; None if the fold was stopped, or diverged with this setting of a search.
     """
+    if inputs.setting_names:
+        reset_peak_memory()
     task, genes = fold_task(inputs, fold, setting, values)
     try:
         trained = fit(task, None if stop_file is None else partial(storage.exists, stop_file))
     except Exception as error:
         diverged = diverged_error_within(error)
-        if diverged is None or not inputs.config.search:
+        if diverged is None or not (inputs.config.search or inputs.setting_names):
             raise
         # it would diverge again: this setting is out for this fold, and the search continues
         storage.write_json(task.directory.diverged, {"reason": str(diverged)})
@@ -53,8 +58,11 @@ def run_fold(
         checkpoints.remove_all()  # a stopped setting is never resumed
         return None
     result, patients = _evaluate(inputs, task, trained["best_epoch"])
-    _save_model(inputs, task, result, trained["val_auc"], genes, checkpoints)
+    parameters = _save_model(inputs, task, result, trained["val_auc"], genes, checkpoints)
     storage.write_table(task.directory.test_predictions, patients)
+    if inputs.setting_names:
+        bags_validated = int((task.bags["role"] == "val").sum())
+        write_cost(task.location, inputs.config.cluster, bags_validated=bags_validated, parameters=parameters)
     storage.write_json(task.directory.result, result.to_json())
     checkpoints.remove_all()  # a finished fold is never resumed
     return result
@@ -66,8 +74,8 @@ def fold_task(
     """Returns the task for the workers of a fold, and the genes selected on its training patients (None: no omics)."""
     config = inputs.config.with_settings(values)
     directory = inputs.fold_directory(fold, setting)
-    bags = inputs.fold_bags(fold)
-    genes, omics = _fit_fold_genes(inputs, config, bags, directory)
+    bags = _with_fraction(inputs.fold_bags(fold), config, fold)
+    genes, omics = _fit_fold_genes(inputs, config, bags, directory, fold)
     task = FoldTask(
         config=config,
         fold=fold,
@@ -84,13 +92,24 @@ def fold_task(
 
 
 def _fit_fold_genes(
-    inputs: RunInputs, config: Config, bags: pd.DataFrame, directory: FoldDirectory
+    inputs: RunInputs, config: Config, bags: pd.DataFrame, directory: FoldDirectory, fold: int
 ) -> tuple[GeneTransform | None, dict[str, np.ndarray]]:
     """Selects and scales genes on the fold's training patients with omics, or reads the earlier selection."""
-    omics = inputs.cohort.omics
+    omics, chosen = inputs.cohort.omics, model_class(config.model.name)
+    if not chosen.uses_omics:
+        return None, {}
     if omics is None:
+        if config.model.name != DEFAULT_MODEL:
+            raise InputError(
+                f"model.name is {config.model.name}, which learns from omics, but cohort.omics is null: name the table"
+            )
         return None, {}
     training = sorted(set(bags.loc[bags["role"] == "train", "patient_id"]))
+    if config.omics.fraction < 1:
+        having_omics = [patient for patient in training if patient in omics.index]
+        training = _first_share(having_omics, config.omics.fraction, "omics", config, fold)
+        if not training:
+            return None, {}
     with_omics = omics.loc[omics.index.isin(training)]
     if with_omics.empty:
         raise InputError(
@@ -102,7 +121,28 @@ def _fit_fold_genes(
         y_N = inputs.cohort.patients["y"].loc[with_omics.index].to_numpy()
         genes = fit_genes(with_omics, y_N, config.genes, config.folds.seed)
         genes.save(directory.genes)
+    if chosen.needs_omics_to_predict:
+        tested = bags.loc[bags["role"] != "train", "patient_id"]
+        with_omics = omics.loc[omics.index.isin([*training, *tested])]
     return genes, dict(zip(with_omics.index, genes.apply(with_omics), strict=True))
+
+
+def _with_fraction(bags: pd.DataFrame, config: Config, fold: int) -> pd.DataFrame:
+    """Leaves `train.fraction` of each class's training patients in, drawn by the seed."""
+    if config.train.fraction == 1:
+        return bags
+    trains = bags["role"] == "train"
+    kept: list[str] = []
+    for _, of_class in bags[trains].groupby("y"):
+        patients = sorted(set(of_class["patient_id"]))
+        kept += _first_share(patients, config.train.fraction, "labels", config, fold) or patients[:1]
+    return bags[~trains | bags["patient_id"].isin(kept)].reset_index(drop=True)
+
+
+def _first_share(patients: Sequence[str], share: float, purpose: str, config: Config, fold: int) -> list[str]:
+    """Draws a share of the patients; a smaller share of the same seed is part of a larger one."""
+    ordered = sorted(patients, key=lambda patient: derive_seed(purpose, config.train.seed, fold, patient))
+    return sorted(ordered[: round(share * len(patients))])
 
 
 def _evaluate(inputs: RunInputs, task: FoldTask, best_epoch: int) -> tuple[FoldResult, pd.DataFrame]:
@@ -118,10 +158,10 @@ def _save_model(
     val_auc: float,
     genes: GeneTransform | None,
     checkpoints: Checkpoints,
-) -> None:
-    """Writes the bundle of the best epoch's weights, from the newest checkpoint."""
+) -> int:
+    """Writes the bundle of the best epoch's weights, from the newest checkpoint; returns its number of parameters."""
     config = task.config
-    model = MoMKD(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
+    model = build_model(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
     newest = checkpoints.newest()
     if newest is None:
         raise RunError(f"{checkpoints.folder} holds no intact checkpoint any more; run the same command again")
@@ -150,3 +190,4 @@ def _save_model(
         origin=origin,
     )
     save_bundle(task.directory.model, model, card)
+    return sum(p.numel() for p in model.parameters())

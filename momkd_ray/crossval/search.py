@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,15 +32,19 @@ class Search:
 
     Args:
         config: the resolved configuration.
+        settings: those of a comparison, given instead of drawn.
 
     Raises:
         InputError: a combination of the grid is not valid, or there are fewer valid combinations than settings.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, settings: Sequence[Settings] | None = None) -> None:
         self.config, self.method = config, config.tuning.method
         self.location = RunDirectory(config.run.dir).settings
-        self.settings: list[Settings] = []
+        self.settings: list[Settings] = list(settings or [])
+        if settings is not None:
+            self.total = len(settings)
+            return
         if not config.search:
             self.total, self.settings = 1, [{}]
             return

@@ -95,7 +95,8 @@ def threads_of_folds(inputs: RunInputs, own_cluster: bool) -> dict[int, float]:
     """
     cluster, folds = inputs.config.cluster, list(inputs.plan.folds)
     threads = dict.fromkeys(folds, cluster.cpus_per_worker)
-    if own_cluster and cluster.most_workers == 1 and not cluster.gpus_per_worker and not inputs.config.search:
+    single = not inputs.config.search and not inputs.setting_names
+    if own_cluster and cluster.most_workers == 1 and not cluster.gpus_per_worker and single:
         side_by_side = concurrent_folds(cluster, own=True)
         last = folds[len(folds) - len(folds) % side_by_side :]
         threads |= {fold: cluster.cpus_per_worker * (side_by_side // len(last)) for fold in last}

@@ -14,7 +14,8 @@ from momkd_ray import __version__, storage
 from momkd_ray.config.dotted_keys import Section
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.errors import InputError
-from momkd_ray.model.momkd import MoMKD
+from momkd_ray.model.interface import MILModel
+from momkd_ray.model.registry import build_model
 
 _WEIGHTS, _CARD = "weights.safetensors", "model.json"
 BUNDLE_FILES = (_WEIGHTS, _CARD)  # the card last: a bundle with a card is complete
@@ -43,7 +44,7 @@ class BundleCard(Section):
     weights_sha256: str = ""
 
 
-def save_bundle(location: str, model: MoMKD, card: BundleCard) -> None:
+def save_bundle(location: str, model: MILModel, card: BundleCard) -> None:
     """Writes a bundle to a folder, local or `s3://`; the card is written last, so a bundle with a card is complete."""
     weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
     card = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
@@ -51,7 +52,7 @@ def save_bundle(location: str, model: MoMKD, card: BundleCard) -> None:
     storage.write_text(storage.join(location, _CARD), card.model_dump_json(indent=2) + "\n")
 
 
-def load_bundle(location: str) -> tuple[MoMKD, BundleCard]:
+def load_bundle(location: str) -> tuple[MILModel, BundleCard]:
     """Reads a bundle.
 
     Args:
@@ -73,7 +74,7 @@ def load_bundle(location: str) -> tuple[MoMKD, BundleCard]:
         raise InputError(f"{location}/model.json is not a card this version reads: {reason}") from error
     if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
         raise InputError(f"{location}/weights.safetensors is damaged: its SHA-256 differs from model.json's")
-    model = MoMKD(card.model, card.memory, card.loss, width=card.width, genes=card.genes)
+    model = build_model(card.model, card.memory, card.loss, width=card.width, genes=card.genes)
     try:
         model.load_state_dict(safetensors.torch.load(weights))
     except (RuntimeError, SafetensorError) as error:

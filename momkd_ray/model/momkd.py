@@ -33,8 +33,9 @@ from momkd_ray.batches.collate import BagBatch, to_device_async
 from momkd_ray.batches.tiles import Tile
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model import losses
-from momkd_ray.model.dropout import Dropout, Layers, apply_dropout, draw_dropout, dropout_pieces
+from momkd_ray.model.dropout import Dropout, Layers, apply_dropout
 from momkd_ray.model.gatv2 import Masks, SlideEncoder
+from momkd_ray.model.interface import MILModel
 from momkd_ray.model.memory import MomentumMemory
 from momkd_ray.model.omics import OmicsMLP
 
@@ -64,7 +65,7 @@ class MoMKDOutput:
     reconstruction_RG: Tensor | None = None
 
 
-class MoMKD(nn.Module):
+class MoMKD(MILModel):
     """The MoMKD network with its losses and its memory (docs/method.md §2 to §4).
 
     Gradient decoupling: no gradient passes between the slide branch and the omics branch, which meet in the memory
@@ -76,10 +77,14 @@ class MoMKD(nn.Module):
         genes: G, the number of omics inputs; 0 builds no omics branch.
     """
 
+    loss_names = ("ce", "memory", "align_slide", "align_omics", "reconstruction", "total")
+    omics_loss_names = ("align_omics", "reconstruction")
+    uses_omics = True
+    recordable = True
+    memory: MomentumMemory
+
     def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
-        super().__init__()
-        self.model_config, self.memory_config, self.loss_config = model, memory, loss
-        self.width, self.genes = width, genes
+        super().__init__(model, memory, loss, width=width, genes=genes)
         self.slide_encoder = SlideEncoder(width, model.hidden, model.heads, model.dropout)
         self.project_patch = nn.Linear(model.hidden, model.shared)
         self.project_slide = nn.Linear(model.hidden, model.shared)
@@ -99,7 +104,7 @@ class MoMKD(nn.Module):
 
         In training mode the dropout masks follow from `batch.seeds`.
         """
-        dropout, components_YKS = self._draw_dropout(batch), self.memory.components
+        dropout, components_YKS = self.draw_dropout(batch), self.memory.components
         encode = self._encode_tiles if batch.tiles else self._encode_bags
         # gradient decoupling: attention and classification use the memory without a gradient to it
         patches_PS, attention_P, pooled_BH = encode(batch, Masks.of(dropout), components_YKS.detach())
@@ -165,13 +170,6 @@ class MoMKD(nn.Module):
         return torch.cat(vectors), torch.cat(labels)
 
     @torch.no_grad()
-    def predict(self, batch: BagBatch) -> tuple[Tensor, Tensor]:
-        """Predicts class probabilities (B, Y) and attention (P,) from histology alone, in evaluation mode."""
-        assert not self.training, "predict wants eval()"
-        output = self(batch)
-        return output.logits_BY.softmax(dim=-1), output.attention_P
-
-    @torch.no_grad()
     def project(self, features_PD: Tensor, tile: Tile) -> Tensor:
         """Computes the patch projections z (Q, S) of one tile, in evaluation mode."""
         assert not self.training, "project wants eval()"
@@ -189,16 +187,6 @@ class MoMKD(nn.Module):
         if self.genes and batch.omics_RG is not None:
             layers |= dict.fromkeys(("omics_encoder", "omics_decoder"), (batch.omics_per_bag, config.omics_dropout))
         return layers
-
-    def _draw_dropout(self, batch: BagBatch) -> dict[str, Dropout]:
-        """Draws the dropout of every layer; empty in evaluation mode or if every probability is 0."""
-        if not self.training or self.model_config.dropout == self.model_config.omics_dropout == 0:
-            return {}
-        assert batch.seeds is not None, "training with dropout needs a seed for every bag"
-        layers, pieces_L4 = self.dropout_layers(batch), batch.pieces_L4
-        if pieces_L4 is None:
-            pieces_L4 = to_device_async(dropout_pieces(batch.seeds, layers), batch.features_PD.device)
-        return draw_dropout(pieces_L4, layers)
 
     def _encode_bags(self, batch: BagBatch, masks: Masks, components_YKS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encodes a batch at once: z (P, S), attention a (P,) and the pooled slides V (B, H) (docs/method.md §2)."""

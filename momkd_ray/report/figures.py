@@ -21,10 +21,10 @@ _INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
 _VARIABLES = {_INK: "var(--ink)", _MUTED: "var(--muted)", _GRID: "var(--grid)"}
 # Okabe and Ito's colours, distinct for readers with any colour vision; dashes distinguish more than six folds
 _BLUE, _VERMILLION = "#0072b2", "#d55e00"
-_FOLD_COLOURS = (_BLUE, _VERMILLION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+SERIES_COLOURS = (_BLUE, _VERMILLION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _FOLD_DASHES = ("-", "--", ":", "-.")
 _LEGEND_COLUMNS = 3
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "momkd-ray",
     "font.family": "sans-serif",
@@ -54,7 +54,7 @@ def roc_figure(
     auc: Mapping[str, Any],
 ) -> Markup:
     """Draws ROC curves of the folds and of the pooled patients (y, p); `auc` is that entry of metrics.json."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _square(curves=len(y_by_fold) + 2)
         axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=1, linestyle=(0, (1, 2)), label="chance 0.500")
         for index, (fold, value) in enumerate(zip(y_by_fold, auc["folds"], strict=True)):
@@ -65,7 +65,7 @@ def roc_figure(
         axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         figure.legend(loc="outside lower center", title="AUC", ncols=_LEGEND_COLUMNS)
         alt = f"ROC curves of {len(y_by_fold)} folds; pooled AUC {auc['pooled']:.3f}"
-        return _svg(figure, "roc", alt)
+        return inline_svg(figure, "roc", alt)
 
 
 def pr_figure(
@@ -75,7 +75,7 @@ def pr_figure(
     auprc: Mapping[str, Any],
 ) -> Markup:
     """Draws precision-recall curves of the folds and of the pooled patients; `auprc` is that entry of metrics.json."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _square(curves=len(y_by_fold) + 2)
         prevalence = float(np.mean(pooled[0]))
         dots = (0, (1, 2))
@@ -93,12 +93,12 @@ def pr_figure(
             f"Precision-recall curves of {len(y_by_fold)} folds; pooled average precision "
             f"{auprc['pooled']:.3f}, prevalence {prevalence:.3f}"
         )
-        return _svg(figure, "pr", alt)
+        return inline_svg(figure, "pr", alt)
 
 
 def histogram_figure(y_N: np.ndarray, p_N: np.ndarray, thresholds: Sequence[float], classes: tuple[str, str]) -> Markup:
     """Draws histograms of the probabilities of the patients of each true class, and the folds' thresholds."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(4.4, 3.8))
         axes = figure.subplots()
         bins = np.linspace(0, 1, 21).tolist()
@@ -114,12 +114,12 @@ def histogram_figure(y_N: np.ndarray, p_N: np.ndarray, thresholds: Sequence[floa
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(loc="outside upper left")
         alt = f"Histogram of the pooled probabilities of {classes[1]} by true class"
-        return _svg(figure, "histogram", alt)
+        return inline_svg(figure, "histogram", alt)
 
 
 def training_figure(fold: int, epochs: pd.DataFrame, best_epoch: int) -> Markup:
     """Draws validation AUC and total loss of one fold over its epochs; the chosen epoch is marked."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(3.4, 3.2))
         above, below = figure.subplots(2, 1, sharex=True)
         for axes, column, label, colour in (
@@ -132,7 +132,7 @@ def training_figure(fold: int, epochs: pd.DataFrame, best_epoch: int) -> Markup:
         below.set_xlabel("epoch")
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
         alt = f"Fold {fold}: validation AUC and total loss over {len(epochs)} epochs; epoch {best_epoch} chosen"
-        return _svg(figure, f"training{fold}", alt)
+        return inline_svg(figure, f"training{fold}", alt)
 
 
 def _square(curves: int) -> tuple[Figure, Axes]:
@@ -143,15 +143,16 @@ def _square(curves: int) -> tuple[Figure, Axes]:
 
 
 def _fold_line(index: int) -> dict[str, Any]:
-    dashes = _FOLD_DASHES[index // len(_FOLD_COLOURS) % len(_FOLD_DASHES)]
-    return {"color": _FOLD_COLOURS[index % len(_FOLD_COLOURS)], "linestyle": dashes, "linewidth": 1.1}
+    dashes = _FOLD_DASHES[index // len(SERIES_COLOURS) % len(_FOLD_DASHES)]
+    return {"color": SERIES_COLOURS[index % len(SERIES_COLOURS)], "linestyle": dashes, "linewidth": 1.1}
 
 
 def _short(name: str) -> str:
     return name if len(name) <= 24 else name[:23] + "…"
 
 
-def _svg(figure: Figure, name: str, alt: str) -> Markup:
+def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
+    """Renders a figure to inline SVG whose ids begin with `name`, described by `alt`."""
     stream = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(stream, format="svg", transparent=True, metadata=no_metadata)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from momkd_ray import storage
 from momkd_ray.bags.shared_bags import BagSource, JointBags
 from momkd_ray.bags.store import BagStore
 from momkd_ray.cohort.cohort import Cohort
@@ -34,6 +35,7 @@ class RunInputs:
     store: BagStore
     slides: BagSource
     fingerprint: str
+    setting_names: tuple[str, ...] = ()  # folders of settings, where they are not numbered as in a search
 
     @property
     def directory(self) -> RunDirectory:
@@ -42,6 +44,8 @@ class RunInputs:
 
     def fold_directory(self, fold: int, setting: int = 0) -> FoldDirectory:
         """Returns the folder of a fold, with a search that of the fold with one setting."""
+        if self.setting_names:
+            return RunDirectory(storage.join(self.config.run.dir, self.setting_names[setting])).fold(fold)
         return self.directory.fold(fold, self.setting_number(setting))
 
     def setting_number(self, setting: int) -> int | None:

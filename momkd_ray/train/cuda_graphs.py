@@ -18,6 +18,7 @@ from torch import Tensor
 from momkd_ray.batches.collate import BagBatch, to_device_async
 from momkd_ray.batches.message_graph import MessageGraph
 from momkd_ray.model.dropout import Layers, dropout_pieces
+from momkd_ray.model.interface import MILModel
 from momkd_ray.model.kernels import triton_works
 
 MAX_RECORDED_PATCHES = 65_536
@@ -106,14 +107,12 @@ class CudaGraphCache:
     Args:
         run: works on a batch on the device without synchronising, in the same way for all batches of a size class.
         device: of the batches.
-        dropout_layers: the model's.
+        model: gives the dropout layers, and says whether it can be recorded.
     """
 
-    def __init__(
-        self, run: Callable[[BagBatch], Tensor], device: torch.device, dropout_layers: Callable[[BagBatch], Layers]
-    ) -> None:
-        self._run, self._buffers = run, StaticBuffers(device, dropout_layers)
-        self.possible = device.type == "cuda" and triton_works()
+    def __init__(self, run: Callable[[BagBatch], Tensor], device: torch.device, model: MILModel) -> None:
+        self._run, self._buffers = run, StaticBuffers(device, model.dropout_layers)
+        self.possible = model.recordable and device.type == "cuda" and triton_works()
         self._seen: set[tuple[object, ...]] = set()
         self._recorded: dict[tuple[object, ...], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._settings: object = None

@@ -11,18 +11,18 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from momkd_ray.batches.sampling import Step
+from momkd_ray.model.interface import MILModel
 from momkd_ray.model.momkd import CLASSES
 from momkd_ray.train.collectives import Collective
-from momkd_ray.train.step import LOSS_NAMES, OMICS_LOSSES
 from momkd_ray.train.task import RoleBags
 
-VALUES = (*LOSS_NAMES, "p_1")
-"""The columns of a row after the draw's position in the epoch."""
+PROBABILITY = "p_1"
+"""The last column of a row; before it are the draw's position in the epoch and the model's losses."""
 
 
 def empty_rows() -> Tensor:
-    """Returns the rows (0, 1 + values) of an epoch that has not begun."""
-    return torch.zeros((0, 1 + len(VALUES)), dtype=torch.float64)
+    """Returns the rows (0, 0) of an epoch that has not begun."""
+    return torch.zeros((0, 0), dtype=torch.float64)
 
 
 def gather_rows(rows_NV: Tensor, positions: Sequence[int], values: Sequence[Tensor], collective: Collective) -> Tensor:
@@ -39,7 +39,10 @@ def gather_rows(rows_NV: Tensor, positions: Sequence[int], values: Sequence[Tens
         values_NV = torch.cat(list(values)).double().cpu()
         own_NV = torch.cat([torch.tensor(positions, dtype=torch.float64)[:, None], values_NV], dim=1)
     gathered = [torch.from_numpy(part) for part in collective.gather(own_NV.numpy())]
-    rows_NV = torch.cat([rows_NV, *gathered])
+    parts = [part for part in (rows_NV, *gathered) if len(part)]
+    if not parts:
+        return rows_NV
+    rows_NV = torch.cat(parts)
     return rows_NV[rows_NV[:, 0].argsort()]
 
 
@@ -51,35 +54,44 @@ class EpochRecord:
         plan: the steps of the epoch.
         bags: the training bags.
         with_omics: patients that have omics.
+        model: gives the names of the losses.
     """
 
-    def __init__(self, rows_NV: Tensor, plan: Sequence[Step], bags: RoleBags, with_omics: set[str]) -> None:
+    def __init__(
+        self,
+        rows_NV: Tensor,
+        plan: Sequence[Step],
+        bags: RoleBags,
+        with_omics: set[str],
+        model: MILModel | type[MILModel],
+    ) -> None:
+        self.loss_names, self.omics_loss_names = model.loss_names, model.omics_loss_names
         draws = [draw for step in plan for draw in step]
         assert rows_NV[:, 0].tolist() == [draw.position for draw in draws], "every draw has one row"
-        self.table = pd.DataFrame(rows_NV[:, 1:].numpy(), columns=list(VALUES))
+        self.table = pd.DataFrame(rows_NV[:, 1:].numpy(), columns=[*self.loss_names, PROBABILITY])
         self.table["step"] = np.repeat(np.arange(len(plan)), [len(step) for step in plan])
         self.table["y"] = [bags.y[draw.bag] for draw in draws]
         self.omics_N = np.array([bags.patients[draw.bag] in with_omics for draw in draws])
 
     def losses(self) -> dict[str, float]:
         """Computes the mean of each loss term over the draws; of the omics terms, over draws with omics if any."""
-        means = {name: self.table.loc[self._counted(name), name].mean() for name in LOSS_NAMES}
+        means = {name: self.table.loc[self._counted(name), name].mean() for name in self.loss_names}
         return {f"loss_{name}": float(mean) for name, mean in means.items() if self._counted(name).any()}
 
     def steps(self, epoch: int) -> pd.DataFrame:
         """Tabulates the same for every step: epoch, step, bags, and the loss terms, empty where no bag had omics."""
         by_step = self.table.groupby("step")
         table = pd.DataFrame({"epoch": epoch, "bags": by_step.size()})
-        for name in LOSS_NAMES:
+        for name in self.loss_names:
             table[f"loss_{name}"] = self.table[self._counted(name)].groupby("step")[name].mean()
-        return table.reset_index()[["epoch", "step", "bags", *(f"loss_{name}" for name in LOSS_NAMES)]]
+        return table.reset_index()[["epoch", "step", "bags", *(f"loss_{name}" for name in self.loss_names)]]
 
     def auc(self) -> float | None:
         """Computes the AUC over the draws from the predictions of training; None if all are of one class."""
         if self.table["y"].nunique() < CLASSES:
             return None
-        return float(roc_auc_score(self.table["y"], self.table["p_1"]))
+        return float(roc_auc_score(self.table["y"], self.table[PROBABILITY]))
 
     def _counted(self, name: str) -> np.ndarray:
         """Selects the draws over which a loss term is averaged."""
-        return self.omics_N if name in OMICS_LOSSES else np.ones(len(self.table), bool)
+        return self.omics_N if name in self.omics_loss_names else np.ones(len(self.table), bool)

@@ -83,15 +83,24 @@ class FoldData:
             batches = [pending.wait() for pending in next(ready)]
             yield Share(draws, len(step), batches, time.monotonic() - began)
 
-    def single(self, role: str) -> Iterator[tuple[int, BagBatch]]:
+    def single(self, role: str, *, with_omics: bool = False) -> Iterator[tuple[int, BagBatch]]:
         """Yields this worker's share of a role's bags with their indices, one bag per batch.
 
         A bag's prediction then does not depend on the bags beside it, to the last digit.
+
+        Args:
+            role: of the bags.
+            with_omics: whether batches have the omics of the patients that have them.
         """
         bags = self.by_role[role]
+
+        def read(index: int) -> BagBatch:
+            omics = [self.task.omics.get(bags.patients[index])] if with_omics else None
+            return collate([self.task.source.read(bags.ids[index])], omics=omics, device=self.device)
+
         yield from self._prefetch(
             balance(bags.patches, self.collective.world)[self.collective.rank],
-            lambda index: (index, collate([self.task.source.read(bags.ids[index])], device=self.device)),
+            lambda index: (index, read(index)),
             lambda index: bags.patches[index],
         )
 

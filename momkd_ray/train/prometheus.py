@@ -90,17 +90,17 @@ class GaugeReporter:
         self._set("momkd_input_wait_share", self._waited / seconds, rank=str(self.rank))
         self._start_reporting()
 
-    def record_epoch(self, metrics: Mapping[str, Any], memory: MomentumMemory, network: nn.Module) -> None:
+    def record_epoch(self, metrics: Mapping[str, Any], memory: MomentumMemory | None, network: nn.Module) -> None:
         """Records the values of a validated epoch.
 
         Args:
             metrics: its line of `metrics.jsonl`.
-            memory: the class memory.
+            memory: the class memory; None for a model without one.
             network: the trained model, wrapped by DDP if there are several workers.
         """
         self._new_epoch()
         self._set("momkd_all_reduce_seconds", all_reduce_seconds(network), rank=str(self.rank))
-        device = memory.components.device
+        device = next(network.parameters()).device
         if device.type == "cuda":
             peak_bytes = float(torch.cuda.max_memory_allocated(device))
             self._set("momkd_gpu_memory_bytes", peak_bytes, rank=str(self.rank))
@@ -108,7 +108,7 @@ class GaugeReporter:
             self._set_shared(metrics, memory)
         self._report()
 
-    def _set_shared(self, metrics: Mapping[str, Any], memory: MomentumMemory) -> None:
+    def _set_shared(self, metrics: Mapping[str, Any], memory: MomentumMemory | None) -> None:
         """Sets the values that are the same on every worker."""
         for name, value in metrics.items():
             if name.startswith("loss_"):
@@ -158,9 +158,9 @@ def _ray_is_initialised() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
-def used_component_share(memory: MomentumMemory) -> list[float]:
+def used_component_share(memory: MomentumMemory | None) -> list[float]:
     """Computes for each class the share of components with non-negligible mass; empty for rules without masses."""
-    if memory.rule != "ema":
+    if memory is None or memory.rule != "ema":
         return []
     mean_Y1 = memory.mass_YK.mean(dim=1, keepdim=True)
     shares: list[float] = (memory.mass_YK >= NEGLIGIBLE_MASS * mean_Y1).float().mean(dim=1).tolist()

@@ -13,13 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 from momkd_ray.batches.collate import BagBatch
 from momkd_ray.config.sections import TrainConfig
 from momkd_ray.errors import InputError
+from momkd_ray.model.interface import MILModel
 from momkd_ray.model.kernels.linear import multiplies_bf16
-from momkd_ray.model.momkd import MoMKD
 from momkd_ray.train.collectives import Collective, mean_in_rank_order
 from momkd_ray.train.cuda_graphs import CudaGraphCache
-
-LOSS_NAMES = ("ce", "memory", "align_slide", "align_omics", "reconstruction", "total")
-OMICS_LOSSES = ("align_omics", "reconstruction")  # reported as means over the bags with omics
 
 
 class Stepper:
@@ -35,7 +32,7 @@ class Stepper:
         device: the worker's device.
     """
 
-    def __init__(self, model: MoMKD, config: TrainConfig, collective: Collective, device: torch.device) -> None:
+    def __init__(self, model: MILModel, config: TrainConfig, collective: Collective, device: torch.device) -> None:
         self.model = model.to(device)
         self.config, self.collective, self.device = config, collective, device
         self.optimiser = torch.optim.AdamW(
@@ -45,7 +42,8 @@ class Stepper:
             fused=True,
             capturable=device.type == "cuda",
         )
-        model.memory.sync = collective.sum
+        if model.memory is not None:
+            model.memory.sync = collective.sum
         self.dtype = dtype_of_products(config.precision, device)
         self.network: torch.nn.Module = model
         if collective.world > 1:
@@ -53,7 +51,7 @@ class Stepper:
             self.network = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
             if config.deterministic:
                 self.network.register_comm_hook(None, lambda _, bucket: mean_in_rank_order(bucket.buffer()))
-        self.recorded = CudaGraphCache(lambda batch: self._update([batch], len(batch)), device, model.dropout_layers)
+        self.recorded = CudaGraphCache(lambda batch: self._update([batch], len(batch)), device, model)
 
     def load_optimiser(self, state: dict[str, Any]) -> None:
         """Restores the optimiser's state, saved on any device."""
@@ -70,7 +68,7 @@ class Stepper:
             filler: any labelled bag, needed if `batches` is empty: it takes part with weight 0.
 
         Returns:
-            (B, losses + 1) for this rank's bags in their order, on the device: each of `LOSS_NAMES`, and the
+            (B, losses + 1) for this rank's bags in their order, on the device: each of `loss_names`, and the
             probability of class 1.
         """
         self.model.train()
@@ -90,14 +88,16 @@ class Stepper:
             self._backward(filler, 0.0, last=True)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimiser.step()
-        evidence = [e for _, e, _ in outcomes] or [torch.zeros(0, self.model.model_config.shared, device=self.device)]
-        classes = [y for _, _, y in outcomes] or [torch.zeros(0, dtype=torch.int64, device=self.device)]
-        self.model.memory.update(torch.cat(evidence), torch.cat(classes), sum(len(b) for b in batches))
-        empty = torch.zeros(0, len(LOSS_NAMES) + 1, device=self.device)
-        return torch.cat([empty, *(values_BV for values_BV, _, _ in outcomes)])
+        if self.model.memory is not None:
+            evidence = [e for _, (e, _) in outcomes] or [torch.zeros(0, self.model.model_config.shared)]
+            classes = [y for _, (_, y) in outcomes] or [torch.zeros(0, dtype=torch.int64)]
+            evidence_NS, classes_N = torch.cat(evidence).to(self.device), torch.cat(classes).to(self.device)
+            self.model.memory.update(evidence_NS, classes_N, sum(len(b) for b in batches))
+        empty = torch.zeros(0, len(self.model.loss_names) + 1, device=self.device)
+        return torch.cat([empty, *(values_BV for values_BV, _ in outcomes)])
 
-    def _backward(self, batch: BagBatch, scale: float, last: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Computes the gradients of one micro-batch; returns losses, evidence for the memory and its classes."""
+    def _backward(self, batch: BagBatch, scale: float, last: bool) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Computes the gradients of one micro-batch; returns its losses, and the memory's evidence with its classes."""
         batch = batch.to(self.device, self.dtype)
         # only the last micro-batch of a step exchanges gradients
         accumulate = not last and isinstance(self.network, DistributedDataParallel)
@@ -109,10 +109,11 @@ class Stepper:
                 # DDP needs a gradient of every parameter on every rank, here zero
                 loss = loss + sum((p.sum() * 0.0 for p in self.model.omics_parameters()), loss.new_zeros(()))
             torch.autograd.backward(loss)
-        evidence, classes = self.model.evidence(output, batch)
+        empty = torch.zeros(0, device=self.device)
+        evidence = (empty, empty) if self.model.memory is None else self.model.evidence(output, batch)
         positive_B = output.logits_BY.detach().softmax(-1)[:, 1]
-        values_BV = torch.stack([*(terms[name].detach() for name in LOSS_NAMES), positive_B], dim=1)
-        return values_BV, evidence, classes
+        values_BV = torch.stack([*(terms[name].detach() for name in self.model.loss_names), positive_B], dim=1)
+        return values_BV, evidence
 
 
 def dtype_of_products(precision: str, device: torch.device) -> torch.dtype:

@@ -20,15 +20,17 @@ from momkd_ray.batches.sampling import Step
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.config.load import Config
 from momkd_ray.errors import DivergedError
-from momkd_ray.model.momkd import CLASSES, MoMKD
+from momkd_ray.model.interface import MILModel
+from momkd_ray.model.momkd import CLASSES
+from momkd_ray.model.registry import build_model
 from momkd_ray.ray_runtime import environment
 from momkd_ray.seeds import derive_seed
 from momkd_ray.train.checkpoints import Checkpoints
 from momkd_ray.train.collectives import Collective, device_of_worker, join_process_group, merge_dicts
 from momkd_ray.train.cuda_graphs import CudaGraphCache
-from momkd_ray.train.epoch_metrics import VALUES, EpochRecord, empty_rows, gather_rows
+from momkd_ray.train.epoch_metrics import EpochRecord, empty_rows, gather_rows
 from momkd_ray.train.fold_data import FoldData
-from momkd_ray.train.memory_init import initialise_memory
+from momkd_ray.train.model_init import initialise_model
 from momkd_ray.train.prometheus import GaugeReporter
 from momkd_ray.train.step import Stepper
 from momkd_ray.train.task import FoldTask
@@ -111,18 +113,16 @@ class FoldTraining:
         classes = (config.cohort.negative, config.cohort.positive)
         self.gauges = GaugeReporter(config.run.dir, task.fold, task.setting, collective.rank, classes)
         torch.manual_seed(derive_seed("weights", config.train.seed, task.fold) % 2**63)
-        model = MoMKD(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
+        model = build_model(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
         self.stepper = Stepper(model, config.train, collective, self.device)
-        self.predict_batch = CudaGraphCache(
-            lambda batch: self.model.predict(batch)[0], self.device, model.dropout_layers
-        )
+        self.predict_batch = CudaGraphCache(lambda batch: self.model.predict(batch)[0], self.device, model)
         self.scheduler = ReduceLROnPlateau(
             self.stepper.optimiser, "max", factor=config.train.lr_factor, patience=config.train.lr_patience
         )
         self.notes: list[str] = []  # for the user, reported with the next epoch's metrics
 
     @property
-    def model(self) -> MoMKD:
+    def model(self) -> MILModel:
         """The model without DDP's wrapper."""
         return self.stepper.model
 
@@ -145,8 +145,8 @@ class FoldTraining:
         return state
 
     def begin(self) -> TrainState:
-        """Initialises the memory and returns the first position."""
-        initialise_memory(self.model, self.data, self.stepper.dtype)
+        """Initialises what depends on the training data, such as the memory, and returns the first position."""
+        initialise_model(self.model, self.data, self.stepper.dtype)
         return TrainState()
 
     def finished(self, state: TrainState) -> bool:
@@ -168,7 +168,7 @@ class FoldTraining:
         plan = self.data.plan(state.epoch)
         waits, saving_s = self._train_steps(state, plan)
         trained = time.monotonic()
-        record = EpochRecord(state.rows_NV, plan, self.data.by_role["train"], set(self.task.omics))
+        record = EpochRecord(state.rows_NV, plan, self.data.by_role["train"], set(self.task.omics), self.model)
         val = self._predict_role("val")
         val_auc = patient_auc(val)
         metrics: dict[str, Any] = {
@@ -243,7 +243,7 @@ class FoldTraining:
     def _gather_rows(self, state: TrainState, positions: Sequence[int], values: Sequence[Tensor]) -> None:
         """Adds the losses and predictions of every rank's draws to the epoch's rows."""
         state.rows_NV = gather_rows(state.rows_NV, positions, values, self.collective)
-        total_N = state.rows_NV[:, 1 + VALUES.index("total")]
+        total_N = state.rows_NV[:, 1 + self.model.loss_names.index("total")]
         if not total_N.isfinite().all():
             raise DivergedError(
                 f"fold {self.task.fold}: the loss is {total_N[~total_N.isfinite()][0]} in epoch {state.epoch}; "
@@ -274,7 +274,8 @@ class FoldTraining:
         """Predicts the class probabilities of every bag of a role."""
         self.model.eval()
         bags = self.data.by_role[role]
-        own = {index: self.predict_batch(batch.to(self.device))[0].tolist() for index, batch in self.data.single(role)}
+        batches = self.data.single(role, with_omics=self.model.needs_omics_to_predict)
+        own = {index: self.predict_batch(batch.to(self.device))[0].tolist() for index, batch in batches}
         probabilities = merge_dicts(self.collective.gather(own))
         table = pd.DataFrame({"slide_id": bags.slides, "patient_id": bags.patients, "y": bags.y})
         p_NY = np.array([probabilities[index] for index in range(len(bags.ids))])

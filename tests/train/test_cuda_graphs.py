@@ -129,7 +129,7 @@ def test_recorded_steps_are_those_that_are_not(rule: str, precision: str) -> Non
 def test_recorded_predictions_are_those_that_are_not_also_of_other_weights() -> None:
     device = torch.device("cuda")
     model = model_of(64).to(device).eval()
-    predicted = CudaGraphCache(lambda batch: model.predict(batch)[0], device, model.dropout_layers)
+    predicted = CudaGraphCache(lambda batch: model.predict(batch)[0], device, model)
     for seed in range(4):
         for patches in (250, 30, 249):
             batch = batch_of([patches], 0, seed=seed, device=device).to(device)

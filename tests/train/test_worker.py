@@ -18,7 +18,7 @@ from support.processes import in_processes
 from momkd_ray.batches import tiles
 from momkd_ray.errors import InputError
 from momkd_ray.train.fit import fit
-from momkd_ray.train.step import LOSS_NAMES, Stepper, dtype_of_products
+from momkd_ray.train.step import Stepper, dtype_of_products
 from momkd_ray.train.worker import FoldTraining, TrainState, train_loop_per_worker
 
 RULES = ["ema", "gradient", "fixed"]
@@ -40,7 +40,7 @@ def recorded_course(rank: int, world: int, folder: str) -> None:
     def recording(self: Stepper, *args: Any, **kwargs: Any) -> Any:
         outcome = step(self, *args, **kwargs)
         model = self.model
-        losses = self.collective.sum(outcome.sum(0)[: len(LOSS_NAMES)])
+        losses = self.collective.sum(outcome.sum(0)[: len(model.loss_names)])
         grads = {n: p.grad.clone() for n, p in model.named_parameters()}
         course[rule].append([losses, grads, model.memory.raw_YKS.detach().clone()])
         return outcome

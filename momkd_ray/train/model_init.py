@@ -1,4 +1,4 @@
-"""Initialises a fold's memory by k-means over patch projections of its training bags (docs/method.md §4)."""
+"""Initialises what a model takes from its fold's training bags before the first step, such as the memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 
 from momkd_ray.batches.tiles import make_tile
 from momkd_ray.errors import InputError
+from momkd_ray.model.interface import MILModel, TrainingSummary
 from momkd_ray.model.memory import spherical_kmeans
 from momkd_ray.model.momkd import CLASSES, MoMKD
 from momkd_ray.seeds import derive_seed
@@ -14,8 +15,42 @@ from momkd_ray.train.collectives import merge_dicts
 from momkd_ray.train.fold_data import FoldData
 
 
+def initialise_model(model: MILModel, data: FoldData, dtype: torch.dtype) -> None:
+    """Initialises the memory of a model that has one, and lets the model prepare itself from the training bags.
+
+    Args:
+        model: on the worker's device.
+        data: the fold's bags.
+        dtype: type of the matrix products.
+
+    Raises:
+        InputError: a class has fewer training patches than the memory has components.
+    """
+    if isinstance(model, MoMKD):
+        initialise_memory(model, data, dtype)
+    model.prepare(_summarise(data, with_means=model.needs_bag_means))
+
+
+def _summarise(data: FoldData, *, with_means: bool) -> TrainingSummary:
+    """Collects the training patients' omics and, if wanted, the mean patch feature of every training bag."""
+    bags, omics = data.by_role["train"], data.task.omics
+    y_of = dict(zip(bags.patients, bags.y, strict=True))
+    patients = sorted(set(y_of) & set(omics))
+    means_ND = np.zeros((0, data.task.width), np.float32)
+    if with_means:
+        own = {index: batch.features_PD.float().mean(0).cpu().numpy() for index, batch in data.single("train")}
+        means = merge_dicts(data.collective.gather(own))
+        means_ND = np.stack([means[index] for index in range(len(bags.ids))])
+    omics_NG = np.stack([omics[patient] for patient in patients]) if patients else np.zeros((0, 0), np.float32)
+    labels_N = np.array([y_of[patient] for patient in patients], np.int64)
+    seed = derive_seed("prepare", data.config.train.seed, data.task.fold) % 2**63
+    return TrainingSummary(means_ND, omics_NG, labels_N, seed)
+
+
 def initialise_memory(model: MoMKD, data: FoldData, dtype: torch.dtype) -> None:
-    """Initialises the memory, identically on every rank and for any number of ranks.
+    """Initialises the memory by k-means over patch projections of the training bags (docs/method.md §4).
+
+    The result is identical on every rank and for any number of ranks.
 
     Args:
         model: its memory is set.

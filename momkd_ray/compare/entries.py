@@ -1,0 +1,82 @@
+"""What a comparison trains: every model with every seed and every fraction."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from momkd_ray.config.load import Config
+from momkd_ray.errors import InputError
+
+_VARIABLE = ("omics", "genes", "model", "memory", "loss", "train")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model with one seed and one pair of fractions.
+
+    Attributes:
+        label: of the model, or of the model and its fractions where several are compared.
+        model: `model.name`.
+        seed: `train.seed`.
+        label_fraction, omics_fraction: `train.fraction` and `omics.fraction`.
+        settings: all of it as dotted keys.
+        folder: its folder in the run directory, named by its content, so that models can be added later.
+    """
+
+    label: str
+    model: str
+    seed: int
+    label_fraction: float
+    omics_fraction: float
+    settings: Mapping[str, Any]
+    folder: str
+
+
+def entries_of(config: Config) -> list[Entry]:
+    """Lists the entries of a configuration, a model's seeds one after another.
+
+    Raises:
+        InputError: there is no `compare` section, it stands beside a search, or a model's settings are not valid.
+    """
+    compare = config.compare
+    if compare is None:
+        raise InputError("the configuration has no compare section: list in compare.models what to compare")
+    if config.search:
+        raise InputError("compare and search are both given: compare models with fixed settings, or search one model's")
+    several = len(compare.label_fractions) > 1 or len(compare.omics_fractions) > 1
+    entries: dict[str, Entry] = {}
+    fractions = list(itertools.product(compare.label_fractions, compare.omics_fractions))
+    for model, (labels, omics), seed in itertools.product(compare.models, fractions, compare.seeds):
+        settings = {"train.fraction": labels, "omics.fraction": omics, **model["set"]}
+        settings |= {"model.name": model["name"], "train.seed": seed}
+        for key in settings:
+            if key.split(".")[0] not in _VARIABLE:
+                raise InputError(
+                    f"compare.models: '{key}' of {model['label']} cannot vary, only {', '.join(_VARIABLE)}"
+                )
+        config.with_settings(settings)
+        # a model whose own settings give a fraction is trained with that one alone
+        labels, omics = settings["train.fraction"], settings["omics.fraction"]
+        label = model["label"] + (f" ({labels:g} labels, {omics:g} omics)" if several else "")
+        entry = Entry(label, model["name"], seed, labels, omics, settings, _folder(model["label"], settings))
+        entries.setdefault(entry.folder, entry)
+    _check_reference(compare.reference, entries)
+    return list(entries.values())
+
+
+def _check_reference(reference: str | None, entries: Mapping[str, Entry]) -> None:
+    labels = list(dict.fromkeys(entry.label for entry in entries.values()))
+    if reference is not None and reference not in labels:
+        raise InputError(f"compare.reference is {reference!r}, but the models are {', '.join(labels)}")
+
+
+def _folder(label: str, settings: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-") or "model"
+    return f"model={readable}-seed={settings['train.seed']}-{digest}"

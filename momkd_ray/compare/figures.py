@@ -1,0 +1,82 @@
+"""Figures of a comparison as inline SVG, in the report's style."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from momkd_ray.compare.leaderboard import Row
+from momkd_ray.report.figures import SERIES_COLOURS, STYLE, inline_svg
+
+
+def omics_pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Finds the pairs of rows of one model without and with omics, at the largest fraction of labels."""
+    pairs = []
+    for without in rows:
+        partners = [
+            row
+            for row in rows
+            if (row.model, row.label_fraction, row.seeds) == (without.model, without.label_fraction, without.seeds)
+            and row.omics_fraction > without.omics_fraction == 0
+        ]
+        if partners:
+            pairs.append((without, max(partners, key=lambda row: row.omics_fraction)))
+    return pairs
+
+
+def omics_figure(pairs: Sequence[tuple[Row, Row]]) -> Markup:
+    """Draws each fold's AUC, averaged over seeds, without and with omics, a line per fold."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(2.2 + 1.9 * len(pairs), 3.4))
+        panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
+        for axes, (without, with_omics) in zip(panels, pairs, strict=True):
+            ends_2F = np.array([np.mean(without.fold_aucs, axis=0), np.mean(with_omics.fold_aucs, axis=0)])
+            for fold, ends in enumerate(ends_2F.T):
+                colour = SERIES_COLOURS[fold % len(SERIES_COLOURS)]
+                axes.plot([0, 1], ends, marker="o", color=colour, label=f"fold {fold}")
+            gain = with_omics.pooled - without.pooled
+            axes.set(title=f"{with_omics.label}: {gain:+.3f} pooled", xlim=(-0.3, 1.3))
+            axes.set_xticks([0, 1], ["without omics", "with omics"])
+        panels[0].set_ylabel("test AUC")
+        panels[-1].legend(loc="best")
+        return inline_svg(figure, "omics", "Test AUC of each fold without and with omics")
+
+
+def fraction_figure(rows: Sequence[Row], key: str, name: str) -> Markup | None:
+    """Draws the pooled AUC over a fraction, a line per model with its interval; None with one value of it."""
+    by_model: dict[str, list[Row]] = {}
+    for row in rows:
+        by_model.setdefault(row.label.partition(" (")[0], []).append(row)
+    lines = {m: sorted(of, key=lambda row: getattr(row, key)) for m, of in by_model.items()}
+    if all(len({getattr(row, key) for row in of}) < 2 for of in lines.values()):
+        return None
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.4, 3.4))
+        axes = figure.subplots()
+        for i, (model, of) in enumerate(lines.items()):
+            x, y = [getattr(row, key) for row in of], np.array([row.pooled for row in of])
+            error = np.array([[row.pooled - row.interval[0], row.interval[1] - row.pooled] for row in of]).T
+            colour = SERIES_COLOURS[i % len(SERIES_COLOURS)]
+            axes.errorbar(x, y, np.maximum(error, 0), marker="o", capsize=3, color=colour, label=model)
+        axes.set(xlabel=f"fraction of {name}", ylabel="pooled AUC")
+        axes.legend(loc="best")
+        return inline_svg(figure, key.replace("_", "-"), f"Pooled AUC over the fraction of {name}")
+
+
+def forest_figure(rows: Sequence[Row], reference: str) -> Markup:
+    """Draws each model's difference to the reference with its interval."""
+    compared = [(row.label, row.difference) for row in rows if row.difference is not None]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 0.9 + 0.32 * len(compared)))
+        axes = figure.subplots()
+        axes.axvline(0, color=SERIES_COLOURS[1], linewidth=1)
+        for place, (_, difference) in enumerate(reversed(compared)):
+            axes.plot(difference.bootstrap_interval, [place, place], color=SERIES_COLOURS[0])
+            axes.plot([difference.bootstrap], [place], marker="o", color=SERIES_COLOURS[0])
+        axes.set_yticks(range(len(compared)), [label for label, _ in reversed(compared)])
+        axes.set_xlabel(f"pooled AUC minus that of {reference}")
+        return inline_svg(figure, "differences", f"Differences of pooled AUC to {reference} with 95 % intervals")

@@ -1,0 +1,198 @@
+"""The leaderboard of a comparison: accuracy with intervals, differences to a reference, and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from momkd_ray import storage
+from momkd_ray.compare.entries import Entry
+from momkd_ray.crossval.cost import COST_FILE
+from momkd_ray.errors import RunError
+from momkd_ray.run.inputs import RunInputs
+from momkd_ray.statistics.delong import delong
+from momkd_ray.statistics.holm import holm
+from momkd_ray.statistics.paired_bootstrap import paired_bootstrap
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A model's AUC minus the reference's, by two methods, each with an interval and a p-value corrected by Holm.
+
+    Attributes:
+        delong, delong_interval, delong_p, delong_p_holm: of the predictions averaged over seeds (DeLong).
+        bootstrap, bootstrap_interval, bootstrap_p, bootstrap_p_holm: of the mean AUC over seeds, with patients and
+            seeds resampled.
+    """
+
+    delong: float
+    delong_interval: Interval
+    delong_p: float
+    bootstrap: float
+    bootstrap_interval: Interval
+    bootstrap_p: float
+    delong_p_holm: float = 1.0
+    bootstrap_p_holm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of the leaderboard.
+
+    Attributes:
+        label, model: of the entry.
+        label_fraction, omics_fraction: that it was trained with.
+        seeds: of its runs.
+        fold_aucs: test AUC of each seed (rows) and fold (columns).
+        mean, sd: over folds and seeds.
+        pooled, interval: mean over seeds of the AUC of all folds' patients together, with its bootstrap interval over
+            patients and seeds.
+        difference: to the reference; None for the reference itself.
+        parameters, training_seconds, prediction_seconds_per_bag, peak_memory_bytes: medians over folds and seeds;
+            training is one fold's.
+    """
+
+    label: str
+    model: str
+    label_fraction: float
+    omics_fraction: float
+    seeds: list[int]
+    fold_aucs: list[list[float]]
+    mean: float
+    sd: float
+    pooled: float
+    interval: Interval
+    difference: Difference | None
+    parameters: float
+    training_seconds: float
+    prediction_seconds_per_bag: float
+    peak_memory_bytes: float | None
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """All rows, best pooled AUC first, the name of the reference, and the models that are not comparable."""
+
+    rows: list[Row]
+    reference: str
+    patients: int
+    positives: int
+    diverged: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain values for a JSON file."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """Predictions and costs of one label, by seed."""
+
+    entries: list[Entry]
+    p_SN: np.ndarray  # pooled probability of the positive class, patients in one order for all models
+    fold_aucs: list[list[float]]
+    costs: list[dict[str, Any]]
+
+
+def build_leaderboard(inputs: RunInputs, entries: Sequence[Entry]) -> Leaderboard:
+    """Reads what the entries' folds came to and compares them.
+
+    Raises:
+        RunError: the reference diverged in a fold, or all models did.
+    """
+    by_label: dict[str, list[tuple[int, Entry]]] = {}
+    for setting, entry in enumerate(entries):
+        by_label.setdefault(entry.label, []).append((setting, entry))
+    lost = [label for label, of in by_label.items() if any(_lost(inputs, setting) for setting, _ in of)]
+    compare = inputs.config.compare
+    reference = (compare.reference if compare else None) or next(iter(by_label))
+    if reference in lost:
+        raise RunError(
+            f"{reference}, the reference, diverged in a fold: lower its train.lr, or choose another reference"
+        )
+    y_N, models = _read(inputs, {label: of for label, of in by_label.items() if label not in lost})
+    rows = _rows(y_N, models, reference, inputs.config.folds.seed)
+    rows.sort(key=lambda row: -row.pooled)
+    return Leaderboard(rows, reference, len(y_N), int(y_N.sum()), lost)
+
+
+def _lost(inputs: RunInputs, setting: int) -> bool:
+    return any(inputs.fold_directory(fold, setting).is_diverged() for fold in inputs.plan.folds)
+
+
+def _read(
+    inputs: RunInputs, by_label: Mapping[str, Sequence[tuple[int, Entry]]]
+) -> tuple[np.ndarray, dict[str, _Model]]:
+    """Reads the predictions of all folds, pooled by patient, the folds' AUCs and their costs."""
+    positive = inputs.cohort.classes[1]
+    models: dict[str, _Model] = {}
+    y = pd.Series(dtype=bool)
+    for label, settings in by_label.items():
+        pooled, aucs, costs = [], [], []
+        for setting, _ in settings:
+            folders = [inputs.fold_directory(fold, setting) for fold in inputs.plan.folds]
+            tables = [storage.read_table(folder.test_predictions) for folder in folders]
+            by_patient = pd.concat(tables).sort_values(["patient_id", "fold"]).groupby("patient_id", sort=True)
+            pooled.append(by_patient[f"p_{positive}"].mean().to_numpy())
+            y = by_patient["label"].first() == positive
+            results = [storage.read_json(folder.result) for folder in folders]
+            aucs.append([float(result["test_scores"]["auc"]) for result in results])
+            costs += [storage.read_json(storage.join(folder.location, COST_FILE)) for folder in folders]
+        models[label] = _Model([entry for _, entry in settings], np.stack(pooled), aucs, costs)
+    return y.to_numpy(dtype=bool), models
+
+
+def _rows(y_N: np.ndarray, models: Mapping[str, _Model], reference: str, seed: int) -> list[Row]:
+    bootstrap = paired_bootstrap(y_N, {label: list(model.p_SN) for label, model in models.items()}, seed)
+    labels = list(models)
+    averaged = delong(y_N, np.stack([models[label].p_SN.mean(axis=0) for label in labels]))
+    differences: dict[str, Difference] = {}
+    for label in labels:
+        if label == reference:
+            continue
+        by_delong = averaged.difference(labels.index(label), labels.index(reference))
+        differences[label] = Difference(*by_delong, *bootstrap.difference(label, reference))
+    corrected = zip(
+        holm([d.delong_p for d in differences.values()]),
+        holm([d.bootstrap_p for d in differences.values()]),
+        strict=True,
+    )
+    for label, (delong_p, bootstrap_p) in zip(list(differences), corrected, strict=True):
+        plain = asdict(differences[label])
+        differences[label] = Difference(**plain | {"delong_p_holm": delong_p, "bootstrap_p_holm": bootstrap_p})
+    return [
+        _row(model, bootstrap.auc[label], bootstrap.interval(label), differences.get(label))
+        for label, model in models.items()
+    ]
+
+
+def _row(model: _Model, pooled: float, interval: Interval, difference: Difference | None) -> Row:
+    first, values = model.entries[0], np.array(model.fold_aucs)
+    memory = [cost["peak_memory_bytes"] for cost in model.costs]
+
+    def median(key: str) -> float:
+        return float(np.median([cost[key] for cost in model.costs]))
+
+    return Row(
+        label=first.label,
+        model=first.model,
+        label_fraction=first.label_fraction,
+        omics_fraction=first.omics_fraction,
+        seeds=[entry.seed for entry in model.entries],
+        fold_aucs=model.fold_aucs,
+        mean=float(values.mean()),
+        sd=float(values.std(ddof=1)) if values.size > 1 else 0.0,
+        pooled=pooled,
+        interval=interval,
+        difference=difference,
+        parameters=median("parameters"),
+        training_seconds=median("training_seconds"),
+        prediction_seconds_per_bag=median("prediction_seconds_per_bag"),
+        peak_memory_bytes=None if None in memory else float(np.median(memory)),
+    )

@@ -1,0 +1,120 @@
+"""The leaderboard as CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from momkd_ray.compare.leaderboard import Leaderboard, Row
+
+HEADER = (
+    "model",
+    "AUC, mean ± sd",
+    "pooled AUC [95 % interval]",
+    "difference [95 % interval]",
+    "p (bootstrap, Holm)",
+    "p (DeLong, Holm)",
+    "parameters",
+    "training a fold",
+    "predicting a bag",
+    "peak memory",
+)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Formats a row for people, in the order of `HEADER`."""
+    difference = row.difference
+    compared: tuple[str, str, str] = ("reference", "", "")
+    if difference is not None:
+        low, high = difference.bootstrap_interval
+        compared = (
+            f"{difference.bootstrap:+.3f} [{low:+.3f}, {high:+.3f}]",
+            f"{difference.bootstrap_p_holm:.3f}",
+            f"{difference.delong_p_holm:.3f}",
+        )
+    memory = "" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**20:,.0f} MiB"
+    return (
+        row.label,
+        f"{row.mean:.3f} ± {row.sd:.3f}",
+        f"{row.pooled:.3f} [{row.interval[0]:.3f}, {row.interval[1]:.3f}]",
+        *compared,
+        f"{row.parameters:,.0f}",
+        f"{row.training_seconds:.1f} s",
+        f"{1000 * row.prediction_seconds_per_bag:.1f} ms",
+        memory,
+    )
+
+
+def footnotes(leaderboard: Leaderboard) -> list[str]:
+    """Says in sentences what the figures are."""
+    seeds = sorted({seed for row in leaderboard.rows for seed in row.seeds})
+    notes = [
+        f"{leaderboard.patients} patients, {leaderboard.positives} of them positive; "
+        f"seeds {', '.join(map(str, seeds))}.",
+        "Mean and standard deviation of the test AUC are over folds and seeds. The pooled AUC is that of all folds' "
+        "test patients together, averaged over seeds.",
+        f"Differences are of pooled AUCs, to {leaderboard.reference}. Their intervals resample patients, paired "
+        "between models, and each model's seeds; DeLong's test is of the predictions averaged over seeds. Models are "
+        "not trained again on resampled patients. p-values are corrected by Holm over all rows.",
+        "Times and memory are medians over folds and seeds, on whatever else the machine did at the time.",
+    ]
+    if leaderboard.diverged:
+        notes.append(f"Not in the table, as they diverged in a fold: {', '.join(leaderboard.diverged)}.")
+    return notes
+
+
+def to_csv(leaderboard: Leaderboard) -> str:
+    """Writes one line per model with all figures at full precision."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    names = ("delong", "bootstrap")
+    parts = ("", "_low", "_high", "_p", "_p_holm")
+    writer.writerow(
+        ["label", "model", "label_fraction", "omics_fraction", "seeds", "auc_mean", "auc_sd", "auc_pooled", "auc_low",
+         "auc_high", *(f"{name}{part}" for name in names for part in parts), "parameters", "training_seconds",
+         "prediction_seconds_per_bag", "peak_memory_bytes"]
+    )  # fmt: skip
+    for row in leaderboard.rows:
+        compared: list[float | str] = [""] * 10
+        if (d := row.difference) is not None:
+            compared = [d.delong, *d.delong_interval, d.delong_p, d.delong_p_holm]
+            compared += [d.bootstrap, *d.bootstrap_interval, d.bootstrap_p, d.bootstrap_p_holm]
+        writer.writerow(
+            [row.label, row.model, row.label_fraction, row.omics_fraction, " ".join(map(str, row.seeds)), row.mean,
+             row.sd, row.pooled, *row.interval, *compared, int(row.parameters), row.training_seconds,
+             row.prediction_seconds_per_bag, row.peak_memory_bytes or ""]
+        )  # fmt: skip
+    return stream.getvalue()
+
+
+def to_markdown(leaderboard: Leaderboard) -> str:
+    """Writes a table and its footnotes."""
+
+    def line(values: Sequence[str]) -> str:
+        return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
+
+    lines = [line(HEADER), "|" + "---|" * len(HEADER), *(line(cells(row)) for row in leaderboard.rows)]
+    return "\n".join([*lines, "", *(f"{note}  " for note in footnotes(leaderboard))]) + "\n"
+
+
+_LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", "{": r"\{", "}": r"\}"}
+
+
+def to_latex(leaderboard: Leaderboard) -> str:
+    """Writes a `booktabs` table, whose caption holds the footnotes."""
+
+    def line(values: Sequence[str]) -> str:
+        return " & ".join("".join(_LATEX.get(c, c) for c in value) for value in values) + r" \\"
+
+    caption = "".join(_LATEX.get(c, c) for c in " ".join(footnotes(leaderboard)))
+    body = [line(cells(row)) for row in leaderboard.rows]
+    begin = [
+        r"\begin{table}",
+        rf"\caption{{{caption}}}",
+        r"\begin{tabular}{l" + "r" * (len(HEADER) - 1) + "}",
+        r"\toprule",
+    ]
+    return (
+        "\n".join([*begin, line(HEADER), r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+    )

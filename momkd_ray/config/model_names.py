@@ -1,0 +1,24 @@
+"""The networks that `model.name` may choose, and where each is defined; holds strings only, imports no PyTorch."""
+
+from __future__ import annotations
+
+MODELS = {
+    "momkd": "momkd_ray.model.momkd:MoMKD",
+    "mean_pool": "momkd_ray.model.baselines.pooling:MeanPool",
+    "max_pool": "momkd_ray.model.baselines.pooling:MaxPool",
+    "abmil": "momkd_ray.model.baselines.abmil:ABMIL",
+    "gated_abmil": "momkd_ray.model.baselines.abmil:GatedABMIL",
+    "clam_sb": "momkd_ray.model.baselines.clam:CLAMSB",
+    "dsmil": "momkd_ray.model.baselines.dsmil:DSMIL",
+    "transmil": "momkd_ray.model.baselines.transmil:TransMIL",
+    "dtfd_mil": "momkd_ray.model.baselines.dtfd:DTFDMIL",
+    "wikg": "momkd_ray.model.baselines.wikg:WiKG",
+    "acmil": "momkd_ray.model.baselines.acmil:ACMIL",
+    "soft_labels": "momkd_ray.model.baselines.soft_labels:SoftLabels",
+    "batch_alignment": "momkd_ray.model.baselines.batch_alignment:BatchAlignment",
+    "omics_only": "momkd_ray.model.baselines.omics_only:OmicsOnly",
+    "late_fusion": "momkd_ray.model.baselines.late_fusion:LateFusion",
+}
+"""Name -> `module:class` of a `MILModel`."""
+
+DEFAULT_MODEL = "momkd"

@@ -1,0 +1,56 @@
+"""Time and memory of training one fold in its trial's process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from momkd_ray import storage
+from momkd_ray.config.sections import ClusterConfig
+
+COST_FILE = "cost.json"
+_RESET_PEAK = "5"  # what the kernel takes to forget the peak of a process's resident memory (man proc_pid_clear_refs)
+
+
+def reset_peak_memory() -> None:
+    """Makes this process's peak memory that of the fold to come; without effect where the system cannot."""
+    try:
+        Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+    except OSError:
+        return
+
+
+def write_cost(location: str, cluster: ClusterConfig, *, bags_validated: int, parameters: int) -> None:
+    """Writes what a finished fold took, from its metrics and this process's peak memory.
+
+    Args:
+        location: the fold's folder.
+        cluster: with several workers memory is not theirs, and is left out.
+        bags_validated: number of validation bags, for the time of one prediction.
+        parameters: number of trained parameters.
+    """
+    lines = [json.loads(line) for line in storage.read_text(storage.join(location, "metrics.jsonl")).splitlines()]
+    training = sum(line["seconds_train"] for line in lines)
+    validating = sum(line["seconds_validate"] for line in lines)
+    cost: dict[str, Any] = {
+        "parameters": parameters,
+        "epochs": len(lines),
+        "training_seconds": round(training, 3),
+        "prediction_seconds_per_bag": validating / (len(lines) * bags_validated),
+        "peak_memory_bytes": _peak_bytes(cluster) if cluster.most_workers == 1 else None,
+    }
+    storage.write_json(storage.join(location, COST_FILE), cost)
+
+
+def _peak_bytes(cluster: ClusterConfig) -> int | None:
+    """Returns the peak GPU memory of tensors, or without a GPU the peak resident memory; None if it is unknown."""
+    if cluster.gpus_per_worker:
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), None)

@@ -1,0 +1,29 @@
+"""Builds the network that `model.name` chooses."""
+
+from __future__ import annotations
+
+import importlib
+
+from momkd_ray.config.model_names import MODELS
+from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
+from momkd_ray.model.interface import MILModel
+
+
+def model_class(name: str) -> type[MILModel]:
+    """Imports the class of a registered name."""
+    module, _, attribute = MODELS[name].partition(":")
+    found: type[MILModel] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def build_model(model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> MILModel:
+    """Builds the network of a configuration.
+
+    Args:
+        model: its section `model`, whose `name` chooses the class.
+        memory: its section `memory`.
+        loss: its section `loss`.
+        width: D, the width of the patch features.
+        genes: G, the number of omics inputs; 0 without omics.
+    """
+    return model_class(model.name)(model, memory, loss, width=width, genes=genes)

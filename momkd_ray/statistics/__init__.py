@@ -1,0 +1,1 @@
+"""Intervals and tests for comparing classifiers on the same patients; knows nothing of models or runs."""

@@ -1,0 +1,139 @@
+"""A comparison from configuration to leaderboard: it resumes, shares the store, and says what it did."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from momkd_ray import storage
+from momkd_ray.compare.entries import entries_of
+from momkd_ray.compare.figures import fraction_figure, omics_pairs
+from momkd_ray.compare.leaderboard import Leaderboard, Row
+from momkd_ray.compare.run import compare_models
+from momkd_ray.compare.tables import to_csv, to_latex, to_markdown
+from momkd_ray.config.load import Config
+from momkd_ray.errors import InputError
+from momkd_ray.progress import ProgressReporter
+from momkd_ray.ray_runtime.cluster import Connection
+from momkd_ray.run.prepare import open_cohort, open_folds, open_run_inputs
+
+WITHOUT_OMICS = {"name": "momkd", "label": "momkd without omics", "set": {"omics.fraction": 0}}
+
+
+def comparing(config: Config, **compare: Any) -> Config:
+    return Config.model_validate(config.model_dump(mode="json") | {"compare": compare})
+
+
+def compared(config: Config) -> Leaderboard:
+    with ProgressReporter() as progress:
+        cohort = open_cohort(config, progress)
+        plan = open_folds(config, cohort, progress)
+        study = open_run_inputs(config, cohort, plan, progress)
+        return compare_models(study, progress, own_cluster=True)
+
+
+def test_models_seeds_and_fractions_become_entries(tiny_config: Config) -> None:
+    config = comparing(tiny_config, models=["mean_pool", WITHOUT_OMICS], seeds=[1, 2], label_fractions=[0.5, 1])
+    entries = entries_of(config)
+    assert [(e.label, e.seed) for e in entries[:3]] == [
+        ("mean_pool (0.5 labels, 1 omics)", 1), ("mean_pool (0.5 labels, 1 omics)", 2),
+        ("mean_pool (1 labels, 1 omics)", 1),
+    ]  # fmt: skip
+    assert {e.omics_fraction for e in entries if e.model == "momkd"} == {0}
+    assert len({e.folder for e in entries}) == len(entries) == 8
+
+
+def test_a_later_comparison_keeps_the_folders_of_an_earlier_one(tiny_config: Config) -> None:
+    few = entries_of(comparing(tiny_config, models=["abmil"]))
+    more = entries_of(comparing(tiny_config, models=["mean_pool", "abmil"], seeds=[3, 1]))
+    assert few[0].folder in {entry.folder for entry in more}
+
+
+@pytest.mark.parametrize(
+    ("compare", "message"),
+    [
+        ({"models": ["resnet"]}, r"'resnet', but must be one of momkd"),
+        ({"models": ["abmil", "abmil"]}, r"two models have the label 'abmil'"),
+        ({"models": [{"title": "abmil"}]}, r"is no model: write its name"),
+        ({"models": ["abmil"], "reference": "momkd"}, r"reference is 'momkd', but the models are abmil"),
+        ({"models": [{"name": "abmil", "set": {"folds.n": 3}}]}, r"'folds.n' of abmil cannot vary"),
+        ({"models": [{"name": "abmil", "set": {"train.lrr": 3}}]}, r"'train.lrr'; the nearest valid key is 'train.lr'"),
+    ],
+)
+def test_a_wrong_comparison_is_one_sentence(tiny_config: Config, compare: dict[str, Any], message: str) -> None:
+    with pytest.raises((InputError, ValueError), match=message):
+        entries_of(comparing(tiny_config, **compare))
+
+
+def test_the_fingerprint_of_earlier_runs_is_unchanged(tiny_config: Config) -> None:
+    tree = tiny_config.model_dump(mode="json")
+    assert comparing(tiny_config, models=["abmil"]).answer_fingerprint() == tiny_config.answer_fingerprint()
+    other = Config.model_validate(tree | {"model": tree["model"] | {"name": "abmil"}})
+    assert other.answer_fingerprint() != tiny_config.answer_fingerprint()
+
+
+@pytest.mark.slow
+def test_models_are_trained_compared_and_resumed(tiny_config: Config, ray_cluster: Connection) -> None:
+    models = ["mean_pool", "momkd", WITHOUT_OMICS]
+    config = comparing(tiny_config, models=models, seeds=[1, 2])
+    board = compared(config)
+    run = Path(config.run.dir)
+    assert {row.label for row in board.rows} == {"mean_pool", "momkd", "momkd without omics"}
+    assert board.reference == "mean_pool"
+    for row in board.rows:
+        assert row.interval[0] <= row.pooled <= row.interval[1]
+        assert np.shape(row.fold_aucs) == (2, 2)
+        assert (row.difference is None) == (row.label == "mean_pool")
+        assert row.training_seconds > 0
+    by_label = {row.label: row for row in board.rows}
+    assert by_label["mean_pool"].parameters < by_label["momkd without omics"].parameters < by_label["momkd"].parameters
+    _assert_pooled_as_written(config, by_label["mean_pool"])
+    page = (run / "compare.html").read_text()
+    assert "What the omics bought" in page
+    assert "Differences to the reference" in page
+    assert json.loads((run / "leaderboard.json").read_text())["reference"] == "mean_pool"
+
+    written = {path: path.stat().st_mtime_ns for path in run.rglob("result.json")}
+    assert len(written) == 12
+    more = compared(comparing(tiny_config, models=[*models, "max_pool"], seeds=[1, 2]))
+    assert len(more.rows) == 4
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def _assert_pooled_as_written(config: Config, row: Row) -> None:
+    """The pooled AUC is what the folds' own files say."""
+    aucs = []
+    for entry in entries_of(config):
+        if entry.label == row.label:
+            folders = [f"{config.run.dir}/{entry.folder}/fold={fold}" for fold in (0, 1)]
+            tables = [storage.read_table(f"{folder}/test_predictions.parquet") for folder in folders]
+            y = np.concatenate([table["label"] == "positive" for table in tables])
+            aucs.append(roc_auc_score(y, np.concatenate([table["p_positive"] for table in tables])))
+    assert row.pooled == pytest.approx(np.mean(aucs))
+
+
+def row(label: str, labels: float = 1.0, omics: float = 1.0) -> Row:
+    return Row(
+        label, "momkd", labels, omics, [1], [[0.7, 0.8]], 0.75, 0.05, 0.74, (0.6, 0.9), None, 10, 1.5, 0.01, None
+    )
+
+
+def test_tables_hold_every_row_and_escape_names() -> None:
+    board = Leaderboard([row("a_b & c|d"), row("e")], "e", 20, 9, ["lost one"])
+    assert [line["label"] for line in csv.DictReader(io.StringIO(to_csv(board)))] == ["a_b & c|d", "e"]
+    assert r"a_b & c\|d" in to_markdown(board)
+    assert r"a\_b \& c|d" in to_latex(board)
+    assert "diverged in a fold: lost one" in to_markdown(board)
+
+
+def test_rows_with_and_without_omics_are_paired() -> None:
+    rows = [row("without", omics=0), row("half", omics=0.5), row("with"), row("few", labels=0.2)]
+    assert [(a.label, b.label) for a, b in omics_pairs(rows)] == [("without", "with")]
+    assert fraction_figure(rows[:1], "omics_fraction", "omics") is None
