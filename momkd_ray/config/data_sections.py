@@ -1,0 +1,168 @@
+"""Configuration of the data: cohort, omics, features, bag store, folds, genes and the generated cohort."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from momkd_ray.config.dotted_keys import Section
+from momkd_ray.config.values import Location, Positive, Seed, Share, resolve_location
+
+GENE_SELECTIONS = ("xgboost", "anova", "variance", "all")
+
+
+class CohortConfig(Section):
+    """The tables of the cohort, and their columns of patients, slides and labels."""
+
+    clinical: Location = Field(
+        description="The clinical table, one row per patient: patient, label and, optionally, site."
+    )
+    slides: Location | None = Field(
+        default=None,
+        description="The table of slides and their patients. By default the clinical table is used, which then has one "
+        "row per slide, as CLAM's tables have.",
+    )
+    omics: Location | None = Field(
+        default=None,
+        description="A table of patients by genes, or a folder of `<patient>.npy` vectors with `genes.txt`. By default "
+        "no omics are used, and the slide branch is trained alone.",
+    )
+    patient_column: str | None = Field(
+        default=None,
+        description="The name of the patient column; if given, every table must have it. By default it is "
+        "recognised by its name in each table.",
+    )
+    slide_column: str | None = Field(
+        default=None,
+        description="The name of the slide column; if given, the table of slides must have it. By default it is "
+        "recognised by its name.",
+    )
+    label: str = Field(description="The name of the label's column in the clinical table.")
+    positive: str = Field(default="positive", description="The label of the positive class, as written in the table.")
+    negative: str = Field(default="negative", description="The label of the negative class, as written in the table.")
+    bag: Literal["slide", "patient"] = Field(
+        default="slide",
+        description="`slide` makes each slide a bag and averages a patient's predictions; `patient` joins all "
+        "slides of a patient into one bag.",
+    )
+
+
+class OmicsConfig(Section):
+    """The use of patients without omics."""
+
+    missing: Literal["keep", "drop"] = Field(
+        default="keep",
+        description="`keep` trains the slide branch on patients without omics, too; `drop` leaves them out of "
+        "training. Either way they are validated and tested, from histology alone.",
+    )
+    fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1.0,
+        description="The share of the training patients with omics whose omics are used, drawn by `train.seed`; a "
+        "smaller share is part of a larger one. 0 trains without omics.",
+    )
+
+
+class FeaturesConfig(Section):
+    """The feature files of the slides."""
+
+    dir: Location = Field(description="The folder of the feature files.")
+    format: Literal["auto", "trident", "clam", "stamp", "released"] = Field(
+        default="auto",
+        description="The layout of the feature files; `auto` recognises it by the names of the datasets in each file.",
+    )
+    graph: Literal["auto", "knn", "none"] = Field(
+        default="auto",
+        description="The neighbour graph: `auto` takes the edges in the file (`edge_index_k<neighbors>`, as "
+        "released), or else the nearest neighbours by coordinates; `knn` always takes the "
+        "neighbours by coordinates; `none` builds no graph, for features without coordinates.",
+    )
+
+
+class StoreConfig(Section):
+    """The bag store: Parquet files, one row per bag."""
+
+    uri: Location | None = Field(default=None, description="The folder of the bag store; by default `<run.dir>/bags`.")
+    dtype: Literal["float16", "float32"] = Field(
+        default="float16",
+        description="The precision of the stored features. The default is the precision in which most encoders "
+        "compute, at half the bytes.",
+    )
+    neighbors: Positive = Field(
+        default=8,
+        description="The number k of nearest neighbours of each patch in the graph. The default is the paper's.",
+    )
+    part_mb: Positive = Field(
+        default=128,
+        description="The size of a Parquet file of the store, in MiB. The default is Ray Data's own target block size.",
+    )
+    memory_share: Share = Field(
+        default=0.3,
+        description="The share of Ray's object store that bags may fill; if they need more, they are read from the bag "
+        "store. The default is ours: Ray Data and Ray Train need the rest.",
+    )
+
+
+class FoldsConfig(Section):
+    """Patient-level folds, drawn or imported, and the validation set within each fold's training patients."""
+
+    n: Annotated[int, Field(ge=2)] = Field(
+        default=5, description="The number of folds that are drawn. The default is the paper's."
+    )
+    seed: Seed = Field(
+        default=1, description="The seed of the folds, the validation sets, the genes and the bootstrap of the metrics."
+    )
+    stratify: bool = Field(
+        default=True, description="Whether every drawn fold has the cohort's proportion of the classes."
+    )
+    site: str | None = Field(
+        default=None,
+        description="A column of the clinical table; all patients with the same value are tested in the same fold. By "
+        "default folds are drawn without regard to sites.",
+    )
+    validation: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        default=0.15,
+        description="The share of a fold's training patients, of each class, that is held out for validation. The "
+        "default is ours.",
+    )
+    file: Location | None = Field(
+        default=None,
+        description="Imported folds: a table, STAMP's `splits.json`, CLAM's folder of splits or Patho-Bench's "
+        "`k=all.tsv`. By default folds are drawn.",
+    )
+    column: str = Field(
+        default="fold", description="The column of an imported table that holds the fold in which a patient is tested."
+    )
+
+    @model_validator(mode="after")
+    def _site_is_for_drawn_folds(self) -> FoldsConfig:
+        if self.site is not None and self.file is not None:
+            raise ValueError("site and file are both given, but imported folds are used as they are: leave one out")
+        return self
+
+
+class GenesConfig(Section):
+    """The genes, selected and scaled on each fold's training patients."""
+
+    select: Annotated[str, AfterValidator(lambda s: s if s in GENE_SELECTIONS else resolve_location(s))] = Field(
+        default="xgboost",
+        description="The selection: `xgboost` (by gain), `anova` (by F), `variance`, `all`, or the path of a list of "
+        "genes. The default is the released one.",
+    )
+    n: Positive = Field(
+        default=768,
+        description="The number of selected genes; `all` and a list do not use it. The default is the released one.",
+    )
+
+
+class SyntheticConfig(Section):
+    """The demo's cohort, generated before the run if `dir` does not hold it yet."""
+
+    dir: Location = Field(description="The folder of the generated cohort.")
+    patients: Positive = Field(default=80, description="The number of patients. The default is the demo's.")
+    patches: Positive = Field(
+        default=300, description="The mean number of patches of a slide. The default is the demo's."
+    )
+    width: Positive = Field(default=256, description="The width of the features. The default is the demo's.")
+    genes: Positive = Field(default=200, description="The number of genes. The default is the demo's.")
+    seed: Seed = Field(default=7, description="The seed of the cohort. The default is the demo's.")
