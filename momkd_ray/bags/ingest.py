@@ -135,7 +135,7 @@ def ingest(
             is good, or there is a store of another format.
         RunError: a part could not be written, or the storage did not recover.
     """
-    uri = storage.absolute(uri)
+    uri = storage.local_path(uri) or uri
     if storage.exists(uri):
         raise InputError(f"{uri} is a file where the folder of the bag store should be; choose another store.uri")
     existing = _open_existing(uri, bag_format)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FileInfo",
-    "absolute",
     "atomic_writer",
     "delete",
     "exists",
@@ -79,11 +78,6 @@ def _backend(location: str) -> Backend:
 def join(location: str, *names: str) -> str:
     """Appends names to a location."""
     return posixpath.join(location, *names)
-
-
-def absolute(location: str) -> str:
-    """Makes a local path absolute; returns an `s3://` URI unchanged."""
-    return local_path(location) or location
 
 
 def local_path(location: str) -> str | None:
