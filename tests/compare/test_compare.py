@@ -100,7 +100,7 @@ def test_models_are_trained_compared_and_resumed(tiny_config: Config, ray_cluste
     assert "Differences to the reference" in page
     assert json.loads((run / "leaderboard.json").read_text())["reference"] == "mean_pool"
 
-    written = {path: path.stat().st_mtime_ns for path in run.rglob("result.json")}
+    written = {path: path.stat().st_mtime_ns for path in run.glob("model=*/fold=*/result.json")}
     assert len(written) == 12
     more = compared(comparing(tiny_config, models=[*models, "max_pool"], seeds=[1, 2]))
     assert len(more.rows) == 4
