@@ -176,12 +176,18 @@ def check_ensemble(models: Sequence[str]) -> list[BundleCard]:
     """Reads the cards of models, and checks that the models can predict together.
 
     Raises:
-        InputError: no model is given, one is damaged, or two differ in their features or classes.
+        InputError: no model is given, one is damaged or needs omics, or two differ in their features or classes.
     """
     if not models:
         raise InputError("no model is given: name the folder of a bundle, such as runs/pr/fold=0/model")
-    cards = [load_bundle(location)[1] for location in models]
-    for location, card in zip(models, cards, strict=True):
+    loaded = [load_bundle(location) for location in models]
+    cards = [card for _, card in loaded]
+    for location, (model, card) in zip(models, loaded, strict=True):
+        if model.needs_omics_to_predict:
+            raise InputError(
+                f"{location} is a model of type {card.model.name}, which needs omics to predict and serves comparisons "
+                "only: give models that predict from histology alone"
+            )
         for name in ("label", "classes", "width", "neighbors", "graph", "bag", "encoder"):
             own, first = getattr(card, name), getattr(cards[0], name)
             if own != first:

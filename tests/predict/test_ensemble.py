@@ -9,7 +9,9 @@ import pytest
 from support.models import card_of, small_model
 
 from momkd_ray.errors import InputError
-from momkd_ray.predict.ensemble import group_bags, list_slides, match_patients, named_predictions
+from momkd_ray.model.bundle import save_bundle
+from momkd_ray.model.registry import build_model
+from momkd_ray.predict.ensemble import check_ensemble, group_bags, list_slides, match_patients, named_predictions
 
 SLIDES = pd.DataFrame({"slide_id": ["a1", "a2", "b"], "path": ["f/a1.h5", "f/a2.h5", "f/b.h5"]})
 
@@ -51,3 +53,13 @@ def test_predictions_have_the_user_s_classes_and_the_mean_threshold() -> None:
 def test_a_folder_without_feature_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"contains no .h5 or .pt feature files"):
         list_slides(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["omics_only", "late_fusion"])
+def test_models_that_need_omics_do_not_predict_from_histology(name: str, tmp_path: Path) -> None:
+    card = card_of(small_model())
+    sizes = card.model.model_copy(update={"name": name})
+    model = build_model(sizes, card.memory, card.loss, width=card.width, genes=card.genes)
+    save_bundle(str(tmp_path), model, card.model_copy(update={"model": sizes}))
+    with pytest.raises(InputError, match=f"{name}, which needs omics to predict"):
+        check_ensemble([str(tmp_path)])
