@@ -225,7 +225,7 @@ def test_the_last_folds_take_what_would_be_idle_of_a_machine_of_its_own(
 ) -> None:
     monkeypatch.setattr("momkd_ray.ray_runtime.cluster.total_resource", {"CPU": cpus, "GPU": 1.0}.__getitem__)
     config = SimpleNamespace(cluster=ClusterConfig(**cluster), search={})
-    inputs: Any = SimpleNamespace(config=config, plan=SimpleNamespace(folds=range(folds)))
+    inputs: Any = SimpleNamespace(config=config, plan=SimpleNamespace(folds=range(folds)), setting_names=None)
     assert list(threads_of_folds(inputs, own_cluster=True).values()) == expected
     each = config.cluster.cpus_per_worker
     assert set(threads_of_folds(inputs, own_cluster=False).values()) == {each}, "nodes come and go, and may be smaller"
