@@ -11,7 +11,6 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.compare.entries import Entry
-from momkd_ray.crossval.cost import COST_FILE
 from momkd_ray.errors import RunError
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.statistics.delong import delong
@@ -143,7 +142,7 @@ def _read(
             y = by_patient["label"].first() == positive
             results = [storage.read_json(folder.result) for folder in folders]
             aucs.append([float(result["test_scores"]["auc"]) for result in results])
-            costs += [storage.read_json(storage.join(folder.location, COST_FILE)) for folder in folders]
+            costs += [storage.read_json(folder.cost) for folder in folders]
         models[label] = _Model([entry for _, entry in settings], np.stack(pooled), aucs, costs)
     return y.to_numpy(dtype=bool), models
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from momkd_ray import storage
 from momkd_ray.config.sections import ClusterConfig
+from momkd_ray.run.layout import FoldDirectory
 
-COST_FILE = "cost.json"
 _RESET_PEAK = "5"  # what the kernel takes to forget the peak of a process's resident memory (man proc_pid_clear_refs)
 
 
@@ -21,16 +21,16 @@ def reset_peak_memory() -> None:
         return
 
 
-def write_cost(location: str, cluster: ClusterConfig, *, bags_validated: int, parameters: int) -> None:
+def write_cost(directory: FoldDirectory, cluster: ClusterConfig, *, bags_validated: int, parameters: int) -> None:
     """Writes what a finished fold took, from its metrics and this process's peak memory.
 
     Args:
-        location: the fold's folder.
+        directory: the fold's files.
         cluster: with several workers memory is not theirs, and is left out.
         bags_validated: number of validation bags, for the time of one prediction.
         parameters: number of trained parameters.
     """
-    lines = [json.loads(line) for line in storage.read_text(storage.join(location, "metrics.jsonl")).splitlines()]
+    lines = [json.loads(line) for line in storage.read_text(directory.metrics).splitlines()]
     training = sum(line["seconds_train"] for line in lines)
     validating = sum(line["seconds_validate"] for line in lines)
     cost: dict[str, Any] = {
@@ -40,7 +40,7 @@ def write_cost(location: str, cluster: ClusterConfig, *, bags_validated: int, pa
         "prediction_seconds_per_bag": validating / (len(lines) * bags_validated),
         "peak_memory_bytes": _peak_bytes(cluster) if cluster.most_workers == 1 else None,
     }
-    storage.write_json(storage.join(location, COST_FILE), cost)
+    storage.write_json(directory.cost, cost)
 
 
 def _peak_bytes(cluster: ClusterConfig) -> int | None:

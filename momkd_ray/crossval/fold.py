@@ -62,7 +62,7 @@ def run_fold(
     storage.write_table(task.directory.test_predictions, patients)
     if inputs.setting_names:
         bags_validated = int((task.bags["role"] == "val").sum())
-        write_cost(task.location, inputs.config.cluster, bags_validated=bags_validated, parameters=parameters)
+        write_cost(task.directory, inputs.config.cluster, bags_validated=bags_validated, parameters=parameters)
     storage.write_json(task.directory.result, result.to_json())
     checkpoints.remove_all()  # a finished fold is never resumed
     return result

@@ -66,6 +66,11 @@ class FoldDirectory:
         return self._path("model")
 
     @property
+    def cost(self) -> str:
+        """The time and memory that training the fold took."""
+        return self._path("cost.json")
+
+    @property
     def result(self) -> str:
         """The fold's result, which is written last."""
         return self._path("result.json")
