@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from ray._private.services import node_ip_address_from_perspective
 from ray.cluster_utils import Cluster
 from ray.experimental import internal_kv
 from support.failing_fold import EXCESSIVE_BYTES, failing_task
@@ -24,6 +25,8 @@ from momkd_ray.train.worker import train_loop_per_worker
 
 pytestmark = pytest.mark.slow
 EPOCHS = 8
+# of this machine as its drivers resolve it: in a process that is connected to an own cluster Ray would take loopback
+NODE_ADDRESS = node_ip_address_from_perspective("192.0.2.1:53")
 TESTS = Path(__file__).parents[1]
 MEMORY_CHECK_INTERVAL_MS = "RAY_memory_monitor_refresh_ms"
 ENVIRONMENT = {
@@ -43,7 +46,13 @@ class Machines:
     def start(self) -> None:
         # all see the same memory: the head's, which on a machine of its own would have enough, must not look at it
         os.environ[MEMORY_CHECK_INTERVAL_MS] = "0"
-        head = {"num_cpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": True, "dashboard_port": 28265}
+        head = {
+            "node_ip_address": NODE_ADDRESS,
+            "num_cpus": 0,
+            "object_store_memory": 100 * 2**20,
+            "include_dashboard": True,
+            "dashboard_port": 28265,
+        }
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes: list[Any] = []
         for _ in range(2):
@@ -51,7 +60,9 @@ class Machines:
 
     def come(self) -> None:
         os.environ[MEMORY_CHECK_INTERVAL_MS] = "100"
-        self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20, wait=False))
+        self.nodes.append(
+            self.cluster.add_node(node_ip_address=NODE_ADDRESS, num_cpus=1, object_store_memory=100 * 2**20, wait=False)
+        )
 
     def go(self) -> None:
         """Removes a node ungracefully, like a spot machine that is taken away."""
