@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -13,15 +14,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from momkd_ray import storage
+from momkd_ray.cohort.gene_names import without_version
+from momkd_ray.cohort.gene_scale import GeneFamily, gene_families
 from momkd_ray.cohort.table_files import first_duplicate, read_content
 from momkd_ray.config.sections import GENE_SELECTIONS, GenesConfig
 from momkd_ray.errors import InputError
 
-COUNTS_ABOVE = 50.0  # log2(x + 1) of an expression value stays below about 25, so a larger one is no logarithm
-
-
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 Positions = npt.NDArray[np.intp]
 Choice = tuple[Positions, Doubles, str]
 """Positions of the chosen genes among the varying ones, their importance, and a clause that describes the choice."""
@@ -34,37 +35,41 @@ class GeneTransform:
     Attributes:
         genes: their names.
         importance, mean, sd: (G,) float64; mean and standard deviation over training patients, after the logarithm.
-        log: whether log2(x + 1) is applied first.
+            A blank value counts as the mean of those that are not blank.
+        log: (G,) whether log2(x + 1) is applied first.
         method: `genes.select`.
-        note: one sentence on the detected scale and the choice.
+        note: one sentence on the scale and the choice.
     """
 
     genes: tuple[str, ...]
     importance: Doubles
     mean: Doubles
     sd: Doubles
-    log: bool
+    log: Mask
     method: str
     note: str
 
     def apply(self, omics: pd.DataFrame) -> npt.NDArray[np.float32]:
-        """Scales the values of patients; returns (n, G) float32.
+        """Scales the values of patients; returns (n, G) float32, 0 (the training patients' mean) for a blank value.
 
         Raises:
-            InputError: a chosen gene is missing, or a value is not finite or, under the logarithm, negative.
+            InputError: a chosen gene is missing, or a value is infinite or, under the logarithm, negative.
         """
         missing = [gene for gene in self.genes if gene not in omics.columns]
         if missing:
             raise InputError(f"the omics lack {len(missing)} of the chosen genes: {_some(missing)}")
         values_NG = omics[list(self.genes)].to_numpy(np.float64)
-        bad = np.argwhere(~np.isfinite(values_NG) | (self.log & (values_NG < 0)))
+        negative_NG = (values_NG < 0) & self.log
+        bad = np.argwhere(np.isinf(values_NG) | negative_NG)
         if len(bad):
             row, column = bad[0]
+            counts = "the training patients have counts, so it must not be negative"
             raise InputError(
                 f"gene '{self.genes[column]}' of patient '{omics.index[row]}' is {values_NG[row, column]}: "
-                + ("the training patients have counts, so it must not be negative" if self.log else "not a number")
+                + (counts if negative_NG[row, column] else "not a number")
             )
-        return ((_apply_log(values_NG, self.log) - self.mean) / self.sd).astype(np.float32)
+        scaled_NG = (_apply_log(values_NG, self.log) - self.mean) / self.sd
+        return np.nan_to_num(scaled_NG, copy=False, nan=0).astype(np.float32)
 
     def save(self, location: str) -> None:
         """Writes a CSV file with one gene per row, whose numbers are read back exactly."""
@@ -87,24 +92,32 @@ class GeneTransform:
             importance, mean, sd = (
                 np.asarray([float(value) for value in frame[name]], np.float64) for name in ("importance", "mean", "sd")
             )
-            first = frame.iloc[0]
+            first, log = frame.iloc[0], np.asarray(frame["log"] == "True", bool)
             genes = tuple(str(gene) for gene in frame["gene"])
-            return cls(genes, importance, mean, sd, first["log"] == "True", str(first["method"]), str(first["note"]))
+            return cls(genes, importance, mean, sd, log, str(first["method"]), str(first["note"]))
         except (ValueError, KeyError, IndexError) as error:
             raise InputError(f"{location} is not a table of chosen genes written by this program") from error
 
 
-def fit_genes(omics_train: pd.DataFrame, y_train: Integers, genes: GenesConfig, seed: int) -> GeneTransform:
+def fit_genes(
+    omics_train: pd.DataFrame,
+    y_train: Integers,
+    genes: GenesConfig,
+    seed: int,
+    families: Sequence[GeneFamily] | None = None,
+) -> GeneTransform:
     """Selects and scales genes on a fold's training patients.
 
-    Genes that do not vary among them are never chosen. If `genes.n` exceeds the number of varying genes, all are
-    chosen; `all` and a list of genes ignore it.
+    Blank values count as the gene's mean over the training patients, after the logarithm. Genes that do not vary among
+    them are never chosen. If `genes.n` exceeds the number of varying genes, all are chosen; `all` and a list of genes
+    ignore it.
 
     Args:
-        omics_train: (n, all genes), training patients only.
+        omics_train: (n, all genes), training patients only; NaN where blank.
         y_train: class of each.
         genes: the configuration's `genes` section.
         seed: of xgboost.
+        families: the columns by scale, as the omics were read; None to decide it by these patients.
 
     Raises:
         InputError: one class only, no gene that varies, an unknown method, or a listed gene is missing.
@@ -112,11 +125,16 @@ def fit_genes(omics_train: pd.DataFrame, y_train: Integers, genes: GenesConfig, 
     if len(np.unique(y_train)) < 2:
         raise InputError("the training patients with omics are all of one class: genes cannot be chosen on them")
     values_NA = omics_train.to_numpy(np.float64)
-    if not np.isfinite(values_NA).all():
-        raise InputError("the omics of the training patients hold blank or infinite values")
-    log, scale = _detect_scale(values_NA)
-    values_NA = _apply_log(values_NA, log)
+    if np.isinf(values_NA).any():
+        raise InputError("the omics of the training patients hold infinite values")
+    families = gene_families(omics_train) if families is None else families
     names = [str(name) for name in omics_train.columns]
+    logged = {name for family in families if family.log for name in family.genes}
+    log_A = np.asarray([name in logged for name in names], bool)
+    if (values_NA[:, log_A] < 0).any():
+        raise InputError("genes whose values are taken as counts have negative ones: set omics.scale to scaled")
+    values_NA = _apply_log(values_NA, log_A)
+    blanks = _fill_blanks(values_NA)
     sd_A = values_NA.std(axis=0)
     varying = np.flatnonzero((values_NA.max(axis=0) > values_NA.min(axis=0)) & (sd_A > 0))
     if not len(varying):
@@ -124,30 +142,49 @@ def fit_genes(omics_train: pd.DataFrame, y_train: Integers, genes: GenesConfig, 
     order, importance, choice = _choose(genes, names, varying, values_NA[:, varying], y_train, seed)
     chosen = varying[order]
     constant = len(names) - len(varying)
-    note = f"{scale}; {choice}; {constant} of {len(names)} genes do not vary among the training patients"
+    note = f"{_scales(omics_train, families)}; {choice}; "
+    note += f"{constant} of {len(names)} genes do not vary among the training patients"
+    note += f"; {blanks:,} blank values are filled with their gene's mean" if blanks else ""
     return GeneTransform(
         genes=tuple(names[column] for column in chosen),
         importance=importance,
         mean=values_NA[:, chosen].mean(axis=0),
         sd=sd_A[chosen],
-        log=log,
+        log=log_A[chosen],
         method=genes.select,
         note=note[:1].upper() + note[1:] + ".",
     )
 
 
-def _detect_scale(values_NA: Doubles) -> tuple[bool, str]:
-    """Returns whether to take the logarithm, with the reason."""
-    low, high = float(values_NA.min()), float(values_NA.max())
-    if low < 0:
-        return False, f"values from {low:.3g} to {high:.3g} are taken as already scaled, so no logarithm"
-    if high > COUNTS_ABOVE:
-        return True, f"values from {low:.3g} to {high:.3g} are taken as counts, so log2(x + 1)"
-    return False, f"values from {low:.3g} to {high:.3g} are taken as logarithms already"
+def _scales(omics: pd.DataFrame, families: Sequence[GeneFamily]) -> str:
+    """Describes the scale of each family by the range of these patients' values."""
+    sentences = []
+    for family in families:
+        values_NF = omics[list(family.genes)].to_numpy()
+        low, high = float(np.fmin.reduce(values_NF, axis=None)), float(np.fmax.reduce(values_NF, axis=None))
+        sentences.append(family.sentence(low, high))
+    return ", ".join(sentences)
 
 
-def _apply_log(values: Doubles, log: bool) -> Doubles:
-    return np.log2(values + 1) if log else values
+def _apply_log(values_NG: Doubles, log_G: Mask) -> Doubles:
+    """Takes log2(x + 1) of the columns that `log_G` marks."""
+    result = values_NG.copy()
+    result[:, log_G] = np.log2(values_NG[:, log_G] + 1)
+    return result
+
+
+def _fill_blanks(values_NG: Doubles) -> int:
+    """Replaces NaN by its column's mean, in place, 0 in a column without values; returns their number."""
+    blank_NG = np.isnan(values_NG)
+    blanks = int(blank_NG.sum())
+    if blanks:
+        present_G = (~blank_NG).sum(axis=0)
+        mean_G = np.where(blank_NG, 0, values_NG).sum(axis=0) / np.maximum(present_G, 1)
+        # so that rounding makes no gene vary that does not
+        mean_G = np.clip(mean_G, np.fmin.reduce(values_NG, axis=0), np.fmax.reduce(values_NG, axis=0))
+        mean_G = np.nan_to_num(mean_G, nan=0)
+        values_NG[blank_NG] = np.broadcast_to(mean_G, values_NG.shape)[blank_NG]
+    return blanks
 
 
 def _choose(
@@ -209,8 +246,9 @@ def _xgboost_gain(values_NU: Doubles, y_N: Integers, seed: int) -> Doubles:
 
 def _listed(path: str, names: list[str], varying: Positions, anova_U: Doubles) -> Choice:
     """Selects the genes of a list, in its order, without those that do not vary."""
-    wanted = _read_gene_list(path)
-    absent = sorted(set(wanted) - set(names), key=wanted.index)
+    present = set(names)
+    wanted = [gene if gene in present else without_version(gene) for gene in _read_gene_list(path)]
+    absent = sorted(set(wanted) - present, key=wanted.index)
     if absent:
         raise InputError(f"{path} lists {len(absent)} genes that the omics do not have: {_some(absent)}")
     position = {names[column]: index for index, column in enumerate(varying)}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from momkd_ray.config.dotted_keys import Section
 from momkd_ray.config.values import Location, Positive, Seed, Share, resolve_location
 
 GENE_SELECTIONS = ("xgboost", "anova", "variance", "all")
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
 class CohortConfig(Section):
@@ -49,7 +50,7 @@ class CohortConfig(Section):
 
 
 class OmicsConfig(Section):
-    """The use of patients without omics."""
+    """How the omics are read, which of their columns teach, and the use of patients without omics."""
 
     missing: Literal["keep", "drop"] = Field(
         default="keep",
@@ -60,6 +61,32 @@ class OmicsConfig(Section):
         default=1.0,
         description="The share of the training patients with omics whose omics are used, drawn by `train.seed`; a "
         "smaller share is part of a larger one. 0 trains without omics.",
+    )
+    orientation: Literal["auto", "patients_in_rows", "genes_in_rows"] = Field(
+        default="auto",
+        description="Whether the table has a row a patient or a row a gene. `auto` looks for the cohort's patients in "
+        "its rows and in its header.",
+    )
+    leave_out: Names = Field(
+        default=(),
+        description="Columns that are no genes, or samples that are not used: names, or patterns such as `*_cnv`.",
+    )
+    keep: Names = Field(
+        default=(),
+        description="Columns that look as if they were no genes, such as AGE, and teach nevertheless, on a scale of "
+        "their own: names or patterns.",
+    )
+    scale: Literal["auto", "linear", "scaled"] = Field(
+        default="auto",
+        description="The scale of the values: `linear` are counts, TPM and the like, of which log2(x + 1) is taken; "
+        "`scaled` are logarithms, z-scores and the like, taken as they are. `auto` decides for each family of columns "
+        "(`_rnaseq`, `_cnv`, ...) by its values; `audit` says how.",
+    )
+    max_missing_share: Share = Field(
+        default=0.2,
+        description="The share of blank values up to which a gene and then a patient are used; blanks are filled in "
+        "each fold with the gene's mean over its training patients. A gene with more is left out, and a patient with "
+        "more is a fault. The default is ours: the limit usual for proteins and metabolites.",
     )
 
 

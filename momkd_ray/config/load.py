@@ -99,6 +99,7 @@ class Config(Section):
         unhashed_keys = {
             "features": ("dir", "format"),
             "cohort": ("clinical", "slides", "omics", "patient_column", "slide_column"),
+            "omics": ("orientation", "leave_out", "max_missing_share"),
             "store": ("uri", "part_mb", "memory_share"),
             "folds": ("file",),
             "train": ("patches_per_pass",),
@@ -110,6 +111,8 @@ class Config(Section):
         for section, key, default in (
             ("model", "name", DEFAULT_MODEL),
             ("omics", "fraction", 1),
+            ("omics", "keep", []),
+            ("omics", "scale", "auto"),
             ("train", "fraction", 1),
         ):
             if tree[section][key] == default:
