@@ -14,7 +14,7 @@ from momkd_ray.predict.ensemble import predict_folder
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import connect
 from momkd_ray.report.page import write_report
-from momkd_ray.run.prepare import open_cohort, open_folds, open_run_inputs
+from momkd_ray.run.open_run import open_run
 
 
 def cross_validate(
@@ -34,19 +34,12 @@ def cross_validate(
 
     Raises:
         InputError: an input is bad; the message names it and its remedy.
-        RunError: a fold failed or diverged.
+        RunError: a fold failed or diverged, or another process works in the run directory.
         StoppedError: the user stopped it.
     """
-    with ProgressReporter() as progress:
-        cohort = open_cohort(config, progress, on_error)
-        plan = open_folds(config, cohort, progress, on_error)
-        progress.info(f"Connecting to Ray at {address}" if address else "Connecting to Ray")
-    with connect(address) as ray, ProgressReporter() as progress:
-        if note := ray.dashboard_note():
-            progress.info(note)
-        inputs = open_run_inputs(config, cohort, plan, progress, on_error)
-        metrics = cross_validate_inputs(inputs, progress, own_cluster=ray.own)
-    write_report(config.run.dir)
+    with open_run(config, address, on_error) as run:
+        metrics = cross_validate_inputs(run.inputs, run.progress, own_cluster=run.own_cluster)
+        write_report(config.run.dir)
     return metrics
 
 

@@ -66,18 +66,12 @@ def compare(
     from momkd_ray.compare.entries import entries_of
     from momkd_ray.compare.run import compare_models
     from momkd_ray.compare.tables import to_markdown
-    from momkd_ray.progress import ProgressReporter
-    from momkd_ray.ray_runtime.cluster import connect
-    from momkd_ray.run.prepare import open_cohort, open_folds, open_run_inputs
+    from momkd_ray.run.open_run import open_run
 
     settings = load_config(config, set_)
     entries_of(settings)
-    with ProgressReporter() as progress:
-        cohort = open_cohort(settings, progress, on_error)
-        plan = open_folds(settings, cohort, progress, on_error)
-    with connect(address) as ray, ProgressReporter() as progress:
-        study = open_run_inputs(settings, cohort, plan, progress, on_error)
-        leaderboard = compare_models(study, progress, own_cluster=ray.own)
+    with open_run(settings, address, on_error) as run:
+        leaderboard = compare_models(run.inputs, run.progress, own_cluster=run.own_cluster)
     print(to_markdown(leaderboard))
     print(f"{settings.run.dir}/compare.html")
 
@@ -90,22 +84,14 @@ def train(
     on_error: OnErrorOption = "stop",
     address: AddressOption = None,
 ) -> None:
-    """Train and test one fold."""
+    """Train and test one fold; others may be trained beside it in the same run directory."""
     from momkd_ray.crossval.cross_validate import train_folds
-    from momkd_ray.progress import ProgressReporter
-    from momkd_ray.ray_runtime.cluster import connect
-    from momkd_ray.run.prepare import open_cohort, open_folds, open_run_inputs
+    from momkd_ray.run.open_run import open_run
 
     settings = load_config(config, set_)
-    with ProgressReporter() as progress:
-        cohort = open_cohort(settings, progress, on_error)
-        plan = open_folds(settings, cohort, progress, on_error)
-        if fold not in plan.folds:
-            raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, plan.folds))}")
-    with connect(address) as ray, ProgressReporter() as progress:
-        inputs = open_run_inputs(settings, cohort, plan, progress, on_error)
-        train_folds(inputs, [fold], progress, own_cluster=ray.own)
-    print(inputs.fold_directory(fold).location)
+    with open_run(settings, address, on_error, fold=fold) as run:
+        train_folds(run.inputs, [fold], run.progress, own_cluster=run.own_cluster)
+    print(run.inputs.fold_directory(fold).location)
 
 
 @app.command()

@@ -129,6 +129,11 @@ class RunDirectory:
         return self._path("provenance.json")
 
     @property
+    def lease(self) -> str:
+        """The processes that work in the run directory."""
+        return self._path("lease.json")
+
+    @property
     def folds(self) -> str:
         """The folds of the patients."""
         return self._path("folds.csv")

@@ -138,14 +138,20 @@ class LocalBackend:
     def update(self, change: Callable[[bytes | None], bytes]) -> None:
         """Replaces the content under a lock file, which NFS too creates for one of several writers alone."""
         folder, name = os.path.split(self.path)
-        with exclusive_file(os.path.join(folder, f".{name}.lock")):
-            try:
-                content = bytes(self.read_buffer())
-            except FileNotFoundError:
-                content = None
-            changed = change(content)
-            with self.atomic_writer() as stream:
-                stream.write(changed)
+        try:
+            with exclusive_file(os.path.join(folder, f".{name}.lock")):
+                self._change_content(change)
+        except OSError as error:  # of the lock file
+            raise _cannot_write(self.path, error) from error
+
+    def _change_content(self, change: Callable[[bytes | None], bytes]) -> None:
+        try:
+            content = bytes(self.read_buffer())
+        except FileNotFoundError:
+            content = None
+        changed = change(content)
+        with self.atomic_writer() as stream:
+            stream.write(changed)
 
     def open_file(self) -> BinaryIO:
         """Opens the file for reading."""

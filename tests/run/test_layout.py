@@ -19,6 +19,7 @@ RUN = RunDirectory("s3://bucket/pr")
     [
         (RUN.configuration, "run.yaml"),
         (RUN.provenance, "provenance.json"),
+        (RUN.lease, "lease.json"),
         (RUN.folds, "folds.csv"),
         (RUN.excluded, "excluded.csv"),
         (RUN.rejected, "rejected.csv"),

@@ -1,0 +1,71 @@
+"""Two commands in one run directory: the second is refused before it reads anything; folds are trained side by side."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from support.command_line import outcome
+from support.runs import changed, comparable, finished, momkd, saved
+
+from momkd_ray.config.load import Config
+from momkd_ray.run.layout import RunDirectory
+from momkd_ray.storage.lease import lease
+
+
+def test_a_directory_in_use_is_refused_in_one_sentence(
+    tiny_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(saved(tiny_config, tmp_path / "c"))
+    run = RunDirectory(tiny_config.run.dir)
+    with lease(run.lease, run.location):
+        for verb in (["crossval"], ["train", "--fold", "0"]):
+            assert outcome(*verb, "--config", path) == 3
+            told = capsys.readouterr()
+            assert told.out == ""
+            last = told.err.strip().splitlines()[-1]
+            assert last.startswith(f"momkd-ray: {run.location} is in use by process {os.getpid()} on ")
+            assert "Ray" not in told.err.replace("momkd-ray", "")
+    with lease(run.lease, run.location, "fold 1"):
+        assert outcome("crossval", "--config", path) == 3
+        assert outcome("train", "--fold", "1", "--config", path) == 3
+        assert "(fold 1)" in capsys.readouterr().err
+        assert outcome("train", "--fold", "7", "--config", path) == 1
+        assert "there is no fold 7" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_and_a_killed_one(tiny_config: Config, tmp_path: Path) -> None:
+    config = changed(tiny_config, train__epochs=25, train__patience=25)
+    path = str(saved(config, tmp_path / "c"))
+    first = momkd("crossval", "--config", path, start_new_session=True)
+    metrics = Path(config.run.dir) / "fold=0" / "metrics.jsonl"
+    while not metrics.exists():
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.05)
+    second = momkd("crossval", "--config", path)
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 3
+    assert f"is in use by process {first.pid} on " in output.strip().splitlines()[-1]
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    successor = finished(momkd("crossval", "--config", path))
+    assert "sign that it is alive" not in successor
+    whole = changed(config, run__dir=str(tmp_path / "whole"))
+    finished(momkd("crossval", "--config", str(saved(whole, tmp_path / "w"))))
+    ours, theirs = comparable(config.run.dir), comparable(whole.run.dir)
+    assert ours[0] == theirs[0]
+    assert ours[1].equals(theirs[1])
+
+
+@pytest.mark.slow
+def test_folds_of_an_array_are_trained_side_by_side(tiny_config: Config, tmp_path: Path) -> None:
+    path = str(saved(tiny_config, tmp_path / "c"))
+    folds = [momkd("train", "--fold", str(fold), "--config", path) for fold in (0, 1)]
+    for process in folds:
+        finished(process)
+    output = finished(momkd("crossval", "--config", path))
+    assert "2 of 2 folds are finished already" in output
