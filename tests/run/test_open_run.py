@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -37,19 +38,24 @@ def test_a_directory_in_use_is_refused_in_one_sentence(
         assert "there is no fold 7" in capsys.readouterr().err
 
 
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 def test_two_runs_at_once_and_a_killed_one(tiny_config: Config, tmp_path: Path) -> None:
-    config = changed(tiny_config, train__epochs=25, train__patience=25)
+    config = changed(tiny_config, train__epochs=60, train__patience=60)
     path = str(saved(config, tmp_path / "c"))
     first = momkd("crossval", "--config", path, start_new_session=True)
-    metrics = Path(config.run.dir) / "fold=0" / "metrics.jsonl"
-    while not metrics.exists():
-        assert first.poll() is None, first.communicate()[0]
-        time.sleep(0.05)
+    run = Path(config.run.dir)
+    wait_for(run / "lease.json", first)
     second = momkd("crossval", "--config", path)
     output, _ = second.communicate(timeout=60)
     assert second.returncode == 3
     assert f"is in use by process {first.pid} on " in output.strip().splitlines()[-1]
+    wait_for(run / "fold=0" / "metrics.jsonl", first)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     successor = finished(momkd("crossval", "--config", path))
