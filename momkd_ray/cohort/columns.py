@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from momkd_ray.cohort.known_columns import PATIENT_COLUMNS, SLIDE_COLUMNS, is_known
 from momkd_ray.cohort.table_files import PANDAS_INDEX, require_columns
 from momkd_ray.errors import InputError
-
-# STAMP; CLAM and Patho-Bench; then cBioPortal's, the GDC's and TCGA's clinical tables
-PATIENT_COLUMNS = (
-    "PATIENT",
-    "case_id",
-    "patient_id",
-    "patient",
-    "submitter_id",
-    "case_submitter_id",
-    "bcr_patient_barcode",
-)
-SLIDE_COLUMNS = ("FILENAME", "slide_id", "slide", "filename", "file_name")
 
 
 def patient_column(columns: Iterable[str], path: str, chosen: str | None) -> str:
@@ -73,9 +62,4 @@ def _column(columns: Sequence[str], path: str, chosen: str | None, known: Sequen
 def _candidates(columns: Sequence[str], known: Sequence[str]) -> list[str]:
     """Returns the columns with a known name; if there is none, those that differ from one in case or punctuation."""
     exact = [column for column in columns if column in known]
-    normalised = {_normalise(name) for name in known}
-    return exact or [column for column in columns if _normalise(column) in normalised]
-
-
-def _normalise(name: str) -> str:
-    return "".join(letter for letter in name.casefold() if letter.isalnum())
+    return exact or [column for column in columns if is_known(column, known)]

@@ -1,73 +1,100 @@
-"""Reads tables from .csv, .tsv, .parquet and .xlsx files; text is kept exactly as written."""
+"""Reads tables from text, Parquet and Excel files, compressed or not; text is kept as written, without outer blanks."""
 
 from __future__ import annotations
 
-import csv
 import difflib
 import io
-import re
-import zipfile
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet
 
 from momkd_ray import storage
+from momkd_ray.cohort.delimited import MISSING, ColumnsOf, read_delimited
+from momkd_ray.cohort.number_text import with_decimal_points
+from momkd_ray.cohort.spreadsheet import cell_text, read_spreadsheet
+from momkd_ray.cohort.understood import Understood
+from momkd_ray.cohort.unpack import COMPRESSIONS, unpack
 from momkd_ray.errors import InputError
-
-# "null" and "None" are not missing: they are values of some label columns (p53 staining patterns)
-MISSING = ("", "NA", "N/A", "NaN", "nan", "#N/A", "<NA>")
 
 PANDAS_INDEX = "__index_level_"  # pandas' name for an unnamed index in Parquet
 
-ColumnOf = Callable[[list[str]], str]
-"""Chooses one of a table's columns, or raises an `InputError`."""
+TEXT = (".csv", ".tsv", ".txt", ".tab", ".gct")
+SUFFIXES = (*TEXT, ".parquet", ".pq", ".xlsx", ".xlsm")
+
+
+@dataclass(frozen=True, eq=False)
+class TableFile:
+    """A table as read, and what was recognised about its file.
+
+    Attributes:
+        path: local or `s3://`.
+        table: columns of text, floats and complete integers.
+        understood: encoding, delimiter, comment lines and the like, where they are not the usual ones.
+    """
+
+    path: str
+    table: pa.Table
+    understood: tuple[Understood, ...]
+
+    def frame(self) -> pd.DataFrame:
+        """Returns the table for pandas."""
+        frame: pd.DataFrame = self.table.to_pandas(ignore_metadata=True)
+        return frame
 
 
 def read_table(path: str) -> pd.DataFrame:
-    """Reads a table, local or `s3://`, in the format of its suffix.
-
-    Text is kept as written; blanks and the spellings in `MISSING` become missing. Numbers are numbers in Parquet and
-    text in all other formats. The first sheet of an .xlsx file is read.
-
-    Raises:
-        InputError: no such file, another suffix, no rows, not readable, or a column name used twice.
-    """
-    frame: pd.DataFrame = arrow_table(path).to_pandas(ignore_metadata=True)
-    return frame
+    """Reads a table, as `read_table_file`, for pandas."""
+    return read_table_file(path).frame()
 
 
-def arrow_table(path: str, text_column: ColumnOf | None = None) -> pa.Table:
-    """Reads a table as Arrow columns of text, floats and integers.
+def arrow_table(path: str, text_columns: ColumnsOf | None = None) -> pa.Table:
+    """Reads a table, as `read_table_file`, for Arrow."""
+    return read_table_file(path, text_columns).table
+
+
+def read_table_file(path: str, text_columns: ColumnsOf | None = None, *, repeated_columns: bool = False) -> TableFile:
+    """Reads a table, local or `s3://`, in the format of its suffix, unpacked if it is compressed.
+
+    Text is kept as written, without blanks around it; blanks and the spellings in `MISSING` become missing, and rows
+    and unnamed columns without any cell are passed over. Numbers are numbers in Parquet and text in all other formats.
 
     Args:
-        path: local or `s3://`.
-        text_column: for a table of numbers, chooses its single column of text. If every cell of the others is a number
-            or blank, a .csv or .tsv file is then parsed as numbers directly.
+        path: a file named .csv, .tsv, .txt, .tab, .gct, .parquet or .xlsx, perhaps with .gz, .bz2, .xz, .zst or .zip.
+        text_columns: for a table of numbers, chooses its column or columns of text. If every cell of the others is a
+            number or blank, delimited text is then parsed as numbers directly; decimal commas become points.
+        repeated_columns: whether two columns may have the same name.
+
+    Raises:
+        InputError: no such file, another suffix, no rows, damaged, or a column name used twice.
     """
-    reader = _READERS.get(PurePosixPath(path).suffix.lower())
-    if reader is None:
-        raise InputError(f"{path} is not a table that can be read: its name must end in {', '.join(_READERS)}")
     content = read_content(path)
+    suffix, content = unpack(path, content, SUFFIXES)
+    if suffix not in SUFFIXES:
+        raise InputError(_no_table(path, suffix))
     if not content.strip():
         raise InputError(f"{path} is empty")
-    try:
-        table = reader(content, text_column)
+    _check_content(path, suffix, content)
+    if suffix in TEXT:
+        table, understood = read_delimited(path, content, suffix, text_columns)
+    elif suffix in (".xlsx", ".xlsm"):
+        table, understood = read_spreadsheet(path, content)
+    else:
+        table, understood = _read_parquet(path, content), []
+    table = _with_plain_names(table, path, understood)
+    if not repeated_columns:
         _check_header(table.column_names, path)
-        table = _with_blanks_missing(table)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
-    except (pa.ArrowException, OSError, ValueError, KeyError, csv.Error, zipfile.BadZipFile) as error:
-        kind = PurePosixPath(path).suffix.lower()
-        raise InputError(f"{path} cannot be read as {kind}: {_one_line(error)}") from error
+    table = _without_blank_rows(_with_blanks_missing(table, path, understood), path, understood)
     if table.num_rows == 0:
         raise InputError(f"{path} has a header but no rows")
-    return table
+    if text_columns is not None and len(set(table.column_names)) == table.num_columns:
+        chosen = text_columns(table.column_names)
+        table = with_decimal_points(path, table, {chosen} if isinstance(chosen, str) else set(chosen), understood)
+    return TableFile(path, table, tuple(understood))
 
 
 def read_content(path: str) -> bytes:
@@ -100,7 +127,7 @@ def require_columns(present: Iterable[str], path: str, *needed: str) -> None:
 def texts(column: pd.Series[Any]) -> list[str | None]:
     """Converts a column to text, None where missing; an integer stored as a float loses its `.0`."""
     return [
-        None if missing else _text(value)
+        None if missing else cell_text(value)
         for value, missing in zip(column.tolist(), column.isna().tolist(), strict=True)
     ]
 
@@ -142,114 +169,105 @@ def first_duplicate(values: Iterable[str]) -> str | None:
     return None
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.0f}" if value.is_integer() else repr(value)
-    if isinstance(value, bool):  # as spreadsheets display it
-        return str(value).upper()
-    return str(value)
-
-
-def _read_csv(content: bytes, text_column: ColumnOf | None) -> pa.Table:
-    return _read_delimited(content, ",", text_column)
-
-
-def _read_tsv(content: bytes, text_column: ColumnOf | None) -> pa.Table:
-    return _read_delimited(content, "\t", text_column)
-
-
-def _read_delimited(content: bytes, delimiter: str, text_column: ColumnOf | None) -> pa.Table:
-    text = content.decode("utf-8-sig").lstrip("\r\n")
-    _check_quotes(text, delimiter)
-    lines = (match.group() for match in re.finditer(r"[^\r\n]*(?:\r\n|\r|\n|$)", text))
-    header = next(csv.reader(lines, delimiter=delimiter))
-    if not text.partition("\n")[2].strip("\r\n"):
-        return pa.table([pa.array([], pa.string())] * len(header), names=header)
-    types = dict.fromkeys(header, pa.string())
-    if text_column is None or len(types) < len(header):
-        return _parsed(text.encode(), delimiter, header, types)
-    numbers = dict.fromkeys(header, pa.float64()) | {text_column(header): pa.string()}
-    try:
-        return _parsed(text.encode(), delimiter, header, numbers)
-    except pa.ArrowInvalid:  # as text, so that the cell that is not a number can be named
-        return _parsed(text.encode(), delimiter, header, types)
-
-
-def _check_quotes(text: str, delimiter: str) -> None:
-    """Refuses a quoted cell that is not closed: Arrow would read all rows after it as that cell's text.
-
-    Raises:
-        csv.Error: names the line in which the cell begins; the header is line 1.
-    """
-    if all(line.count('"') % 2 == 0 for line in text.splitlines()):  # no quoted cell goes on in the next line
-        return
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    first_line = 1
-    try:
-        for _ in rows:
-            first_line = rows.line_num + 1
-    except csv.Error as error:
-        raise csv.Error(
-            f'a quote (") that opens in line {first_line} is not closed in its cell: close or remove it'
-        ) from error
-
-
-def _parsed(body: bytes, delimiter: str, header: list[str], types: dict[str, pa.DataType]) -> pa.Table:
-    """Parses by Arrow, which refuses a row with too few or too many fields."""
-    return pyarrow.csv.read_csv(
-        io.BytesIO(body),
-        # one block: a row of 20,000 genes may not straddle two
-        read_options=pyarrow.csv.ReadOptions(
-            column_names=header, skip_rows=1, block_size=min(len(body) + 1, 2**31 - 1)
-        ),
-        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(column_types=types, null_values=list(MISSING)),
+def _no_table(path: str, suffix: str) -> str:
+    readable = f"{', '.join(SUFFIXES)}, and with {', '.join(COMPRESSIONS)} after it"
+    cure = (
+        "save it as .xlsx or .csv"
+        if suffix in (".xls", ".ods", ".xlsb", ".numbers")
+        else f"its name must end in {readable}"
     )
+    return f"{path} is not a table that can be read: {cure}"
 
 
-def _read_parquet(content: bytes, _: ColumnOf | None) -> pa.Table:
-    table = pyarrow.parquet.read_table(io.BytesIO(content))
+def _check_content(path: str, suffix: str, content: bytes) -> None:
+    """Refuses a file whose first bytes are those of another format than its name says."""
+    kinds = {b"PK\x03\x04": ".xlsx", b"PAR1": ".parquet", b"\xd0\xcf\x11\xe0": "an old .xls"}
+    found = next((kind for mark, kind in kinds.items() if content.startswith(mark)), "")
+    fits = {".xlsx": (".xlsx", ".xlsm"), ".parquet": (".parquet", ".pq")}
+    if found and suffix not in fits.get(found, ()):
+        cure = "save it as .xlsx or .csv" if found not in fits else f"rename it so that it ends in {found}"
+        raise InputError(f"{path} holds {found} file, whatever its name says: {cure}".replace("holds .", "holds a ."))
+
+
+def _read_parquet(path: str, content: bytes) -> pa.Table:
+    try:
+        table = pyarrow.parquet.read_table(io.BytesIO(content))
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} cannot be read as .parquet: {_one_line(error)}") from error
     # an integer index holds row numbers; a text index may hold the patients
     row_numbers = [f.name for f in table.schema if f.name.startswith(PANDAS_INDEX) and pa.types.is_integer(f.type)]
     return table.drop_columns(row_numbers)
 
 
-def _read_xlsx(content: bytes, _: ColumnOf | None) -> pa.Table:
-    try:
-        sheet = pd.read_excel(io.BytesIO(content), header=None, dtype=object, keep_default_na=False, engine="openpyxl")
-    except Exception as error:  # zip, zlib, XML and openpyxl each have exceptions of their own for damage
-        raise ValueError(f"the spreadsheet is damaged ({_one_line(error)}): save it again, or as .csv") from error
-    cells = [["" if cell is None else _text(cell) for cell in row] for row in sheet.to_numpy().tolist()]
-    rows = [row for row in cells if any(row)]  # without formatted but empty rows and columns
-    columns = [column for column in zip(*rows, strict=True) if any(column)]
-    return pa.table([pa.array(column[1:], pa.string()) for column in columns], names=[column[0] for column in columns])
+def _with_plain_names(table: pa.Table, path: str, understood: list[Understood]) -> pa.Table:
+    """Removes blanks around the names of columns."""
+    names = [" ".join(name.split()) for name in table.column_names]
+    changed = sum(name != own for name, own in zip(names, table.column_names, strict=True))
+    if changed:
+        understood.append(
+            Understood(path, "layout", f"blanks in the names of {_columns(changed)} are passed over", changed)
+        )
+    return table.rename_columns(names)
 
 
-_READERS: dict[str, Callable[[bytes, ColumnOf | None], pa.Table]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
-    ".parquet": _read_parquet,
-    ".xlsx": _read_xlsx,
-}
+def _columns(number: int) -> str:
+    return "1 column" if number == 1 else f"{number:,} columns"
 
 
 def _check_header(names: list[str], path: str) -> None:
     twice = first_duplicate(names)
-    if twice is not None:
-        raise InputError(f"{path} has two columns named '{twice}': rename or remove one")
+    if twice is None:
+        return
+    numbers = [number for number, name in enumerate(names, start=1) if name == twice][:2]
+    where = f"columns {numbers[0]} and {numbers[1]} of the header"
+    if not twice:
+        raise InputError(f"{path}: {where} have no name: name or remove them")
+    raise InputError(f"{path} has two columns named '{twice}' ({where}): rename or remove one")
 
 
-def _with_blanks_missing(table: pa.Table) -> pa.Table:
-    """Converts all but floats and complete integer columns to text, with the `MISSING` spellings missing."""
-    missing, columns = pa.array(MISSING, pa.string()), []
-    for column in table.columns:
+def _with_blanks_missing(table: pa.Table, path: str, understood: list[Understood]) -> pa.Table:
+    """Converts all but floats and complete integer columns to text without outer blanks, `MISSING` ones missing."""
+    missing, columns, trimmed = pa.array(MISSING, pa.string()), [], 0
+    for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_floating(column.type) or (pa.types.is_integer(column.type) and not column.null_count):
             columns.append(column)
             continue
-        text = column.cast(pa.string())
-        blank = pc.is_in(pc.utf8_trim_whitespace(text), value_set=missing)
-        columns.append(pc.if_else(blank, pa.scalar(None, pa.string()), text))
+        text = _as_text(path, name, column)
+        plain = pc.utf8_trim(text, "\ufeff\u200b \t\n\r\u00a0\u3000\u2007\u202f")
+        trimmed += pc.sum(pc.not_equal(text, plain)).as_py() or 0
+        columns.append(pc.if_else(pc.is_in(plain, value_set=missing), pa.scalar(None, pa.string()), plain))
+    if trimmed:
+        cells = "1 cell is" if trimmed == 1 else f"{trimmed:,} cells are"
+        understood.append(Understood(path, "layout", f"{cells} read without the blanks around the text", trimmed))
     return pa.table(columns, names=table.column_names)
+
+
+def _as_text(path: str, name: str, column: Any) -> Any:
+    if pa.types.is_boolean(column.type):
+        return pc.if_else(column, "True", "False")
+    if pa.types.is_integer(column.type) or not pa.types.is_nested(column.type):
+        try:
+            return column.cast(pa.string())
+        except (pa.ArrowException, ValueError):
+            pass
+    raise InputError(f"{path}: column '{name}' holds {column.type} instead of plain values: remove it")
+
+
+def _without_blank_rows(table: pa.Table, path: str, understood: list[Understood]) -> pa.Table:
+    """Drops the rows in which every cell is missing, as spreadsheets leave them below and between others."""
+    if not table.num_columns or not table.column(0).null_count:
+        return table
+    kept = table.column(0).is_valid()
+    for column in table.columns[1:]:
+        if not pc.any(pc.invert(kept)).as_py():
+            return table
+        kept = pc.or_(kept, column.is_valid())
+    dropped = table.num_rows - (pc.sum(kept).as_py() or 0)
+    if not dropped:
+        return table
+    rows = "1 entirely blank row is" if dropped == 1 else f"{dropped:,} entirely blank rows are"
+    understood.append(Understood(path, "layout", f"{rows} passed over", dropped))
+    return table.filter(kept)
 
 
 def _one_line(error: BaseException) -> str:
