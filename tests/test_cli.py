@@ -54,8 +54,15 @@ def rewrite(path: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     change(pd.read_csv(path, dtype=str, keep_default_na=False)).to_csv(path, index=False)
 
 
-def repeat_first(table: pd.DataFrame) -> pd.DataFrame:
-    return pd.concat([table, table.head(1)])
+def contradict_first(column: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Repeats the first row with another row's value of a column."""
+
+    def contradict(table: pd.DataFrame) -> pd.DataFrame:
+        first = table.head(1)
+        other = table.loc[table[column] != first[column].iloc[0], column].iloc[0]
+        return pd.concat([table, first.assign(**{column: other})])
+
+    return contradict
 
 
 def two_folds_for_the_first_patient(config: Config, folder: Path) -> list[str]:
@@ -70,8 +77,8 @@ BAD_TABLES: dict[str, tuple[Callable[[Config, Path], list[str] | None], str]] = 
     "missing file": (lambda c, d: Path(c.cohort.clinical).unlink(), "clinical.csv"),
     "no label column": (lambda c, d: ["--set", "cohort.label=HER2"], "HER2"),
     "label values": (lambda c, d: ["--set", "cohort.positive=high"], "high"),
-    "duplicated patient": (lambda c, d: rewrite(c.cohort.clinical, repeat_first), "clinical.csv"),
-    "duplicated slide": (lambda c, d: rewrite(c.cohort.slides, repeat_first), "slides.csv"),
+    "duplicated patient": (lambda c, d: rewrite(c.cohort.clinical, contradict_first("LABEL")), "clinical.csv"),
+    "duplicated slide": (lambda c, d: rewrite(c.cohort.slides, contradict_first("PATIENT")), "slides.csv"),
     "too few for the folds": (lambda c, d: ["--set", "folds.n=20"], "folds"),
     "patient in two folds": (two_folds_for_the_first_patient, "folds"),
     "unknown key": (lambda c, d: ["--set", "train.epoch=3"], "train.epochs"),

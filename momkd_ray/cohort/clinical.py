@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from momkd_ray.cohort import columns
-from momkd_ray.cohort.table_files import blank_cell, data_rows, read_table, require_columns, rows_by_value, texts
+from momkd_ray.cohort.labels import sort_labels
+from momkd_ray.cohort.table_files import TableFile, blank_cell, data_rows, require_columns, rows_by_value, texts
+from momkd_ray.cohort.understood import Understood
 from momkd_ray.config.sections import CohortConfig
 from momkd_ray.errors import InputError
 from momkd_ray.input_faults import Fault, Problem
@@ -24,7 +26,8 @@ class ClinicalTable:
         rows: number of rows.
         faults: of kind patient.
         named: every patient that a row names, those with faults too.
-        counts: number of occurrences of each label.
+        y: label as written -> 1 for the positive class, 0 for the negative.
+        understood: what was recognised.
     """
 
     patient_column: str
@@ -33,22 +36,23 @@ class ClinicalTable:
     rows: int
     faults: tuple[Fault, ...]
     named: frozenset[str]
-    counts: Counter[str]
+    y: Mapping[str, int]
+    understood: tuple[Understood, ...]
 
 
-def read_clinical(settings: CohortConfig, site: str | None) -> ClinicalTable:
-    """Reads the clinical table; it may have one row per slide if all rows of a patient agree.
+def read_clinical(settings: CohortConfig, site: str | None, file: TableFile, column: str) -> ClinicalTable:
+    """Reads the clinical table; a patient may have several rows if all of them agree.
 
     Args:
         settings: the configuration's `cohort` section.
         site: `folds.site`, a column, or None.
+        file: the table.
+        column: its column of patients.
 
     Raises:
-        InputError: it cannot be read, lacks a column, or names no slides although no other table does.
+        InputError: it lacks a column, names no slides although no other table does, or has no label of a class.
     """
-    path = settings.clinical
-    frame = read_table(path)
-    column = columns.patient_column(frame.columns, path, settings.patient_column)
+    path, frame = file.path, file.frame()
     require_columns(frame.columns, path, settings.label, *([site] if site else []))
     row_per_slide = columns.has_row_per_slide(frame.columns, settings.slide_column)
     if settings.slides is None and settings.slide_column is None and not row_per_slide:
@@ -61,16 +65,14 @@ def read_clinical(settings: CohortConfig, site: str | None) -> ClinicalTable:
     faults = [_blank_patient(path, column, row) for row in blank if settings.slides is not None]
     label_of_row = texts(frame[settings.label])
     site_of_row = texts(frame[site]) if site else []
+    labelling = sort_labels(settings, Counter(label for label in label_of_row if label is not None))
     labels: dict[str, str | None] = {}
     sites: dict[str, str] = {}
     for patient, rows in sorted(rows_of.items()):
-        if len(rows) > 1 and not row_per_slide:
-            faults.append(_fault(path, patient, "duplicated", f"has more than one row ({data_rows(rows)}): keep one"))
-            continue
         own = [label_of_row[row - 1] for row in rows]
-        in_study = any(label in (settings.negative, settings.positive) for label in own)
+        in_study = any(label in labelling.y for label in own)
         its_sites = [site_of_row[row - 1] for row in rows] if site and in_study else []
-        differing = _differing(settings.label, rows, own) if in_study else ""
+        differing = _differing(settings.label, rows, own, labelling.y) if in_study else ""
         differing = differing or _differing(site or "", rows, its_sites)
         if differing:
             faults.append(_fault(path, patient, "duplicated", differing))
@@ -81,8 +83,22 @@ def read_clinical(settings: CohortConfig, site: str | None) -> ClinicalTable:
             labels[patient] = own[0]
             if its_sites:
                 sites[patient] = str(its_sites[0])
-    counts = Counter(label for label in label_of_row if label is not None)
-    return ClinicalTable(column, labels, sites, len(frame), tuple(faults), frozenset(rows_of), counts)
+    understood = [*file.understood, *labelling.understood]
+    if not row_per_slide:
+        understood += repeated_rows(path, rows_of)
+    return ClinicalTable(
+        column, labels, sites, len(frame), tuple(faults), frozenset(rows_of), labelling.y, tuple(understood)
+    )
+
+
+def repeated_rows(path: str, rows_of: Mapping[str, Sequence[int]]) -> list[Understood]:
+    """Counts the patients whose rows agree, and so count once."""
+    several = [patient for patient, rows in rows_of.items() if len(rows) > 1]
+    if not several:
+        return []
+    have = "1 patient has" if len(several) == 1 else f"{len(several):,} patients have"
+    what = f"{have} several rows, such as '{several[0]}' in {data_rows(rows_of[several[0]])}, which count once"
+    return [Understood(path, "identifiers", what, len(several))]
 
 
 def _fault(path: str, patient: str, problem: Problem, what: str) -> Fault:
@@ -93,12 +109,20 @@ def _blank_patient(path: str, column: str, row: int) -> Fault:
     return Fault("patient", f"data row {row}", "missing value", path, blank_cell(path, column, row))
 
 
-def _differing(column: str, rows: Sequence[int], values: Sequence[str | None]) -> str:
-    """Describes the rows of a patient that differ in a column; '' if they agree."""
-    rows_of_value: dict[str | None, list[int]] = {}
+def _differing(
+    column: str, rows: Sequence[int], values: Sequence[str | None], meaning: Mapping[str, Hashable] | None = None
+) -> str:
+    """Describes the rows of a patient that differ in a column, or in what its values mean; '' if they agree."""
+    rows_of_value: dict[Hashable, list[int]] = {}
+    spelt: dict[Hashable, str | None] = {}
     for row, value in zip(rows, values, strict=False):  # no values if the column is not asked for
-        rows_of_value.setdefault(value, []).append(row)
+        means = ("of class", meaning[value]) if meaning and value is not None and value in meaning else value
+        rows_of_value.setdefault(means, []).append(row)
+        spelt.setdefault(means, value)
     if len(rows_of_value) < 2:
         return ""
-    parts = [f"{'blank' if value is None else repr(value)} in {data_rows(own)}" for value, own in rows_of_value.items()]
+    parts = [
+        f"{'blank' if spelt[means] is None else repr(spelt[means])} in {data_rows(own)}"
+        for means, own in rows_of_value.items()
+    ]
     return f"has several values of '{column}' ({', '.join(parts)}): give all its rows the same one"

@@ -15,8 +15,12 @@ import pandas as pd
 
 from momkd_ray.cohort.clinical import ClinicalTable, read_clinical
 from momkd_ray.cohort.feature_files import files_of, list_features
+from momkd_ray.cohort.joining import clinical_column, join_slides, unusual_column
+from momkd_ray.cohort.labels import check_classes
 from momkd_ray.cohort.omics import OmicsTable, read_omics
 from momkd_ray.cohort.slides import SlideTable, read_slides
+from momkd_ray.cohort.table_files import read_table_file
+from momkd_ray.cohort.understood import Understood, in_order
 from momkd_ray.config.load import Config
 from momkd_ray.config.sections import CohortConfig
 from momkd_ray.errors import InputError
@@ -51,6 +55,7 @@ class Cohort:
         patient_column: name of the clinical table's patient column.
         rejected: bad rows and files; the entries that they name are left out.
         unmatched_files: names of feature files that no row of the slides' table names.
+        understood: what was recognised about the tables; warnings first.
     """
 
     patients: pd.DataFrame
@@ -61,6 +66,7 @@ class Cohort:
     patient_column: str = "patient_id"
     rejected: tuple[Fault, ...] = ()
     unmatched_files: tuple[str, ...] = ()
+    understood: tuple[Understood, ...] = ()
 
     def without_slides(self, faults: Iterable[Fault]) -> Cohort:
         """Removes the slides of bad feature files, and adds the faults to `rejected`.
@@ -90,14 +96,18 @@ class Cohort:
         return replace(self, excluded=pd.concat([self.excluded, _excluded(left_out)], ignore_index=True))
 
     def summary(self) -> list[str]:
-        """Describes the cohort in plain sentences: its counts, then everything left out and why."""
+        """Describes the cohort: likely mistakes, its counts, what was recognised, and everything left out and why."""
         counts = self.patients["label"].value_counts()
         per_class = ", ".join(f"{int(counts[name]):,} {name}" for name in reversed(self.classes))
         several = int((self.slides["patient_id"].value_counts() > 1).sum())
+        warnings = [entry.sentence() for entry in self.understood if entry.warning]
+        recognised = [entry.sentence() for entry in self.understood if not entry.warning]
         return [
+            *warnings,
             f"{_count(len(self.patients), 'patient')}: {per_class}.",
             f"{_count(len(self.slides), 'slide')}; {_count(several, 'patient')} with several.",
             self._omics_sentence(),
+            *recognised,
             *exclusion_sentences(self.excluded.itertuples(index=False)),
             *self._rejection_sentences(),
             *self.unmatched_file_sentences(),
@@ -171,20 +181,24 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
         FaultsError: a table or column is missing, a class has no patient or, with `stop`, a row is bad.
     """
     settings = config.cohort
-    if settings.positive == settings.negative:
-        raise InputError(f"cohort.positive and cohort.negative are both '{settings.positive}': name two classes")
-    with _faults_of_table(settings.clinical):
-        clinical = read_clinical(settings, config.folds.site)
-        _check_labels(settings, clinical)
+    check_classes(settings)
     slides_table = settings.slides or settings.clinical
+    with _faults_of_table(settings.clinical):
+        clinical_file = read_table_file(settings.clinical)
     with _faults_of_table(slides_table):
-        listing = read_slides(slides_table, settings.patient_column, settings.slide_column)
+        slides_file = clinical_file if slides_table == settings.clinical else read_table_file(slides_table)
+    with _faults_of_table(settings.clinical):
+        column = clinical_column(settings, clinical_file, slides_file)
+        clinical = read_clinical(settings, config.folds.site, clinical_file, column)
+    with _faults_of_table(slides_table):
+        joined = join_slides(settings, slides_file, clinical_file, column)
+        listing = read_slides(slides_table, joined.column, settings.slide_column, joined.frame)
         patients, left_out = _patients_in(settings, clinical, listing)
     slides, slides_out = _slides_in(listing, patients, clinical)
     omics = None
     if settings.omics is not None:
         with _faults_of_table(settings.omics):
-            omics = read_omics(settings.omics, settings.patient_column, patients.index.tolist())
+            omics = read_omics(settings.omics, settings.patient_column_of("omics"), patients.index.tolist())
     faults = [*clinical.faults, *listing.faults, *(omics.faults if omics else ())]
     if on_error == "stop":
         rows = {"patient": clinical.rows, "slide": listing.rows, "omics": omics.rows if omics else 0}
@@ -194,15 +208,17 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
     files = files_of(slides["slide_id"].tolist(), config.features.dir, listed)
     slides["path"], slides["file"] = [file.path for file in files], [file.stamp for file in files]
     slides["bytes"] = [file.size for file in files]
+    understood = [*unusual_column(settings.clinical, column), *clinical.understood, *joined.understood]
     return Cohort(
         patients=patients,
         slides=slides,
         omics=omics.values if omics else None,
-        classes=(settings.negative, settings.positive),
+        classes=settings.classes,
         excluded=_excluded([*left_out, *slides_out, *_omics_out(omics, clinical)]),
         patient_column=clinical.patient_column,
         rejected=tuple(sorted(faults)),
         unmatched_files=tuple(unmatched),
+        understood=in_order([*understood, *(omics.understood if omics else ())]),
     )
 
 
@@ -227,30 +243,19 @@ def _refuse_rows(faults: Sequence[Fault], settings: CohortConfig, rows: dict[str
     raise FaultsError(f"{counts} cannot be used, the first: {min(faults).reason}", faults)
 
 
-def _check_labels(settings: CohortConfig, clinical: ClinicalTable) -> None:
-    """Raises unless each class is the label of some patient."""
-    for key, name in (("positive", settings.positive), ("negative", settings.negative)):
-        if not clinical.counts[name]:
-            shown = ", ".join(f"'{value}' ({count})" for value, count in clinical.counts.most_common(8)) or "all blank"
-            more = f" and {len(clinical.counts) - 8} other values" if len(clinical.counts) > 8 else ""
-            raise InputError(
-                f"{settings.clinical}: no '{settings.label}' is '{name}' (cohort.{key}); its values are {shown}{more}"
-            )
-
-
 def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: SlideTable) -> tuple[pd.DataFrame, LeftOut]:
     """Divides the patients into those in the cohort and those left out."""
-    classes, with_slide = (settings.negative, settings.positive), set(listing.table["patient_id"])
+    classes, with_slide = settings.classes, set(listing.table["patient_id"])
     kept: dict[str, str] = {}
     left_out: list[Row] = []
     for patient, label in clinical.labels.items():
         if label is None:
             left_out.append(("patient", patient, "the label is blank", ""))
-        elif label not in classes:
-            reason = f"the label is '{label}', neither '{settings.positive}' nor '{settings.negative}'"
+        elif label not in clinical.y:
+            reason = f"the label is '{label}', neither '{classes[1]}' nor '{classes[0]}'"
             left_out.append(("patient", patient, reason, ""))
         elif patient in with_slide:
-            kept[patient] = label
+            kept[patient] = classes[clinical.y[label]]
         elif patient in listing.patients_with_bad_rows:
             left_out.append(("patient", patient, ALL_REJECTED, ""))
         else:
@@ -264,7 +269,7 @@ def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: Slide
             )
     table = pd.DataFrame(index=pd.Index(list(kept), name="patient_id", dtype="str"))
     table["label"] = pd.Series(list(kept.values()), table.index, dtype="str")
-    table["y"] = [int(label == settings.positive) for label in kept.values()]
+    table["y"] = [int(label == classes[1]) for label in kept.values()]
     if clinical.sites:
         table["site"] = pd.Series([clinical.sites[patient] for patient in kept], table.index, dtype="str")
     return table, left_out

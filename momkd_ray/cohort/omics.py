@@ -29,6 +29,7 @@ from momkd_ray.cohort.table_files import (
     read_content,
     rows_by_value,
 )
+from momkd_ray.cohort.understood import Understood
 from momkd_ray.errors import InputError
 from momkd_ray.input_faults import Fault, FileFaultError, Problem, raise_faults
 
@@ -46,6 +47,7 @@ class OmicsTable:
         of_others: patients with omics who were not requested.
         blank: patients whose row is entirely blank, who have no omics.
         other_files: files in a folder of vectors that are not vectors.
+        understood: what was recognised.
     """
 
     values: pd.DataFrame
@@ -54,6 +56,7 @@ class OmicsTable:
     of_others: tuple[str, ...]
     blank: tuple[str, ...]
     other_files: tuple[str, ...]
+    understood: tuple[Understood, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

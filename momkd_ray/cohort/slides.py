@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import pandas as pd
 
 from momkd_ray.cohort import columns
-from momkd_ray.cohort.table_files import blank_cell, data_rows, read_table, texts
+from momkd_ray.cohort.table_files import blank_cell, read_table, texts
 from momkd_ray.input_faults import Fault, Problem
 
 SLIDE_SUFFIXES = frozenset({".h5", ".hdf5", ".pt", ".svs", ".ndpi", ".tif", ".tiff", ".mrxs"})
@@ -45,21 +45,27 @@ def slide_id_of(file_name: str) -> str:
     return file_name[: -len(suffix)] if suffix.lower() in SLIDE_SUFFIXES else file_name
 
 
-def read_slides(path: str, patient_column: str | None = None, slide_column: str | None = None) -> SlideTable:
+def read_slides(
+    path: str,
+    patient_column: str | None = None,
+    slide_column: str | None = None,
+    frame: pd.DataFrame | None = None,
+) -> SlideTable:
     """Reads a table with one row per slide: STAMP's, CLAM's, Patho-Bench's or another with such columns.
 
-    A row without patient or slide, or whose slide is not a plain file name, is a fault. So is a slide with several
-    rows: of one patient it is kept once; of two patients it is left out, because its owner is unknown.
+    A row without patient or slide, or whose slide is not a plain file name, is a fault. A slide with several rows
+    of one patient counts once; one of two patients is a fault and is left out, because its owner is unknown.
 
     Args:
         path: local or `s3://`.
         patient_column: names the patients; None to find it by name.
         slide_column: names the slides; None to find it by name.
+        frame: the table, if it has been read already.
 
     Raises:
         InputError: it cannot be read, or none or several columns qualify.
     """
-    frame = read_table(path)
+    frame = read_table(path) if frame is None else frame
     patient_column = columns.patient_column(frame.columns, path, patient_column)
     slide_column = columns.slide_column(frame.columns, path, slide_column)
     patients, names = texts(frame[patient_column]), texts(frame[slide_column])
@@ -72,7 +78,7 @@ def read_slides(path: str, patient_column: str | None = None, slide_column: str 
             continue
         faults.append(_bad_row(path, row, patient, name, (patient_column, slide_column)))
         patients_with_bad_rows |= {patient} if patient is not None else set()
-    several = {slide: own for slide, own in rows.items() if len(own) > 1}
+    several = {slide: own for slide, own in rows.items() if len({patient for _, patient in own}) > 1}
     faults += [_several_rows(path, slide, own) for slide, own in several.items()]
     kept = {slide: own[0][1] for slide, own in sorted(rows.items()) if len({p for _, p in own}) == 1}
     patients_with_bad_rows |= {patient for slide, own in several.items() if slide not in kept for _, patient in own}
@@ -100,9 +106,6 @@ def _bad_row(path: str, row: int, patient: str | None, name: str | None, columns
 
 def _several_rows(path: str, slide: str, rows: Sequence[Row]) -> Fault:
     owners = {patient: row for row, patient in reversed(rows)}
-    if len(owners) == 1:
-        reason = f"{path}: slide '{slide}' has more than one row ({data_rows([row for row, _ in rows])}): keep one"
-        return Fault("slide", slide, "duplicated", path, reason)
     whose = " and ".join(f"of patient '{patient}' (data row {row})" for patient, row in reversed(owners.items()))
     reason = f"{path}: slide '{slide}' is {whose}: a slide belongs to one patient, correct or remove the rows"
     return Fault("slide", slide, "duplicated", path, reason)

@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from momkd_ray.config.dotted_keys import Section
 from momkd_ray.config.values import Location, Positive, Seed, Share, resolve_location
 
 GENE_SELECTIONS = ("xgboost", "anova", "variance", "all")
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
+REST = "rest"
+CUT_OFF = re.compile(r"(>=|<=|>|<|≥|≤)\s*([+-]?\d+(?:\.\d+)?)")
+
+
+def _labels(value: Any) -> Any:
+    """Makes texts of numbers and truth values, and a text of a list with one entry."""
+    if isinstance(value, (list, tuple)):
+        entries = [_labels(entry) for entry in value]
+        if not entries:
+            raise ValueError("the list names no label")
+        return entries[0] if len(entries) == 1 else tuple(entries)
+    if isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, str):
+        return value.strip()
+    raise ValueError(f"{value!r} is no label: give a text, or a list of texts")
+
+
+Labels = Annotated[
+    str | tuple[str, ...], BeforeValidator(_labels), WithJsonSchema({"type": "string or list of strings"})
+]
+
+
+class PatientColumns(Section):
+    """The patient columns of single tables, where `cohort.patient_column` does not name all of them."""
+
+    clinical: str | None = Field(default=None, description="The patient column of the clinical table.")
+    slides: str | None = Field(default=None, description="The patient column of the table of slides.")
+    omics: str | None = Field(default=None, description="The patient column of the table of omics.")
 
 
 class CohortConfig(Section):
@@ -31,22 +63,44 @@ class CohortConfig(Section):
     )
     patient_column: str | None = Field(
         default=None,
-        description="The name of the patient column; if given, every table must have it. By default it is "
-        "recognised by its name in each table.",
+        description="The name of the patient column; if given, every table that `cohort.columns` does not name must "
+        "have it. By default it is recognised in each table by its name, or by its values.",
     )
+    columns: PatientColumns = PatientColumns()
     slide_column: str | None = Field(
         default=None,
         description="The name of the slide column; if given, the table of slides must have it. By default it is "
         "recognised by its name.",
     )
     label: str = Field(description="The name of the label's column in the clinical table.")
-    positive: str = Field(default="positive", description="The label of the positive class, as written in the table.")
-    negative: str = Field(default="negative", description="The label of the negative class, as written in the table.")
+    positive: Labels = Field(
+        default="positive",
+        description="The label of the positive class, as written in the table; a list such as `[low, high]` of "
+        "several; a cut-off such as `'>= 25'` for numbers; or `rest` for all that the other class does not name.",
+    )
+    negative: Labels = Field(
+        default="negative", description="The label of the negative class, or its labels, in the same ways."
+    )
     bag: Literal["slide", "patient"] = Field(
         default="slide",
         description="`slide` makes each slide a bag and averages a patient's predictions; `patient` joins all "
         "slides of a patient into one bag.",
     )
+
+    @property
+    def classes(self) -> tuple[str, str]:
+        """The names of the negative and the positive class; several labels of a class are joined by `+`."""
+        negative, positive = ("+".join(self.labels_of(name)) for name in ("negative", "positive"))
+        return negative, positive
+
+    def labels_of(self, name: Literal["positive", "negative"]) -> tuple[str, ...]:
+        """Returns the labels, cut-offs or `rest` of a class."""
+        labels: str | tuple[str, ...] = getattr(self, name)
+        return (labels,) if isinstance(labels, str) else labels
+
+    def patient_column_of(self, table: Literal["clinical", "slides", "omics"]) -> str | None:
+        """Returns the configured patient column of a table; None if it is to be found."""
+        return getattr(self.columns, table) or self.patient_column
 
 
 class OmicsConfig(Section):

@@ -48,6 +48,10 @@ def page() -> str:
 def _rows(name: str, section: type[Section]) -> Iterator[str]:
     properties = section.model_json_schema()["properties"]
     for key, field in section.model_fields.items():
+        inner = section_of(field.annotation)
+        if inner is not None:
+            yield from _rows(f"{name}.{key}", inner)
+            continue
         yield f"| `{name}.{key}` | {_type(properties[key])} | {_default(field)} | {field.description} |"
 
 

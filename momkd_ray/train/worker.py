@@ -110,7 +110,7 @@ class FoldTraining:
             torch.cuda.reset_peak_memory_stats(self.device)  # another fold may have been trained in this process
         self.data = FoldData(task, collective, self.device)
         self.checkpoints = Checkpoints(task.directory.checkpoints, task.fingerprint)
-        classes = (config.cohort.negative, config.cohort.positive)
+        classes = config.cohort.classes
         self.gauges = GaugeReporter(config.run.dir, task.fold, task.setting, collective.rank, classes)
         torch.manual_seed(derive_seed("weights", config.train.seed, task.fold) % 2**63)
         model = build_model(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
@@ -208,7 +208,7 @@ class FoldTraining:
 
     def _with_class_names(self, slides: pd.DataFrame) -> pd.DataFrame:
         """Replaces class numbers by the user's class names, in the label and in the names of columns."""
-        classes = (self.config.cohort.negative, self.config.cohort.positive)
+        classes = self.config.cohort.classes
         named = slides.assign(label=[classes[y] for y in slides["y"]])
         named = named.rename(columns={f"p_{y}": f"p_{name}" for y, name in enumerate(classes)})
         return named[["slide_id", "patient_id", "label", *(f"p_{name}" for name in classes)]]
