@@ -10,11 +10,11 @@ import pandas as pd
 from momkd_ray.config.load import Config
 from momkd_ray.config.sections import resolve_location
 from momkd_ray.crossval.cross_validate import cross_validate_inputs
+from momkd_ray.crossval.open_run import open_run
 from momkd_ray.predict.ensemble import predict_folder
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import connect
 from momkd_ray.report.page import write_report
-from momkd_ray.run.open_run import open_run
 
 
 def cross_validate(

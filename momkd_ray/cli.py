@@ -66,7 +66,7 @@ def compare(
     from momkd_ray.compare.entries import entries_of
     from momkd_ray.compare.run import compare_models
     from momkd_ray.compare.tables import to_markdown
-    from momkd_ray.run.open_run import open_run
+    from momkd_ray.crossval.open_run import open_run
 
     settings = load_config(config, set_)
     entries_of(settings)
@@ -86,7 +86,7 @@ def train(
 ) -> None:
     """Train and test one fold; others may be trained beside it in the same run directory."""
     from momkd_ray.crossval.cross_validate import train_folds
-    from momkd_ray.run.open_run import open_run
+    from momkd_ray.crossval.open_run import open_run
 
     settings = load_config(config, set_)
     with open_run(settings, address, on_error, fold=fold) as run:
@@ -149,14 +149,16 @@ def split(config: ConfigOption, set_: SetOption = []) -> None:  # noqa: B006
     from momkd_ray.progress import ProgressReporter
     from momkd_ray.run.layout import RunDirectory
     from momkd_ray.run.prepare import open_cohort, open_folds
+    from momkd_ray.run.provenance import refuse_other_folds
 
     settings = load_config(config, set_)
     with ProgressReporter() as progress:
         cohort = open_cohort(settings, progress)
         plan = open_folds(settings, cohort, progress)
-    location = RunDirectory(settings.run.dir).folds
-    plan.to_csv(location, cohort.patient_column)
-    print(location)
+    directory = RunDirectory(settings.run.dir)
+    refuse_other_folds(directory, plan, cohort.patient_column)
+    plan.to_csv(directory.folds, cohort.patient_column)
+    print(directory.folds)
 
 
 @app.command()

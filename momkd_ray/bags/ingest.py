@@ -171,9 +171,10 @@ def _open_existing(uri: str, bag_format: StoreFormat) -> BagStore | None:
         return None
     store = BagStore.open(uri)
     if store.format != bag_format:
+        other = f"{uri.rstrip('/')}-{bag_format.dtype}-{bag_format.graph}{bag_format.neighbors}"
         raise InputError(
-            f"the bag store {uri} holds {_describe(store.format)}, not {_describe(bag_format)}; choose another "
-            "store.uri or remove that folder"
+            f"the bag store {uri} holds {_describe(store.format)}, not {_describe(bag_format)}; set store.uri to "
+            f"{other}, or remove that folder"
         )
     return store
 

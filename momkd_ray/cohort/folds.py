@@ -51,7 +51,11 @@ class FoldPlan:
 
     def to_csv(self, location: str, patient_column: str) -> None:
         """Writes the plan to a CSV file."""
-        storage.write_text(location, self.table.to_csv(index_label=patient_column, lineterminator="\n"))
+        storage.write_text(location, self.to_text(patient_column))
+
+    def to_text(self, patient_column: str) -> str:
+        """Returns the plan as the text of a CSV file."""
+        return self.table.to_csv(index_label=patient_column, lineterminator="\n")
 
 
 def make_folds(config: Config, cohort: Cohort, on_error: OnError = "stop") -> FoldPlan:
@@ -188,11 +192,10 @@ def _draw_folds(settings: FoldsConfig, patients: pd.DataFrame, classes: tuple[st
     from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
     y_N = patients["y"].to_numpy(dtype=np.int64)
-    for y, name in enumerate(classes):
-        count = int((y_N == y).sum())
-        if count < settings.n:
-            remedy = f"set folds.n to {count} or fewer" if count > 1 else "two is the least"
-            raise InputError(f"class '{name}' has {count} patients, too few for {settings.n} folds: {remedy}")
+    count, name = min((int((y_N == y).sum()), name) for y, name in enumerate(classes))
+    if count < settings.n:
+        remedy = f"set folds.n to {count} or fewer" if count > 1 else "two is the least"
+        raise InputError(f"class '{name}' has {count} patients, too few for {settings.n} folds: {remedy}")
     options = {"shuffle": True, "random_state": settings.seed % 2**32}
     if settings.site is None:
         splitter = StratifiedKFold if settings.stratify else KFold

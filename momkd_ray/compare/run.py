@@ -37,7 +37,7 @@ def compare_models(inputs: RunInputs, progress: ProgressReporter, *, own_cluster
     train_folds(inputs, inputs.plan.folds, progress, own_cluster=own_cluster, search=search)
     leaderboard = build_leaderboard(inputs, entries)
     run_dir = config.run.dir
-    storage.write_json(storage.join(run_dir, "leaderboard.json"), leaderboard.to_json())
+    storage.write_json(inputs.directory.leaderboard, leaderboard.to_json())
     storage.write_text(storage.join(run_dir, "leaderboard.csv"), to_csv(leaderboard))
     storage.write_text(storage.join(run_dir, "leaderboard.md"), to_markdown(leaderboard))
     storage.write_text(storage.join(run_dir, "leaderboard.tex"), to_latex(leaderboard))

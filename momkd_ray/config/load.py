@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from momkd_ray.config.agreement import disagreement
 from momkd_ray.config.dotted_keys import Section, dotted_keys, type_of, unknown_key
 from momkd_ray.config.model_names import DEFAULT_MODEL
 from momkd_ray.config.search_space import Range, Space, read_space
@@ -90,7 +91,11 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     def answer_fingerprint(self) -> str:
-        """Returns 16 hex digits of a SHA-256 over every key that can change a result.
+        """Returns 16 hex digits of a SHA-256 over `answer_keys`."""
+        return hashlib.sha256(json.dumps(self.answer_keys(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def answer_keys(self) -> dict[str, Any]:
+        """Returns every key that can change a result, as a tree.
 
         Left out are the locations of data, whose content the caller hashes, and the resources of the run.
         """
@@ -117,7 +122,7 @@ class Config(Section):
         ):
             if tree[section][key] == default:
                 del tree[section][key]
-        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+        return tree
 
     def with_settings(self, settings: Mapping[str, Any]) -> Config:
         """Returns the configuration with values of dotted keys replaced, and without `search` and `tuning`.
@@ -238,6 +243,8 @@ def _validated(tree: dict[str, Any], source: str) -> Config:
             raise InputError(f"{source}: {key}: {first['ctx']['error']}") from None
         hint = " (quote it in YAML)" if first["type"] == "string_type" else ""
         raise InputError(f"{source}: '{key}' is {first['input']!r}, but {_lower(first['msg'])}{hint}") from None
+    if wrong := disagreement(config):
+        raise InputError(f"{source}: {wrong}")
     _check_search(config, source)
     return config
 

@@ -22,3 +22,6 @@ MODELS = {
 """Name -> `module:class` of a `MILModel`."""
 
 DEFAULT_MODEL = "momkd"
+
+OMICS_MODELS = ("soft_labels", "batch_alignment", "omics_only", "late_fusion")
+"""Those that cannot be trained without omics."""

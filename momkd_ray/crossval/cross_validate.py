@@ -10,6 +10,7 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.bags.shared_bags import share_bags
+from momkd_ray.crossval.early_checks import check_memory_sizes
 from momkd_ray.crossval.evaluate import FoldResult, summarise
 from momkd_ray.crossval.median_stopping import SettingScores, read_stop_decisions
 from momkd_ray.crossval.mlflow_callback import trackers
@@ -20,6 +21,7 @@ from momkd_ray.errors import InputError, RunError, StoppedError
 from momkd_ray.model.bundle import BUNDLE_FILES
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import concurrent_folds, missing_resources_note
+from momkd_ray.run.earlier_run import has_trained
 from momkd_ray.run.inputs import RunInputs
 
 
@@ -71,6 +73,7 @@ def train_folds(
         progress.info(f"{done} of {total} folds are finished already and are kept")
     if done == total:
         return
+    check_memory_sizes(inputs, search.settings, folds)
     if own_cluster:
         concurrent_folds(inputs.config.cluster, own=True)
     elif note := missing_resources_note(inputs.config.cluster):
@@ -90,6 +93,8 @@ def train_folds(
     for result in results:
         if result.metrics and result.metrics.get("bad_input"):
             raise InputError(result.metrics["bad_input"])
+        if result.metrics and result.metrics.get("diverged"):
+            raise RunError(f"{result.metrics['run_failed']}{_elsewhere(inputs)}")
     failed = [str(result.error).strip().splitlines()[-1] for result in results if result.error]
     failed += [result.metrics["run_failed"] for result in results if "run_failed" in (result.metrics or {})]
     if failed:
@@ -100,6 +105,12 @@ def train_folds(
     # after Ctrl-C, Tune returns as if it had finished
     if _n_done(scores, folds) < total:
         raise StoppedError("interrupted; finished folds and epochs are kept: run the same command again to resume")
+
+
+def _elsewhere(inputs: RunInputs) -> str:
+    """Returns where a cure that changes the configuration can be followed; '' in this run directory."""
+    directory = inputs.directory
+    return f", and set run.dir to {directory.another()}: what is trained here stays" if has_trained(directory) else ""
 
 
 def _n_done(scores: SettingScores, folds: Sequence[int]) -> int:
@@ -129,7 +140,8 @@ def choose_settings(inputs: RunInputs) -> dict[int, int]:
             if setting not in stopped and (auc := _val_auc(inputs, fold, setting)) is not None
         }
         if not aucs:
-            raise RunError(f"fold {fold} diverged with every setting: search lower learning rates (train.lr)")
+            sentence = f"fold {fold} diverged with every setting: search lower learning rates (train.lr)"
+            raise RunError(f"{sentence}{_elsewhere(inputs)}")
         chosen[fold] = max(aucs, key=lambda setting: (aucs[setting], -setting))
     return chosen
 

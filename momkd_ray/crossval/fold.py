@@ -74,7 +74,7 @@ def fold_task(
     """Returns the task for the workers of a fold, and the genes selected on its training patients (None: no omics)."""
     config = inputs.config.with_settings(values)
     directory = inputs.fold_directory(fold, setting)
-    bags = _with_fraction(inputs.fold_bags(fold), config, fold)
+    bags = with_fraction(inputs.fold_bags(fold), config, fold)
     genes, omics = _fit_fold_genes(inputs, config, bags, directory, fold)
     task = FoldTask(
         config=config,
@@ -127,7 +127,7 @@ def _fit_fold_genes(
     return genes, dict(zip(with_omics.index, genes.apply(with_omics), strict=True))
 
 
-def _with_fraction(bags: pd.DataFrame, config: Config, fold: int) -> pd.DataFrame:
+def with_fraction(bags: pd.DataFrame, config: Config, fold: int) -> pd.DataFrame:
     """Leaves `train.fraction` of each class's training patients in, drawn by the seed."""
     if config.train.fraction == 1:
         return bags

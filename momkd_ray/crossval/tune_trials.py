@@ -16,7 +16,7 @@ from momkd_ray.config.sections import ClusterConfig
 from momkd_ray.crossval.fold import run_fold
 from momkd_ray.crossval.median_stopping import SettingScores, stop_file
 from momkd_ray.crossval.search import Search
-from momkd_ray.errors import input_error_within, run_error_within
+from momkd_ray.errors import diverged_error_within, input_error_within, run_error_within
 from momkd_ray.ray_runtime import environment
 from momkd_ray.ray_runtime.cluster import concurrent_folds
 from momkd_ray.run.inputs import RunInputs
@@ -225,7 +225,7 @@ def _trial(params: dict[str, Any], inputs: RunInputs) -> None:
             tune.report({"bad_input": str(wrong)})
             return
         if failed := run_error_within(error):
-            tune.report({"run_failed": str(failed)})
+            tune.report({"run_failed": str(failed), "diverged": diverged_error_within(error) is not None})
             return
         raise
     if result is None:

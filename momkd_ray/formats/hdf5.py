@@ -63,8 +63,8 @@ def opened(source: SourceFile) -> Iterator[Contents]:
             raise _open_elsewhere(source) from None
         if isinstance(error, MemoryError) and _is_within(error, source.size * _MAX_COMPRESSION):
             raise RunError(
-                f"there is not enough memory to read {source.path} ({error}); free memory, use a larger machine, or "
-                "set cluster.cpus_per_worker higher so that fewer files are read at a time"
+                f"there is not enough memory to read {source.path} ({error}); free memory or use a larger machine, "
+                "then run the same command again"
             ) from error
         raise _fault(source, error) from error
 

@@ -82,6 +82,13 @@ def connect(address: str | None = None) -> Iterator[Connection]:
         yield Connection(not address, _dashboard_url(), token_file)
 
 
+def starts_own_cluster(address: str | None) -> bool:
+    """Returns whether `connect` will start a cluster on this machine."""
+    import ray
+
+    return not (address or os.environ.get("RAY_ADDRESS") or ray.is_initialized())
+
+
 def _check_address(address: str, origin: str) -> None:
     """Raises `InputError` unless a Ray cluster answers at the address; Ray itself would retry for minutes."""
     if address.startswith("ray://"):
@@ -172,6 +179,22 @@ def missing_resources_note(cluster: ClusterConfig) -> str | None:
     return None
 
 
+def check_fits(cluster: ClusterConfig, kind: str, total: float) -> None:
+    """Raises `InputError` if a machine with this amount of a resource cannot train one fold with its fewest workers."""
+    amount, workers = _per_worker(cluster)[kind], cluster.least_workers
+    needed = workers * amount
+    if needed <= total:
+        return
+    key = f"cluster.{kind.lower()}s_per_worker"
+    cures = [f"set {key} to {total / workers:g}"]
+    if workers > 1 and amount <= total:
+        cures.insert(0, f"set cluster.workers to {int(total / amount)}")
+    raise InputError(
+        f"a fold needs {needed:g} {kind}s (cluster.workers times {key}), but this machine offers {total:g}; "
+        f"{', or '.join(cures)}"
+    )
+
+
 def concurrent_folds(cluster: ClusterConfig, own: bool) -> int:
     """Returns how many folds the cluster can train at once, each with the most workers it may use; at least 1.
 
@@ -184,13 +207,9 @@ def concurrent_folds(cluster: ClusterConfig, own: bool) -> int:
     """
     per_worker = _per_worker(cluster)
     total = {kind: total_resource(kind) for kind in per_worker}
-    for kind, amount in per_worker.items():
-        needed = cluster.least_workers * amount
-        if own and needed > total[kind]:
-            raise InputError(
-                f"a fold needs {needed:g} {kind}s (cluster.workers times cluster.{kind.lower()}s_per_worker), "
-                f"but this machine offers {total[kind]:g}; lower one of them"
-            )
+    if own:
+        for kind in per_worker:
+            check_fits(cluster, kind, total[kind])
     # the small constant absorbs rounding: 0.1 fits ten times into 1
     per_fold = {kind: cluster.most_workers * amount for kind, amount in per_worker.items() if amount}
     folds = {kind: int(total[kind] / amount + 1e-9) for kind, amount in per_fold.items()}

@@ -114,6 +114,20 @@ class RunDirectory:
         """The files of a fold; `setting` is the number of a search's setting, None without a search."""
         return FoldDirectory(storage.join(self._setting(setting), f"fold={fold}"))
 
+    def all_folds(self) -> list[FoldDirectory]:
+        """The folds that have a folder, also those of a search's settings and of a comparison's models."""
+        parents = [name for name in storage.list_names(self.location) if name.startswith(("setting=", "model="))]
+        return [
+            FoldDirectory(storage.join(parent, name))
+            for parent in [self.location, *(self._path(name) for name in parents)]
+            for name in storage.list_names(parent)
+            if name.startswith("fold=")
+        ]
+
+    def another(self) -> str:
+        """A name for another run directory, for messages."""
+        return f"{self.location.rstrip('/')}-2"
+
     def stop_decision(self, setting: int | None) -> str:
         """The file that stops a setting in all its folds, with the reason."""
         return storage.join(self._setting(setting), "stopped.json")
@@ -167,6 +181,11 @@ class RunDirectory:
     def metrics(self) -> str:
         """The metrics of the cross-validation."""
         return self._path("metrics.json")
+
+    @property
+    def leaderboard(self) -> str:
+        """The leaderboard of a comparison."""
+        return self._path("leaderboard.json")
 
     @property
     def report(self) -> str:

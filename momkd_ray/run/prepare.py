@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from momkd_ray import storage
 from momkd_ray.bags.ingest import ingest, is_current, outdated_bags, store_format
 from momkd_ray.bags.store import MANIFEST, BagStore
@@ -14,7 +16,7 @@ from momkd_ray.input_faults import REJECTED, Fault, OnError
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.run.layout import RunDirectory
-from momkd_ray.run.provenance import claim_directory, fingerprint
+from momkd_ray.run.provenance import claim_directory, fingerprint, is_of_a_trained_run
 from momkd_ray.synthetic.cohort import generate_cohort
 
 
@@ -103,20 +105,33 @@ def ensure_store(
 def _refuse_changed_features(config: Config) -> None:
     """Refuses to change the store under a run, unless that run left out bad inputs, which may be corrected now."""
     directory = RunDirectory(config.run.dir)
-    started = storage.exists(directory.provenance) and storage.exists(storage.join(config.store_uri, MANIFEST))
+    started = is_of_a_trained_run(directory) and storage.exists(storage.join(config.store_uri, MANIFEST))
     if started and not storage.exists(directory.rejected):
         raise InputError(
             f"{directory.location} holds a run of other slides or feature files than those of {config.features.dir}: "
-            "choose another run.dir, or remove that one"
+            f"set run.dir to {directory.another()}, or remove that run"
         )
 
 
 def open_run_inputs(
-    config: Config, cohort: Cohort, plan: FoldPlan, progress: ProgressReporter, on_error: OnError = "stop"
+    config: Config,
+    cohort: Cohort,
+    plan: FoldPlan,
+    progress: ProgressReporter,
+    on_error: OnError = "stop",
+    others_work: Callable[[], bool] = lambda: False,
 ) -> RunInputs:
     """Prepares all that a run needs and claims the run directory; Ray must be initialised.
 
     If `on_error` leaves out slides with bad feature files, the folds are made again without them.
+
+    Args:
+        config: the resolved configuration.
+        cohort: its cohort.
+        plan: its folds.
+        progress: receives notes and the count of slides.
+        on_error: whether bad feature files end it or are left out.
+        others_work: returns whether other processes work in the run directory.
 
     Raises:
         InputError: a feature file is bad, or the run directory contains a run of another configuration or other data.
@@ -127,5 +142,4 @@ def open_run_inputs(
         plan = open_folds(config, cohort, progress, on_error)
     cohort = cohort.with_excluded(plan.left_out)
     inputs = RunInputs(config, cohort, plan, store, store, fingerprint(config, cohort, plan, store))
-    claim_directory(inputs)
-    return inputs
+    return claim_directory(inputs, others_work)

@@ -64,7 +64,7 @@ class Holder:
 @contextmanager
 def lease(
     location: str, folder: str, part: str = "", on_wait: Callable[[str], None] = lambda sentence: None
-) -> Iterator[None]:
+) -> Iterator[Callable[[], bool]]:
     """Holds a folder, or a part of it, for the length of the block.
 
     Args:
@@ -72,6 +72,9 @@ def lease(
         folder: what is held, for messages.
         part: the part that is held, such as `fold 3`; '' for all of the folder and every part.
         on_wait: called with a sentence if a holder on another machine is watched for a sign of life.
+
+    Yields:
+        A function that returns whether others hold parts of the folder now.
 
     Raises:
         RunError: another process holds it, or took it over while this one stood still.
@@ -81,7 +84,7 @@ def lease(
     heart = _Heart(location, mine)
     heart.start()
     try:
-        yield
+        yield lambda: _others_hold(location, mine)
     except (KeyboardInterrupt, StoppedError) as error:
         if heart.successor is None:
             raise
@@ -123,6 +126,11 @@ def _acquire(location: str, folder: str, mine: Holder, on_wait: Callable[[str], 
                 "it is alive"
             )
         time.sleep(POLL_S)
+
+
+def _others_hold(location: str, mine: Holder) -> bool:
+    holders = _parse(_content(location), location)
+    return any(holder.token != mine.token and not holder.process.has_ended() for holder in holders)
 
 
 def _try(location: str, mine: Holder, abandoned: set[str]) -> list[Holder]:

@@ -33,8 +33,8 @@ def fit(task: FoldTask, stop: Callable[[], bool] | None = None) -> dict[str, Any
     cluster, bags_per_step = task.config.cluster, task.config.train.bags_per_step
     if bags_per_step < cluster.most_workers:
         raise InputError(
-            f"train.bags_per_step is {bags_per_step}, fewer than cluster.workers ({cluster.most_workers}): "
-            "a worker would have nothing to do; raise train.bags_per_step"
+            f"train.bags_per_step is {bags_per_step}, fewer than cluster.workers ({cluster.most_workers}): a worker "
+            f"would have nothing to do; set train.bags_per_step to {cluster.most_workers} or more"
         )
     if cluster.most_workers == 1:
         from ray import tune

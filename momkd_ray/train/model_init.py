@@ -78,7 +78,7 @@ def initialise_memory(model: MoMKD, data: FoldData, dtype: torch.dtype) -> None:
         if len(sample_NS) < config.components:
             raise InputError(
                 f"memory.components is {config.components}, but fold {data.task.fold} has only "
-                f"{len(sample_NS)} training patches of class {y}; lower memory.components"
+                f"{len(sample_NS)} training patches of class {y}; set memory.components to {len(sample_NS)} or fewer"
             )
         rng = np.random.default_rng(derive_seed("centroids", seed, y))
         kept = np.sort(rng.permutation(len(sample_NS))[: config.init_patches])

@@ -124,5 +124,5 @@ def dtype_of_products(precision: str, device: torch.device) -> torch.dtype:
     """
     capable = multiplies_bf16(device)
     if precision == "bf16" and not capable:
-        raise InputError("train.precision is bf16, but this device does not compute in it; use auto or fp32")
+        raise InputError("train.precision is bf16, but this device does not compute in it; set train.precision to auto")
     return torch.bfloat16 if capable and precision != "fp32" else torch.float32

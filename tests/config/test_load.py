@@ -123,7 +123,7 @@ def test_every_unknown_key_next_to_a_known_one_is_led_back(written: str) -> None
 def test_where_and_on_what_a_run_happens_does_not_change_its_fingerprint(written: str) -> None:
     same = load_config(written).answer_fingerprint()
     for override in (
-        "cluster.workers=4",
+        "cluster.cpus_per_worker=4",
         "run.dir=/elsewhere",
         "store.part_mb=7",
         "train.patches_per_pass=9",

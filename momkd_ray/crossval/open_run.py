@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from momkd_ray.config.load import Config
+from momkd_ray.crossval.early_checks import check_own_machine
 from momkd_ray.errors import InputError
 from momkd_ray.input_faults import OnError
 from momkd_ray.progress import ProgressReporter
-from momkd_ray.ray_runtime.cluster import connect
+from momkd_ray.ray_runtime.cluster import concurrent_folds, connect
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.run.layout import RunDirectory
 from momkd_ray.run.prepare import open_cohort, open_folds, open_run_inputs
@@ -48,6 +49,7 @@ def open_run(
         InputError: an input is bad, or there is no such fold.
         RunError: another process works in the run directory, or Ray could not be started.
     """
+    check_own_machine(config, address)
     with ProgressReporter() as progress:
         cohort = open_cohort(config, progress, on_error)
         plan = open_folds(config, cohort, progress, on_error)
@@ -55,10 +57,15 @@ def open_run(
             raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, plan.folds))}")
     directory = RunDirectory(config.run.dir)
     part = "" if fold is None else f"fold {fold}"
-    with ProgressReporter() as progress, lease(directory.lease, directory.location, part, progress.info):
+    with (
+        ProgressReporter() as progress,
+        lease(directory.lease, directory.location, part, progress.info) as others_work,
+    ):
         progress.info(f"Connecting to Ray at {address}" if address else "Connecting to Ray")
         with connect(address) as ray:
             if note := ray.dashboard_note():
                 progress.info(note)
-            inputs = open_run_inputs(config, cohort, plan, progress, on_error)
+            if ray.own:
+                concurrent_folds(config.cluster, own=True)
+            inputs = open_run_inputs(config, cohort, plan, progress, on_error, others_work)
             yield OpenRun(inputs, progress, ray.own)
