@@ -16,6 +16,7 @@ from momkd_ray.config.load import Config, load_config
 from momkd_ray.config.sections import resolve_location
 from momkd_ray.credentials import redact
 from momkd_ray.errors import InputError, StoppedError, input_error_within, run_error_within
+from momkd_ray.evaluate.command import evaluate
 
 app = typer.Typer(
     help="Train, cross-validate and run MoMKD on Ray.",
@@ -192,6 +193,9 @@ def predict(
         on_error=on_error,
     )
     print(resolve_location(out))
+
+
+app.command()(evaluate)
 
 
 @app.command()

@@ -51,8 +51,8 @@ class Ensemble:
             paths: their feature files.
 
         Returns:
-            `bag_id`; `p`, the mean probability of the positive class, None if no file can be used; `faults` of the
-            files that cannot.
+            `bag_id`; `p`, the mean probability of the positive class, None if no file can be used; `members`, that of
+            each model; `faults` of the files that cannot.
         """
         bags: list[Bag] = []
         faults: list[Fault] = []
@@ -61,11 +61,12 @@ class Ensemble:
                 bags.append(self._bag(slide_id, path))
             except FileFaultError as error:
                 faults.append(Fault("slide", slide_id, error.problem, path, str(error)))
-        p = None
+        p, members = None, []
         if bags:
             batch = collate([join_bags(bag_id, bags)], device=self.device).to(self.device)
-            p = sum(float(model.predict(batch)[0][0, 1]) for model in self.models) / len(self.models)
-        return {"bag_id": bag_id, "p": p, "faults": faults}
+            members = [float(model.predict(batch)[0][0, 1]) for model in self.models]
+            p = sum(members) / len(members)
+        return {"bag_id": bag_id, "p": p, "members": members, "faults": faults}
 
     def _bag(self, slide_id: str, path: str) -> Bag:
         bag = read_bag(path, slide_id, Recipe(self.card.neighbors, self.card.graph), self.card.width)
@@ -133,7 +134,7 @@ def predict_folder(
     table = table[table["slide_id"].isin(list(patients))]
     bags = group_bags(table, patients, joint=joint)
     rows: list[dict[str, Any]] = []
-    for row in _predicted(bags, models, gpus):
+    for row in predict_bags(bags, models, gpus):
         rows.append(row)
         progress.update("predict", len(rows), len(bags), "bags")
     faults = unmatched + [fault for row in rows for fault in row["faults"]]
@@ -158,7 +159,8 @@ def _write(table: pd.DataFrame, out: str) -> None:
             table.to_parquet(stream, index=False)
 
 
-def _predicted(bags: pd.DataFrame, models: Sequence[str], gpus: float) -> Iterator[dict[str, Any]]:
+def predict_bags(bags: pd.DataFrame, models: Sequence[str], gpus: float) -> Iterator[dict[str, Any]]:
+    """Yields what `Ensemble.predict` returns for each bag of `group_bags`; Ray must be initialised."""
     rows = bags[["bag_id", "slides", "paths"]].to_dict("records")
     yield from parallel_map(
         _predict_bag,

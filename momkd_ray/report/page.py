@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +10,13 @@ import numpy as np
 import pandas as pd
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from pyarrow import ArrowException
 
 from momkd_ray import __version__, storage
 from momkd_ray.crossval.evaluate import pool_patients
 from momkd_ray.crossval.progress_callback import format_setting
 from momkd_ray.errors import InputError
 from momkd_ray.report import figures
+from momkd_ray.run.finished import label_and_classes, parquet, read_finished
 from momkd_ray.run.layout import RunDirectory
 
 _METRIC_NAMES = {
@@ -82,13 +80,12 @@ def write_report(run_dir: str) -> str:
 
 
 def _read_run(directory: RunDirectory) -> FinishedRun:
-    metrics = _read(directory, directory.metrics, json.loads)
-    configuration = _read(directory, directory.configuration, bytes.decode)
-    tree = _read(directory, directory.configuration, yaml.safe_load)
-    predictions = _read(directory, directory.predictions, lambda content: pd.read_parquet(io.BytesIO(content)))
+    metrics = read_finished(directory, directory.metrics, json.loads)
+    configuration = read_finished(directory, directory.configuration, bytes.decode)
+    tree = read_finished(directory, directory.configuration, yaml.safe_load)
+    predictions = read_finished(directory, directory.predictions, parquet)
     try:
-        cohort = tree["cohort"]
-        label, classes = str(cohort["label"]), (str(cohort["negative"]), str(cohort["positive"]))
+        label, classes = label_and_classes(tree)
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{directory.configuration} lacks the cohort's label or classes: run momkd-ray crossval again"
@@ -105,23 +102,8 @@ def _read_run(directory: RunDirectory) -> FinishedRun:
         raise InputError(
             f"{directory.predictions} and {directory.metrics} have different folds: run momkd-ray crossval again"
         )
-    epochs = {fold: _read(directory, directory.fold(fold).metrics, _epochs) for fold in folds}
+    epochs = {fold: read_finished(directory, directory.fold(fold).metrics, _epochs) for fold in folds}
     return FinishedRun(metrics, predictions, configuration, label, classes, epochs)
-
-
-def _read(directory: RunDirectory, location: str, parse: Callable[[bytes], Any]) -> Any:
-    try:
-        content = storage.read_bytes(location)
-    except FileNotFoundError as error:
-        name = location.removeprefix(directory.location).lstrip("/")
-        raise InputError(
-            f"no finished cross-validation in {directory.location}: {name} is missing; run momkd-ray crossval first"
-        ) from error
-    try:
-        return parse(content)
-    except (ValueError, KeyError, yaml.YAMLError, ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{location} is damaged ({reason}): run momkd-ray crossval again") from error
 
 
 def _epochs(content: bytes) -> pd.DataFrame:

@@ -1,0 +1,194 @@
+"""The labelled patients of an external cohort; everybody who is left out is kept with the reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from momkd_ray.cohort.clinical import read_clinical
+from momkd_ray.cohort.columns import has_row_per_slide
+from momkd_ray.cohort.joining import clinical_column, join_slides
+from momkd_ray.cohort.slides import read_slides
+from momkd_ray.cohort.table_files import read_table_file, require_columns, rows_by_value, texts
+from momkd_ray.cohort.understood import Understood, in_order
+from momkd_ray.config.data_sections import PatientColumns
+from momkd_ray.config.sections import CohortConfig
+from momkd_ray.errors import InputError
+from momkd_ray.input_faults import Fault
+
+EXCLUDED = ("kind", "id", "reason")
+MISSING = "missing"  # the level of patients whose cell of a subgroup's column is blank
+_OPTIONS = {
+    "cohort.columns.clinical": "--patient-column",
+    "cohort.columns.slides": "--slides-patient-column",
+    "cohort.patient_column": "--patient-column",
+    "cohort.slide_column": "--slide-column",
+    "cohort.slides": "--slides",
+    "cohort.positive": "--positive",
+    "cohort.negative": "--negative",
+}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Where the labels of an external cohort are, and what its classes are called there.
+
+    Attributes:
+        clinical: the table.
+        label: its column.
+        classes: the labels, cut-offs or `rest` of the negative and the positive class there.
+        slides: the table of slides; None where the clinical table has a row per slide, or each file is a patient.
+        patient_column, slides_patient_column, slide_column: None to find them by name or values.
+        subgroups: columns to compare patients by.
+    """
+
+    clinical: str
+    label: str
+    classes: tuple[tuple[str, ...], tuple[str, ...]]
+    slides: str | None = None
+    patient_column: str | None = None
+    slides_patient_column: str | None = None
+    slide_column: str | None = None
+    subgroups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FlowStep:
+    """How many patients reached a step, and how many did not for which reason."""
+
+    step: str
+    patients: int
+    left_out: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class ExternalCohort:
+    """The patients with the label of a class.
+
+    Attributes:
+        patients: index `patient_id` (sorted), `y` (1 = positive), and a column of text for each subgroup.
+        excluded: everybody and everything left out so far, columns `EXCLUDED`.
+        flow: the steps from all that the clinical table names to those who are left.
+        patient_column: name of the patient column.
+        faults: bad rows of the tables.
+        slides: slide -> patient by a table; None where no table names the slides.
+        understood: what was recognised about the tables.
+    """
+
+    patients: pd.DataFrame
+    excluded: pd.DataFrame
+    flow: tuple[FlowStep, ...]
+    patient_column: str
+    faults: tuple[Fault, ...]
+    slides: dict[str, str] | None
+    understood: tuple[Understood, ...]
+
+    def without(self, reasons: dict[str, str], step: str) -> ExternalCohort:
+        """Leaves patients out for a reason each, and names the step after which the others remain."""
+        rows = [("patient", patient, reason) for patient, reason in sorted(reasons.items())]
+        patients = self.patients[~self.patients.index.isin(list(reasons))]
+        return replace(
+            self,
+            patients=patients,
+            excluded=pd.concat([self.excluded, excluded_table(rows)], ignore_index=True),
+            flow=(*self.flow, FlowStep(step, len(patients), dict(sorted(Counter(reasons.values()).items())))),
+        )
+
+    def noting(self, rows: Sequence[tuple[str, str, str]]) -> ExternalCohort:
+        """Adds rows to `excluded` that are not patients of this cohort."""
+        return replace(self, excluded=pd.concat([self.excluded, excluded_table(rows)], ignore_index=True))
+
+
+def excluded_table(rows: Sequence[tuple[str, str, str]]) -> pd.DataFrame:
+    """Returns rows of `kind, id, reason` as a table of text."""
+    return pd.DataFrame(list(rows), columns=list(EXCLUDED), dtype="str")
+
+
+def as_options(message: str) -> str:
+    """Replaces the configuration's keys in a message by this command's options, so that its cure works."""
+    for key, option in _OPTIONS.items():
+        message = message.replace(f"set {key} to", f"give {option}").replace(key, option)
+    return message
+
+
+def read_cohort(labels: Labels) -> ExternalCohort:
+    """Reads the clinical table.
+
+    Raises:
+        InputError: it cannot be read, lacks a column, or a class has fewer than two patients.
+    """
+    try:
+        return _read_cohort(labels)
+    except InputError as error:
+        raise InputError(as_options(str(error))) from error
+
+
+def _settings(labels: Labels, row_per_slide: bool) -> CohortConfig:
+    return CohortConfig(
+        clinical=labels.clinical,
+        slides=labels.slides or (None if row_per_slide else labels.clinical),
+        columns=PatientColumns(clinical=labels.patient_column, slides=labels.slides_patient_column),
+        slide_column=labels.slide_column if labels.slides or row_per_slide else None,
+        label=labels.label,
+        positive=labels.classes[1],
+        negative=labels.classes[0],
+    )
+
+
+def _read_cohort(labels: Labels) -> ExternalCohort:
+    file = read_table_file(labels.clinical)
+    frame = file.frame()
+    require_columns(frame.columns, labels.clinical, labels.label, *labels.subgroups)
+    row_per_slide = has_row_per_slide(frame.columns, labels.slide_column)
+    settings = _settings(labels, row_per_slide)
+    slides_file = read_table_file(labels.slides) if labels.slides else file
+    column = clinical_column(settings, file, slides_file)
+    clinical = read_clinical(settings, None, file, column)
+    slides, faults, understood = None, list(clinical.faults), list(clinical.understood)
+    if labels.slides or row_per_slide:
+        joined = join_slides(settings, slides_file, file, column)
+        listing = read_slides(slides_file.path, joined.column, settings.slide_column, joined.frame)
+        slides = dict(zip(listing.table["slide_id"], listing.table["patient_id"], strict=True))
+        faults, understood = [*faults, *listing.faults], [*understood, *joined.understood]
+    negative, positive = settings.classes
+    kept: dict[str, int] = {}
+    left_out = [("patient", fault.id, fault.reason) for fault in clinical.faults]
+    for patient, label in clinical.labels.items():
+        if label is None:
+            left_out.append(("patient", patient, f"'{labels.label}' is blank"))
+        elif label in clinical.y:
+            kept[patient] = clinical.y[label]
+        else:
+            neither = f"'{labels.label}' is '{label}', neither '{negative}' nor '{positive}'"
+            left_out.append(("patient", patient, neither))
+    patients = pd.DataFrame({"y": kept}, dtype=int).rename_axis("patient_id").sort_index()
+    rows_of, _ = rows_by_value(frame[column])
+    for name in labels.subgroups:
+        patients[name] = _values(frame, labels.clinical, name, rows_of, patients.index.tolist())
+    blank = sum(fault.id.startswith("data row ") for fault in clinical.faults)
+    problems = [f"a bad row ({fault.problem})" for fault in clinical.faults]
+    reasons = Counter([*problems, *(reason for _, _, reason in left_out[len(problems) :])])
+    flow = (
+        FlowStep(f"named by {labels.clinical}", len(clinical.named) + blank, {}),
+        FlowStep("with the label of a class", len(patients), dict(reasons)),
+    )
+    return ExternalCohort(patients, excluded_table(left_out), flow, column, tuple(faults), slides, in_order(understood))
+
+
+def _values(
+    frame: pd.DataFrame, path: str, column: str, rows_of: dict[str, list[int]], patients: Sequence[str]
+) -> list[str]:
+    """Returns each patient's value of a column as text, `MISSING` where it is blank."""
+    cells, found = texts(frame[column]), []
+    for patient in patients:
+        own = {cells[row - 1] for row in rows_of[patient]} - {None}
+        if len(own) > 1:
+            raise InputError(
+                f"{path}: patient '{patient}' has several values of '{column}' ({', '.join(sorted(map(repr, own)))}): "
+                "give all its rows the same one"
+            )
+        found.append(next(iter(own)) or MISSING if own else MISSING)
+    return found

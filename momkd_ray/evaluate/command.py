@@ -1,0 +1,111 @@
+"""The verb `evaluate` of the command line."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+from momkd_ray.config.values import resolve_location
+
+DEFAULT_OUT = "evaluation"
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="The run directory of a finished cross-validation.")],
+    clinical: Annotated[str, typer.Option(help="Clinical table of the external cohort, with the label.")],
+    features: Annotated[str | None, typer.Option(help="Folder of its feature files, local or s3://.")] = None,
+    predictions: Annotated[
+        str | None, typer.Option(help="Instead of --features: a file of predictions, which no model is run for.")
+    ] = None,
+    slides: Annotated[str | None, typer.Option(help="Table of patients and slides.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the label. Default: the run's.")] = None,
+    positive: Annotated[
+        list[str],
+        typer.Option(help="A label of the positive class in this table. May be repeated. Default: the run's."),
+    ] = [],  # noqa: B006
+    negative: Annotated[
+        list[str],
+        typer.Option(help="A label of the negative class in this table. May be repeated. Default: the run's."),
+    ] = [],  # noqa: B006
+    patient_column: Annotated[str | None, typer.Option(help="Column of the patients. Default: by its name.")] = None,
+    slides_patient_column: Annotated[str | None, typer.Option(help="The same in the table of slides.")] = None,
+    slide_column: Annotated[str | None, typer.Option(help="Column of the slides. Default: by its name.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder to write. Default: RUN/evaluation.")] = None,
+    against: Annotated[list[str], typer.Option(help="Other predictions to compare with. May be repeated.")] = [],  # noqa: B006
+    subgroups: Annotated[
+        str, typer.Option(help="Columns to compare patients by: site,age,stage; age:50:65 cuts at 50 and 65.")
+    ] = "",
+    prevalence: Annotated[
+        list[float], typer.Option(help="Give predictive values at this prevalence, too. May be repeated.")
+    ] = [],  # noqa: B006
+    sensitivity: Annotated[
+        list[float], typer.Option(help="Choose a threshold with this sensitivity, too. May be repeated.")
+    ] = [0.9],  # noqa: B006
+    specificity: Annotated[
+        list[float], typer.Option(help="Choose a threshold with this specificity, too. May be repeated.")
+    ] = [0.9],  # noqa: B006
+    gpus: Annotated[float, typer.Option(help="GPUs of each task; may be a fraction.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json instead of a summary.")] = False,
+    on_error: Annotated[
+        Literal["stop", "skip"],
+        typer.Option(help="Whether bad inputs end the command, or are left out and listed in rejected.csv."),
+    ] = "stop",
+    address: Annotated[
+        str | None, typer.Option(help="Address of a running Ray cluster; by default one is started.")
+    ] = None,
+) -> None:
+    """Evaluate a run's models on an external, labelled cohort: statistics, tables, figures and a page."""
+    if (features is None) == (predictions is None):
+        raise typer.BadParameter("give one of --features and --predictions", param_hint="--features")
+    from momkd_ray import storage
+    from momkd_ray.cohort.table_files import read_table
+    from momkd_ray.evaluate.cohort import Labels
+    from momkd_ray.evaluate.options import EvaluationOptions, parse_subgroups
+    from momkd_ray.evaluate.run import evaluate_run
+    from momkd_ray.evaluate.tables import text_summary
+    from momkd_ray.evaluate.trained_run import read_run
+    from momkd_ray.progress import ProgressReporter
+
+    run_dir = resolve_location(run)
+    trained = read_run(run_dir)
+    table = resolve_location(clinical)
+    groups = parse_subgroups(subgroups, list(read_table(table).columns)) if subgroups else ()
+    labels = Labels(
+        clinical=table,
+        label=label or trained.label,
+        classes=(tuple(negative) or trained.labels_of[0], tuple(positive) or trained.labels_of[1]),
+        slides=resolve_location(slides) if slides else None,
+        patient_column=patient_column,
+        slides_patient_column=slides_patient_column,
+        slide_column=slide_column,
+        subgroups=tuple(group.column for group in groups),
+    )
+    folder = resolve_location(out) if out else storage.join(run_dir, DEFAULT_OUT)
+    options = EvaluationOptions(tuple(sensitivity), tuple(specificity), tuple(prevalence), groups)
+    with ProgressReporter() as progress:
+        evaluation = evaluate_run(
+            run_dir,
+            labels,
+            folder,
+            options,
+            progress,
+            features=resolve_location(features) if features else None,
+            predictions=resolve_location(predictions) if predictions else None,
+            against=[resolve_location(path) for path in against],
+            gpus=gpus,
+            address=address,
+            on_error=on_error,
+        )
+        for step in evaluation["cohort"]["flow"]:
+            progress.info(f"{step['patients']} patients {step['step']}")
+            for reason, count in step["left_out"].items():
+                progress.info(f"  {count} left out: {reason}")
+        for note in evaluation["notes"]:
+            progress.info(f"Note: {note}")
+    if as_json:
+        print(json.dumps(evaluation, indent=2, allow_nan=False))
+    else:
+        print(text_summary(evaluation))
+        print(f"\n{storage.join(folder, 'evaluation.html')}")

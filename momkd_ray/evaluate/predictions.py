@@ -1,0 +1,210 @@
+"""The probabilities of an external cohort's patients: by the folds' models, or from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from momkd_ray.cohort import columns
+from momkd_ray.cohort.identifiers import join_patients, match_identifiers
+from momkd_ray.cohort.patient_mean import patient_mean
+from momkd_ray.cohort.table_files import data_rows, read_table, rows_by_value, texts
+from momkd_ray.errors import InputError
+from momkd_ray.evaluate.cohort import ExternalCohort, Labels, as_options
+from momkd_ray.evaluate.trained_run import TrainedRun
+from momkd_ray.input_faults import OnError, record_faults
+from momkd_ray.predict.ensemble import check_ensemble, group_bags, list_slides, predict_bags
+from momkd_ray.progress import ProgressReporter
+
+FOLD = "fold="  # a column with the probability by one fold's model
+
+
+def predict_cohort(
+    run: TrainedRun,
+    cohort: ExternalCohort,
+    labels: Labels,
+    features: str,
+    rejected: str,
+    progress: ProgressReporter,
+    *,
+    gpus: float = 0,
+    on_error: OnError = "stop",
+) -> tuple[ExternalCohort, pd.DataFrame]:
+    """Predicts the labelled patients that have feature files; Ray must be initialised.
+
+    Args:
+        run: whose folds' models predict.
+        cohort: the labelled patients.
+        labels: where the slides of each patient are named.
+        features: folder of the feature files.
+        rejected: where bad rows and files are listed.
+        progress: receives the count of bags.
+        gpus: number of GPUs of each task.
+        on_error: whether bad rows and files end it, or are left out.
+
+    Returns:
+        The cohort without those who cannot be predicted, and a table with the index `patient_id`: `p` of the positive
+        class, the mean over the models, and `fold=<k>`, each model's.
+
+    Raises:
+        InputError: a model or feature file is bad, or nobody can be predicted.
+    """
+    card = check_ensemble(run.models)[0]
+    files = list_slides(features)
+    patients, faults = cohort.slides, list(cohort.faults)
+    if patients is None:  # each file is a patient's, by its name
+        patients = dict(match_identifiers(files["slide_id"].tolist(), cohort.patients.index.tolist()).own)
+    here = set(cohort.patients.index)
+    # of the files alone, those of patients with a label are read
+    own = files[[patients.get(slide) in here for slide in files["slide_id"]]]
+    unnamed = [slide for slide in files["slide_id"] if slide not in patients]
+    cohort = cohort.noting(
+        [("slide", slide, "a feature file of no patient of the clinical table") for slide in unnamed]
+    )
+    listed = set(files["slide_id"])
+    cohort = cohort.noting(
+        [
+            ("slide", slide, "no feature file")
+            for slide, patient in sorted(patients.items())
+            if patient in here and slide not in listed
+        ]
+    )
+    record_faults(faults, f"the tables and {len(files)} feature files", rejected, on_error)
+    bags = group_bags(own, patients, joint=card.bag == "patient") if len(own) else own
+    rows: list[dict[str, Any]] = []
+    for row in predict_bags(bags, run.models, gpus) if len(own) else ():
+        rows.append(row)
+        progress.update("predict", len(rows), len(bags), "bags")
+    faults += [fault for row in rows for fault in row["faults"]]
+    record_faults(faults, f"the tables and {len(files)} feature files", rejected, on_error)
+    if faults:
+        progress.info(f"{len(faults)} bad rows or files are left out; {rejected} lists them with the reason")
+    reasons = _unpredicted(cohort, patients, own, rows, bags)
+    cohort = cohort.without(reasons, "with features that can be read")
+    predicted = [row for row in rows if row["p"] is not None]
+    if not predicted:
+        raise InputError(
+            f"no patient of {labels.clinical} with the label of a class has a feature file in {features}: compare the "
+            "names of files, slides and patients, or give --slides"
+        )
+    table = pd.DataFrame(
+        [{"bag_id": row["bag_id"], "p": row["p"], **_by_fold(run, row["members"])} for row in predicted]
+    )
+    table = table.merge(bags[["bag_id", "patient_id"]], on="bag_id").rename(columns={"bag_id": "slide_id"})
+    probabilities = [name for name in table.columns if name == "p" or name.startswith(FOLD)]
+    return cohort, patient_mean(table, probabilities).set_index("patient_id")
+
+
+def _by_fold(run: TrainedRun, members: Sequence[float]) -> dict[str, float]:
+    return {f"{FOLD}{fold}": p for fold, p in zip(run.thresholds, members, strict=True)}
+
+
+def _unpredicted(
+    cohort: ExternalCohort,
+    patients: dict[str, str],
+    files: pd.DataFrame,
+    rows: Sequence[dict[str, Any]],
+    bags: pd.DataFrame,
+) -> dict[str, str]:
+    """Returns why patients have no probability."""
+    with_slide = set(patients.values())
+    with_file = {patients[slide] for slide in files["slide_id"]}
+    good = {row["bag_id"] for row in rows if row["p"] is not None}
+    predicted = set(bags.loc[bags["bag_id"].isin(good), "patient_id"]) if len(files) else set()
+    reasons = {}
+    for patient in cohort.patients.index:
+        if patient not in with_slide:
+            reasons[patient] = "no slide"
+        elif patient not in with_file:
+            reasons[patient] = "no feature file"
+        elif patient not in predicted:
+            reasons[patient] = "no feature file that can be read"
+    return reasons
+
+
+def read_predictions(
+    path: str, classes: tuple[str, str], label: str, cohort: ExternalCohort, patient_column: str | None = None
+) -> pd.DataFrame:
+    """Reads a file of predictions: of `predict`, of a run, of an earlier evaluation, or STAMP's.
+
+    The column with the probability of the positive class is `p_<positive>`, or `<label>_<positive>` as STAMP writes.
+
+    Args:
+        path: `.csv`, `.tsv`, `.parquet` or `.xlsx`.
+        classes: names of the negative and the positive class.
+        label: name of the label.
+        cohort: whose patients it is joined with, however the file spells them.
+        patient_column: None to find it by name.
+
+    Returns:
+        The index `patient_id`, sorted: `p`, and `fold=<k>` where the file has each fold's. Slides of a patient are
+        averaged.
+
+    Raises:
+        InputError: a column is missing, a row has no probability, or a patient has two rows that are no slides.
+    """
+    frame = read_table(path)
+    try:
+        patient = columns.patient_column(frame.columns, path, patient_column)
+    except InputError as error:
+        raise InputError(as_options(str(error))) from error
+    names = [f"p_{classes[1]}", f"{label}_{classes[1]}"]
+    column = next((name for name in names if name in frame.columns), None)
+    if column is None:
+        shown = ", ".join(f"'{name}'" for name in list(frame.columns)[:12])
+        raise InputError(
+            f"{path} has no column '{names[0]}' with the probability of '{classes[1]}'; its columns are {shown}: give "
+            "the file that momkd-ray predict wrote, or rename the column"
+        )
+    rows, blank = rows_by_value(frame[patient])
+    if blank:
+        raise InputError(f"{path}: '{patient}' is blank in {data_rows(blank)}: fill it in or remove the row")
+    own = [column, *(name for name in frame.columns if str(name).startswith(FOLD))]
+    numbers = frame[own].apply(pd.to_numeric, errors="coerce")
+    bad = (~((numbers >= 0) & (numbers <= 1))).any(axis=1)
+    if bad.any():
+        where = [int(row) + 1 for row in bad.to_numpy().nonzero()[0]]
+        raise InputError(
+            f"{path}: {data_rows(where)} has no probability between 0 and 1: predict again, or remove the row"
+        )
+    table = numbers.rename(columns={column: "p"}).astype(float)
+    table["patient_id"] = texts(frame[patient])
+    slides = columns.has_row_per_slide(frame.columns, None)
+    twice = [patient for patient, of in rows.items() if len(of) > 1]
+    if twice and not slides:
+        raise InputError(
+            f"{path}: patient '{twice[0]}' has more than one row ({data_rows(rows[twice[0]])}), but no column names "
+            "slides: keep one row per patient"
+        )
+    table["slide_id"] = range(len(table))
+    everybody = [*cohort.patients.index, *cohort.excluded.loc[cohort.excluded["kind"] == "patient", "id"]]
+    own_names = join_patients(path, rows, everybody, "the clinical table").own
+    meant = {name: own_names.get(name, name) for name in rows}
+    if two := next((name for name in rows if list(meant.values()).count(meant[name]) > 1), None):
+        raise InputError(f"{path}: two identifiers mean the patient '{meant[two]}', one is '{two}': keep one of them")
+    table["patient_id"] = table["patient_id"].map(meant)
+    return patient_mean(table, [name for name in table.columns if name not in ("patient_id", "slide_id")]).set_index(
+        "patient_id"
+    )
+
+
+def join_predictions(
+    cohort: ExternalCohort, predictions: pd.DataFrame, path: str
+) -> tuple[ExternalCohort, pd.DataFrame]:
+    """Leaves out the patients without a prediction, and notes predictions of others.
+
+    Raises:
+        InputError: no patient has one.
+    """
+    own = predictions.index.intersection(cohort.patients.index)
+    if own.empty:
+        raise InputError(f"{path} has none of the labelled patients: compare the names of the patients in both tables")
+    known = set(cohort.patients.index) | set(cohort.excluded["id"])
+    others = [name for name in predictions.index if name not in known]
+    cohort = cohort.noting(
+        [("prediction", name, "a prediction of no patient of the clinical table") for name in others]
+    )
+    reasons = {name: "no prediction" for name in cohort.patients.index if name not in predictions.index}
+    return cohort.without(reasons, f"with a prediction in {path}"), predictions.loc[sorted(own)]

@@ -1,0 +1,165 @@
+"""Evaluates a finished run on an external cohort: from tables and features to files, figures and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from momkd_ray import __version__, storage
+from momkd_ray.errors import InputError
+from momkd_ray.evaluate.against import check_shared
+from momkd_ray.evaluate.cohort import ExternalCohort, Labels, read_cohort
+from momkd_ray.evaluate.evaluation import evaluate_patients, with_probabilities
+from momkd_ray.evaluate.options import EvaluationOptions
+from momkd_ray.evaluate.page import drawings_of, render_page
+from momkd_ray.evaluate.predictions import FOLD, join_predictions, predict_cohort, read_predictions
+from momkd_ray.evaluate.subgroups import levels_of
+from momkd_ray.evaluate.tables import comparison_table, performance_table, subgroup_table
+from momkd_ray.evaluate.trained_run import TrainedRun, read_run
+from momkd_ray.input_faults import REJECTED, OnError, record_faults
+from momkd_ray.progress import ProgressReporter
+from momkd_ray.ray_runtime.cluster import connect
+from momkd_ray.report.drawings import write_drawings
+
+FIGURES = "figures"
+
+
+def evaluate_run(
+    run_dir: str,
+    labels: Labels,
+    out: str,
+    options: EvaluationOptions,
+    progress: ProgressReporter,
+    *,
+    features: str | None = None,
+    predictions: str | None = None,
+    against: Sequence[str] = (),
+    gpus: float = 0,
+    address: str | None = None,
+    on_error: OnError = "stop",
+) -> dict[str, Any]:
+    """Evaluates a run's ensemble and writes evaluation.json, tables, figures and evaluation.html.
+
+    Args:
+        run_dir: a finished cross-validation.
+        labels: the clinical table of the cohort.
+        out: the folder to write.
+        options: fixed points and subgroups.
+        progress: receives counts and notes.
+        features: folder of feature files, which the folds' models predict; or else
+        predictions: a file of predictions.
+        against: files of other predictions.
+        gpus: number of GPUs of each task of prediction.
+        address: of a running Ray cluster; by default one is started for the predictions.
+        on_error: whether bad rows and feature files end it or are left out; all are listed in rejected.csv.
+
+    Returns:
+        The content of evaluation.json.
+
+    Raises:
+        InputError: an input is bad; the message names it and its remedy.
+        RunError: a task failed.
+    """
+    run = read_run(run_dir)
+    cohort = read_cohort(labels)
+    for entry in cohort.understood:
+        progress.info(entry.sentence())
+    rejected = storage.join(out, REJECTED)
+    others = {path: read_predictions(path, run.classes, run.label, cohort) for path in against}
+    # what is wrong with them is said before any model runs
+    check_shared(cohort.patients, others)
+    for group in options.subgroups:
+        levels_of(cohort.patients[group.column], group)
+    if features is not None:
+        with connect(address):
+            cohort, table = predict_cohort(
+                run, cohort, labels, features, rejected, progress, gpus=gpus, on_error=on_error
+            )
+    elif predictions is not None:
+        record_faults(cohort.faults, f"the patients of {labels.clinical}", rejected, on_error)
+        given = read_predictions(predictions, run.classes, run.label, cohort)
+        cohort, table = join_predictions(cohort, given, predictions)
+    else:
+        raise InputError("neither features nor predictions are given: name the folder, or the file")
+    return _evaluate(run, cohort, table, options, others, out, {"features": features, "predictions": predictions})
+
+
+def _evaluate(
+    run: TrainedRun,
+    cohort: ExternalCohort,
+    predicted: pd.DataFrame,
+    options: EvaluationOptions,
+    others: dict[str, pd.DataFrame],
+    out: str,
+    source: dict[str, str | None],
+) -> dict[str, Any]:
+    table = cohort.patients.join(with_probabilities(predicted, run, run.recalibration()), how="inner")
+    evaluation = evaluate_patients(table, run, options, others)
+    evaluation["cohort"] |= {"flow": [asdict(step) for step in cohort.flow]}
+    evaluation |= {"notes": _notes(evaluation), "source": source, "version": __version__}
+    drawings = drawings_of(evaluation, table, options.seed)
+    tables = {
+        "performance.csv": performance_table(evaluation),
+        "subgroups.csv": subgroup_table(evaluation),
+        "comparisons.csv": comparison_table(evaluation),
+        "excluded.csv": cohort.excluded,
+        "predictions.csv": _named(table, run, cohort.patient_column),
+    }
+    for name, one in tables.items():
+        location = storage.join(out, name)
+        if len(one.columns):
+            storage.write_text(location, one.to_csv(index=False, lineterminator="\n"))
+        else:  # of an earlier evaluation with subgroups or comparisons
+            storage.delete(location)
+    write_drawings(list(drawings.values()), storage.join(out, FIGURES))
+    storage.write_text(storage.join(out, "evaluation.html"), render_page(evaluation, drawings, FIGURES))
+    storage.write_json(storage.join(out, "evaluation.json"), evaluation)
+    return evaluation
+
+
+def _notes(evaluation: dict[str, Any]) -> list[str]:
+    """Returns what a reader must know before any figure."""
+    notes, cohort = [], evaluation["cohort"]
+    overlap = cohort["also_in_the_run"]
+    if overlap["patients"]:
+        examples = ", ".join(overlap["examples"])
+        notes.append(
+            f"{overlap['patients']} of the {cohort['patients']} patients are also in the run's folds ({examples}"
+            f"{', ...' if overlap['patients'] > len(overlap['examples']) else ''}): models were trained on them, so "
+            "these figures are not of new patients. Leave them out for an external evaluation."
+        )
+    slope = evaluation["calibration"]["recalibrated"]["map"]["slope"]
+    if slope <= 0:
+        notes.append(
+            f"On the run's validation patients the slope of the recalibration is {slope:.2f}, not above 0: higher "
+            "probabilities did not go with more positive patients there, so the recalibrated probability is of no use."
+        )
+    fewest = min(cohort["positives"], cohort["negatives"])
+    if fewest < 20:
+        notes.append(
+            f"The smaller class has {fewest} patients: every interval is wide, and calibration cannot be judged."
+        )
+    return notes
+
+
+def _named(table: pd.DataFrame, run: TrainedRun, patient_column: str) -> pd.DataFrame:
+    """Returns the evaluated patients with the user's names of columns and classes."""
+    negative, positive = run.classes
+    named = pd.DataFrame(
+        {
+            patient_column: table.index.astype(str),
+            "label": [run.classes[y] for y in table["y"]],
+            f"p_{negative}": 1 - table["p"].to_numpy(),
+            f"p_{positive}": table["p"].to_numpy(),
+            "predicted": [positive if p >= run.threshold else negative for p in table["p"]],
+            f"corrected_p_{positive}": table["corrected"].to_numpy(),
+            f"recalibrated_p_{positive}": table["recalibrated"].to_numpy(),
+        }
+    )
+    for column in table.columns:
+        if column.startswith(FOLD):
+            named[column] = table[column].to_numpy()
+    return named
