@@ -15,8 +15,10 @@ import pandas as pd
 
 from momkd_ray.cohort.clinical import ClinicalTable, read_clinical
 from momkd_ray.cohort.feature_files import files_of, list_features
+from momkd_ray.cohort.gene_scale import GeneFamily
 from momkd_ray.cohort.joining import clinical_column, join_slides, unusual_column
 from momkd_ray.cohort.labels import check_classes
+from momkd_ray.cohort.no_genes import Label
 from momkd_ray.cohort.omics import OmicsTable, read_omics
 from momkd_ray.cohort.slides import SlideTable, read_slides
 from momkd_ray.cohort.table_files import read_table_file
@@ -48,7 +50,7 @@ class Cohort:
             `folds.site` names one, `site`.
         slides: columns `slide_id` (sorted), `patient_id`, and of the feature file `path`, `file` (size and time of
             change, '' if there is none) and `bytes`.
-        omics: index `patient_id` (sorted, some or all patients), float32 genes; None without omics.
+        omics: index `patient_id` (sorted, some or all patients), float32 genes, NaN where blank; None without omics.
         classes: (negative, positive).
         excluded: columns `kind` (patient, slide or omics), `id`, `reason`, and `problem`: '' for entries excluded by
             the configuration and what follows from it, `unmatched` for entries that match nothing. None is a fault.
@@ -56,6 +58,7 @@ class Cohort:
         rejected: bad rows and files; the entries that they name are left out.
         unmatched_files: names of feature files that no row of the slides' table names.
         understood: what was recognised about the tables; warnings first.
+        gene_families: the genes by the scale of their values; None if they were not read from a file.
     """
 
     patients: pd.DataFrame
@@ -67,6 +70,7 @@ class Cohort:
     rejected: tuple[Fault, ...] = ()
     unmatched_files: tuple[str, ...] = ()
     understood: tuple[Understood, ...] = ()
+    gene_families: tuple[GeneFamily, ...] | None = None
 
     def without_slides(self, faults: Iterable[Fault]) -> Cohort:
         """Removes the slides of bad feature files, and adds the faults to `rejected`.
@@ -198,7 +202,9 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
     omics = None
     if settings.omics is not None:
         with _faults_of_table(settings.omics):
-            omics = read_omics(settings.omics, settings.patient_column_of("omics"), patients.index.tolist())
+            label = Label(settings.label, clinical.labels, dict(zip(patients.index, patients["label"], strict=True)))
+            omics_column = settings.patient_column_of("omics")
+            omics = read_omics(settings.omics, omics_column, patients.index.tolist(), config.omics, label)
     faults = [*clinical.faults, *listing.faults, *(omics.faults if omics else ())]
     if on_error == "stop":
         rows = {"patient": clinical.rows, "slide": listing.rows, "omics": omics.rows if omics else 0}
@@ -219,6 +225,7 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
         rejected=tuple(sorted(faults)),
         unmatched_files=tuple(unmatched),
         understood=in_order([*understood, *(omics.understood if omics else ())]),
+        gene_families=omics.families if omics else None,
     )
 
 

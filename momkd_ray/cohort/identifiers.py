@@ -23,7 +23,7 @@ _WAYS: dict[Way, str] = {
 _BARCODE = re.compile(r"((?:TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})|(?:TARGET-\d\d-[A-Z0-9]{6}))(?:-(\d\d)[A-Z]?(?:-.*)?)?")
 _NUMBER = re.compile(r"\d+(?:\.0*)?|\d(?:\.\d+)?[eE]\+?\d+")
 _SEPARATORS = re.compile(r"[\s._\-\u2010-\u2015]+")
-_NORMAL_TISSUE = ("10", "11", "12", "13", "14")
+_TUMOURS = [f"0{digit}" for digit in range(1, 10)]
 _SUSPICIOUS = 0.05  # share of identifiers that begin with a patient's, from which it is no coincidence
 
 
@@ -63,7 +63,7 @@ class Matching:
             count = f"1 {kind} is" if len(names) == 1 else f"{len(names):,} {kind}s are"
             what = f"{count} matched {words}, such as '{names[0]}' with '{self.own[names[0]]}'"
             entries.append(Understood(location, "identifiers", what, len(names)))
-        normal = [name for name in self.of("barcode") if _sample_type(name) in _NORMAL_TISSUE]
+        normal = [name for name in self.of("barcode") if is_normal(name)]
         if normal:
             what = f"{len(normal):,} of them are samples of normal tissue, such as '{normal[0]}'"
             entries.append(Understood(location, "identifiers", what, len(normal), warning=True))
@@ -170,6 +170,12 @@ def is_row_numbers(values: Iterable[str | None]) -> bool:
     """Returns whether a column counts its rows from 0 or 1."""
     cells = list(values)
     return any(cells == [str(start + row) for row in range(len(cells))] for start in (0, 1)) or not cells
+
+
+def is_normal(name: str) -> bool:
+    """Returns whether a barcode of TCGA or TARGET is of normal tissue, blood or a control, not of a tumour."""
+    kind = _sample_type(name)
+    return kind is not None and kind not in _TUMOURS
 
 
 def _by_key(names: Iterable[str], key: Callable[[str], Hashable | None]) -> dict[Hashable | None, list[str]]:

@@ -119,7 +119,7 @@ def _fit_fold_genes(
         genes = GeneTransform.load(directory.genes)
     else:
         y_N = inputs.cohort.patients["y"].loc[with_omics.index].to_numpy()
-        genes = fit_genes(with_omics, y_N, config.genes, config.folds.seed)
+        genes = fit_genes(with_omics, y_N, config.genes, config.folds.seed, inputs.cohort.gene_families)
         genes.save(directory.genes)
     if chosen.needs_omics_to_predict:
         tested = bags.loc[bags["role"] != "train", "patient_id"]

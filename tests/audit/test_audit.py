@@ -163,7 +163,7 @@ def test_a_table_that_cannot_be_used_is_a_fault_beside_those_of_the_files(
     cohort.file(2).unlink()
     cohort.file(3).write_bytes(b"")
     omics = pd.read_parquet(cohort.config.cohort.omics)
-    omics.assign(stage="II").to_parquet(cohort.config.cohort.omics)
+    omics.drop(columns="PATIENT").to_parquet(cohort.config.cohort.omics)
     code, found, table = cohort.audited()
     assert code == 1
     faults = table[table["level"] == "fault"].set_index("id")["problem"].to_dict()
@@ -172,7 +172,7 @@ def test_a_table_that_cannot_be_used_is_a_fault_beside_those_of_the_files(
     assert len(found["folds"]) == 6
     said = capsys.readouterr().out.splitlines()
     assert [line.count(missing) for line in said if missing in line and "there is no" in line] == [1]
-    assert any("'stage'" in line and "remove it" in line for line in said)
+    assert any("rna.parquet has no column that names the patients" in line for line in said)
     code, found, table = cohort.audited("--set", "cohort.label=NOPE")
     assert code == 1
     assert table["id"].tolist() == [empty, "clinical.csv"], "a slide that no table names has no file to miss"
