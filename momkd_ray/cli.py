@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from momkd_ray.cli_options import AddressOption
 from momkd_ray.config.load import Config, load_config
 from momkd_ray.config.sections import resolve_location
 from momkd_ray.credentials import redact
 from momkd_ray.errors import InputError, StoppedError, input_error_within, run_error_within
 from momkd_ray.evaluate.command import evaluate
+from momkd_ray.heatmap.command import heatmap
 
 app = typer.Typer(
     help="Train, cross-validate and run MoMKD on Ray.",
@@ -31,7 +33,6 @@ OnErrorOption = Annotated[
     Literal["stop", "skip"],
     typer.Option(help="Whether bad inputs end the command, or are left out and listed in rejected.csv."),
 ]
-AddressOption = Annotated[str | None, typer.Option(help="Address of a running Ray cluster; by default one is started.")]
 
 
 @app.command()
@@ -196,6 +197,7 @@ def predict(
 
 
 app.command()(evaluate)
+app.command()(heatmap)
 
 
 @app.command()

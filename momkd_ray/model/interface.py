@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from momkd_ray.batches.collate import BagBatch, to_device_async
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model.dropout import Dropout, Layers, draw_dropout, dropout_pieces
+from momkd_ray.model.explain import Readout
 from momkd_ray.model.memory import MomentumMemory
 
 
@@ -95,6 +96,13 @@ class MILModel(nn.Module, ABC):
         assert not self.training, "predict wants eval()"
         output: Output = self(batch)
         return output.logits_BY.softmax(dim=-1), output.attention_P
+
+    def readout(self, batch: BagBatch) -> Readout | None:
+        """Returns how one bag is pooled and classified, for heatmaps; None for a model that has no attention.
+
+        Called in evaluation mode without gradients; `classify` of the pooled bag gives the logits of `forward`.
+        """
+        return None
 
     def prepare(self, summary: TrainingSummary) -> None:
         """Initialises what depends on the training data; called once, before the first step of a fold."""

@@ -34,6 +34,7 @@ from momkd_ray.batches.tiles import Tile
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model import losses
 from momkd_ray.model.dropout import Dropout, Layers, apply_dropout
+from momkd_ray.model.explain import Readout
 from momkd_ray.model.gatv2 import Masks, SlideEncoder
 from momkd_ray.model.interface import MILModel
 from momkd_ray.model.memory import MomentumMemory
@@ -174,6 +175,22 @@ class MoMKD(MILModel):
         """Computes the patch projections z (Q, S) of one tile, in evaluation mode."""
         assert not self.training, "project wants eval()"
         return F.normalize(self.project_patch(self.slide_encoder.encode_tile(features_PD, tile, Masks())), dim=-1)
+
+    def readout(self, batch: BagBatch) -> Readout:
+        """Returns how one bag is pooled and classified, with every patch's cosines to the memory components."""
+        components_YKS = self.memory.components
+        if batch.tiles:
+            encoded = [self.slide_encoder.encode_tile(batch.features_PD, tile, Masks()) for tile in batch.tiles]
+            context_PH = torch.cat(encoded)[torch.cat([tile.own_Q for tile in batch.tiles]).argsort()]
+        else:
+            context_PH = self.slide_encoder(batch, Masks())
+        patches_PS, score_P = self.memory_guided_scores(context_PH, components_YKS)
+        return Readout(
+            patches_PH=context_PH,
+            attention_P=score_P.softmax(dim=0),
+            classify=lambda pooled_NH: self._classify(pooled_NH, {}),
+            similarity_PYK=torch.einsum("ps,yks->pyk", patches_PS, components_YKS),
+        )
 
     def omics_parameters(self) -> list[nn.Parameter]:
         """Returns the parameters of the omics branch, which a pass without omics does not use."""

@@ -11,6 +11,7 @@ from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model.baselines.segments import pool_by_attention
 from momkd_ray.model.baselines.slide_classifier import AttentionScore, SlideModel, SlideOutput, linear_classifier
 from momkd_ray.model.dropout import Dropout
+from momkd_ray.model.explain import Readout
 
 ATTENTION_WIDTH = 128  # L of the paper's experiments on histology
 
@@ -34,6 +35,11 @@ class ABMIL(SlideModel):
         """Pools and classifies the bags."""
         attention_P, pooled_BH = self.pool(batch, self.draw_dropout(batch))
         return SlideOutput(self.classifier(pooled_BH), attention_P)
+
+    def readout(self, batch: BagBatch) -> Readout:
+        """Returns how one bag is pooled and classified."""
+        h_PH = self.embed(batch, {})
+        return Readout(h_PH, self.score(h_PH)[:, 0].softmax(dim=0), self.classifier)
 
 
 class GatedABMIL(ABMIL):

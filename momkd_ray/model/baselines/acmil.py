@@ -16,6 +16,7 @@ from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model.baselines.segments import rank_in_bag
 from momkd_ray.model.baselines.slide_classifier import AttentionScore, SlideModel, SlideOutput, linear_classifier
 from momkd_ray.model.dropout import Dropout, Layers
+from momkd_ray.model.explain import Readout
 
 BRANCHES = 5  # M of the paper
 MASKED_PATCHES, MASKING = 10, 0.6  # K and p of the paper's stochastic top-K instance masking
@@ -66,6 +67,11 @@ class ACMIL(SlideModel):
         highest_PJ = torch.stack([rank_in_bag(score_P, batch) for score_P in score_PJ.unbind(1)], dim=1)
         masked_B = (batch.patches_B.long() - 1).clamp(max=MASKED_PATCHES)
         return (highest_PJ < masked_B[batch.bag_of_patch_P][:, None]) & (draws.keep(score_PJ.shape[1]) == 0)
+
+    def readout(self, batch: BagBatch) -> Readout:
+        """Returns how the mean of the branches pools one bag."""
+        h_PH = self.embed(batch, {})
+        return Readout(h_PH, self.score(h_PH).softmax(dim=0).mean(dim=1), self.classifier)
 
     def losses(self, output: SlideOutput, batch: BagBatch) -> dict[str, Tensor]:
         """Computes the losses of bag, branches and diversity and their sum per bag (B,)."""

@@ -12,6 +12,7 @@ from momkd_ray.batches.collate import BagBatch
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model.baselines.segments import pool_by_attention, rank_in_bag
 from momkd_ray.model.baselines.slide_classifier import SlideModel, SlideOutput
+from momkd_ray.model.explain import Readout
 from momkd_ray.model.kernels.linear import Linear
 
 QUERY_WIDTH = 128  # of q, as in the authors' experiments
@@ -52,6 +53,17 @@ class DSMIL(SlideModel):
         mean_B = (critical_score_B + bag_score_B) / 2
         logits_BY = torch.stack([torch.zeros_like(mean_B), mean_B], dim=1)
         return DSMILOutput(logits_BY, attention_P, critical_score_B, bag_score_B)
+
+    def readout(self, batch: BagBatch) -> Readout:
+        """Returns how the second stream pools one bag; the score of the critical patch counts as a constant."""
+        output = self(batch)
+        assert output.attention_P is not None
+
+        def classify(pooled_NH: Tensor) -> Tensor:
+            mean_N = (output.critical_B + self.bag_classifier(pooled_NH)[:, 0]) / 2
+            return torch.stack([torch.zeros_like(mean_N), mean_N], dim=1)
+
+        return Readout(self.embed(batch, {}), output.attention_P, classify)
 
     def losses(self, output: SlideOutput, batch: BagBatch) -> dict[str, Tensor]:
         """Computes the cross-entropy of each stream and their mean per bag (B,)."""

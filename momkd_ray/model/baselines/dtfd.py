@@ -13,6 +13,7 @@ from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model.baselines.segments import pool_by_attention, rank_in_bag, sum_by_bag
 from momkd_ray.model.baselines.slide_classifier import AttentionScore, SlideModel, SlideOutput, linear_classifier
 from momkd_ray.model.dropout import Dropout, Layers
+from momkd_ray.model.explain import Readout
 
 PSEUDO_BAGS = 5  # M of the paper's experiments
 ATTENTION_WIDTH = 128
@@ -53,6 +54,12 @@ class DTFDMIL(SlideModel):
         attention2_T, pooled_BH = pool_by_attention(self.score2(pooled_TH)[:, 0], pooled_TH, bag_T, len(batch))
         attention_P = attention1_P * attention2_T[pseudo_P]
         return DTFDOutput(self.classifier2(pooled_BH), attention_P, self.classifier1(pooled_TH), bag_T)
+
+    def readout(self, batch: BagBatch) -> Readout:
+        """Returns how both tiers together pool one bag."""
+        output = self(batch)
+        assert output.attention_P is not None
+        return Readout(self.embed(batch, {}), output.attention_P, self.classifier2)
 
     def divide(self, batch: BagBatch, draws: Dropout | None) -> tuple[Tensor, Tensor]:
         """Divides patches into pseudo-bags of almost equal sizes.

@@ -13,6 +13,8 @@ from momkd_ray.batches.collate import BagBatch
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model.baselines.segments import mean_by_bag, pool_by_attention
 from momkd_ray.model.baselines.slide_classifier import SlideModel, SlideOutput, linear_classifier
+from momkd_ray.model.dropout import Dropout
+from momkd_ray.model.explain import Readout
 from momkd_ray.model.kernels.linear import Linear
 
 NEIGHBOURS = 6  # k of the paper
@@ -40,7 +42,18 @@ class WiKG(SlideModel):
 
     def forward(self, batch: BagBatch) -> SlideOutput:
         """Builds the graph, updates the patches and classifies the bags; the attention is that of the readout."""
-        x_PH = self.embed(batch, self.draw_dropout(batch))
+        updated_PH, score_P = self._update(batch, self.draw_dropout(batch))
+        attention_P, pooled_BH = pool_by_attention(score_P, updated_PH, batch.bag_of_patch_P, len(batch))
+        return SlideOutput(self.classifier(self.norm(pooled_BH)), attention_P)
+
+    def readout(self, batch: BagBatch) -> Readout:
+        """Returns how one bag's updated patches are pooled and classified."""
+        updated_PH, score_P = self._update(batch, {})
+        return Readout(updated_PH, score_P.softmax(dim=0), lambda pooled_NH: self.classifier(self.norm(pooled_NH)))
+
+    def _update(self, batch: BagBatch, dropout: dict[str, Dropout]) -> tuple[Tensor, Tensor]:
+        """Computes the updated patches (P, H) and their scores (P,) for the readout."""
+        x_PH = self.embed(batch, dropout)
         x_PH = (x_PH + mean_by_bag(x_PH, batch)[batch.bag_of_patch_P]) / 2  # patches begin with the slide's context
         head_PH, tail_PH = self.head(x_PH), self.tail(x_PH)
         neighbour_PJ, valid_PJ = nearest_tails(head_PH.detach(), tail_PH.detach(), batch)
@@ -48,9 +61,7 @@ class WiKG(SlideModel):
         updated_PH = F.leaky_relu(self.update_sum(head_PH + received_PH)) + F.leaky_relu(
             self.update_product(head_PH * received_PH)
         )
-        score_P = self.read2(F.leaky_relu(self.read1(updated_PH)))[:, 0]
-        attention_P, pooled_BH = pool_by_attention(score_P, updated_PH, batch.bag_of_patch_P, len(batch))
-        return SlideOutput(self.classifier(self.norm(pooled_BH)), attention_P)
+        return updated_PH, self.read2(F.leaky_relu(self.read1(updated_PH)))[:, 0]
 
 
 @torch.no_grad()

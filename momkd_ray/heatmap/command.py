@@ -1,0 +1,80 @@
+"""The verb `heatmap`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from momkd_ray.cli_options import AddressOption
+from momkd_ray.config.sections import resolve_location
+
+
+def heatmap(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Model bundles for --features, such as runs/pr/fold=*/model.")
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="A run directory: its tested slides, each by the model of its fold.")
+    ] = None,
+    features: Annotated[str | None, typer.Option(help="Folder of .h5 feature files, local or s3://.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder to write to; default: <run>/heatmaps.")] = None,
+    slide: Annotated[list[str], typer.Option(help="Only this slide. May be repeated.")] = [],  # noqa: B006
+    fold: Annotated[int | None, typer.Option(help="With --run: only the slides that this fold tests.")] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Folder of slides, PNG or JPEG named as the slides; or the one slide's file.")
+    ] = None,
+    slides: Annotated[str | None, typer.Option(help="With --features: table of patients and slides.")] = None,
+    top: Annotated[int, typer.Option(help="Patches to cut out for each map and memory component.", min=0)] = 8,
+    tile_size: Annotated[
+        float | None, typer.Option(help="Edge of a patch in level-0 pixels; default: as the feature file says.", min=1)
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Micrometres per level-0 pixel; default: as the slide says.", min=1e-3)
+    ] = None,
+    scales: Annotated[
+        str | None, typer.Option(help="The scales.json of an earlier call, for the same colours.")
+    ] = None,
+    address: AddressOption = None,
+) -> None:
+    """Draw what the model looks at: attention, contributions, nearest memory components; PNG, CSV and QuPath's GeoJSON.
+
+    One slide or a cohort, from a run's bag store (--run) or from feature files (MODELS and --features).
+    """
+    if (run is None) == (features is None):
+        raise typer.BadParameter("give either a run directory or feature files", param_hint="--run or --features")
+    if features is not None and not models:
+        raise typer.BadParameter("name a model bundle, such as runs/pr/fold=0/model", param_hint="MODELS")
+    if features is not None and out is None:
+        raise typer.BadParameter("name the folder to write to", param_hint="--out")
+    if run is not None and models:
+        raise typer.BadParameter("a run has its own models: leave MODELS out", param_hint="MODELS")
+    from momkd_ray import storage
+    from momkd_ray.heatmap.colours import Scales
+    from momkd_ray.heatmap.draw import draw_heatmaps
+    from momkd_ray.heatmap.sources import of_features, of_run
+    from momkd_ray.progress import ProgressReporter
+
+    if run is not None:
+        bags, source = of_run(resolve_location(run), fold, slide)
+    else:
+        assert features is not None
+        locations = list(dict.fromkeys(resolve_location(model) for model in models or []))
+        table = resolve_location(slides) if slides else None
+        bags, source = of_features(locations, resolve_location(features), table, slide)
+    folder = resolve_location(out) if out else storage.join(resolve_location(run or ""), "heatmaps")
+    with ProgressReporter() as progress:
+        draw_heatmaps(
+            bags,
+            source,
+            progress,
+            out=folder,
+            images=resolve_location(images) if images else None,
+            only=slide,
+            mpp=mpp,
+            tile_px=tile_size,
+            top=top,
+            scales=Scales.read(resolve_location(scales)) if scales else None,
+            address=address,
+        )
+    print(folder)

@@ -1,0 +1,168 @@
+"""Heatmaps of one slide or a cohort: explains every bag, then draws every slide on scales that all share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import pandas as pd
+
+from momkd_ray import storage
+from momkd_ray.errors import InputError
+from momkd_ray.heatmap import qupath
+from momkd_ray.heatmap.colours import ATTENTION_RANGE, Scales, round_up
+from momkd_ray.heatmap.components import write_components
+from momkd_ray.heatmap.drawing import THUMBNAIL_PX, draw_slide
+from momkd_ray.heatmap.explain_bag import ExplainedSlide, HeatmapOptions, explain_bag, forget_models
+from momkd_ray.heatmap.images import SlideImage, find_images, open_image
+from momkd_ray.heatmap.patches import CONTRIBUTION, SlideSummary, read_csv
+from momkd_ray.heatmap.sources import BagToExplain, Source
+from momkd_ray.progress import ProgressReporter
+from momkd_ray.ray_runtime.cluster import connect
+from momkd_ray.ray_runtime.parallel_map import parallel_map
+
+ALONE_UP_TO = 4  # bags that are explained in this process: starting Ray takes longer
+CUT_OUT_PX = 256
+
+
+def draw_heatmaps(
+    bags: Sequence[BagToExplain],
+    source: Source,
+    progress: ProgressReporter,
+    *,
+    out: str,
+    images: str | None = None,
+    only: Sequence[str] = (),
+    mpp: float | None = None,
+    tile_px: float | None = None,
+    top: int = 8,
+    scales: Scales | None = None,
+    address: str | None = None,
+) -> list[SlideSummary]:
+    """Writes CSV, PNG and GeoJSON for every slide, cut-out patches, the components, and the script for QuPath.
+
+    Args:
+        bags: what to explain, by which models (`sources`).
+        source: where their slides are read from.
+        progress: receives counts and notes.
+        out: the folder.
+        images: a folder of slides or pictures with the slides' names, or the file of the only slide.
+        only: the only slides to write; all if empty.
+        mpp: micrometres per level-0 pixel.
+        tile_px: edge of a patch in level-0 pixels.
+        top: patches to cut out.
+        scales: of an earlier call; by default they are measured over these slides.
+        address: of a Ray cluster, for more than a few bags.
+
+    Returns:
+        A summary of each slide, by name.
+
+    Raises:
+        InputError: a slide, model or picture cannot be used; the sentence says why.
+    """
+    slide_ids = [slide for bag in bags for slide in bag.slides if not only or slide in only]
+    found = find_images(images, slide_ids)
+    if images is not None and len(found) < len(slide_ids):
+        missing = next(slide for slide in slide_ids if slide not in found)
+        progress.info(
+            f"{len(slide_ids) - len(found)} of {len(slide_ids)} slides have no picture of their name in {images}, such "
+            f"as {missing}; they are drawn without"
+        )
+    options = HeatmapOptions(out, found, mpp, tile_px, top, tuple(only))
+    forget_models()
+    with connect(address) if len(bags) > ALONE_UP_TO else nullcontext():
+        explained: list[ExplainedSlide] = []
+        for done, of_bag in enumerate(_each(explain_bag_task, bags, source=source, options=options), 1):
+            explained += of_bag
+            progress.update("explain", done, len(bags), "bags")
+        explained.sort(key=lambda slide: slide.summary.slide_id)
+        shared = scales or Scales(ATTENTION_RANGE, round_up(max(slide.contribution for slide in explained)))
+        summaries = [slide.summary for slide in explained]
+        for done, _ in enumerate(_each(draw_task, summaries, scales=shared, options=options), 1):
+            progress.update("draw", done, len(summaries), "slides")
+    shared.write(storage.join(out, "scales.json"))
+    _write_slides(storage.join(out, "slides.csv"), summaries)
+    if not write_components(out, explained, found, top):
+        progress.info(_without_components(bags, summaries))
+    qupath.write_script(storage.join(out, qupath.SCRIPT), [summary.slide_id for summary in summaries])
+    return summaries
+
+
+def _without_components(bags: Sequence[BagToExplain], summaries: Sequence[SlideSummary]) -> str:
+    if any(len(bag.models) > 1 for bag in bags):
+        return "The memory's components are not drawn: every model has its own; give one model to see them"
+    return "The memory's components are not drawn: the model has no memory"
+
+
+def _each(function: Callable[..., Any], items: Sequence[Any], **arguments: Any) -> Iterator[Any]:
+    """Calls a function for each item, on the cluster if there is one."""
+    import ray
+
+    if ray.is_initialized():
+        yield from parallel_map(function, items, "the heatmaps could not be drawn", **arguments)
+    else:
+        yield from (function(item, **arguments) for item in items)
+
+
+def explain_bag_task(bag: BagToExplain, source: Source, options: HeatmapOptions) -> list[ExplainedSlide]:
+    """Explains one bag; for Ray, which finds functions by name."""
+    return explain_bag(bag, source, options)
+
+
+def draw_task(summary: SlideSummary, scales: Scales, options: HeatmapOptions) -> str:
+    """Draws one slide whose CSV is written; returns its name."""
+    name = storage.join(options.out, summary.slide_id)
+    table = read_csv(f"{name}.csv")
+    image = open_image(options.images[summary.slide_id]) if summary.slide_id in options.images else None
+    thumbnail = None
+    if image is not None and summary.level0_size is not None:
+        _check_place(table, summary, options.images[summary.slide_id])
+        thumbnail = image.thumbnail(summary.level0_size, THUMBNAIL_PX)
+    draw_slide(f"{name}.png", table, summary, scales, thumbnail)
+    qupath.write_geojson(f"{name}.geojson", table, summary)
+    if image is not None:
+        _cut_out(name, table, summary, image, options.top)
+    return summary.slide_id
+
+
+def _check_place(table: pd.DataFrame, summary: SlideSummary, picture: str) -> None:
+    """Refuses a picture of another slide or another scale, on which patches would lie outside."""
+    assert summary.level0_size is not None
+    right, bottom = float(table["x"].max()), float(table["y"].max())
+    width, height = summary.level0_size
+    if right > width or bottom > height:
+        raise InputError(
+            f"{picture} is {width} x {height} level-0 pixels, but slide {summary.slide_id} has a patch at x {right:g}, "
+            f"y {bottom:g}: give the picture of this slide"
+        )
+
+
+def _cut_out(name: str, table: pd.DataFrame, summary: SlideSummary, image: SlideImage, top: int) -> None:
+    """Cuts out the patches of most attention, and those that contribute most to each class."""
+    maps = {"attention": "attention"} | {f"for_{c}": f"{CONTRIBUTION}{c}" for c in summary.classes}
+    for map_name, column in maps.items():
+        best = table[table[column].notna()].nlargest(top, column)
+        for rank, (x, y) in enumerate(zip(best["x"].tolist(), best["y"].tolist(), strict=True), 1):
+            tile = image.region(x, y, summary.tile_px, CUT_OUT_PX)
+            if tile is None:
+                return
+            file = f"{map_name}_{rank:02d}_x{x:.10g}_y{y:.10g}.png"
+            with storage.atomic_writer(storage.join(f"{name} tiles", file)) as stream:
+                tile.save(stream, format="png")
+
+
+def _write_slides(location: str, summaries: Sequence[SlideSummary]) -> None:
+    rows = [
+        {
+            "slide_id": s.slide_id,
+            "patient_id": s.patient_id,
+            f"p_{s.classes[1]}": s.probability,
+            "model": s.model,
+            "tile_px": s.tile_px,
+            "tile_px_from": s.tile_from,
+        }
+        for s in summaries
+    ]
+    with storage.atomic_writer(location) as stream:
+        pd.DataFrame(rows).to_csv(stream, index=False)

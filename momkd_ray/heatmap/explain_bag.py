@@ -1,0 +1,209 @@
+"""Explains one bag by its models: reads it, averages the models, and writes a CSV for each of its slides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from momkd_ray import storage
+from momkd_ray.bags.shared_bags import join_bags
+from momkd_ray.batches.collate import collate
+from momkd_ray.errors import InputError
+from momkd_ray.formats.bag import Bag
+from momkd_ray.heatmap.images import open_image
+from momkd_ray.heatmap.patches import (
+    SCALED,
+    SlideSummary,
+    level0_size,
+    patch_table,
+    positions,
+    tile_size,
+    write_csv,
+)
+from momkd_ray.heatmap.sources import BagToExplain, Source
+from momkd_ray.model.bundle import BundleCard, load_bundle
+from momkd_ray.model.explain import Explanation, explain
+from momkd_ray.model.interface import MILModel
+
+
+@dataclass(frozen=True)
+class HeatmapOptions:
+    """What the user says about slides and pictures.
+
+    Attributes:
+        out: the folder of everything that is written.
+        images: the picture of each slide that has one.
+        mpp: micrometres per level-0 pixel; None takes it from the slide.
+        tile_px: edge of a patch in level-0 pixels; None takes it from the feature file.
+        top: patches that are cut out for each slide and map, and for each component.
+        only: the only slides to write; all if empty.
+    """
+
+    out: str
+    images: dict[str, str]
+    mpp: float | None
+    tile_px: float | None
+    top: int
+    only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExplainedSlide:
+    """What pass 2 needs of a slide whose CSV is written.
+
+    Attributes:
+        summary: of the slide.
+        contribution: the 99th percentile of the absolute contributions, times patches; 0 if there is none.
+        best: the patches most similar to each component: `slide_id, model, component_class, component, similarity, x,
+            y, tile_px` and `attention_per_mean_patch`.
+        counts: patches of each component: `model, component_class, component, patches`.
+    """
+
+    summary: SlideSummary
+    contribution: float
+    best: pd.DataFrame
+    counts: pd.DataFrame
+
+
+def explain_bag(bag: BagToExplain, source: Source, options: HeatmapOptions) -> list[ExplainedSlide]:
+    """Explains a bag and writes `<slide>.csv` for each of its slides.
+
+    Raises:
+        InputError: the slides or the model cannot be shown; the sentence says why.
+    """
+    loaded = _load(bag.models)
+    slides = [
+        source.read(slide, path) for slide, path in zip(bag.slides, bag.paths or [None] * len(bag.slides), strict=True)
+    ]
+    explained = _mean([_explain(model, location, join_bags(bag.bag_id, slides)) for location, model, _ in loaded])
+    card = loaded[0][2]
+    probability = float(np.mean(explained.probabilities))
+    results, start = [], 0
+    for slide in slides:
+        end = start + slide.n_patches
+        if not options.only or slide.slide_id in options.only:
+            part = explained.patches(start, end)
+            results.append(_write_slide(slide, part, explained.total, probability, bag, card, options))
+        start = end
+    return results
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """The mean of several models' explanations, and the probability of each."""
+
+    explanation: Explanation
+    probabilities: tuple[float, ...]
+
+    @property
+    def total(self) -> int:
+        return len(self.explanation.attention_P)
+
+    def patches(self, start: int, end: int) -> Explanation:
+        e = self.explanation
+        return replace(
+            e,
+            attention_P=e.attention_P[start:end],
+            contribution_PY=e.contribution_PY[start:end],
+            component_P=None if e.component_P is None else e.component_P[start:end],
+            similarity_P=None if e.similarity_P is None else e.similarity_P[start:end],
+        )
+
+
+def _mean(explanations: Sequence[Explanation]) -> _Mean:
+    """Averages attention and contributions; components only one model has, since each model's memory is its own."""
+    one = len(explanations) == 1
+    first = explanations[0]
+    mean = Explanation(
+        logits_Y=np.mean([e.logits_Y for e in explanations], axis=0),
+        attention_P=np.mean([e.attention_P for e in explanations], axis=0),
+        contribution_PY=np.mean([e.contribution_PY for e in explanations], axis=0),
+        component_P=first.component_P if one else None,
+        similarity_P=first.similarity_P if one else None,
+        components=first.components if one else 0,
+    )
+    odds = (float(e.logits_Y[1]) - float(e.logits_Y[0]) for e in explanations)
+    return _Mean(mean, tuple(float(1 / (1 + np.exp(-o))) for o in odds))
+
+
+def _explain(model: MILModel, location: str, bag: Bag) -> Explanation:
+    import torch
+
+    with torch.no_grad():
+        readout = model.readout(collate([bag]))
+    if readout is None:
+        raise InputError(
+            f"{location} is a model of type {model.model_config.name}, which has no attention over patches to draw: "
+            "give a model such as momkd, abmil, clam_sb, dsmil, dtfd_mil, wikg or acmil"
+        )
+    return explain(readout)
+
+
+@cache
+def _load(models: tuple[str, ...]) -> list[tuple[str, MILModel, BundleCard]]:
+    """Loads the models once in each process; a new call is a new process or clears them."""
+    _load.cache_clear()
+    return [(location, *load_bundle(location)) for location in models]
+
+
+def forget_models() -> None:
+    """Forgets loaded models: in the next call, others may lie at the same locations."""
+    _load.cache_clear()
+
+
+def _write_slide(
+    slide: Bag,
+    part: Explanation,
+    patches_of_bag: int,
+    probability: float,
+    bag: BagToExplain,
+    card: BundleCard,
+    options: HeatmapOptions,
+) -> ExplainedSlide:
+    image = open_image(options.images[slide.slide_id]) if slide.slide_id in options.images else None
+    mpp = options.mpp or (image.mpp if image is not None else None)
+    xy_P2 = positions(slide, mpp)
+    edge, edge_from = tile_size(slide, xy_P2, mpp, options.tile_px)
+    size = image.size if image is not None and image.size is not None else level0_size(slide.provenance)
+    if image is not None and size is None:
+        raise InputError(
+            f"{options.images[slide.slide_id]} is a picture of slide {slide.slide_id} at an unknown scale: its feature "
+            "file does not state the slide's level0_width and level0_height; give the slide itself"
+        )
+    summary = SlideSummary(
+        slide_id=slide.slide_id,
+        patient_id=bag.patient_id,
+        model=bag.model_name,
+        probability=probability,
+        label=card.label,
+        classes=card.classes,
+        tile_px=edge,
+        tile_from=edge_from,
+        components=part.components,
+        level0_size=size,
+    )
+    table = patch_table(xy_P2, part, card.classes, patches_of_bag)
+    write_csv(storage.join(options.out, f"{slide.slide_id}.csv"), table)
+    scaled = table[[f"{SCALED}{name}" for name in card.classes]].to_numpy()
+    known = np.abs(scaled[np.isfinite(scaled)])
+    contribution = float(np.percentile(known, 99)) if known.size else 0.0
+    best, counts = _components(table, summary, options.top)
+    return ExplainedSlide(summary, contribution, best, counts)
+
+
+def _components(table: pd.DataFrame, summary: SlideSummary, top: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns the `top` patches nearest to each component, and each component's number of patches."""
+    keys = ["component_class", "component"]
+    if "component" not in table.columns:
+        return pd.DataFrame(), pd.DataFrame()
+    columns = [*keys, "similarity", "x", "y", "attention_per_mean_patch"]
+    nearest = table[columns].sort_values("similarity", ascending=False, kind="stable")
+    best = nearest.groupby(keys, sort=True).head(top)
+    names: dict[str, Any] = {"slide_id": summary.slide_id, "model": summary.model}
+    counts = table.groupby(keys, sort=True).size().rename("patches").reset_index()
+    return best.assign(**names, tile_px=summary.tile_px), counts.assign(**names)

@@ -1,0 +1,138 @@
+"""Patches as GeoJSON tiles that QuPath opens, and a script that imports them into all slides of a QuPath project.
+
+QuPath (0.4 and later) reads from a feature's properties `objectType`, `name`, `color`, `classification` (`name`,
+`color`) and `measurements`, an object of numbers, and takes a UUID as `id`. Its coordinates are level-0 pixels, y
+downwards, not the longitudes and latitudes of RFC 7946.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from momkd_ray import storage
+from momkd_ray.heatmap.colours import Rgb, component_colour, side_colour
+from momkd_ray.heatmap.patches import CONTRIBUTION, SlideSummary
+
+SCRIPT = "import_into_qupath.groovy"
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "momkd-ray/heatmap")
+
+
+def class_names(table: pd.DataFrame, summary: SlideSummary) -> tuple[list[str], dict[str, Rgb]]:
+    """Names the QuPath class of each patch, and the colour of each class.
+
+    With a memory it is the nearest component; without one, the class that the patch speaks for.
+    """
+    negative, positive = summary.classes
+    if "component" in table.columns:
+        pairs = list(zip(table["component_class"], table["component"].tolist(), strict=True))
+        colours = {
+            f"{summary.label} {name}: component {k}": component_colour(y, k, summary.components)
+            for y, name in enumerate(summary.classes)
+            for k in range(summary.components)
+        }
+        return [f"{summary.label} {name}: component {k}" for name, k in pairs], colours
+    for_positive = table[f"{CONTRIBUTION}{positive}"] > table[f"{CONTRIBUTION}{negative}"]
+    names = [f"{summary.label}: for {positive if up else negative}" for up in for_positive]
+    return names, {f"{summary.label}: for {name}": side_colour(y) for y, name in enumerate(summary.classes)}
+
+
+def write_geojson(location: str, table: pd.DataFrame, summary: SlideSummary) -> None:
+    """Writes the patches of a slide as a FeatureCollection of square tiles."""
+    names, colours = class_names(table, summary)
+    classification = {
+        name: json.dumps({"name": name, "color": list(rgb)}, ensure_ascii=False) for name, rgb in colours.items()
+    }
+    measured = [
+        ("attention (1 = mean patch)", table["attention_per_mean_patch"].to_numpy()),
+        *(
+            (f"contribution to {summary.label} {name} (logit)", table[f"{CONTRIBUTION}{name}"].to_numpy())
+            for name in summary.classes
+        ),
+    ]
+    if "component" in table.columns:
+        measured.append(("similarity to component (cosine)", table["similarity"].to_numpy()))
+    keys = [json.dumps(key, ensure_ascii=False) for key, _ in measured]
+    values = np.stack([column for _, column in measured], axis=1).astype(np.float64).tolist()
+    left, top = table["x"].to_numpy().tolist(), table["y"].to_numpy().tolist()
+    edge = int(summary.tile_px) if float(summary.tile_px).is_integer() else summary.tile_px
+    features = (
+        _feature(f"{summary.slide_id}/{i}", x, y, edge, classification[name], keys, row)
+        for i, (x, y, name, row) in enumerate(zip(left, top, names, values, strict=True))
+    )
+    text = '{"type": "FeatureCollection", "features": [\n' + ",\n".join(features) + "\n]}\n"
+    storage.write_text(location, text)
+
+
+def _feature(
+    name: str, x: float, y: float, edge: float, classification: str, keys: Sequence[str], values: Iterable[float]
+) -> str:
+    """Writes one tile; its ring runs counter-clockwise as RFC 7946 wants it, and is closed."""
+    right, bottom = x + edge, y + edge
+    # NaN is no JSON: the measurement of a patch that has none is left out
+    measurements = ", ".join(f"{key}: {value:.6g}" for key, value in zip(keys, values, strict=True) if value == value)
+    return (
+        f'{{"type": "Feature", "id": "{uuid.uuid5(_NAMESPACE, name)}", "geometry": {{"type": "Polygon", "coordinates": '
+        f"[[[{x}, {y}], [{right}, {y}], [{right}, {bottom}], [{x}, {bottom}], [{x}, {y}]]]}}, "
+        f'"properties": {{"objectType": "tile", "classification": {classification}, '
+        f'"measurements": {{{measurements}}}}}}}'
+    )
+
+
+def write_script(location: str, slides: Sequence[str]) -> None:
+    """Writes the script that imports the tiles of all slides into the open QuPath project.
+
+    Args:
+        location: the file, beside the `.geojson` files.
+        slides: names of the slides that have one.
+    """
+    names = ",\n".join(f"    {_groovy(slide)}" for slide in slides)
+    storage.write_text(location, _SCRIPT.replace("SLIDES", names))
+
+
+def _groovy(text: str) -> str:
+    """Quotes a text as a Groovy string in single quotes."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+_SCRIPT = """\
+// Imports the tiles of momkd-ray into every image of the open QuPath project (0.4 or later) that is named as a slide.
+// Open the project, then Automate > Script editor, open this file where it lies, and run it (not "Run for project").
+// Tiles that are there already are replaced; other objects stay. Measure > Show measurement maps colours them.
+import qupath.lib.io.PathIO
+import static qupath.lib.gui.scripting.QPEx.*
+
+def slides = [
+SLIDES
+]
+def folder = getCurrentScriptFile().getParentFile()
+def project = getProject()
+if (project == null) {
+    println 'Open a QuPath project first.'
+    return
+}
+def imported = [] as Set
+for (entry in project.getImageList()) {
+    def image = entry.getImageName()
+    def slide = slides.find { image == it || image.replaceFirst(/(\\.ome)?\\.[^.]+$/, '') == it }
+    if (slide == null) {
+        println "No tiles for ${image}"
+        continue
+    }
+    def imageData = entry.readImageData()
+    def hierarchy = imageData.getHierarchy()
+    hierarchy.removeObjects(hierarchy.getDetectionObjects().findAll { it.isTile() }, false)
+    def tiles = PathIO.readObjects(new File(folder, slide + '.geojson'))
+    hierarchy.addObjects(tiles)
+    entry.saveImageData(imageData)
+    imageData.getServer().close()
+    imported.add(slide)
+    println "${image}: ${tiles.size()} tiles"
+}
+println "${imported.size()} of ${slides.size()} slides imported"
+(slides - imported).each { println "No image for ${it}" }
+"""

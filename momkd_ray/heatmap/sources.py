@@ -1,0 +1,155 @@
+"""Which bags are explained by which models: those of feature files, or the tested slides of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import yaml
+
+from momkd_ray import storage
+from momkd_ray.bags.store import BagStore
+from momkd_ray.config.load import Config
+from momkd_ray.errors import InputError
+from momkd_ray.formats.bag import Bag, Recipe
+from momkd_ray.formats.readers import read_bag
+from momkd_ray.input_faults import raise_faults
+from momkd_ray.predict.ensemble import check_ensemble, group_bags, list_slides, match_patients
+from momkd_ray.run.layout import RunDirectory
+
+GIVEN_MODELS = "given models"
+
+
+@dataclass(frozen=True)
+class BagToExplain:
+    """A bag, and the models that explain it.
+
+    Attributes:
+        bag_id, patient_id: identifiers.
+        slides: the bag's slides.
+        paths: their feature files; empty if they are read from the store.
+        models: locations of bundles, whose attention and contributions are averaged.
+        model_name: their name in titles and tables.
+    """
+
+    bag_id: str
+    patient_id: str
+    slides: tuple[str, ...]
+    paths: tuple[str, ...]
+    models: tuple[str, ...]
+    model_name: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where slides are read from: a bag store, or feature files by a recipe."""
+
+    store: BagStore | None
+    recipe: Recipe
+    width: int
+
+    def read(self, slide_id: str, path: str | None) -> Bag:
+        """Reads the bag of a slide."""
+        if self.store is not None:
+            return self.store.read(slide_id)
+        assert path is not None
+        return read_bag(path, slide_id, self.recipe, self.width)
+
+
+def of_features(
+    models: Sequence[str], features: str, slides: str | None, chosen: Sequence[str]
+) -> tuple[list[BagToExplain], Source]:
+    """Lists the bags of a folder of feature files.
+
+    Args:
+        models: locations of bundles.
+        features: the folder.
+        slides: table of patients and slides, which models of patients' bags need.
+        chosen: the only slides to explain; all if empty.
+
+    Raises:
+        InputError: a model, a file or the table is bad, or a chosen slide has no file.
+    """
+    card = check_ensemble(models)[0]
+    joint = card.bag == "patient"
+    if joint and slides is None:
+        raise InputError(
+            f"{models[0]} reads all slides of a patient as one bag (cohort.bag: patient): pass --slides with a table "
+            "of patients and slides"
+        )
+    table = list_slides(features)
+    patients, faults = match_patients(slides, table, features)
+    raise_faults(faults, f"{len(table)} feature files")
+    bags = group_bags(table[table["slide_id"].isin(list(patients))], patients, joint=joint)
+    name = GIVEN_MODELS if len(models) > 1 else models[0]
+    listed = [
+        BagToExplain(row["bag_id"], row["patient_id"], tuple(row["slides"]), tuple(row["paths"]), tuple(models), name)
+        for row in bags.to_dict("records")
+    ]
+    recipe = Recipe(card.neighbors, card.graph)
+    return _choose(listed, chosen, features), Source(None, recipe, card.width)
+
+
+def of_run(run: str, fold: int | None, chosen: Sequence[str]) -> tuple[list[BagToExplain], Source]:
+    """Lists the test bags of a finished run, each with the model of the fold that tests it.
+
+    Args:
+        run: the run directory.
+        fold: the only fold; all finished folds if None.
+        chosen: the only slides to explain; all if empty.
+
+    Raises:
+        InputError: there is no finished fold, a chosen slide is not tested, or a slide is tested in several folds.
+    """
+    directory = RunDirectory(run)
+    config = _configuration(directory)
+    folds = [f for f in _finished_folds(directory) if fold is None or f == fold]
+    if not folds:
+        which = "has no finished fold" if fold is None else f"has no finished fold {fold}"
+        raise InputError(f"{run} {which}: run momkd-ray crossval or train first, or name another --run or --fold")
+    bags: list[BagToExplain] = []
+    for number in folds:
+        of_fold = directory.fold(number)
+        for row in storage.read_table(of_fold.slides("test")).itertuples():
+            # the name of a bag of several slides lists them
+            slides = tuple(str(row.slide_id).split(", ")) if config.cohort.bag == "patient" else (str(row.slide_id),)
+            bags.append(
+                BagToExplain(str(row.slide_id), str(row.patient_id), slides, (), (of_fold.model,), f"fold {number}")
+            )
+    twice = pd.Series([bag.bag_id for bag in bags])
+    if len(repeated := twice[twice.duplicated()]):
+        raise InputError(f"slide {repeated.iloc[0]} is tested in several folds of {run}: choose one by --fold")
+    store = BagStore.open(config.store_uri)
+    return _choose(bags, chosen, run), Source(store, Recipe(), store.width)
+
+
+def _choose(bags: list[BagToExplain], chosen: Sequence[str], where: str) -> list[BagToExplain]:
+    if not chosen:
+        return bags
+    known = {slide for bag in bags for slide in bag.slides}
+    for slide in chosen:
+        if slide not in known:
+            raise InputError(f"there is no slide {slide} in {where}: correct --slide, such as {min(known)}")
+    return [bag for bag in bags if set(bag.slides) & set(chosen)]
+
+
+def _configuration(directory: RunDirectory) -> Config:
+    try:
+        text = storage.read_text(directory.configuration)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{directory.location} is no run directory (it has no run.yaml): name the run.dir of a cross-validation"
+        ) from error
+    try:
+        return Config.model_validate(yaml.safe_load(text))
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(
+            f"{directory.configuration} is damaged ({' '.join(str(error).split())[:200]}): run momkd-ray crossval again"
+        ) from error
+
+
+def _finished_folds(directory: RunDirectory) -> list[int]:
+    names = (name.removeprefix("fold=") for name in storage.list_names(directory.location) if name.startswith("fold="))
+    numbers = sorted(int(name) for name in names if name.isdigit())
+    return [number for number in numbers if directory.fold(number).is_finished()]
