@@ -55,7 +55,11 @@ def audit_inputs(config: Config, on_progress: Callable[[int, int], None]) -> Fin
     bad = [fault for row in facts for fault in row["faults"]]
     good = {row["slide_id"]: row for row in facts if not row["faults"]}
     bad += mixed_encoder_faults(good, slides, None) + duplicate_content_faults(good, slides)
-    faults += bad
+    if cohort is not None and cohort.features_elsewhere:
+        name = posixpath.basename(config.features.dir.rstrip("/"))
+        faults.append(Fault("table", name, "missing", config.features.dir, cohort.features_elsewhere))
+    else:
+        faults += bad
     if cohort is None:
         return Findings(tuple(sorted({*faults})), config.features.dir, impossible="without its tables nothing remains")
     return _summarise(config, cohort, faults, bad, good)

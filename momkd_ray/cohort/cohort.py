@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from momkd_ray.cohort.clinical import ClinicalTable, read_clinical
-from momkd_ray.cohort.feature_files import files_of, list_features
+from momkd_ray.cohort.feature_files import find_features
 from momkd_ray.cohort.gene_scale import GeneFamily
 from momkd_ray.cohort.joining import clinical_column, join_slides, unusual_column
 from momkd_ray.cohort.labels import check_classes
@@ -57,6 +56,7 @@ class Cohort:
         patient_column: name of the clinical table's patient column.
         rejected: bad rows and files; the entries that they name are left out.
         unmatched_files: names of feature files that no row of the slides' table names.
+        features_elsewhere: if no slide has a feature file, a sentence on the folder that holds them, else ''.
         understood: what was recognised about the tables; warnings first.
         gene_families: the genes by the scale of their values; None if they were not read from a file.
     """
@@ -69,6 +69,7 @@ class Cohort:
     patient_column: str = "patient_id"
     rejected: tuple[Fault, ...] = ()
     unmatched_files: tuple[str, ...] = ()
+    features_elsewhere: str = ""
     understood: tuple[Understood, ...] = ()
     gene_families: tuple[GeneFamily, ...] | None = None
 
@@ -114,6 +115,7 @@ class Cohort:
             *recognised,
             *exclusion_sentences(self.excluded.itertuples(index=False)),
             *self._rejection_sentences(),
+            *([f"{self.features_elsewhere}."] if self.features_elsewhere else []),
             *self.unmatched_file_sentences(),
         ]
 
@@ -209,9 +211,8 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
     if on_error == "stop":
         rows = {"patient": clinical.rows, "slide": listing.rows, "omics": omics.rows if omics else 0}
         _refuse_rows(faults, settings, rows)
-    listed = list_features(config.features.dir)
-    unmatched = [posixpath.basename(file.path) for name, file in listed.items() if name not in listing.named]
-    files = files_of(slides["slide_id"].tolist(), config.features.dir, listed)
+    features = find_features(config.features.dir, listing.named)
+    files = [features.files[slide] for slide in slides["slide_id"]]
     slides["path"], slides["file"] = [file.path for file in files], [file.stamp for file in files]
     slides["bytes"] = [file.size for file in files]
     understood = [*unusual_column(settings.clinical, column), *clinical.understood, *joined.understood]
@@ -223,8 +224,11 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
         excluded=_excluded([*left_out, *slides_out, *_omics_out(omics, clinical)]),
         patient_column=clinical.patient_column,
         rejected=tuple(sorted(faults)),
-        unmatched_files=tuple(unmatched),
-        understood=in_order([*understood, *(omics.understood if omics else ())]),
+        unmatched_files=features.unnamed,
+        features_elsewhere=features.elsewhere,
+        understood=in_order(
+            [*understood, *listing.understood, *(omics.understood if omics else ()), *features.understood]
+        ),
         gene_families=omics.families if omics else None,
     )
 

@@ -1,13 +1,22 @@
-"""Matches slides with feature files by name, from one listing of the features' folder."""
+"""Matches slides with feature files by name, in the features' folder and in the folders that the slides' names give."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from momkd_ray import storage
+from momkd_ray.cohort.features_elsewhere import folders_below, pointer
+from momkd_ray.cohort.slide_names import (
+    FEATURE_SUFFIXES,
+    folder_and_name,
+    slide_id_of,
+    without_feature_suffix,
+    without_gdc_id,
+)
+from momkd_ray.cohort.understood import Understood
 
-FEATURE_SUFFIXES = (".h5", ".hdf5", ".pt")  # in order of preference: HDF5 files have coordinates
 FOLDERS = ("", "h5_files", "pt_files")  # CLAM writes the latter two
 
 
@@ -19,6 +28,23 @@ class FeatureFile:
     path: str
     stamp: str
     size: int
+
+
+@dataclass(frozen=True)
+class Features:
+    """The feature files of slides.
+
+    Attributes:
+        files: of every slide that was asked for; for a missing one, its expected path.
+        unnamed: names of the files that belong to no slide, relative to the folder.
+        elsewhere: if no slide has a file, a sentence that says in which folder they lie; '' if they lie nowhere near.
+        understood: how files were matched with slides, where not by the same name.
+    """
+
+    files: Mapping[str, FeatureFile]
+    unnamed: tuple[str, ...] = ()
+    elsewhere: str = ""
+    understood: tuple[Understood, ...] = ()
 
 
 def list_features(folder: str) -> dict[str, FeatureFile]:
@@ -45,9 +71,106 @@ def list_features(folder: str) -> dict[str, FeatureFile]:
     return {slide_id: best[slide_id][1] for slide_id in sorted(best)}
 
 
-def files_of(slide_ids: Sequence[str], folder: str, listed: dict[str, FeatureFile]) -> list[FeatureFile]:
-    """Returns the files of these slides, in their order; for a missing one, its expected path."""
-    return [
-        listed.get(slide_id) or FeatureFile(slide_id, storage.join(folder, f"{slide_id}.h5"), "", 0)
-        for slide_id in slide_ids
-    ]
+def find_features(folder: str, names: Mapping[str, str], setting: str = "features.dir") -> Features:
+    """Finds the feature file of every slide.
+
+    A file belongs to the slide that is named like it, or else to the only slide with its name apart from suffixes of
+    scanners (`S.svs.h5` and `S.ome.h5` to `S.svs`, `S.ome.tiff` and `S`) and the GDC's UUID. A folder in a slide's name
+    is looked for below the features' folder; if the file is not there, its name alone counts. If the folder has no
+    slide's file, the folders below it are read, but only if they divide the slides, such as a folder a patient.
+
+    Args:
+        folder: of the features, local or `s3://`.
+        names: slide_id -> its name or path as written.
+        setting: what names the folder, for `elsewhere`.
+    """
+    found, seen = dict[str, FeatureFile](), dict[str, FeatureFile]()
+    by_parent: dict[str, list[str]] = {}
+    for slide, name in names.items():
+        if parent := _parent(name, folder):
+            by_parent.setdefault(parent, []).append(slide)
+    for parent, slides in sorted(by_parent.items()):
+        listed = list_features(storage.join(folder, parent))
+        seen |= {file.path: file for file in listed.values()}
+        found |= _matches(listed, {slide: names[slide] for slide in slides})
+    listed = list_features(folder)
+    seen |= {file.path: file for file in listed.values()}
+    found |= _matches(listed, {slide: name for slide, name in names.items() if slide not in found})
+    elsewhere, understood = "", list[Understood]()
+    if names and not found:
+        below = {place: _matches(list_features(place), names) for place in folders_below(folder)}
+        below = {place: own for place, own in below.items() if own}
+        if _divide(list(below.values())):
+            for own in below.values():
+                found |= own
+            what = f"{len(found):,} feature files are read from {len(below)} folders below it, which divide the slides"
+            understood.append(Understood(folder, "features", what, len(found)))
+        else:
+            elsewhere = pointer(folder, {place: len(own) for place, own in below.items()}, len(names), setting)
+    used = {file.path for file in found.values()}
+    unnamed = sorted(path.removeprefix(f"{folder.rstrip('/')}/") for path in seen if path not in used)
+    files = {slide: found.get(slide) or _missing(slide, name, folder) for slide, name in names.items()}
+    return Features(files, tuple(unnamed), elsewhere, (*understood, *_otherwise_named(folder, found, names)))
+
+
+def _matches(files: Mapping[str, FeatureFile], names: Mapping[str, str]) -> dict[str, FeatureFile]:
+    """Returns slide -> file; a file that could be of two slides is of neither, nor are two files of one slide."""
+    base_names = {slide: folder_and_name(name)[1] for slide, name in names.items()}
+    matched: dict[str, FeatureFile] = {}
+    for of_slide, of_file in _FORMS:
+        taken = {file.path for file in matched.values()}
+        slides_of, files_of = dict[str, list[str]](), dict[str, list[FeatureFile]]()
+        for slide, name in base_names.items():
+            slides_of.setdefault(of_slide(name), []).append(slide)
+        for stem, file in files.items():
+            if file.path not in taken:
+                files_of.setdefault(of_file(stem), []).append(file)
+        for form, slides in slides_of.items():
+            own = files_of.get(form, [])
+            if len(slides) == len(own) == 1 and slides[0] not in matched:
+                matched[slides[0]] = own[0]
+    return {slide: FeatureFile(slide, file.path, file.stamp, file.size) for slide, file in matched.items()}
+
+
+# how a slide's name is compared with a file's without its suffix: as written at first, loosely at last
+_FORMS: tuple[tuple[Callable[[str], str], Callable[[str], str]], ...] = (
+    (str, str),
+    (without_feature_suffix, str),
+    (slide_id_of, str),
+    (slide_id_of, slide_id_of),
+    (lambda name: without_gdc_id(slide_id_of(name)), lambda stem: without_gdc_id(slide_id_of(stem))),
+)
+
+
+def _parent(name: str, folder: str) -> str:
+    """Returns the folder that a slide's name gives, relative to the features' folder; '' if it gives none inside it."""
+    parent = folder_and_name(name)[0]
+    root = folder.rstrip("/")
+    if parent == root or parent.startswith(f"{root}/"):
+        return parent[len(root) :].strip("/")
+    outside = parent.startswith(("/", "..")) or ":" in parent
+    return "" if outside or "/../" in f"/{parent}/" else parent
+
+
+def _divide(found: Sequence[Mapping[str, FeatureFile]]) -> bool:
+    """Returns whether several folders each have files of other slides than the rest."""
+    slides = [slide for own in found for slide in own]
+    return len(found) > 1 and len(set(slides)) == len(slides)
+
+
+def _missing(slide: str, name: str, folder: str) -> FeatureFile:
+    parent = _parent(name, folder)
+    place = storage.join(folder, parent) if parent else folder
+    return FeatureFile(slide, storage.join(place, f"{posixpath.basename(slide)}.h5"), "", 0)
+
+
+def _otherwise_named(folder: str, found: Mapping[str, FeatureFile], names: Mapping[str, str]) -> list[Understood]:
+    """Describes the files whose names differ from the slides' by more than the suffix of a feature file."""
+    stems = {slide: without_feature_suffix(posixpath.basename(file.path)) for slide, file in found.items()}
+    otherwise = [slide for slide, stem in stems.items() if stem not in (slide, posixpath.basename(slide))]
+    if not otherwise:
+        return []
+    files = "1 file is" if len(otherwise) == 1 else f"{len(otherwise):,} files are"
+    example, written = posixpath.basename(found[otherwise[0]].path), folder_and_name(names[otherwise[0]])[1]
+    what = f"{files} matched with slides apart from the suffixes of their names, such as '{example}' with '{written}'"
+    return [Understood(folder, "features", what, len(otherwise))]

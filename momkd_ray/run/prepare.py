@@ -76,8 +76,9 @@ def ensure_store(
         _refuse_changed_features(config)
     if not cohort.slides["file"].any():
         raise InputError(
-            f"features.dir {config.features.dir} does not exist or holds no feature file of the {len(cohort.slides)} "
-            "slides: name the folder of the .h5 files"
+            cohort.features_elsewhere
+            or f"features.dir {config.features.dir} does not exist or holds no feature file of the "
+            f"{len(cohort.slides)} slides: name the folder of the .h5 files"
         )
     if replaced := outdated_bags(config.store_uri, cohort.slides, form):
         progress.info(
