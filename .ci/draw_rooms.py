@@ -14,6 +14,7 @@ PURPOSES = {
     "compare": "models on the same folds, leaderboard",
     "evaluate": "external cohorts",
     "report": "page, figures",
+    "doctor": "checks of machines",
     "heatmap": "maps of slides, QuPath",
     "predict": "ensembles",
     "statistics": "DeLong, calibration",

@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from momkd_ray import __version__, progress
 from momkd_ray.cli_options import AddressOption
 from momkd_ray.config.load import Config, load_config
 from momkd_ray.config.sections import resolve_location
 from momkd_ray.credentials import redact
+from momkd_ray.doctor.command import doctor
 from momkd_ray.errors import InputError, StoppedError, input_error_within, run_error_within
 from momkd_ray.evaluate.command import evaluate
 from momkd_ray.heatmap.command import heatmap
@@ -23,9 +25,34 @@ from momkd_ray.heatmap.command import heatmap
 app = typer.Typer(
     help="Train, cross-validate and run MoMKD on Ray.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"momkd-ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the traceback of every error too.")] = False,
+) -> None:
+    if quiet and verbose:
+        raise typer.BadParameter("choose one of the two", param_hint="--quiet and --verbose")
+    progress.QUIET, _Errors.verbose = quiet, verbose
+
+
+class _Errors:
+    """How errors are reported: with `--verbose` their tracebacks, too."""
+
+    verbose = False
+
 
 ConfigOption = Annotated[str, typer.Option("--config", "-c", help="The YAML configuration.")]
 SetOption = Annotated[list[str], typer.Option("--set", help="Replace a value: a.b=value. May be repeated.")]
@@ -196,6 +223,7 @@ def predict(
     print(resolve_location(out))
 
 
+app.command()(doctor)
 app.command()(evaluate)
 app.command()(heatmap)
 
@@ -288,12 +316,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(terminated.EXIT_CODE)
         raise
     except Exception as error:
+        if _Errors.verbose:
+            print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="")
         if wrong := input_error_within(error):
             print(f"momkd-ray: {redact(' '.join(str(wrong).split()))}", file=sys.stderr)
             sys.exit(1)
         if failed := error if isinstance(error, StoppedError) else run_error_within(error):
             print(f"momkd-ray: {redact(' '.join(str(failed).split()))}", file=sys.stderr)
-        else:
+        elif not _Errors.verbose:
             print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="")
         sys.exit(130 if isinstance(error, StoppedError) else 3)
 

@@ -18,11 +18,14 @@ ESTIMATE_AFTER_S = 3.0
 ESTIMATE_AFTER_SHARE = 0.03
 
 
+QUIET = False  # `--quiet`: nothing is reported
+
+
 class ProgressReporter:
     """Prints messages, and a progress bar or lines for each named count."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=QUIET)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
@@ -31,7 +34,7 @@ class ProgressReporter:
         self._first_count: dict[str, int] = {}
 
     def __enter__(self) -> ProgressReporter:
-        if self.console.is_terminal:
+        if self.console.is_terminal and not QUIET:
             columns = ("[progress.description]{task.description}", "{task.fields[note]}")
             self._bars = Progress(
                 TextColumn(columns[0]),
@@ -64,6 +67,8 @@ class ProgressReporter:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=total, note=note)
             self._bars.update(self._tasks[name], completed=done, total=total, note=note)
+            return
+        if QUIET:
             return
         now = time.monotonic()
         if done > self._first_count.setdefault(name, done):
