@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from momkd_ray.cohort.cell_numbers import Floats
-from momkd_ray.cohort.gene_names import without_version
+from momkd_ray.cohort.gene_names import number_of, some_of, without_version
 from momkd_ray.cohort.understood import Understood
 
 
@@ -27,7 +25,8 @@ def distinct_names(
     versions = sum(name != cut for name, cut in zip(names, plain, strict=True))
     if versions:
         example = next(name for name, cut in zip(names, plain, strict=True) if name != cut)
-        what = f"the versions of {versions:,} Ensembl identifiers are cut, as of '{example}'"
+        identifiers = number_of(versions, "Ensembl identifier", "Ensembl identifiers")
+        what = f"the versions of {identifiers} are cut, as of '{example}'"
         understood.append(Understood(location, "omics", what, versions))
     positions: dict[str, list[int]] = {}
     for i, name in enumerate(plain):
@@ -49,10 +48,6 @@ def distinct_names(
         (differing, "differ, and that with the highest mean is used"),
     ):
         if group:
-            what = f"{len(group):,} genes stand in several {of} that {how}: {_some(group)}"
+            what = f"{number_of(len(group), 'gene stands', 'genes stand')} in several {of} that {how}: {some_of(group)}"
             understood.append(Understood(location, "omics", what, len(group)))
     return list(positions), [same[0] for same in positions.values()], understood
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:5]) + (", ..." if len(names) > 5 else "")

@@ -40,3 +40,13 @@ def without_version(gene: str) -> str:
     """Cuts the version of an Ensembl identifier: `ENSG00000141510.17` is `ENSG00000141510`."""
     found = _VERSIONED.fullmatch(gene)
     return found.group(1) if found else gene
+
+
+def number_of(n: int, one: str, many: str) -> str:
+    """Formats a number with what is counted: `1 gene stands`, `2,000 genes stand`."""
+    return f"{n:,} {one if n == 1 else many}"
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Formats the first five of some names."""
+    return ", ".join(f"'{name}'" for name in names[:5]) + (", ..." if len(names) > 5 else "")

@@ -16,6 +16,7 @@ import pyarrow as pa
 from momkd_ray.cohort import columns
 from momkd_ray.cohort.cell_numbers import Floats, Mask, as_numbers, is_number_like
 from momkd_ray.cohort.distinct_genes import distinct_names
+from momkd_ray.cohort.gene_names import number_of, some_of
 from momkd_ray.cohort.known_columns import PATIENT_COLUMNS, SLIDE_COLUMNS, normalised
 from momkd_ray.cohort.no_genes import INDEX
 from momkd_ray.cohort.samples import Samples
@@ -108,8 +109,8 @@ def read_gene_table(location: str, patient_column: str | None, settings: OmicsCo
         if not in_header:
             raise InputError(
                 f"{location} names none of the {len(samples.patients)} patients in its header, whose columns are "
-                f"{_some(table.names)}: set omics.orientation to auto, or write them as in the clinical table, such as "
-                f"'{min(samples.patients)}'"
+                f"{some_of(table.names)}: set omics.orientation to auto, or write them as in the clinical table, such "
+                f"as '{min(samples.patients)}'"
             )
         read = _genes_in_rows(table)
     elif in_rows is None:
@@ -248,7 +249,7 @@ def _genes_in_rows(table: _Table) -> GeneTable:
     usable, what = _gene_rows(labels, cells.words_CR)
     understood += [Understood(location, "omics", clause, count) for clause, count in what]
     if annotation:
-        shown = _some([names[i] for i in annotation])
+        shown = some_of([names[i] for i in annotation])
         understood.append(
             Understood(location, "columns", f"{shown} describe genes and are passed over", len(annotation))
         )
@@ -302,21 +303,18 @@ def _gene_rows(labels: Sequence[str | None], words_CR: Mask | None) -> tuple[Mas
         second[0] = words_CR[:, 0].all()  # a second header, such as `normalized_count` below every sample
     clauses = []
     for mask, clause in (
-        (statistics, "of numbers of reads that no gene has, such as N_unmapped, are left out"),
-        (~named, "without the name of a gene are left out"),
-        (second, "of text below the header is passed over"),
+        (statistics, "of numbers of reads that no gene has, such as N_unmapped, left out"),
+        (~named, "without the name of a gene left out"),
+        (second, "of text below the header passed over"),
     ):
         if mask.any():
             n = int(mask.sum())
-            clauses.append((f"{n:,} row{'' if n == 1 else 's'} {clause}", n))
+            clauses.append((f"{number_of(n, 'row', 'rows')} {clause}", n))
     dates = [label for label in labels if label is not None and _SPREADSHEET_DATE.fullmatch(label)]
     if dates:
-        clauses.append(
-            (
-                f"{len(dates):,} genes have a date as name, as spreadsheets make of SEPT2, such as '{dates[0]}'",
-                len(dates),
-            )
-        )
+        genes_have = number_of(len(dates), "gene has", "genes have")
+        clause = f"{genes_have} a date as name, as spreadsheets make of SEPT2: {some_of(dates)}"
+        clauses.append((clause, len(dates)))
     return named & ~statistics & ~second, clauses
 
 
@@ -352,7 +350,3 @@ def _is_words(column: pa.ChunkedArray) -> bool:
         return False
     head = [cell for cell in column.slice(0, 200).to_pylist() if cell is not None]
     return bool(head) and not any(is_number_like(cell) for cell in head)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:5]) + (", ..." if len(names) > 5 else "")

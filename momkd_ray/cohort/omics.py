@@ -13,6 +13,7 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.cohort.anndata_files import read_h5ad
+from momkd_ray.cohort.gene_names import number_of, some_of
 from momkd_ray.cohort.gene_scale import GeneFamily, gene_families
 from momkd_ray.cohort.gene_tables import GeneTable, read_gene_table
 from momkd_ray.cohort.identifiers import is_normal
@@ -137,18 +138,25 @@ def _on_values(values: pd.DataFrame, families: Sequence[GeneFamily], location: s
     blank_NG = values.isna().to_numpy()
     if blank_NG.any():
         n, genes, patients = int(blank_NG.sum()), int(blank_NG.any(axis=0).sum()), int(blank_NG.any(axis=1).sum())
+        values_are = number_of(n, "blank value", "blank values")
+        of_whom = f"{number_of(genes, 'gene', 'genes')} and {number_of(patients, 'patient', 'patients')}"
         what = (
-            f"{n:,} blank values ({n / blank_NG.size:.2%}) of {genes:,} genes and {patients:,} patients are filled in "
-            "each fold with the gene's mean over its training patients"
+            f"{values_are} ({n / blank_NG.size:.2%}), of {of_whom}, are filled in each fold with the gene's mean over its "
+            "training patients"
         )
         found.append(Understood(location, "omics", what, n))
     low_G, high_G = (reduce(values.to_numpy(), axis=0) for reduce in (np.fmin.reduce, np.fmax.reduce))
     constant = [str(name) for name in values.columns[low_G == high_G]]
     if constant and len(values) > 1:
-        what = f"{len(constant):,} genes are the same in all patients and never chosen, such as '{constant[0]}'"
+        genes_are = number_of(len(constant), "gene is", "genes are")
+        what = f"{genes_are} the same in all patients and never chosen: {some_of(constant)}"
         found.append(Understood(location, "omics", what, len(constant)))
     return found
 
 
 def _scale(family: GeneFamily) -> str:
-    return family.sentence() if family.name else f"{len(family.genes):,} columns: {family.sentence()}"
+    return (
+        family.sentence()
+        if family.name
+        else f"{number_of(len(family.genes), 'column', 'columns')}: {family.sentence()}"
+    )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from momkd_ray.cohort.cell_numbers import Floats, Mask
-from momkd_ray.cohort.gene_names import listed, setting_with
+from momkd_ray.cohort.gene_names import listed, number_of, setting_with, some_of
 from momkd_ray.cohort.gene_scale import SMALL
 from momkd_ray.cohort.gene_tables import GeneTable
 from momkd_ray.cohort.identifiers import is_normal
@@ -87,7 +87,8 @@ def row_a_patient(
     differing = {p: rows for p, rows in rows_of.items() if len(rows) > 1 and not _agree(table, rows)}
     agreeing = [p for p, rows in rows_of.items() if len(rows) > 1 and p not in differing]
     if agreeing:
-        what = f"{len(agreeing):,} patients have several rows that agree and count once, such as '{agreeing[0]}'"
+        patients_have = number_of(len(agreeing), "patient has", "patients have")
+        what = f"{patients_have} several rows that agree and count once: {some_of(agreeing)}"
         understood.append(Understood(location, "identifiers", what, len(agreeing)))
     faults = _differing_samples(table, differing, location, settings)
     single = {patient: rows[0] for patient, rows in rows_of.items() if patient not in differing}
@@ -107,11 +108,18 @@ def row_a_patient(
 
 def _tell_samples(location: str, unwanted: set[str], normal: set[str], understood: list[Understood]) -> None:
     for names, what in (
-        (normal, "samples of normal tissue, blood or a control are left out, such as"),
-        (unwanted, "samples are left out by omics.leave_out, such as"),
+        (normal, "of normal tissue, blood or a control left out"),
+        (unwanted, "left out by omics.leave_out"),
     ):
         if names:
-            understood.append(Understood(location, "identifiers", f"{len(names):,} {what} '{min(names)}'", len(names)))
+            understood.append(
+                Understood(
+                    location,
+                    "identifiers",
+                    f"{number_of(len(names), 'sample', 'samples')} {what}: {some_of(sorted(names))}",
+                    len(names),
+                )
+            )
 
 
 def _agree(table: GeneTable, rows: Sequence[int]) -> bool:
@@ -187,10 +195,10 @@ def without_sparse(
     if sparse:
         names = [read.genes[g] for g in sorted(sparse)]
         entirely = int(blank_NG[:, sparse].all(axis=0).sum())
-        shown = ", ".join(f"'{name}'" for name in names[:5]) + (", ..." if len(names) > 5 else "")
+        genes_are = number_of(len(names), "gene is", "genes are")
         what = (
-            f"{len(names):,} genes that are blank for more than {settings.max_missing_share:.0%} of the patients "
-            f"(omics.max_missing_share), {entirely:,} of them for all, are left out: {shown}"
+            f"{genes_are} left out, blank for more than {settings.max_missing_share:.0%} of the patients "
+            f"(omics.max_missing_share), {entirely:,} of them for all: {some_of(names)}"
         )
         understood.append(Understood(read.location, "columns", what, len(names)))
     kept = SampleRows(
