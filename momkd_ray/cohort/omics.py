@@ -141,8 +141,8 @@ def _on_values(values: pd.DataFrame, families: Sequence[GeneFamily], location: s
         values_are = number_of(n, "blank value", "blank values")
         of_whom = f"{number_of(genes, 'gene', 'genes')} and {number_of(patients, 'patient', 'patients')}"
         what = (
-            f"{values_are} ({n / blank_NG.size:.2%}), of {of_whom}, are filled in each fold with the gene's mean over its "
-            "training patients"
+            f"{values_are} ({n / blank_NG.size:.2%}), of {of_whom}, are filled in each fold with the gene's mean over "
+            "its training patients"
         )
         found.append(Understood(location, "omics", what, n))
     low_G, high_G = (reduce(values.to_numpy(), axis=0) for reduce in (np.fmin.reduce, np.fmax.reduce))
