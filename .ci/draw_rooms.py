@@ -15,6 +15,7 @@ PURPOSES = {
     "evaluate": "external cohorts",
     "report": "page, figures",
     "doctor": "checks of machines",
+    "init_config": "a configuration for a folder",
     "heatmap": "maps of slides, QuPath",
     "predict": "ensembles",
     "statistics": "DeLong, calibration",

@@ -21,6 +21,7 @@ from momkd_ray.doctor.command import doctor
 from momkd_ray.errors import InputError, StoppedError, input_error_within, run_error_within
 from momkd_ray.evaluate.command import evaluate
 from momkd_ray.heatmap.command import heatmap
+from momkd_ray.init_config.command import init
 
 app = typer.Typer(
     help="Train, cross-validate and run MoMKD on Ray.",
@@ -226,6 +227,7 @@ def predict(
 app.command()(doctor)
 app.command()(evaluate)
 app.command()(heatmap)
+app.command()(init)
 
 
 @app.command()

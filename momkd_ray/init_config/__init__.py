@@ -1,0 +1,1 @@
+"""Looks at a folder of tables and feature files, and writes a configuration for it."""

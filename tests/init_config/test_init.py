@@ -1,0 +1,189 @@
+"""`momkd-ray init`: folders as people have them become configurations that run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from support.bags import write_h5
+from support.command_line import outcome
+
+from momkd_ray.config.load import load_config
+from momkd_ray.ray_runtime.cluster import Connection
+
+
+@pytest.fixture
+def own(tiny_cohort_dir: Path, tmp_path: Path) -> Path:
+    """A folder of one's own: the tiny cohort without what only the generator writes."""
+    folder = tmp_path / "own"
+    shutil.copytree(tiny_cohort_dir, folder)
+    (folder / "synthetic.json").unlink()
+    (folder / "regions.parquet").unlink()
+    return folder
+
+
+def written(folder: Path, tmp_path: Path, *arguments: str) -> tuple[dict[str, dict[str, object]], str]:
+    out = tmp_path / "config.yaml"
+    assert outcome("init", str(folder), "--out", str(out), *arguments) == 0
+    text = out.read_text()
+    return yaml.safe_load(text), text
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert outcome("init", *arguments) == 1
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_folder_becomes_a_configuration_whose_folds_can_be_made(own: Path, tmp_path: Path) -> None:
+    tree, text = written(own, tmp_path)
+    cohort = tree["cohort"]
+    assert cohort["clinical"] == str(own / "clinical.csv")
+    assert cohort["slides"] == str(own / "slides.csv")
+    assert cohort["omics"] == str(own / "rna.parquet")
+    assert (cohort["label"], cohort["positive"], cohort["negative"]) == ("LABEL", "positive", "negative")
+    assert tree["features"]["dir"] == str(own / "features")
+    assert "layout trident, of synthetic, width 16" in text
+    assert outcome("split", "--config", str(tmp_path / "config.yaml")) == 0
+    folds = pd.read_csv(tmp_path / "runs" / "config" / "folds.csv")
+    assert folds["fold"].nunique() == tree["folds"]["n"]
+
+
+def test_what_is_written_trains(own: Path, tmp_path: Path, ray_cluster: Connection) -> None:
+    written(own, tmp_path)
+    small = ["model.hidden=16", "model.shared=8", "memory.components=2", "train.epochs=1", "genes.n=5", "folds.n=2"]
+    settings = [word for setting in small for word in ("--set", setting)]
+    assert outcome("train", "--config", str(tmp_path / "config.yaml"), "--fold", "0", *settings) == 0
+    assert (tmp_path / "runs" / "config" / "fold=0" / "model" / "model.json").exists()
+
+
+def test_other_names_formats_and_a_turned_table_of_genes(own: Path, tmp_path: Path) -> None:
+    clinical = pd.read_csv(own / "clinical.csv")
+    clinical["Case ID"] = clinical.pop("PATIENT")
+    clinical["age"] = range(40, 40 + len(clinical))
+    clinical["ER"] = ["yes", "no"] * (len(clinical) // 2)
+    (own / "clinical.csv").unlink()
+    clinical.to_excel(own / "patients.xlsx", index=False)
+    slides = pd.read_csv(own / "slides.csv").rename(columns={"PATIENT": "who", "FILENAME": "image"})
+    slides["image"] = slides["image"].str.replace(".h5", ".svs")
+    (own / "slides.csv").unlink()
+    slides.to_csv(own / "list.tsv", sep="\t", index=False)
+    genes = pd.read_parquet(own / "rna.parquet").set_index("PATIENT").T
+    (own / "rna.parquet").unlink()
+    genes.to_csv(own / "expression.csv.gz", index_label="gene")
+    tree, text = written(own, tmp_path, "--label", "ER")
+    cohort = tree["cohort"]
+    assert cohort["clinical"] == str(own / "patients.xlsx")
+    assert cohort["columns"] == {"clinical": "Case ID", "slides": "who"}
+    assert cohort["slide_column"] == "image"
+    assert cohort["omics"] == str(own / "expression.csv.gz")
+    assert (cohort["label"], cohort["positive"], cohort["negative"]) == ("ER", "yes", "no")
+    assert "Other label: LABEL" in text
+    assert outcome("split", "--config", str(tmp_path / "config.yaml")) == 0
+
+
+def clam_folder(folder: Path, patients: int = 12) -> Path:
+    (folder / "features" / "h5_files").mkdir(parents=True)
+    rows = []
+    for i in range(patients):
+        write_h5(folder / "features" / "h5_files" / f"slide_{i}.h5", seed=i)
+        rows.append((i, f"patient_{i}", f"slide_{i}", ["tumor_a", "tumor_b"][i % 2]))
+    pd.DataFrame(rows, columns=["", "case_id", "slide_id", "label"]).to_csv(folder / "dataset.csv", index=False)
+    splits = folder / "splits" / "task"
+    splits.mkdir(parents=True)
+    for k in range(2):
+        test = [f"slide_{i}" for i in range(patients) if i // 2 % 3 == k]
+        rest = [f"slide_{i}" for i in range(patients) if f"slide_{i}" not in test]
+        columns = {"train": rest[:-4], "val": rest[-4:], "test": test}
+        table = pd.DataFrame({name: pd.Series(values) for name, values in columns.items()})
+        table.to_csv(splits / f"splits_{k}.csv")
+    return folder
+
+
+def test_clam_s_folder_with_its_splits(tmp_path: Path) -> None:
+    folder = clam_folder(tmp_path / "clam")
+    tree, text = written(folder, tmp_path)
+    assert tree["cohort"]["clinical"] == str(folder / "dataset.csv")
+    assert "slides" not in tree["cohort"]
+    assert tree["features"]["dir"] == str(folder / "features")
+    assert tree["folds"] == {"file": str(folder / "splits" / "task")}
+    assert "CHECK: which of 'tumor_b' and 'tumor_a' is the positive class?" in text
+    assert outcome("split", "--config", str(tmp_path / "config.yaml")) == 0
+
+
+def test_patho_bench_s_table_with_its_folds(tmp_path: Path) -> None:
+    folder = tmp_path / "bench"
+    (folder / "features").mkdir(parents=True)
+    rows = []
+    for i in range(16):
+        write_h5(folder / "features" / f"s{i}.h5", seed=i)
+        roles = ["test" if i // 4 == k else "train" for k in range(4)]
+        rows.append((f"c{i}", f"s{i}", i % 2, *roles))
+    columns = ["case_id", "slide_id", "IDH", *(f"fold_{k}" for k in range(4))]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "k=all.tsv", sep="\t", index=False)
+    tree, _ = written(folder, tmp_path, "--label", "IDH")
+    assert tree["folds"] == {"file": str(folder / "k=all.tsv")}
+    assert (tree["cohort"]["positive"], tree["cohort"]["negative"]) == ("1", "0")
+    assert outcome("split", "--config", str(tmp_path / "config.yaml")) == 0
+
+
+def test_slides_that_nearly_match_are_shown(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slides = pd.read_csv(own / "slides.csv")
+    slides["FILENAME"] = "scan of " + slides["FILENAME"].str.removesuffix(".h5")
+    slides.to_csv(own / "slides.csv", index=False)
+    sentence = refused(capsys, str(own), "--out", str(tmp_path / "c.yaml"))
+    assert "no table names the" in sentence
+    assert "the nearest is 'scan of TCGA" in sentence
+
+
+def test_what_a_folder_lacks_is_said(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "c.yaml")]
+    assert "does not exist" in refused(capsys, str(tmp_path / "none"), *out)
+    assert "no column 'HER2' of 2 to 10 classes: choose --label among LABEL" in refused(
+        capsys, str(own), "--label", "HER2", *out
+    )
+    (own / "clinical.csv").rename(tmp_path / "clinical.csv")
+    assert "add a clinical table" in refused(capsys, str(own), *out)
+    (tmp_path / "empty").mkdir()
+    assert "no .h5 or .pt feature file" in refused(capsys, str(tmp_path / "empty"), *out)
+    assert outcome("init") == 2
+    (tmp_path / "c.yaml").write_text("mine")
+    (tmp_path / "clinical.csv").rename(own / "clinical.csv")
+    assert "exists already" in refused(capsys, str(own), *out)
+    assert (tmp_path / "c.yaml").read_text() == "mine"
+
+
+def stamp(own: Path, path: Path, **changes: object) -> Path:
+    section = {
+        "output_dir": str(path.parent / "stamp-out"),
+        "clini_table": str(own / "clinical.csv"),
+        "slide_table": str(own / "slides.csv"),
+        "feature_dir": str(own / "features"),
+        "ground_truth_label": "LABEL",
+        "categories": ["positive", "negative"],
+        "n_splits": 2,
+    } | changes
+    path.write_text(yaml.safe_dump({"preprocessing": {"wsi_dir": "x"}, "crossval": section}))
+    return path
+
+
+def test_stamp_s_configuration_is_translated(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "config.yaml"
+    assert outcome("init", "--from", str(stamp(own, tmp_path / "stamp.yaml")), "--out", str(out)) == 0
+    config = load_config(out)
+    assert config.cohort.label == "LABEL"
+    assert config.cohort.classes == ("negative", "positive")
+    assert config.folds.n == 2
+    assert config.run.dir == str(tmp_path / "stamp-out" / "momkd-ray")
+    assert outcome("split", "--config", str(out)) == 0
+    capsys.readouterr()
+    other = ["--out", str(tmp_path / "other.yaml")]
+    regression = stamp(own, tmp_path / "r.yaml", task="regression")
+    assert "trains classifiers only" in refused(capsys, "--from", str(regression), *other)
+    three = stamp(own, tmp_path / "t.yaml", categories=["a", "b", "c"])
+    assert "true_class" in refused(capsys, "--from", str(three), *other)
+    lacking = stamp(own, tmp_path / "l.yaml", clini_table=None)
+    assert "lacks clini_table" in refused(capsys, "--from", str(lacking), *other)
+    assert "no section crossval" in refused(capsys, "--from", str(out), *other)
