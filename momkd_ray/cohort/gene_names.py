@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 import yaml
@@ -11,12 +11,14 @@ import yaml
 _VERSIONED = re.compile(r"(ENS[A-Z]{0,6}[GTP]\d{11})\.\d+")
 
 
-def listed(entries: Iterable[str], names: Sequence[str]) -> list[str]:
+def listed(entries: Collection[str], names: Sequence[str]) -> list[str]:
     """Returns the names that a list of names and patterns (`*_cnv`) picks, in the order of `names`.
 
     An entry that is a name picks that name only, even if it has characters of a pattern.
     """
     present = set(names)
+    if not entries:
+        return []
     exact = {entry for entry in entries if entry in present}
     patterns = [entry for entry in entries if entry not in present and any(sign in entry for sign in "*?[")]
     return [name for name in names if name in exact or any(fnmatchcase(name, pattern) for pattern in patterns)]

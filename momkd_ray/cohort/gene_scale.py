@@ -103,7 +103,8 @@ def gene_families(
     if settings.scale != "auto":
         chosen: Scale = "linear values" if settings.scale == "linear" else "scaled values"
         return (columns.family("", np.ones(len(columns.names), bool), chosen),)
-    kept = np.asarray([name in set(listed(settings.keep, columns.names)) for name in columns.names], bool)
+    own = set(listed(settings.keep, columns.names))
+    kept = np.asarray([name in own for name in columns.names], bool)
     tags = np.asarray([tag_of(name) for name in columns.names], object)
     families: list[GeneFamily] = []
     for tag in sorted(set(tags[~kept])):

@@ -14,6 +14,8 @@ from momkd_ray.cohort.gene_scale import FEW_PATIENTS, tag_of
 from momkd_ray.cohort.known_columns import normalised
 from momkd_ray.cohort.table_files import PANDAS_INDEX
 
+Values = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+
 INDEX = re.compile(rf"(Unnamed: \d+(_level_\d+)?|\.\.\.\d+|level_\d+|{PANDAS_INDEX}\d*_*|)", re.IGNORECASE)
 
 # compared in lower case without punctuation; none is the symbol of a gene
@@ -80,7 +82,7 @@ def no_genes(values: pd.DataFrame, row_numbers: frozenset[str], label: Label) ->
         Columns, each with what it is, the label and its copies first.
     """
     names = [str(name) for name in values.columns]
-    values_NG = values.to_numpy(np.float64)
+    values_NG = values.to_numpy()
     found = {name: "has the name of the label" for name in names if name == label.column}
     for meaning in (label.written, label.classes):
         copies = _copies(values_NG, [meaning.get(str(patient)) for patient in values.index])
@@ -109,7 +111,7 @@ def _by_name(name: str) -> str:
     return ""
 
 
-def _copies(values_NG: npt.NDArray[np.float64], labels: list[str | None]) -> npt.NDArray[np.bool_]:
+def _copies(values_NG: Values, labels: list[str | None]) -> npt.NDArray[np.bool_]:
     """Returns the columns whose values are the label: a number for each of its values, or the label's own numbers.
 
     A gene of two values is a copy by chance in one of 2^n columns, so that few patients decide nothing.
@@ -128,7 +130,7 @@ def _copies(values_NG: npt.NDArray[np.float64], labels: list[str | None]) -> npt
         equal = np.isclose(rows_NG, numbers[:, None], rtol=1e-5, equal_nan=False).all(axis=0)
     if known.sum() <= np.log2(max(columns, 2)) + 10 or len(names) > 20:
         return equal
-    levels_LG = np.full((len(names), columns), np.nan)
+    levels_LG = np.full((len(names), columns), np.nan, np.float32)
     constant = np.ones(columns, bool)
     for level, name in enumerate(names):
         its = rows_NG[[label == name for label in own]]
@@ -138,14 +140,16 @@ def _copies(values_NG: npt.NDArray[np.float64], labels: list[str | None]) -> npt
     return equal | (constant & distinct)
 
 
-def _dates(values_NG: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Returns the columns of numbers such as 20190503."""
+def _dates(values_NG: Values) -> npt.NDArray[np.bool_]:
+    """Returns the columns of numbers such as 20190503; single precision may have moved the last digit by one."""
+    dates = np.zeros(values_NG.shape[1], bool)
     if len(values_NG) < FEW_PATIENTS:
-        return np.zeros(values_NG.shape[1], bool)
-    blank_NG = np.isnan(values_NG)
-    numbers_NG = np.nan_to_num(values_NG, nan=20000101, posinf=0, neginf=0)
-    month_NG, day_NG = numbers_NG // 100 % 100, numbers_NG % 100
-    fits_NG = (numbers_NG >= 19000101) & (numbers_NG < 21000101) & (numbers_NG == np.rint(numbers_NG))
-    fits_NG &= (month_NG >= 1) & (month_NG <= 12) & (day_NG >= 1) & (day_NG <= 31)
-    dates: npt.NDArray[np.bool_] = fits_NG.all(axis=0) & ~blank_NG.all(axis=0)
+        return dates
+    low_G, high_G = np.fmin.reduce(values_NG, axis=0), np.fmax.reduce(values_NG, axis=0)
+    for column in np.flatnonzero((low_G >= 19000101) & (high_G < 21000101)):
+        numbers_N = values_NG[:, column].astype(np.float64)
+        numbers_N = numbers_N[~np.isnan(numbers_N)]
+        month_N, day_N = numbers_N // 100 % 100, numbers_N % 100
+        fits_N = (numbers_N == np.rint(numbers_N)) & (month_N >= 1) & (month_N <= 12) & (day_N <= 32)
+        dates[column] = fits_N.all()
     return dates
