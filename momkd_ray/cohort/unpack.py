@@ -104,4 +104,4 @@ def _suffix(member: str) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -1,0 +1,223 @@
+"""The same cohort, however its tables are written: separators, encodings, orders, identifiers, compressions."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import itertools
+import lzma
+import random
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from momkd_ray.cohort.cohort import Cohort, load_cohort
+from momkd_ray.config.load import Config
+
+N = 10
+BARCODES = [f"TCGA-A{i % 7}-{1000 + i}" for i in range(N)]
+CLINICAL = pd.DataFrame(
+    {
+        "PATIENT": BARCODES,
+        "HER2": ["positive", "negative"] * 5,
+        "NOTE": ["ok", "a, b; c", "d|e", 'said "no"', "é", "", "x", "y", "z", "u"],
+    }
+)
+SLIDES = pd.DataFrame({"PATIENT": BARCODES, "FILENAME": [f"{name}-01Z-00-DX1.svs" for name in BARCODES]})
+VALUES = np.random.default_rng(0).normal(5, 2, (N, 4)).round(3)
+GENES = pd.DataFrame(VALUES, columns=["ESR1", "PGR", "ERBB2", "MKI67"])
+GENES.insert(0, "PATIENT", BARCODES)
+
+SEPARATORS = {",": ".csv", ";": ".csv", "\t": ".tsv", "|": ".txt"}
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252")
+LINE_ENDS = ("\n", "\r\n", "\r")
+PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda content: content,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+}
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "sample": "{}-01A".format,
+    "short sample": "{}-01".format,
+    "aliquot": "{}-01A-11R-A12P-07".format,
+    "lower case": str.lower,
+    "dots": lambda name: name.replace("-", "."),
+    "blanks": " {} ".format,
+}
+
+
+def text(table: pd.DataFrame, separator: str = ",", end: str = "\n", encoding: str = "utf-8", above: str = "") -> bytes:
+    written = above + table.to_csv(index=False, sep=separator)
+    return written.replace("\n", end).encode(encoding)
+
+
+def zipped(content: bytes, name: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"folder/{name}", content)
+        archive.writestr(f"__MACOSX/folder/._{name}", b"\0")
+    return out.getvalue()
+
+
+def cohort_of(folder: Path, **tables: tuple[str, bytes | pd.DataFrame]) -> Cohort:
+    """Writes the tables that are given in another way, the others plainly, and reads them."""
+    cohort = {"label": "HER2"}
+    for key, plain in (("clinical", CLINICAL), ("slides", SLIDES), ("omics", GENES)):
+        name, content = tables.get(key, (f"{key}.csv", text(plain)))
+        path = folder / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif path.suffix == ".parquet":
+            content.to_parquet(path)
+        else:
+            content.to_excel(path, index=False)
+        cohort[key] = str(path)
+    return load_cohort(Config.model_validate({"cohort": cohort, "features": {"dir": str(folder / "features")}}))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    cohort = cohort_of(tmp_path_factory.mktemp("plain"))
+    assert len(cohort.patients) == len(cohort.slides) == N
+    assert cohort.omics is not None and cohort.omics.shape == (N, 4)
+    return cohort
+
+
+def same(cohort: Cohort, plain: Cohort) -> None:
+    assert cohort.fingerprint() == plain.fingerprint()
+    assert not cohort.rejected and cohort.excluded.empty
+
+
+@pytest.mark.parametrize("separator", SEPARATORS)
+def test_separators_encodings_line_ends_and_comments(tmp_path: Path, plain: Cohort, separator: str) -> None:
+    above = ("", "# made by a portal\n#more\n")
+    for number, (encoding, end, words) in enumerate(itertools.product(ENCODINGS, LINE_ENDS, above)):
+        name = f"clinical{number}{SEPARATORS[separator]}"
+        cohort = cohort_of(tmp_path, clinical=(name, text(CLINICAL, separator, end, encoding, words)))
+        same(cohort, plain)
+        said = " ".join(entry.what for entry in cohort.understood)
+        assert ("2 comment lines" in said) == bool(words)
+
+
+@pytest.mark.parametrize("kind", ["clinical", "slides", "omics"])
+def test_packings_of_every_table(tmp_path: Path, plain: Cohort, kind: str) -> None:
+    table = {"clinical": CLINICAL, "slides": SLIDES, "omics": GENES}[kind]
+    for separator, suffix in SEPARATORS.items():
+        content = text(table, separator)
+        for packing, pack in PACKINGS.items():
+            same(cohort_of(tmp_path, **{kind: (f"t{suffix}{packing}", pack(content))}), plain)
+        same(cohort_of(tmp_path, **{kind: (f"t{suffix}.zip", zipped(content, f"t{suffix}"))}), plain)
+        same(cohort_of(tmp_path, **{kind: ("t.zip", zipped(content, f"t{suffix}"))}), plain)
+    same(cohort_of(tmp_path, **{kind: ("t.parquet", table)}), plain)
+    same(cohort_of(tmp_path, **{kind: ("t.xlsx", table)}), plain)
+
+
+def test_orders_of_rows_and_columns_and_further_columns(tmp_path: Path, plain: Cohort) -> None:
+    rng = random.Random(0)
+    for _ in range(30):
+        tables = {}
+        for key, table in (("clinical", CLINICAL), ("slides", SLIDES)):
+            shuffled = table.sample(frac=1, random_state=rng.randrange(1000)).assign(AGE=range(N), SITE="s")
+            columns = list(shuffled.columns)
+            rng.shuffle(columns)
+            tables[key] = (f"{key}.csv", text(shuffled[columns]))
+        same(cohort_of(tmp_path, omics=("o.csv", text(GENES.sample(frac=1, random_state=1))), **tables), plain)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_identifiers_are_the_clinical_tables_however_others_spell_them(
+    tmp_path: Path, plain: Cohort, spelling: str
+) -> None:
+    spelt = [SPELLINGS[spelling](name) for name in BARCODES]
+    half = [SPELLINGS[spelling](name) if i % 2 else name for i, name in enumerate(BARCODES)]
+    for names in (spelt, half):
+        cohorts = [
+            cohort_of(tmp_path, slides=("s.csv", text(SLIDES.assign(PATIENT=names)))),
+            cohort_of(tmp_path, omics=("o.csv", text(GENES.assign(PATIENT=names)))),
+            cohort_of(
+                tmp_path, slides=("s.csv", text(SLIDES.assign(PATIENT=names).rename(columns={"PATIENT": "who"})))
+            ),
+        ]
+        for cohort in cohorts:
+            same(cohort, plain)
+            assert cohort.understood, "what was matched is told"
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "case_id", "Patient ID", "SAMPLE", "cases.submitter_id"])
+def test_the_patients_column_is_found_in_every_table(tmp_path: Path, plain: Cohort, name: str) -> None:
+    for key, table in (("clinical", CLINICAL), ("slides", SLIDES), ("omics", GENES)):
+        content = text(table.rename(columns={"PATIENT": name}))
+        same(cohort_of(tmp_path, **{key: ("t.csv", content)}), plain)
+        same(cohort_of(tmp_path, **{key: ("t.xlsx", table.rename(columns={"PATIENT": name}))}), plain)
+
+
+def test_rows_that_agree_count_once_and_blank_ones_not_at_all(tmp_path: Path, plain: Cohort) -> None:
+    for key, table in (("clinical", CLINICAL), ("slides", SLIDES), ("omics", GENES)):
+        same(cohort_of(tmp_path, **{key: ("t.csv", text(pd.concat([table, table[3:6]])))}), plain)
+        blank = text(table) + b"," * (table.shape[1] - 1) + b"\n\n\n"
+        same(cohort_of(tmp_path, **{key: ("t.csv", blank)}), plain)
+        trailing = text(table).replace(b"\n", b",\n")
+        same(cohort_of(tmp_path, **{key: ("t.csv", trailing)}), plain)
+
+
+def test_row_names_of_r_and_decimal_commas(tmp_path: Path, plain: Cohort) -> None:
+    lines = text(GENES, "\t").decode().split("\n", 1)
+    by_r = "\t".join(lines[0].split("\t")[1:]) + "\n" + lines[1]
+    same(cohort_of(tmp_path, omics=("o.txt", by_r.encode())), plain)
+    for separator in (";", "\t"):
+        commas = GENES.to_csv(index=False, sep=separator, decimal=",").encode()
+        same(cohort_of(tmp_path, omics=("o.csv", commas)), plain)
+
+
+def numbered(folder: Path, key: str, spell: Callable[[int], str]) -> Cohort:
+    names = [f"{i + 1:05d}" for i in range(N)]
+    tables = {"clinical": CLINICAL, "slides": SLIDES, "omics": GENES}
+    written = {own: (f"{own}.csv", text(table.assign(PATIENT=names))) for own, table in tables.items()}
+    written[key] = ("t.csv", text(tables[key].assign(PATIENT=[spell(i + 1) for i in range(N)])))
+    return cohort_of(folder, **written)
+
+
+@pytest.mark.parametrize("key", ["slides", "omics"])
+@pytest.mark.parametrize("spell", [str, "{}.0".format, "{:03d}".format, "X{:05d}".format, " {:05d}".format])
+def test_zeros_that_a_spreadsheet_dropped(tmp_path: Path, key: str, spell: Callable[[int], str]) -> None:
+    plain = numbered(tmp_path, key, "{:05d}".format)
+    same(numbered(tmp_path, key, spell), plain)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx", ".parquet"])
+@pytest.mark.parametrize(
+    ("values", "positive", "negative"),
+    [
+        ([1, 0], "1", "0"),
+        ([1.0, 0.0], "1", "0"),
+        ([1, 0], "1.0", "0.0"),
+        ([1, 0], 1, 0),
+        ([True, False], "True", "False"),
+        ([True, False], "TRUE", "false"),
+        ([True, False], True, False),
+        ([30, 12.5], ">= 25", "< 25"),
+        ([30, 12.5], ">25", "rest"),
+        (["high", "low"], "high", "rest"),
+        (["high", "low"], ["high", "very high"], ["low", "none"]),
+        (["rest", "work"], "work", "rest"),
+        ([">=10%", "<10%"], ">=10%", "<10%"),
+    ],
+)
+def test_a_label_means_the_same_in_every_file_type(
+    tmp_path: Path, suffix: str, values: list[object], positive: object, negative: object
+) -> None:
+    clinical = CLINICAL.assign(HER2=values * 5)
+    path = tmp_path / f"c{suffix}"
+    {".csv": clinical.to_csv, ".xlsx": clinical.to_excel, ".parquet": clinical.to_parquet}[suffix](path, index=False)
+    (tmp_path / "s.csv").write_bytes(text(SLIDES))
+    tables = {"clinical": str(path), "slides": str(tmp_path / "s.csv"), "label": "HER2"}
+    tree = {"cohort": {**tables, "positive": positive, "negative": negative}, "features": {"dir": str(tmp_path)}}
+    cohort = load_cohort(Config.model_validate(tree))
+    first = int(values[0] != "rest")
+    assert cohort.patients["y"].loc[BARCODES].tolist() == [first, 1 - first] * 5
