@@ -99,6 +99,7 @@ def _summarise(
     left_out: LeftOut = list(cohort.excluded.itertuples(index=False, name=None))
     sentences = cohort.unmatched_file_sentences()
     remaining: dict[str, Any] = {}
+    understood = list(cohort.understood)
     folds, impossible = pd.DataFrame(), ""
     try:
         left = cohort.without_slides(bad)
@@ -108,6 +109,7 @@ def _summarise(
         if plan is None or folds_without_gene_selection(config, left, plan):
             impossible = "what remains cannot be cross-validated"
         if plan is not None:
+            understood += plan.understood
             left_out = [*left.excluded.itertuples(index=False, name=None), *plan.left_out]
             few = few_validated(config, left, plan)
             notes += [*_notes(plan.left_out, str(config.folds.file)), *few]
@@ -125,19 +127,20 @@ def _summarise(
         remaining=remaining,
         folds=folds,
         impossible=impossible,
+        understood=tuple(understood),
     )
 
 
 def _plan(config: Config, cohort: Cohort) -> tuple[FoldPlan | None, list[Fault]]:
     """Makes the folds, None if that is impossible, and lists their faults."""
     try:
-        plan = make_folds(config, cohort, on_error="skip")
+        plan = make_folds(config, cohort)
     except InputError as error:
         if isinstance(error, FaultsError) and error.faults:
             return None, list(error.faults)
         location = config.folds.file or config.cohort.clinical
         return None, [Fault("fold", "all folds", "unusable", location, str(error))]
-    return plan, [*plan.rejected, *folds_without_gene_selection(config, cohort, plan)]
+    return plan, [*folds_without_gene_selection(config, cohort, plan)]
 
 
 def _notes(left_out: LeftOut, location: str) -> list[Fault]:

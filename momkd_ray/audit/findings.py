@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from momkd_ray import storage
+from momkd_ray.cohort.understood import Understood, in_order
 from momkd_ray.input_faults import Fault, faults_table
 
 SHOWN = 40  # faults on the terminal; the files have all
@@ -29,6 +31,7 @@ class Findings:
         folds: rows `fold, role, <class> ..., with omics`: numbers of patients that remain, the last for training
             patients only; empty if no folds can be made.
         impossible: why nothing can be trained on what remains; '' if something can.
+        understood: what was recognised about the inputs rather than declared.
     """
 
     faults: tuple[Fault, ...]
@@ -39,6 +42,7 @@ class Findings:
     remaining: dict[str, Any] = field(default_factory=dict)
     folds: pd.DataFrame = field(default_factory=pd.DataFrame)
     impossible: str = ""
+    understood: tuple[Understood, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -55,19 +59,25 @@ class Findings:
         return "; ".join(part for part in (f"the audit found {wrong}", notes, self.impossible) if part)
 
     def table(self) -> pd.DataFrame:
-        """Tabulates faults and notes, one per row, with their `level`."""
+        """Tabulates faults, notes and what was recognised, one per row, with their `level`."""
         levels = {"fault": self.faults, "note": self.notes}
         parts = [faults_table(entries).assign(level=level) for level, entries in levels.items()]
-        return pd.concat(parts, ignore_index=True)[["level", *parts[0].columns[:-1]]]
+        columns = ["level", *parts[0].columns[:-1]]
+        rows = [
+            ("understood", entry.topic, _base_name(entry.location), "", entry.location, entry.sentence())
+            for entry in in_order(self.understood)
+        ]
+        return pd.concat([*parts, pd.DataFrame(rows, columns=columns, dtype="str")], ignore_index=True)[columns]
 
     def write(self, folder: str) -> None:
-        """Writes `audit.csv` (one row per fault or note) and `audit.json` (the same, and what remains)."""
+        """Writes `audit.csv` (faults, notes and what was recognised) and `audit.json` (also what remains)."""
         storage.write_text(storage.join(folder, "audit.csv"), self.table().to_csv(index=False, lineterminator="\n"))
         content = {
             "ok": self.ok,
             "verdict": self.verdict(),
             "faults": [asdict(fault) for fault in self.faults],
             "notes": [asdict(note) for note in self.notes],
+            "understood": [asdict(entry) for entry in in_order(self.understood)],
             "excluded": self.excluded,
             "remaining": self.remaining,
             "folds": self.folds.to_dict("records"),
@@ -80,6 +90,9 @@ class Findings:
 
     def _lines(self) -> Iterator[str]:
         folder = f"{self.features.rstrip('/')}/"
+        warnings = [entry.sentence() for entry in in_order(self.understood) if entry.warning]
+        if warnings:
+            yield from (*warnings, "")
         for fault in self.faults[:SHOWN]:
             reason = fault.reason.replace(folder, "")
             prefix = "" if fault.id in reason else f"{fault.id}: "
@@ -94,6 +107,9 @@ class Findings:
         if by_problem:
             table = pd.DataFrame([(*key, n) for key, n in sorted(by_problem.items())], columns=["problem", "of", "n"])
             yield from (table.to_string(index=False), "")
+        recognised = [entry.sentence() for entry in in_order(self.understood) if not entry.warning]
+        if recognised:
+            yield from (*recognised, "")
         if self.sentences:
             yield from (*self.sentences, "")
         remaining = ", ".join(f"{value:,} {name}" for name, value in self.remaining.items())
@@ -101,6 +117,10 @@ class Findings:
         if len(self.folds):
             yield from ("", self.folds.fillna("").to_string(index=False))
         yield from ("", self.verdict()[:1].upper() + self.verdict()[1:] + ".")
+
+
+def _base_name(location: str) -> str:
+    return posixpath.basename(location.rstrip("/"))
 
 
 def _number(n: int, noun: str) -> str:

@@ -32,6 +32,7 @@ EXCLUDED = ("kind", "id", "reason", "problem")
 ALL_REJECTED = "all its slides are rejected"
 PATIENT_OUT = "its patient is left out"
 UNKNOWN_IN_SPLIT = "named by the split, not in the cohort"
+UNLISTED = "in no list of the split"
 NEVER_TESTED = "in no test set of the split"
 NOT_TRAINED = "no omics, which omics.missing: drop keeps from training; still validated and tested"
 _NOT_REMOVED = (NEVER_TESTED, NOT_TRAINED)  # reasons for which an entry stays in the cohort

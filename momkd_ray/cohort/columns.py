@@ -91,6 +91,11 @@ def slide_column(columns: Iterable[str], path: str, chosen: str | None) -> str:
     return _column(list(columns), path, chosen, SLIDE_COLUMNS, "slides", "cohort.slide_column")
 
 
+def slide_columns(columns: Iterable[str]) -> list[str]:
+    """Returns the columns that are named as those of slides usually are."""
+    return _candidates(list(columns), SLIDE_COLUMNS)
+
+
 def has_row_per_slide(columns: Iterable[str], chosen: str | None) -> bool:
     """Returns whether a table has a column of slides, so that a patient may have several rows."""
     names = list(columns)

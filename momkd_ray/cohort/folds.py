@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from momkd_ray import storage
-from momkd_ray.cohort.cohort import NEVER_TESTED, NOT_TRAINED, UNKNOWN_IN_SPLIT, Cohort, LeftOut
+from momkd_ray.cohort.cohort import NEVER_TESTED, NOT_TRAINED, UNKNOWN_IN_SPLIT, UNLISTED, Cohort, LeftOut
+from momkd_ray.cohort.identifiers import nearest
 from momkd_ray.cohort.splits import ROLES, Split, read_split
 from momkd_ray.cohort.table_files import first_duplicate
+from momkd_ray.cohort.understood import Understood
 from momkd_ray.config.load import Config
 from momkd_ray.config.sections import FoldsConfig
 from momkd_ray.errors import InputError
-from momkd_ray.input_faults import Fault, FaultsError, OnError
+from momkd_ray.input_faults import Fault, FaultsError
 
 ROLE = "role_"
 
@@ -31,14 +33,14 @@ class FoldPlan:
     Attributes:
         table: index `patient_id`; a column `role_<fold>` per fold with 'train', 'val', 'test' or, for a patient that is
             not in the fold, ''. If each patient is tested exactly once, that fold is in a column `fold` before them.
-        rejected: patients of the cohort that the imported split does not mention; they are not in the table.
-        left_out: rows for a cohort's `excluded`: names of the split that are not in the cohort, patients that are never
-            tested, and patients that do not train.
+        left_out: rows for a cohort's `excluded`: names of the split that are not in the cohort, patients in none of its
+            lists (they are not in the table), patients that are never tested, and patients that do not train.
+        understood: as what an imported split was read, or the sites of the folds.
     """
 
     table: pd.DataFrame
-    rejected: tuple[Fault, ...] = ()
     left_out: LeftOut = ()
+    understood: tuple[Understood, ...] = ()
 
     @property
     def folds(self) -> list[int]:
@@ -58,15 +60,16 @@ class FoldPlan:
         return self.table.to_csv(index_label=patient_column, lineterminator="\n")
 
 
-def make_folds(config: Config, cohort: Cohort, on_error: OnError = "stop") -> FoldPlan:
+def make_folds(config: Config, cohort: Cohort) -> FoldPlan:
     """Draws the folds, or imports them from `folds.file`, and cuts a validation set where none is given.
+
+    Patients in no list of an imported split are left out.
 
     The result depends on the patients, their labels and sites and `folds.seed`, never on the order of the tables' rows.
 
     Args:
         config: the resolved configuration.
         cohort: the patients.
-        on_error: `skip` leaves out the patients of the cohort that an imported split does not mention.
 
     Raises:
         InputError: too few patients or sites; an imported split is missing or damaged; or a part of a fold would lack
@@ -74,18 +77,16 @@ def make_folds(config: Config, cohort: Cohort, on_error: OnError = "stop") -> Fo
         FaultsError: an imported split has patients on two sides.
     """
     patients = cohort.patients.sort_index()
-    rejected: tuple[Fault, ...] = ()
-    unknown: LeftOut = ()
+    unlisted: LeftOut = ()
     if config.folds.file is None:
         split, remedy = _draw_folds(config.folds, patients, cohort.classes)
     else:
         split, remedy = read_split(config, cohort), f"mend {config.folds.file}"
         _refuse_leaks(split.leaks, config.folds.file)
-        unknown = _unknown_in_split(split, cohort)
-        rejected = _unmentioned(split, patients, config.folds.file, on_error)
-        patients = patients.drop([fault.id for fault in rejected])
-        if len(split.roles) < 2:
-            raise InputError(f"{config.folds.file} gives one fold only: give two or more")
+        unlisted, few = _unlisted(split, patients, config.folds.file)
+        split = replace(split, understood=(*few, *split.understood))
+        patients = patients.drop([name for _, name, _, _ in unlisted])
+        unlisted = (*_unknown_in_split(split, cohort), *unlisted)
     y_N = patients["y"].to_numpy(dtype=np.int64)
     names = [str(name) for name in patients.index]
     roles = {
@@ -97,7 +98,8 @@ def make_folds(config: Config, cohort: Cohort, on_error: OnError = "stop") -> Fo
     for fold in sorted(roles.keys() - split.validated):
         _cut_validation(config.folds, fold, roles[fold], y_N, cohort.classes)
     table = _plan_table(names, roles)
-    plan = FoldPlan(table, rejected, (*unknown, *_never_tested(table), *_not_trained(config, cohort, table)))
+    left_out = (*unlisted, *_never_tested(table), *_not_trained(config, cohort, table))
+    plan = FoldPlan(table, left_out, split.understood)
     check_disjoint(plan)
     return plan
 
@@ -138,20 +140,34 @@ def _plan_table(patients: list[str], roles: Mapping[int, RoleNames]) -> pd.DataF
     return table
 
 
-def _unmentioned(split: Split, patients: pd.DataFrame, path: str, on_error: OnError) -> tuple[Fault, ...]:
-    """Lists the patients of the cohort that the split does not mention."""
+def _unlisted(split: Split, patients: pd.DataFrame, path: str) -> tuple[LeftOut, list[Understood]]:
+    """Lists the patients of the cohort that no fold of the split mentions, with a warning if they are most.
+
+    Raises:
+        InputError: it mentions none.
+    """
     mentioned = set().union(*split.roles.values())
     without = [str(name) for name in patients.index if name not in mentioned]
-    remedy = "add them to it, or take them out of the clinical table"
-    if without and (on_error == "stop" or len(without) == len(patients)):
-        raise InputError(
-            f"{path} gives no fold to {len(without)} of the {len(patients)} patients of the cohort, "
-            f"such as '{without[0]}': {remedy}"
+    if not without:
+        return (), []
+    names = sorted(name for _, name in split.named)
+    near = nearest(names, patients.index)
+    if len(without) == len(patients):
+        hint = (
+            f"'{near[0]}' is nearest to '{near[1]}'" if near else f"such as '{names[0]}'" if names else "there is none"
         )
-    return tuple(
-        Fault("patient", name, "unmatched", path, f"{path} gives no fold to patient '{name}': {remedy}")
-        for name in without
-    )
+        raise InputError(
+            f"{path} gives no fold to any of the {len(patients)} patients of the cohort, such as '{without[0]}' "
+            f"(its names: {hint}): write its names as in the clinical table or the table of slides"
+        )
+    warning = []
+    if len(without) > len(patients) / 2:
+        hint = f"; '{near[0]}' is nearest to '{near[1]}'" if near and near[1] in without else ""
+        what = (
+            f"only {len(patients) - len(without)} of the {len(patients)} patients of the cohort are in its lists{hint}"
+        )
+        warning.append(Understood(path, "split", what, len(without), warning=True))
+    return tuple(("patient", name, UNLISTED, "unmatched") for name in without), warning
 
 
 def _refuse_leaks(leaks: Sequence[Fault], path: str) -> None:
@@ -189,6 +205,8 @@ def _roles_of(table: pd.DataFrame) -> pd.DataFrame:
 
 def _draw_folds(settings: FoldsConfig, patients: pd.DataFrame, classes: tuple[str, str]) -> tuple[Split, str]:
     """Draws folds in which every patient is tested once; returns them with the remedy if one lacks a class."""
+    if settings.kind == "leave_one_site_out":
+        return _leave_one_site_out(settings, patients)
     from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
     y_N = patients["y"].to_numpy(dtype=np.int64)
@@ -214,6 +232,27 @@ def _draw_folds(settings: FoldsConfig, patients: pd.DataFrame, classes: tuple[st
         role_N[tested] = "test"
         roles[fold] = dict(zip(map(str, patients.index), role_N, strict=True))
     return Split(roles, frozenset()), remedy
+
+
+def _leave_one_site_out(settings: FoldsConfig, patients: pd.DataFrame) -> tuple[Split, str]:
+    """Tests the patients of each site in a fold of their own."""
+    sites = sorted(set(patients["site"]))
+    if len(sites) < 2:
+        raise InputError(
+            f"the cohort's patients are of one site ('{settings.site}'), of which none can be left out: set folds.kind "
+            "to k_fold and folds.site to null"
+        )
+    roles = {
+        fold: {str(name): "test" if own == site else "train" for name, own in patients["site"].items()}
+        for fold, site in enumerate(sites)
+    }
+    counts = patients["site"].value_counts()
+    shown = [f"fold {fold} tests '{site}' ({counts[site]} patients)" for fold, site in enumerate(sites[:12])]
+    more = f" and so on to fold {len(sites) - 1}" if len(sites) > 12 else ""
+    what = f"each of the {len(sites)} sites is left out once: {', '.join(shown)}{more}"
+    remedy = f"set folds.kind to k_fold, which tests several values of '{settings.site}' together"
+    understood = (Understood(settings.site or "", "split", what, len(sites)),)
+    return Split(roles, frozenset(), understood=understood), remedy
 
 
 def _check_sites(settings: FoldsConfig, sites: int) -> None:

@@ -1,28 +1,38 @@
-"""Imports splits: a table of folds, STAMP's splits.json, CLAM's splits_<i>.csv, Patho-Bench's k=all.tsv."""
+"""Imports splits: tables of folds or of roles, folders of lists, JSON; of patients or slides, whichever is named."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from momkd_ray import storage
-from momkd_ray.cohort import columns
 from momkd_ray.cohort.cohort import Cohort
-from momkd_ray.cohort.slides import slide_id_of
-from momkd_ray.cohort.table_files import read_content, read_table, require_columns, rows_by_value, texts
+from momkd_ray.cohort.split_files import (
+    ROLES,
+    Entry,
+    Parts,
+    has_lists,
+    lists_of,
+    read_folder,
+    read_json,
+    role_of,
+    rows_of,
+)
+from momkd_ray.cohort.split_names import NamedPatients, SplitNames
+from momkd_ray.cohort.table_files import read_table, require_columns, texts
+from momkd_ray.cohort.understood import Understood
 from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
-from momkd_ray.input_faults import Fault, Kind, Problem
+from momkd_ray.input_faults import Fault, Kind
 
-ROLES = ("train", "val", "test")
-CLAM_FILE = re.compile(r"splits_(\d{1,9})\.csv")  # not the _bool and _descriptor files beside them
-# columns of Patho-Bench, and of a folds.csv in which not every patient is tested exactly once
-ROLE_COLUMN = re.compile(r"(?:fold|role)_(\d{1,9})")
+__all__ = ["ROLES", "Roles", "Split", "read_split"]
+
+# of Patho-Bench (fold_0), of a run's own folds.csv (role_0), and of others
+_NUMBERED = re.compile(r"(?:folds?|role|splits?|set|k|cv|rep|repeat)?[ _=-]?(\d{1,9})", re.IGNORECASE)
+_OWN_COLUMNS = re.compile(r"(?:fold|role)_\d{1,9}")
 
 Roles = dict[str, str]
 """Patient -> role in a fold."""
@@ -36,198 +46,192 @@ class Split:
         roles: of the patients, by fold.
         validated: folds with a validation set.
         named: (kind, id) of every patient or slide that has a role.
-        leaks: a fault for each patient and fold on two sides, or with two rows where there should be one.
+        leaks: a fault for each patient and fold on two sides.
+        understood: as what it was read.
     """
 
     roles: Mapping[int, Roles]
     validated: frozenset[int]
     named: frozenset[tuple[Kind, str]] = frozenset()
     leaks: tuple[Fault, ...] = ()
+    understood: tuple[Understood, ...] = ()
 
 
 def read_split(config: Config, cohort: Cohort) -> Split:
-    """Reads `folds.file`, whose layout follows from its name and columns.
+    """Reads `folds.file`, whose layout follows from its name and content.
 
-    Patients who are not in the cohort get no role.
+    If no fold has a test set, the validation sets are the test sets, and so they are if both are the same. Patients who
+    are not in the cohort get no role.
 
     Raises:
         InputError: it cannot be read, or has none of the layouts.
     """
-    path = str(config.folds.file)
-    patients = frozenset(str(name) for name in cohort.patients.index)
+    path, names = str(config.folds.file), SplitNames.of(cohort)
     if path.lower().endswith(".json"):
-        return _stamp(path, patients)
+        return _of_parts(path, *read_json(path), names)
     if not storage.exists(path):
-        return _clam(path, dict(zip(cohort.slides["slide_id"], cohort.slides["patient_id"], strict=True)))
+        return _read_folder(path, names)
     frame = read_table(path)
-    usual = cohort.patient_column if cohort.patient_column in frame.columns else None
-    patient_column = columns.patient_column(frame.columns, path, config.cohort.patient_column or usual)
-    if config.folds.column in frame.columns:
-        row_per_slide = columns.has_row_per_slide(frame.columns, config.cohort.slide_column)
-        return _table(frame, path, (patient_column, config.folds.column), patients, row_per_slide=row_per_slide)
-    of_fold = {int(match[1]): name for name in frame.columns if (match := ROLE_COLUMN.fullmatch(name))}
-    if not of_fold:
-        require_columns(frame.columns, path, config.folds.column)
-    return _patho_bench(frame, path, patient_column, of_fold, patients)
+    chosen = config.folds.column if "column" in config.folds.model_fields_set else None
+    if chosen is not None:
+        require_columns(frame.columns, path, chosen)
+        cells = [cell for cell in texts(frame[chosen]) if cell is not None]
+        columns = {0: chosen} if cells and all(map(role_of, cells)) else {}
+    else:
+        columns = _role_columns(frame, path, config.folds.column)
+    if columns:
+        cells_of = texts(frame[names.column(_without(frame, columns.values()), path)])
+        parts = {fold: rows_of(frame, path, cells_of, column) for fold, column in sorted(columns.items())}
+        shown = ", ".join(f"'{column}'" for column in list(columns.values())[:3]) + (
+            ", ..." if len(columns) > 3 else ""
+        )
+        return _of_parts(path, parts, f"a role of each row in {shown}", names)
+    if config.folds.column not in frame.columns and has_lists(frame):
+        number = re.search(r"(\d{1,9})\D*$", path.rpartition("/")[2])
+        parts = {int(number[1]) if number else 0: lists_of(frame, path, names.column)}
+        return _of_parts(path, parts, "a column of names for each part", names)
+    require_columns(frame.columns, path, config.folds.column)
+    return _of_numbers(frame, path, config.folds.column, names)
 
 
-def _table(
-    frame: pd.DataFrame, path: str, names: tuple[str, str], patients: frozenset[str], *, row_per_slide: bool
-) -> Split:
-    """Imports a table of folds: a patient is tested in the fold of its row and trained on in all others.
+def _without(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    return frame.drop(columns=list(columns))
 
-    Args:
-        frame: the table.
-        path: its location, for messages.
-        names: the columns of patients and of folds.
-        patients: of the cohort.
-        row_per_slide: whether a patient may have several rows.
+
+def _role_columns(frame: pd.DataFrame, path: str, usual: str) -> dict[int, str]:
+    """Returns fold -> the column that says its roles; empty if there is none.
+
+    Raises:
+        InputError: two columns without a number say roles.
     """
-    rows_of, _ = rows_by_value(frame[names[0]])
-    folds = texts(frame[names[1]])
+    numbered: dict[int, str] = {}
+    others = []
+    for name in map(str, frame.columns):
+        cells = [cell for cell in texts(frame[name]) if cell is not None]
+        says_roles = bool(cells) and all(map(role_of, cells))
+        if (number := _NUMBERED.fullmatch(name)) and (says_roles or _OWN_COLUMNS.fullmatch(name)):
+            numbered.setdefault(int(number[1]), name)
+        elif says_roles:
+            others.append(name)
+    if numbered or (usual in frame.columns and usual not in others):
+        return numbered
+    if len(others) > 1 and usual not in others:
+        cures = ", or ".join(f"set folds.column to {name}" for name in others[:3])
+        raise InputError(f"{path} has several columns that say train and test: {cures}, whichever is meant")
+    return {0: usual if usual in others else others[0]} if others else {}
+
+
+def _read_folder(folder: str, names: SplitNames) -> Split:
+    inside = storage.list_names(folder)
+    if not inside:
+        raise InputError(f"folds.file {folder} does not exist")
+    found = read_folder(folder, names.column, names.is_name)
+    if found is None:
+        raise InputError(
+            f"folds.file {folder} holds no splits_<i>.csv, as CLAM writes them, and no train.csv and test.csv or "
+            "train_<i>.csv and test_<i>.csv: give a folder of these, or a file"
+        )
+    return _of_parts(folder, *found, names)
+
+
+def _of_parts(path: str, parts: Parts, layout: str, names: SplitNames) -> Split:
+    parts, notes = _with_tests(path, parts)
+    named = names.resolve((entry.name for own in parts.values() for entry in own), path)
+    leaks: list[Fault] = []
+    roles = {fold: _roles(own, named, leaks) for fold, own in parts.items()}
+    validated = frozenset(fold for fold, own in parts.items() if any(entry.role == "val" for entry in own))
+    understood = [_read_as(path, layout, len(parts), named), *notes, *named.understood]
+    return Split(roles, validated, _ids(named), tuple(leaks), tuple(understood))
+
+
+def _read_as(path: str, layout: str, folds: int, named: NamedPatients) -> Understood:
+    found = sum(name in named.owners for name in named.ids)
+    count = "one fixed split, a single fold" if folds == 1 else f"{folds} folds"
+    whose = f"{found:,} of the {len(named.ids):,} {named.kind}s that it names are in the cohort"
+    return Understood(path, "split", f"it is read as {count}: {layout}; {whose}", found)
+
+
+def _ids(named: NamedPatients) -> frozenset[tuple[Kind, str]]:
+    return frozenset((named.kind, own) for own in named.ids.values())
+
+
+def _with_tests(path: str, parts: Parts) -> tuple[Parts, list[Understood]]:
+    """Makes the validation sets the test sets if there are no others; they are cut from the training patients then."""
+
+    def members(fold: int, role: str) -> set[str]:
+        return {entry.name for entry in parts[fold] if entry.role == role}
+
+    validated = any(members(fold, "val") for fold in parts)
+    cut = "validation sets are cut from the training patients (folds.validation)"
+    if validated and not any(members(fold, "test") for fold in parts):
+        renamed = {
+            fold: [replace(entry, role="test") if entry.role == "val" else entry for entry in own]
+            for fold, own in parts.items()
+        }
+        what = f"it has validation sets (val) and no test sets: val is tested on as the test set, and {cut}"
+        return renamed, [Understood(path, "split", what, len(parts))]
+    if validated and all(members(fold, "val") == members(fold, "test") for fold in parts):
+        once = {fold: [entry for entry in own if entry.role != "val"] for fold, own in parts.items()}
+        what = f"its validation sets are the test sets once more (val and test are the same): {cut}"
+        return once, [Understood(path, "split", what, len(parts))]
+    return parts, []
+
+
+def _roles(entries: Sequence[Entry], named: NamedPatients, leaks: list[Fault]) -> Roles:
+    """Derives the roles of a fold's patients, and adds the patients with two roles to the leaks."""
+    first: dict[str, Entry] = {}
+    leaking: set[str] = set()
+    for entry in entries:
+        patient = named.owners.get(entry.name)
+        if patient is None:
+            continue
+        before = first.setdefault(patient, entry)
+        if before.role == entry.role or patient in leaking:
+            continue
+        leaking.add(patient)
+        sides = f"is on two sides{entry.of}, {_side(before, named)} and {_side(entry, named)}"
+        must = "all slides of a patient must be on one" if named.kind == "slide" else "it must be on one"
+        leaks.append(_leak(entry.location, patient, f"{sides}: {must}"))
+    return {patient: entry.role for patient, entry in first.items()}
+
+
+def _side(entry: Entry, named: NamedPatients) -> str:
+    slide = f"slide '{entry.name}' in " if named.kind == "slide" else ""
+    return f"{slide}{entry.role}{f' in {entry.where}' if entry.where else ''}"
+
+
+def _leak(path: str, patient: str, what: str) -> Fault:
+    return Fault("patient", patient, "on two sides", path, f"{path}: patient '{patient}' {what}")
+
+
+def _of_numbers(frame: pd.DataFrame, path: str, column: str, names: SplitNames) -> Split:
+    """Imports a table of folds: a patient is tested in the fold of its row and trained on in all others."""
+    cells = texts(frame[names.column(_without(frame, [column]), path)])
+    folds = texts(frame[column])
+    named = names.resolve((cell for cell, fold in zip(cells, folds, strict=True) if cell and fold is not None), path)
+    values_of: dict[str, dict[str, None]] = {}
+    for cell, fold in zip(cells, folds, strict=True):
+        if cell is not None and (patient := named.owners.get(cell)) is not None:
+            values_of.setdefault(patient, {})[fold or "blank"] = None
     tested: dict[str, int] = {}
     leaks = []
-    for patient, rows in rows_of.items():
-        if patient not in patients:
-            continue
-        values = [folds[row - 1] for row in rows]
-        if len(set(values)) > 1 or (len(rows) > 1 and not row_per_slide):
-            different = [value or "blank" for value in dict.fromkeys(values)]
-            where = f"folds {' and '.join(different)}" if len(different) > 1 else f"fold {different[0]} twice"
-            problem: Problem = "on two sides" if len(different) > 1 else "duplicated"
-            leaks.append(_leak(path, patient, f"is in {where}: keep one row", problem))
-        elif values[0] is not None:
-            tested[patient] = _fold_number(values[0], patient, path)
+    for patient, values in values_of.items():
+        if len(values) > 1:
+            leaks.append(_leak(path, patient, f"is in folds {' and '.join(values)}: keep one row"))
+        else:
+            tested[patient] = _fold_number(next(iter(values)), patient, path)
     numbers = sorted(set(tested.values()))
     if len(numbers) == 1 and not leaks:
-        raise InputError(
-            f"{path}: every patient of the cohort is in fold {numbers[0]} of '{names[1]}': give two or more"
-        )
+        raise InputError(f"{path}: every patient of the cohort is in fold {numbers[0]} of '{column}': give two or more")
     roles = {
         number: {patient: "test" if own == number else "train" for patient, own in tested.items()} for number in numbers
     }
-    named = (patient for patient, rows in rows_of.items() if any(folds[row - 1] is not None for row in rows))
-    return Split(roles, frozenset(), _patients(named), tuple(leaks))
-
-
-def _patients(names: Iterable[str]) -> frozenset[tuple[Kind, str]]:
-    return frozenset(("patient", name) for name in names)
-
-
-def _leak(path: str, patient: str, what: str, problem: Problem = "on two sides") -> Fault:
-    return Fault("patient", patient, problem, path, f"{path}: patient '{patient}' {what}")
+    read_as = _read_as(path, f"each row's fold of test in '{column}'", len(numbers), named)
+    return Split(roles, frozenset(), _ids(named), tuple(leaks), (read_as, *named.understood))
 
 
 def _fold_number(text: str, patient: str, path: str) -> int:
-    if not re.fullmatch(r"\d{1,9}(\.0+)?", text.strip()):
+    number = re.fullmatch(r"(?:folds?|splits?|set|k|cv)?[ _=-]?(\d{1,9})(?:\.0+)?", text.strip(), re.IGNORECASE)
+    if not number:
         raise InputError(f"{path}: the fold of patient '{patient}' is '{text}': it must be a whole number")
-    return int(text.strip().partition(".")[0])
-
-
-def _stamp(path: str, patients: frozenset[str]) -> Split:
-    try:
-        tree = json.loads(read_content(path))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {' '.join(str(error).split())}") from error
-    splits = tree.get("splits") if isinstance(tree, dict) else None
-    if not isinstance(splits, list) or not splits:
-        raise InputError(f"{path} has no list 'splits', as STAMP writes it")
-    roles = {}
-    leaks = []
-    named: set[str] = set()
-    for fold, split in enumerate(splits):
-        train, test = (_names(split, key, f"{path}: split {fold}") for key in ("train_patients", "test_patients"))
-        what = f"is trained on and tested in split {fold}: keep it on one side"
-        leaks += [_leak(path, patient, what) for patient in sorted(train & test & patients)]
-        roles[fold] = dict.fromkeys(train & patients, "train") | dict.fromkeys(test & patients, "test")
-        named |= train | test
-    return Split(roles, frozenset(), _patients(named), tuple(leaks))
-
-
-def _names(split: Any, key: str, whose: str) -> set[str]:
-    names = split.get(key) if isinstance(split, dict) else None
-    if not isinstance(names, list):
-        raise InputError(f"{whose} has no list '{key}', as STAMP writes it")
-    return {str(name) for name in names}
-
-
-def _clam(folder: str, owners: Mapping[str, str]) -> Split:
-    """Imports CLAM's files, which list slides, as roles of patients."""
-    files = {int(match[1]): name for name in storage.list_names(folder) if (match := CLAM_FILE.fullmatch(name))}
-    if not files:
-        fault = "holds no splits_<i>.csv, as CLAM writes them" if storage.list_names(folder) else "does not exist"
-        raise InputError(f"folds.file {folder} {fault}")
-    roles: dict[int, Roles] = {}
-    validated = set()
-    leaks: list[Fault] = []
-    named: set[tuple[Kind, str]] = set()
-    for fold, name in sorted(files.items()):
-        path = storage.join(folder, name)
-        frame = read_table(path)
-        require_columns(frame.columns, path, "train", "test")
-        listed = [
-            (_known_slide(text, owners), role)
-            for role in ROLES
-            if role in frame.columns
-            for text in texts(frame[role])
-            if text is not None
-        ]
-        if any(role == "val" for _, role in listed):
-            validated.add(fold)
-        of_cohort = [(owners[slide], slide, role) for slide, role in listed if slide in owners]
-        roles[fold], new_leaks = _by_patient(of_cohort, path)
-        leaks += new_leaks
-        named |= {("slide", slide) for slide, _ in listed}
-    return Split(roles, frozenset(validated), frozenset(named), tuple(leaks))
-
-
-def _known_slide(text: str, owners: Mapping[str, str]) -> str:
-    """Returns the slide's identifier; CLAM's pandas writes a column of integers with gaps as floats, such as 12.0."""
-    slide = slide_id_of(text)
-    integer = slide.removesuffix(".0")
-    return integer if slide not in owners and integer in owners else slide
-
-
-def _by_patient(slides: Iterable[tuple[str, str, str]], path: str) -> tuple[Roles, list[Fault]]:
-    """Derives roles of patients from (patient, slide, role); lists the patients with two roles as leaks."""
-    first: dict[str, tuple[str, str]] = {}
-    leaks: dict[str, Fault] = {}
-    for patient, slide, role in slides:
-        before, of = first.setdefault(patient, (slide, role))
-        if role != of and patient not in leaks:
-            leaks[patient] = _leak(
-                path,
-                patient,
-                f"is on two sides, slide '{before}' in {of} and slide '{slide}' in {role}: all slides of a patient "
-                "must be on one",
-            )
-    return {patient: role for patient, (_, role) in first.items()}, list(leaks.values())
-
-
-def _patho_bench(
-    frame: pd.DataFrame, path: str, patient_column: str, of_fold: Mapping[int, str], patients: frozenset[str]
-) -> Split:
-    rows_of, _ = rows_by_value(frame[patient_column])
-    roles: dict[int, Roles] = {}
-    validated = set()
-    leaks = []
-    named: set[str] = set()
-    for fold, column in sorted(of_fold.items()):
-        values = [None if value is None else value.strip().lower() for value in texts(frame[column])]
-        for row, value in enumerate(values, start=1):
-            if value is not None and value not in ROLES:
-                raise InputError(
-                    f"{path}: '{column}' is '{value}' in data row {row}: it must be {', '.join(ROLES)} or blank"
-                )
-        if "val" in values:
-            validated.add(fold)
-        roles[fold] = {}
-        named |= {patient for patient, rows in rows_of.items() if any(values[row - 1] is not None for row in rows)}
-        for patient in sorted(rows_of.keys() & patients):
-            own = {role: row for row in reversed(rows_of[patient]) if (role := values[row - 1]) is not None}
-            if len(own) > 1:
-                sides = " and ".join(f"{role} in data row {row}" for role, row in reversed(own.items()))
-                leaks.append(_leak(path, patient, f"is on two sides of '{column}', {sides}: it must be on one"))
-            if own:
-                roles[fold][patient] = next(iter(own))
-    return Split(roles, frozenset(validated), _patients(named), tuple(leaks))
+    return int(number[1])

@@ -187,6 +187,11 @@ class StoreConfig(Section):
 class FoldsConfig(Section):
     """Patient-level folds, drawn or imported, and the validation set within each fold's training patients."""
 
+    kind: Literal["k_fold", "leave_one_site_out"] = Field(
+        default="k_fold",
+        description="`k_fold` draws `n` folds; `leave_one_site_out` makes a fold of each site (`folds.site`), in which "
+        "its patients are tested. The default is the paper's.",
+    )
     n: Annotated[int, Field(ge=2)] = Field(
         default=5, description="The number of folds that are drawn. The default is the paper's."
     )
@@ -208,15 +213,20 @@ class FoldsConfig(Section):
     )
     file: Location | None = Field(
         default=None,
-        description="Imported folds: a table, STAMP's `splits.json`, CLAM's folder of splits or Patho-Bench's "
-        "`k=all.tsv`. By default folds are drawn.",
+        description="Imported folds, or one fixed split: a table, STAMP's `splits.json`, a folder of CLAM's "
+        "`splits_<i>.csv` or of `train.csv`, `val.csv` and `test.csv`, Patho-Bench's `k=all.tsv`, or a run's own "
+        "`folds.csv`. By default folds are drawn.",
     )
     column: str = Field(
-        default="fold", description="The column of an imported table that holds the fold in which a patient is tested."
+        default="fold",
+        description="The column of an imported table that holds the fold in which a patient is tested, or its role: "
+        "train, val or test. By default it is `fold`, unless other columns say roles.",
     )
 
     @model_validator(mode="after")
     def _site_is_for_drawn_folds(self) -> FoldsConfig:
+        if self.kind == "leave_one_site_out" and self.site is None and self.file is None:
+            raise ValueError("kind is leave_one_site_out, but no site is given: set folds.site to the column of sites")
         if self.site is not None and self.file is not None:
             raise ValueError("site and file are both given, but imported folds are used as they are: leave one out")
         return self

@@ -52,7 +52,7 @@ def open_run(
     check_own_machine(config, address)
     with ProgressReporter() as progress:
         cohort = open_cohort(config, progress, on_error)
-        plan = open_folds(config, cohort, progress, on_error)
+        plan = open_folds(config, cohort, progress)
         if fold is not None and fold not in plan.folds:
             raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, plan.folds))}")
     directory = RunDirectory(config.run.dir)

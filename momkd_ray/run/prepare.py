@@ -10,6 +10,7 @@ from momkd_ray.bags.store import MANIFEST, BagStore
 from momkd_ray.cohort.cohort import Cohort, exclusion_sentences, load_cohort
 from momkd_ray.cohort.fold_checks import check_gene_selection, few_validated, few_validated_sentence
 from momkd_ray.cohort.folds import FoldPlan, make_folds
+from momkd_ray.cohort.understood import in_order
 from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
 from momkd_ray.input_faults import REJECTED, Fault, OnError
@@ -34,16 +35,17 @@ def open_cohort(config: Config, progress: ProgressReporter, on_error: OnError = 
     return cohort
 
 
-def open_folds(config: Config, cohort: Cohort, progress: ProgressReporter, on_error: OnError = "stop") -> FoldPlan:
+def open_folds(config: Config, cohort: Cohort, progress: ProgressReporter) -> FoldPlan:
     """Makes the folds, checks that each can be trained, and reports exclusions and small validation sets.
 
     Raises:
         InputError: as `make_folds`, or the genes of a fold could not be selected.
     """
-    plan = make_folds(config, cohort, on_error)
+    plan = make_folds(config, cohort)
     check_gene_selection(config, cohort, plan)
     small = few_validated_sentence(few_validated(config, cohort, plan), config)
-    for sentence in [*exclusion_sentences(plan.left_out), *small]:
+    recognised = [entry.sentence() for entry in in_order(plan.understood)]
+    for sentence in [*recognised, *exclusion_sentences(plan.left_out), *small]:
         progress.info(sentence)
     return plan
 
@@ -140,7 +142,7 @@ def open_run_inputs(
     store, faults = ensure_store(config, cohort, progress, on_error, for_run=True)
     if faults:
         cohort = cohort.without_slides(faults)
-        plan = open_folds(config, cohort, progress, on_error)
+        plan = open_folds(config, cohort, progress)
     cohort = cohort.with_excluded(plan.left_out)
     inputs = RunInputs(config, cohort, plan, store, store, fingerprint(config, cohort, plan, store))
     return claim_directory(inputs, others_work)

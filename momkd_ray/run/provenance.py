@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import yaml
 from pydantic import ValidationError
@@ -16,6 +16,7 @@ from momkd_ray.bags.store import BagStore
 from momkd_ray.cohort.cohort import Cohort
 from momkd_ray.cohort.folds import FoldPlan
 from momkd_ray.cohort.table_files import read_content
+from momkd_ray.cohort.understood import in_order
 from momkd_ray.config.load import Config
 from momkd_ray.config.sections import GENE_SELECTIONS, resolve_location
 from momkd_ray.errors import InputError
@@ -60,6 +61,8 @@ def claim_directory(inputs: RunInputs, others_work: Callable[[], bool] = lambda:
     """
     directory, claimed = inputs.directory, inputs.fingerprint
 
+    understood = [asdict(entry) for entry in in_order([*inputs.cohort.understood, *inputs.plan.understood])]
+
     def claim(content: bytes | None) -> bytes:
         nonlocal claimed
         earlier = _recorded_fingerprint(content, directory)
@@ -72,12 +75,12 @@ def claim_directory(inputs: RunInputs, others_work: Callable[[], bool] = lambda:
                 raise _other_run(directory, recorded, inputs, earlier)
             else:
                 discard_untrained(directory)
-        return (json.dumps({"fingerprint": claimed, **versions()}, indent=2) + "\n").encode()
+        return (json.dumps({"fingerprint": claimed, **versions(), "understood": understood}, indent=2) + "\n").encode()
 
     storage.update(directory.provenance, claim)
     inputs.plan.to_csv(directory.folds, inputs.cohort.patient_column)
     storage.write_text(directory.excluded, inputs.cohort.excluded.to_csv(index=False, lineterminator="\n"))
-    record_faults((*inputs.cohort.rejected, *inputs.plan.rejected), "the inputs", directory.rejected, "skip")
+    record_faults(inputs.cohort.rejected, "the inputs", directory.rejected, "skip")
     if claimed == inputs.fingerprint:  # or else the recorded one is what the fingerprint was computed from
         storage.write_text(directory.configuration, inputs.config.to_yaml())
     return replace(inputs, fingerprint=claimed)

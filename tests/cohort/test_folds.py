@@ -104,8 +104,7 @@ def test_imported_folds_are_kept_as_they_are(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         (GOOD_FOLDS + "P0000,2\n", "patient 'P0000' is in folds 7 and 2"),
-        (GOOD_FOLDS + "P0000,7\n", "patient 'P0000' is in fold 7 twice"),
-        (GOOD_FOLDS.replace("P0003,7\n", "").replace("P0001,7", "P0001,"), "2 of the 8 patients.*'P0001'"),
+        ("P9,1\nQ9,2\n", "gives no fold to any of the 8 patients.*'P0000'|no column that names the patients"),
         (GOOD_FOLDS.replace("P0005,2", "P0005,left"), "'P0005' is 'left'.*whole number"),
         (GOOD_FOLDS.replace("P0005,2", "P0005,2.5"), "'P0005' is '2.5'"),
         (GOOD_FOLDS.replace(",7", ",2"), "every patient.*fold 2"),
@@ -265,7 +264,6 @@ def test_an_imported_split_is_disjoint_and_kept(kind: str, shares: list[tuple[bo
     check_disjoint(plan)
     assert plan.folds == sorted(roles)
     assert plan.table.index.tolist() == cohort.patients.index.tolist()
-    assert not plan.rejected
     for fold, given_roles in roles.items():
         found = plan.roles(fold).to_dict()
         assert {name for name, role in found.items() if role} == set(given_roles)
@@ -307,18 +305,13 @@ def test_given_validation_sets_are_used_as_they_are_and_others_are_cut(tmp_path:
         make_folds(with_file(config, write_split(tmp_path, "Patho-Bench", without, cohort)), cohort)
 
 
-def test_patients_whom_the_split_does_not_mention_are_counted_or_left_out(tmp_path: Path) -> None:
+def test_patients_whom_the_split_does_not_mention_are_left_out_and_counted(tmp_path: Path) -> None:
     config, cohort = study_cohort(tmp_path)
     roles = partition([name for name in cohort.patients.index if name not in ("P04", "P11")])
     for kind in KINDS:
-        place = with_file(config, write_split(tmp_path, kind, roles, cohort))
-        with pytest.raises(InputError, match="gives no fold to 2 of the 16 patients of the cohort, such as 'P04': add"):
-            make_folds(place, cohort)
-        plan = make_folds(place, cohort, "skip")
-        assert [(fault.kind, fault.id, fault.problem) for fault in plan.rejected] == [
-            ("patient", "P04", "unmatched"),
-            ("patient", "P11", "unmatched"),
-        ]
+        plan = make_folds(with_file(config, write_split(tmp_path, kind, roles, cohort)), cohort)
+        unlisted = [row for row in plan.left_out if row[2] == "in no list of the split"]
+        assert unlisted == [("patient", name, "in no list of the split", "unmatched") for name in ("P04", "P11")]
         assert sorted({"P04", "P11", *plan.table.index}) == cohort.patients.index.tolist()
         assert len(plan.table) == 14
 
@@ -371,7 +364,7 @@ def test_clam_slides_that_are_numbers_are_found(tmp_path: Path) -> None:
         (
             "splits.json",
             '{"splits": [{"train_patients": ["P00", "P01"], "test_patients": ["P01", "P00"]}]}',
-            "2 patients .* the first: .*'P00' is trained on and tested in split 0: keep it on one side",
+            "2 patients .* the first: .*'P0.' is on two sides of split 0, train and test: it must be on one",
         ),
         (
             "k.tsv",
@@ -379,14 +372,14 @@ def test_clam_slides_that_are_numbers_are_found(tmp_path: Path) -> None:
             "'fold_0' is 'left' in data row 2: it must be train, val",
         ),
         ("k.csv", "case_id,folds\nP00,1\n", "has no column 'fold'; the nearest is 'folds'"),
-        ("k.csv", "who,fold\nP00,1\n", "no column that names the patients"),
+        ("k.csv", "who,fold\nX00,1\nX01,2\n", "gives no fold to any of the 16 patients"),
         (
             "splits/splits_0_bool.csv",
             ",train,val,test\n",
             "folds.file .*splits holds no splits_<i>.csv, as CLAM writes",
         ),
-        ("splits/splits_0.csv", ",train,test\n0,S00a,S01a\n", "gives no fold to 14 of the 16"),
-        ("splits/splits_0.csv", ",train,val\n0,S00a,S01a\n", "splits_0.csv has no column 'test'"),
+        ("splits/splits_0.csv", ",train,test\n0,X00a,Y01a\n", "gives no fold to any of the 16 patients"),
+        ("splits/splits_0.csv", ",train,label\n0,S00a,S01a\n", "splits_0.csv has no column 'test'"),
         ("nowhere", None, "folds.file .*nowhere does not exist"),
     ],
 )
@@ -403,12 +396,14 @@ def test_a_bad_split_is_told_in_one_sentence(tmp_path: Path, name: str, content:
     assert "\n" not in str(caught.value)
 
 
-def test_one_fold_is_no_cross_validation(tmp_path: Path) -> None:
+def test_one_fixed_split_is_one_fold(tmp_path: Path) -> None:
     config, cohort = study_cohort(tmp_path)
     roles = {0: partition(cohort.patients.index)[0]}
     for kind in KINDS:
-        with pytest.raises(InputError, match="gives one fold only: give two or more"):
-            make_folds(with_file(config, write_split(tmp_path, kind, roles, cohort)), cohort)
+        plan = make_folds(with_file(config, write_split(tmp_path, kind, roles, cohort)), cohort)
+        assert plan.folds == [0]
+        assert (plan.roles(0) == "test").sum() == 8
+        assert any("one fixed split, a single fold" in entry.what for entry in plan.understood)
 
 
 def test_the_column_of_the_clinical_table_is_used_for_our_own(tmp_path: Path) -> None:
