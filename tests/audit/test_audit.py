@@ -59,7 +59,8 @@ def test_a_clean_cohort_passes_with_its_counts(cohort: Cohort, capsys: pytest.Ca
     code, found, table = cohort.audited()
     assert code == 0
     assert found["ok"]
-    assert set(table["level"]) <= {"note"}
+    assert set(table["level"]) <= {"note", "understood"}
+    assert len(found["understood"]) == (table["level"] == "understood").sum()
     assert found["remaining"]["positive patients"] + found["remaining"]["negative patients"] == 24
     folds = pd.DataFrame(found["folds"])
     assert folds.groupby("role")[["positive", "negative"]].sum().loc["test"].sum() == 24
@@ -126,7 +127,8 @@ def test_a_split_that_leaks_is_a_fault_of_every_patient_on_two_sides(
     (tmp_path / "splits.json").write_text(json.dumps({"splits": splits}))
     code, found, table = cohort.audited("--set", f"folds.file={tmp_path / 'splits.json'}")
     assert code == 1
-    assert table[["level", "kind", "id", "problem"]].to_numpy().tolist() == [
+    faults = table[table["level"] == "fault"]
+    assert faults[["level", "kind", "id", "problem"]].to_numpy().tolist() == [
         ["fault", "patient", name, "on two sides"] for name in halves[1][:2]
     ]
     assert [fault["id"] for fault in found["faults"]] == halves[1][:2]
