@@ -16,6 +16,7 @@ PURPOSES = {
     "report": "page, figures",
     "doctor": "checks of machines",
     "init_config": "a configuration for a folder",
+    "export": "archives, ONNX, STAMP",
     "heatmap": "maps of slides, QuPath",
     "predict": "ensembles",
     "statistics": "DeLong, calibration",

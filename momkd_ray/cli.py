@@ -20,6 +20,7 @@ from momkd_ray.credentials import redact
 from momkd_ray.doctor.command import doctor
 from momkd_ray.errors import InputError, StoppedError, input_error_within, run_error_within
 from momkd_ray.evaluate.command import evaluate
+from momkd_ray.export.command import export, import_
 from momkd_ray.heatmap.command import heatmap
 from momkd_ray.init_config.command import init
 
@@ -226,6 +227,8 @@ def predict(
 
 app.command()(doctor)
 app.command()(evaluate)
+app.command()(export)
+app.command("import")(import_)
 app.command()(heatmap)
 app.command()(init)
 
