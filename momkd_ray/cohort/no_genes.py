@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,19 +83,26 @@ def no_genes(values: pd.DataFrame, row_numbers: frozenset[str], label: Label) ->
     """
     names = [str(name) for name in values.columns]
     values_NG = values.to_numpy()
-    found = {name: "has the name of the label" for name in names if name == label.column}
+    found: dict[str, str] = {}
+
+    def note(flags: Iterable[bool], what: str) -> None:
+        for name, flag in zip(names, flags, strict=True):
+            if flag:
+                found.setdefault(name, what)
+
+    note((name == label.column for name in names), "has the name of the label")
     for meaning in (label.written, label.classes):
         copies = _copies(values_NG, [meaning.get(str(patient)) for patient in values.index])
-        found |= {n: f"is a copy of the label '{label.column}'" for n, copy in zip(names, copies, strict=True) if copy}
-    found |= {name: "has no name" for name in names if not name}
-    found |= {name: "counts the rows" for name in names if name and (INDEX.fullmatch(name) or name in row_numbers)}
-    found |= {name: what for name in names if (what := _by_name(name))}
-    dates = _dates(values_NG)
-    found |= {name: "holds dates" for name, date in zip(names, dates, strict=True) if date}
+        note(copies, f"is a copy of the label '{label.column}'")
+    note((not name for name in names), "has no name")
+    note((bool(INDEX.fullmatch(name)) or name in row_numbers for name in names), "counts the rows")
+    for name in names:
+        if what := _by_name(name):
+            found.setdefault(name, what)
+    note(_dates(values_NG), "holds dates")
     tagged = [bool(tag_of(name)) for name in names]
     if len(names) >= 10 and sum(tagged) >= _MOSTLY * (len(names) - len(found)):
-        plain = [name for name, has_tag in zip(names, tagged, strict=True) if not has_tag]
-        found |= {name: "lacks the mark of the other columns" for name in plain}
+        note((not has_tag for has_tag in tagged), "lacks the mark of the other columns")
     return found
 
 

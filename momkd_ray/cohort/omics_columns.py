@@ -56,9 +56,10 @@ def used_columns(
             f"{location}: {len(texts):,} of the {len(table.genes):,} columns hold text instead of numbers, such as "
             f"'{text}' in '{name}': write numbers with a decimal point and blanks as NA"
         )
-    found = {name: f"holds text such as '{text}'" for name, text in texts.items()}
     values = pd.DataFrame(table.values_SG, index=list(patients), columns=table.genes)
-    found = no_genes(values, table.row_numbers, label) | found
+    found = no_genes(values, table.row_numbers, label)
+    for name, text in texts.items():
+        found.setdefault(name, f"holds text such as '{text}'")
     kept = set(listed(settings.keep, table.genes)) - texts.keys()
     found = {name: what for name, what in found.items() if name not in kept}
     if not found:

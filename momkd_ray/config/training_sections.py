@@ -88,7 +88,7 @@ class MemoryConfig(Section):
     init_patches: Positive = Field(
         default=10_000,
         description="The largest number of projected patches of each class for the k-means that initialises the "
-        "memory. The default is the released one.",
+        "memory. The default is ours; the authors' run takes 50,000.",
     )
     init_iterations: Positive = Field(
         default=20, description="The number of iterations of that k-means. The default is the released one."
@@ -154,7 +154,8 @@ class TrainConfig(Section):
     )
     clip_norm: Annotated[float, Field(gt=0)] = Field(
         default=32.0,
-        description="The largest norm of the gradient. The default is the released `--gc 32`, used as a norm.",
+        description="The largest norm of the gradient. The default is that of the released program, `--gc 32`, which "
+        "it uses as a norm; the authors' run script sets 16.",
     )
     lr_factor: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.2,
@@ -168,8 +169,8 @@ class TrainConfig(Section):
     )
     patience: Positive = Field(
         default=10,
-        description="The number of epochs without a higher validation AUC before training stops. The default is the "
-        "released one.",
+        description="The number of epochs without a higher validation AUC before training stops. The default is ours: "
+        "the released program's is 20, after at least 50 epochs, and the authors' run script sets 1.",
     )
     balanced: bool = Field(
         default=True,
