@@ -111,6 +111,12 @@ class OmicsConfig(Section):
         description="`keep` trains the slide branch on patients without omics, too; `drop` leaves them out of "
         "training. Either way they are validated and tested, from histology alone.",
     )
+    teacher: Literal["cross_fitted", "none"] = Field(
+        default="cross_fitted",
+        description="What `momkd` learns to predict for training patients with omics: `cross_fitted` is the "
+        "probability that a logistic regression on all genes gives them, fitted on other training patients; `none` is "
+        "the label. The default is ours; the paper has none.",
+    )
     fraction: Annotated[float, Field(ge=0, le=1)] = Field(
         default=1.0,
         description="The share of the training patients with omics whose omics are used, drawn by `train.seed`; a "

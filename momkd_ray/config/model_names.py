@@ -25,3 +25,6 @@ DEFAULT_MODEL = "momkd"
 
 OMICS_MODELS = ("soft_labels", "batch_alignment", "omics_only", "late_fusion")
 """Those that cannot be trained without omics."""
+
+COMPONENT_MOMKD = "momkd_ray.model.component_momkd:ComponentMoMKD"
+"""The class of `momkd` where `model.pooling` is `components`."""

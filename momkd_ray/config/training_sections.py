@@ -26,9 +26,21 @@ class ModelConfig(Section):
         description="The network: `momkd`, or a peer that is trained in the same way, such as `mean_pool`, "
         "`gated_abmil` or `transmil`; an unknown name lists them all. Peers use the sizes that they have a part for.",
     )
+    pooling: Literal["components", "attention"] = Field(
+        default="components",
+        description="How `momkd` pools a slide: `components` makes one vector for each of `memory.components` tissue "
+        "components, found by clustering the training patches; `attention` is the paper's memory-guided attention over "
+        "a patch graph. The default is ours, chosen on two cohorts (see benchmarks).",
+    )
+    pooling_temperature: Annotated[float, Field(gt=0)] = Field(
+        default=4.0,
+        description="How far from a tissue component's centre patches count for it: the weight falls by exp(-d / 2 T), "
+        "with d the squared distance in standard deviations. Of pooling by `components`. The default is ours.",
+    )
     hidden: Positive = Field(
-        default=512,
-        description="The width of the slide encoder, a multiple of `heads`. The default is the released one.",
+        default=128,
+        description="The width of the slide encoder, a multiple of `heads`. The default is ours; the released one is "
+        "512.",
     )
     heads: Positive = Field(
         default=2, description="The number of heads of the graph attention. The default is the released one."
@@ -99,10 +111,13 @@ class LossConfig(Section):
     """Weights and constants of the losses (docs/method.md §3)."""
 
     task: float = Field(
-        default=0.5, description="The weight of the classification losses. The default is the released one."
+        default=1.0,
+        description="The weight of the classification losses. The default is ours; the released one is 0.5.",
     )
     align_slide: float = Field(
-        default=0.2, description="The weight of the slides' alignment with the memory. The default is the released one."
+        default=0.05,
+        description="The weight of the slides' alignment with the memory. The default is ours; the released one is "
+        "0.2.",
     )
     align_omics: float = Field(
         default=0.05, description="The weight of the omics' alignment with the memory. The default is the released one."
@@ -112,7 +127,8 @@ class LossConfig(Section):
         description="The weight of the omics' reconstruction. The default is the released one; the paper says 0.01.",
     )
     memory: float = Field(
-        default=0.1, description="The weight of the memory's losses. The default is the released one."
+        default=0.02,
+        description="The weight of the memory's losses. The default is ours; the released one is 0.1.",
     )
     margin: float = Field(
         default=0.3, description="The margin of the soft-angle alignment, a cosine. The default is the released one."
@@ -140,17 +156,39 @@ class TrainConfig(Section):
         description="The share of each class's training patients that train, drawn by `train.seed`; a smaller share "
         "is part of a larger one.",
     )
-    epochs: Positive = Field(default=100, description="The largest number of epochs. The default is the released one.")
+    epochs: Positive = Field(
+        default=20,
+        description="The number of epochs, or with `keep: best` the largest. The default is ours; the released one is "
+        "100.",
+    )
     lr: Annotated[float, Field(gt=0)] = Field(
-        default=2e-4, description="The learning rate of AdamW at the start. The default is the released one."
+        default=1e-3,
+        description="The learning rate of AdamW: the highest under `schedule: one_cycle`, the first under `plateau`. "
+        "The default is ours; the released one is 2e-4.",
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(
-        default=1e-4, description="The weight decay of AdamW. The default is the released one."
+        default=0.1, description="The weight decay of AdamW. The default is ours; the released one is 1e-4."
+    )
+    schedule: Literal["one_cycle", "plateau"] = Field(
+        default="one_cycle",
+        description="The learning rate over time: `one_cycle` rises and falls once over all steps; `plateau` falls "
+        "when the validation AUC does not rise (released). The default is ours.",
+    )
+    keep: Literal["last", "best"] = Field(
+        default="last",
+        description="The weights of the fold's model: those of the `last` epoch, or of the epoch with the `best` "
+        "validation AUC, after which training may stop early (released). The default is ours.",
+    )
+    refit: bool = Field(
+        default=True,
+        description="Whether the fold's model is trained again on training and validation patients together, after "
+        "the validation patients have given the threshold. It needs `keep: last` and `schedule: one_cycle`; a search "
+        "does without. The default is ours; the released code does not.",
     )
     bags_per_step: Positive = Field(
-        default=1,
-        description="The number of bags in a step of the optimiser, of all workers together. The default is the "
-        "released one.",
+        default=32,
+        description="The number of bags in a step of the optimiser, of all workers together. The default is ours; the "
+        "released one is 1.",
     )
     clip_norm: Annotated[float, Field(gt=0)] = Field(
         default=32.0,
@@ -159,8 +197,8 @@ class TrainConfig(Section):
     )
     lr_factor: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.2,
-        description="The factor of the learning rate on a plateau of the validation AUC. The default is the "
-        "released one.",
+        description="The factor of the learning rate on a plateau of the validation AUC, under `schedule: plateau`. "
+        "The default is the released one.",
     )
     lr_patience: Annotated[int, Field(ge=0)] = Field(
         default=5,
@@ -169,13 +207,14 @@ class TrainConfig(Section):
     )
     patience: Positive = Field(
         default=10,
-        description="The number of epochs without a higher validation AUC before training stops. The default is ours: "
-        "the released program's is 20, after at least 50 epochs, and the authors' run script sets 1.",
+        description="The number of epochs without a higher validation AUC before training stops, under `keep: best`. "
+        "The default is ours: the released program's is 20, after at least 50 epochs, and the authors' run script sets "
+        "1.",
     )
     balanced: bool = Field(
-        default=True,
-        description="Whether bags are drawn with replacement, both classes equally often. The default is the "
-        "released one.",
+        default=False,
+        description="Whether bags are drawn with replacement, both classes equally often. The default is ours; the "
+        "released code does.",
     )
     patches_per_pass: Positive = Field(
         default=16_384,
@@ -193,3 +232,9 @@ class TrainConfig(Section):
         description="Whether results agree to the last bit from run to run, and after a resume, for a given number of "
         "workers. It is slower on GPUs and with many workers, so it is off by default.",
     )
+
+    @model_validator(mode="after")
+    def _refit_has_an_end(self) -> TrainConfig:
+        if self.refit and (self.keep, self.schedule) != ("last", "one_cycle"):
+            raise ValueError("refit needs keep: last and schedule: one_cycle; set train.refit to false")
+        return self

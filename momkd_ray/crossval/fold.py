@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from momkd_ray.config.load import Config
 from momkd_ray.config.model_names import DEFAULT_MODEL
 from momkd_ray.crossval.cost import reset_peak_memory, write_cost
 from momkd_ray.crossval.evaluate import FoldResult, evaluate_fold
+from momkd_ray.crossval.teacher import cross_fitted_targets
 from momkd_ray.errors import InputError, RunError, diverged_error_within
 from momkd_ray.model.bundle import BundleCard, save_bundle
 from momkd_ray.model.registry import build_model, model_class
@@ -57,15 +59,40 @@ def run_fold(
     if trained is None:
         checkpoints.remove_all()  # a stopped setting is never resumed
         return None
-    result, patients = _evaluate(inputs, task, trained["best_epoch"])
-    parameters = _save_model(inputs, task, result, trained["val_auc"], genes, checkpoints)
+    final, final_genes, final_checkpoints = task, genes, checkpoints
+    if _refits(inputs, task.config):
+        final, final_genes = _refit_task(inputs, task)
+        final_checkpoints = Checkpoints(final.directory.checkpoints, final.fingerprint)
+        if fit(final, reports=False) is None:
+            return None
+    result, patients = _evaluate(inputs, task, final, trained["best_epoch"])
+    parameters = _save_model(inputs, task, final, result, trained["val_auc"], final_genes, final_checkpoints)
     storage.write_table(task.directory.test_predictions, patients)
     if inputs.setting_names:
         bags_validated = int((task.bags["role"] == "val").sum())
         write_cost(task.directory, inputs.config.cluster, bags_validated=bags_validated, parameters=parameters)
     storage.write_json(task.directory.result, result.to_json())
-    checkpoints.remove_all()  # a finished fold is never resumed
+    for finished in (checkpoints, final_checkpoints):
+        finished.remove_all()  # a finished fold is never resumed
     return result
+
+
+def _refits(inputs: RunInputs, config: Config) -> bool:
+    """Returns whether the fold is trained again with its validation patients; a search compares without."""
+    return config.train.refit and not config.search
+
+
+def _refit_task(inputs: RunInputs, task: FoldTask) -> tuple[FoldTask, GeneTransform | None]:
+    """Returns the task whose training patients are the fold's training and validation patients, and its genes."""
+    bags = task.bags.assign(role=task.bags["role"].replace("val", "train"))
+    directory = task.directory.refit
+    genes, omics, targets = _fit_fold_genes(inputs, task.config, bags, directory, task.fold)
+    final = replace(task, bags=bags, omics=omics, targets=targets, genes=_width(genes), location=directory.location)
+    return final, genes
+
+
+def _width(genes: GeneTransform | None) -> int:
+    return 0 if genes is None else len(genes.genes)
 
 
 def fold_task(
@@ -75,56 +102,67 @@ def fold_task(
     config = inputs.config.with_settings(values)
     directory = inputs.fold_directory(fold, setting)
     bags = with_fraction(inputs.fold_bags(fold), config, fold)
-    genes, omics = _fit_fold_genes(inputs, config, bags, directory, fold)
+    genes, omics, targets = _fit_fold_genes(inputs, config, bags, directory, fold)
     task = FoldTask(
         config=config,
         fold=fold,
         bags=bags,
         omics=omics,
-        genes=0 if genes is None else len(genes.genes),
+        genes=_width(genes),
         width=inputs.store.width,
         source=inputs.source,
         location=directory.location,
         fingerprint=inputs.fingerprint,
         setting=setting,
+        targets=targets,
     )
     return task, genes
 
 
 def _fit_fold_genes(
     inputs: RunInputs, config: Config, bags: pd.DataFrame, directory: FoldDirectory, fold: int
-) -> tuple[GeneTransform | None, dict[str, np.ndarray]]:
-    """Selects and scales genes on the fold's training patients with omics, or reads the earlier selection."""
-    omics, chosen = inputs.cohort.omics, model_class(config.model.name)
+) -> tuple[GeneTransform | None, dict[str, np.ndarray], dict[str, float]]:
+    """Selects and scales genes on the fold's training patients with omics, or reads the earlier selection.
+
+    Returns:
+        The genes, the patients' selected genes, and the teacher's targets for training patients with omics; None and
+        nothing without omics.
+    """
+    omics, chosen = inputs.cohort.omics, model_class(config.model)
     if not chosen.uses_omics:
-        return None, {}
+        return None, {}, {}
     if omics is None:
         if config.model.name != DEFAULT_MODEL:
             raise InputError(
                 f"model.name is {config.model.name}, which learns from omics, but cohort.omics is null: name the table"
             )
-        return None, {}
+        return None, {}, {}
     training = sorted(set(bags.loc[bags["role"] == "train", "patient_id"]))
     if config.omics.fraction < 1:
         having_omics = [patient for patient in training if patient in omics.index]
         training = _first_share(having_omics, config.omics.fraction, "omics", config, fold)
         if not training:
-            return None, {}
+            return None, {}, {}
     with_omics = omics.loc[omics.index.isin(training)]
     if with_omics.empty:
         raise InputError(
             f"no training patient of {directory.location} has omics; set cohort.omics to null to train without omics"
         )
+    y_N, families = inputs.cohort.patients["y"].loc[with_omics.index].to_numpy(), inputs.cohort.gene_families
     if storage.exists(directory.genes):
         genes = GeneTransform.load(directory.genes)
     else:
-        y_N = inputs.cohort.patients["y"].loc[with_omics.index].to_numpy()
-        genes = fit_genes(with_omics, y_N, config.genes, config.folds.seed, inputs.cohort.gene_families)
+        genes = fit_genes(with_omics, y_N, config.genes, config.folds.seed, families)
         genes.save(directory.genes)
+    targets: dict[str, float] = {}
+    if chosen.uses_teacher and config.omics.teacher == "cross_fitted":
+        all_genes = config.genes.model_copy(update={"select": "all"})
+        every_gene = fit_genes(with_omics, y_N, all_genes, config.folds.seed, families)
+        targets = cross_fitted_targets(with_omics, y_N, every_gene, derive_seed("teacher", config.train.seed, fold))
     if chosen.needs_omics_to_predict:
         tested = bags.loc[bags["role"] != "train", "patient_id"]
         with_omics = omics.loc[omics.index.isin([*training, *tested])]
-    return genes, dict(zip(with_omics.index, genes.apply(with_omics), strict=True))
+    return genes, dict(zip(with_omics.index, genes.apply(with_omics), strict=True)), targets
 
 
 def with_fraction(bags: pd.DataFrame, config: Config, fold: int) -> pd.DataFrame:
@@ -145,8 +183,9 @@ def _first_share(patients: Sequence[str], share: float, purpose: str, config: Co
     return sorted(ordered[: round(share * len(patients))])
 
 
-def _evaluate(inputs: RunInputs, task: FoldTask, best_epoch: int) -> tuple[FoldResult, pd.DataFrame]:
-    val, test = (storage.read_table(task.directory.slides(role)) for role in ("val", "test"))
+def _evaluate(inputs: RunInputs, task: FoldTask, final: FoldTask, best_epoch: int) -> tuple[FoldResult, pd.DataFrame]:
+    val = storage.read_table(task.directory.slides("val"))
+    test = storage.read_table(final.directory.slides("test"))
     n_train = task.bags.loc[task.bags["role"] == "train", "patient_id"].nunique()
     return evaluate_fold(task.fold, val, test, inputs.cohort.classes, int(n_train), best_epoch)
 
@@ -154,14 +193,15 @@ def _evaluate(inputs: RunInputs, task: FoldTask, best_epoch: int) -> tuple[FoldR
 def _save_model(
     inputs: RunInputs,
     task: FoldTask,
+    final: FoldTask,
     result: FoldResult,
     val_auc: float,
     genes: GeneTransform | None,
     checkpoints: Checkpoints,
 ) -> int:
-    """Writes the bundle of the best epoch's weights, from the newest checkpoint; returns its number of parameters."""
+    """Writes the bundle of the kept weights, from the newest checkpoint; returns its number of parameters."""
     config = task.config
-    model = build_model(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
+    model = build_model(config.model, config.memory, config.loss, width=task.width, genes=final.genes)
     newest = checkpoints.newest()
     if newest is None:
         raise RunError(f"{checkpoints.folder} holds no intact checkpoint any more; run the same command again")
@@ -172,6 +212,7 @@ def _save_model(
         "fingerprint": inputs.fingerprint,
         "best_epoch": result.best_epoch,
         "val_auc": val_auc,
+        "refit": final is not task,
         "genes": None if genes is None else genes.note,
     }
     card = BundleCard(
@@ -182,7 +223,7 @@ def _save_model(
         neighbors=inputs.store.format.neighbors,
         graph=inputs.store.format.graph,
         bag=config.cohort.bag,
-        genes=task.genes,
+        genes=final.genes,
         encoder=inputs.store.encoder,
         model=config.model,
         memory=config.memory,

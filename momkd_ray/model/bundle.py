@@ -65,11 +65,14 @@ def load_bundle(location: str) -> tuple[MILModel, BundleCard]:
         InputError: the folder holds no bundle, or one that is damaged or of another format.
     """
     try:
-        card = BundleCard.model_validate(json.loads(storage.read_text(storage.join(location, _CARD))))
+        content = json.loads(storage.read_text(storage.join(location, _CARD)))
+        # bundles from before there was a choice are all of this kind
+        content["model"].setdefault("pooling", "attention")
+        card = BundleCard.model_validate(content)
         weights = storage.read_bytes(storage.join(location, _WEIGHTS))
     except FileNotFoundError as error:
         raise InputError(f"{location} is no model bundle: it lacks model.json or weights.safetensors") from error
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{location}/model.json is not a card this version reads: {reason}") from error
     if hashlib.sha256(weights).hexdigest() != card.weights_sha256:

@@ -56,6 +56,8 @@ class MILModel(nn.Module, ABC):
         needs_omics_to_predict: whether validation and test patients' omics are read too (upper references).
         needs_bag_means: whether `prepare` needs the mean feature of every training bag.
         recordable: whether a step works on padded batches and can be recorded as a CUDA graph.
+        uses_teacher: whether the losses follow `batch.targets_B`, so that a cross-fitted teacher may set them.
+        full_precision: whether features must reach the model in float32.
         memory: a momentum memory, moved after each step by `evidence`; None for most models.
 
     Args:
@@ -70,6 +72,8 @@ class MILModel(nn.Module, ABC):
     needs_omics_to_predict: ClassVar[bool] = False
     needs_bag_means: ClassVar[bool] = False
     recordable: ClassVar[bool] = False
+    uses_teacher: ClassVar[bool] = False
+    full_precision: ClassVar[bool] = False
     memory: MomentumMemory | None
 
     def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:

@@ -43,6 +43,26 @@ def soft_angle(
     return F.softplus(sharpness * (margin - delta_N))
 
 
+def cross_entropy_of_target(logits_BY: Tensor, target_B: Tensor) -> Tensor:
+    """Cross-entropy (B,) of two classes with the probability of class 1 as the target."""
+    log_BY = logits_BY.log_softmax(dim=-1)
+    return -(target_B * log_BY[:, 1] + (1 - target_B) * log_BY[:, 0])
+
+
+def soft_angle_of_target(delta_N: Tensor, target_N: Tensor, sharpness: float, margin: float) -> Tensor:
+    """Soft-angle alignment loss towards a probability, the mean of both classes' losses by it (docs/method.md §7).
+
+    Args:
+        delta_N: affinity with class 1 minus that with class 0, of any shape.
+        target_N: probability of class 1, which broadcasts to it.
+        sharpness: slope of the softplus.
+        margin: the wanted difference.
+    """
+    towards_1_N = F.softplus(sharpness * (margin - delta_N))
+    towards_0_N = F.softplus(sharpness * (margin + delta_N))
+    return target_N * towards_1_N + (1 - target_N) * towards_0_N
+
+
 def nearest_components(z_PS: Tensor, labels_P: Tensor, raw_YKS: Tensor) -> Tensor:
     """Returns for each patch the nearest component (P,) of its bag's class, by distance to un-normalised components."""
     classes, components, width = raw_YKS.shape

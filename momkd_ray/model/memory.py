@@ -106,21 +106,28 @@ class MomentumMemory(nn.Module):
         weighted_YKS = m * count * self.accumulator_YKS + (1 - m) * moved_YKS
         weighted_YK = m * count * self.mass_YK + (1 - m) * responsibility_NYK.sum(0)
         evidence_YS = labels_NY.T @ evidence_NS
+        present_Y = labels_NY.sum(0)
         packed = torch.cat(
             [
                 weighted_YKS.flatten(),
                 weighted_YK.flatten(),
                 evidence_YS.flatten(),
+                present_Y,
                 evidence_NS.new_full((1,), count),
             ]
         )
         packed = self.sync(packed)
-        sizes = [weighted_YKS.numel(), weighted_YK.numel(), evidence_YS.numel(), 1]
-        accumulator, mass, evidence, total = torch.split(packed, sizes)
-        self.accumulator_YKS.copy_((accumulator / total).view_as(self.accumulator_YKS))
-        self.mass_YK.copy_((mass / total).view_as(self.mass_YK))
+        sizes = [weighted_YKS.numel(), weighted_YK.numel(), evidence_YS.numel(), present_Y.numel(), 1]
+        accumulator, mass, evidence, present, total = torch.split(packed, sizes)
+        self._replace(accumulator / total, mass / total, present > 0)
         self.updates += 1
         self._reseed(evidence.view_as(evidence_YS))
+
+    def _replace(self, accumulator: Tensor, mass: Tensor, present_Y: Tensor) -> None:
+        """Sets accumulator and mass of the classes that had evidence; a class without any does not decay."""
+        moved_YKS, moved_YK = accumulator.view_as(self.accumulator_YKS), mass.view_as(self.mass_YK)
+        self.accumulator_YKS.copy_(torch.where(present_Y[:, None, None], moved_YKS, self.accumulator_YKS))
+        self.mass_YK.copy_(torch.where(present_Y[:, None], moved_YK, self.mass_YK))
 
     def _reseed(self, evidence_YS: Tensor) -> None:
         """Re-seeds the weakest component of each class from the step's evidence if its mass is below the threshold."""

@@ -81,6 +81,7 @@ class MoMKD(MILModel):
     loss_names = ("ce", "memory", "align_slide", "align_omics", "reconstruction", "total")
     omics_loss_names = ("align_omics", "reconstruction")
     uses_omics = True
+    uses_teacher = True
     recordable = True
     memory: MomentumMemory
 
@@ -135,7 +136,9 @@ class MoMKD(MILModel):
             output.patches_PS, batch.bag_of_patch_P, labels_B, self.memory.raw_YKS, batch.patches_B
         )
         terms = {
-            "ce": F.cross_entropy(output.logits_BY, labels_B, reduction="none"),
+            "ce": F.cross_entropy(output.logits_BY, labels_B, reduction="none")
+            if batch.targets_B is None
+            else losses.cross_entropy_of_target(output.logits_BY, batch.targets_B),
             "memory": commitment_B + c.orthogonality * losses.orthogonality(components_YKS)[labels_B],
             "align_slide": losses.soft_angle(output.slide_BS, labels_B, components_YKS, *angle),
             "align_omics": torch.zeros_like(commitment_B),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 
-from momkd_ray.config.model_names import MODELS
+from momkd_ray.config.model_names import COMPONENT_MOMKD, DEFAULT_MODEL, MODELS
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model.interface import MILModel
 
 
-def model_class(name: str) -> type[MILModel]:
-    """Imports the class of a registered name."""
-    module, _, attribute = MODELS[name].partition(":")
+def model_class(model: ModelConfig) -> type[MILModel]:
+    """Imports the class of a configuration: of its name, and for `momkd` of its pooling."""
+    by_component = model.name == DEFAULT_MODEL and model.pooling == "components"
+    module, _, attribute = (COMPONENT_MOMKD if by_component else MODELS[model.name]).partition(":")
     found: type[MILModel] = getattr(importlib.import_module(module), attribute)
     return found
 
@@ -26,4 +27,4 @@ def build_model(model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, w
         width: D, the width of the patch features.
         genes: G, the number of omics inputs; 0 without omics.
     """
-    return model_class(model.name)(model, memory, loss, width=width, genes=genes)
+    return model_class(model)(model, memory, loss, width=width, genes=genes)

@@ -44,6 +44,10 @@ RELEASED_MEMORY = ("mem_neg._codebook.embed", "mem_pos._codebook.embed")
 """Released names of the memories of class 0 and class 1, (1, K, S) each."""
 
 
+RELEASED_LOSSES = LossConfig(task=0.5, align_slide=0.2, align_omics=0.05, reconstruction=0.05, memory=0.1)
+"""The weights of the losses in the released code."""
+
+
 def model_from_released(state: Mapping[str, Tensor], *, dropout: float = 0.5, omics_dropout: float = 0.25) -> MoMKD:
     """Builds the model of a released state dict, with memory rule `gradient`.
 
@@ -65,6 +69,7 @@ def model_from_released(state: Mapping[str, Tensor], *, dropout: float = 0.5, om
         raise InputError("the checkpoint's shapes do not fit together: a weight has too few dimensions") from error
     model = MoMKD(
         ModelConfig(
+            pooling="attention",
             hidden=hidden,
             heads=heads,
             shared=shared,
@@ -75,7 +80,7 @@ def model_from_released(state: Mapping[str, Tensor], *, dropout: float = 0.5, om
             classifier_hidden=state["wsi_classifier_proto.1.weight"].shape[0],
         ),
         MemoryConfig(rule="gradient", components=components),
-        LossConfig(),
+        RELEASED_LOSSES,
         width=width,
         genes=genes,
     )

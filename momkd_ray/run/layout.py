@@ -66,6 +66,11 @@ class FoldDirectory:
         return self._path("model")
 
     @property
+    def refit(self) -> FoldDirectory:
+        """The files of the training on training and validation patients together."""
+        return FoldDirectory(self._path("refit"))
+
+    @property
     def cost(self) -> str:
         """The time and memory that training the fold took."""
         return self._path("cost.json")

@@ -12,7 +12,7 @@ from momkd_ray.train.task import FoldTask
 from momkd_ray.train.worker import train_loop_per_worker
 
 
-def fit(task: FoldTask, stop: Callable[[], bool] | None = None) -> dict[str, Any] | None:
+def fit(task: FoldTask, stop: Callable[[], bool] | None = None, *, reports: bool = True) -> dict[str, Any] | None:
     """Trains a fold within its Tune trial, and reports the metrics of every epoch to it.
 
     A single worker trains in the trial's own process, which saves the half minute that Ray Train takes to start; two
@@ -22,6 +22,7 @@ def fit(task: FoldTask, stop: Callable[[], bool] | None = None) -> dict[str, Any
         task: the fold.
         stop: called before each epoch; returns whether the fold is to end. (If Tune's scheduler ended the trial
             instead, the placement group of its workers would remain.)
+        reports: whether the trial is told the metrics of every epoch; a refit does not, as it validates nothing.
 
     Returns:
         The result of `train_loop_per_worker`; None if the fold was stopped.
@@ -39,11 +40,11 @@ def fit(task: FoldTask, stop: Callable[[], bool] | None = None) -> dict[str, Any
     if cluster.most_workers == 1:
         from ray import tune
 
-        return train_loop_per_worker({"task": task, "report": tune.report, "stop": stop})
-    return _fit_workers(task, stop)
+        return train_loop_per_worker({"task": task, "report": tune.report if reports else None, "stop": stop})
+    return _fit_workers(task, stop, reports=reports)
 
 
-def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None) -> dict[str, Any] | None:
+def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None, *, reports: bool) -> dict[str, Any] | None:
     cluster = task.config.cluster
     environment.override(environment.ELASTIC_TRAIN if cluster.elastic else environment.TRAIN)
     from ray import train
@@ -58,7 +59,7 @@ def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None) -> dict[str, A
         resources["GPU"] = cluster.gpus_per_worker
     trainer = TorchTrainer(
         train_loop_per_worker,
-        train_loop_config={"task": task, "report": train.report, "stop": stop},
+        train_loop_config={"task": task, "report": train.report if reports else None, "stop": stop},
         torch_config=TolerantTorchConfig(),
         scaling_config=train.ScalingConfig(
             num_workers=cluster.workers,

@@ -115,10 +115,16 @@ class FoldData:
                 omics=[self.task.omics.get(bags.patients[draws[i].bag]) for i in group],
                 seeds=[draws[i].seed for i in group],
                 device=self.device,
+                targets=[self._target(draws[i].bag) for i in group] if self.task.targets else None,
             )
             for group in groups
         )
         return [self.transfer.send(batch) for batch in batches]
+
+    def _target(self, index: int) -> float:
+        """Returns the probability of class 1 that a training bag is trained towards."""
+        bags = self.by_role["train"]
+        return self.task.targets.get(bags.patients[index], float(bags.y[index]))
 
     def _prefetch(
         self, tasks: Iterable[Task], make: Callable[[Task], Result], patches: Callable[[Task], int]

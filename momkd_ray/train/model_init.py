@@ -7,11 +7,13 @@ import torch
 
 from momkd_ray.batches.tiles import make_tile
 from momkd_ray.errors import InputError
+from momkd_ray.model.component_momkd import ComponentMoMKD
 from momkd_ray.model.interface import MILModel, TrainingSummary
 from momkd_ray.model.memory import spherical_kmeans
 from momkd_ray.model.momkd import CLASSES, MoMKD
 from momkd_ray.seeds import derive_seed
 from momkd_ray.train.collectives import merge_dicts
+from momkd_ray.train.component_init import initialise_components
 from momkd_ray.train.fold_data import FoldData
 
 
@@ -28,6 +30,8 @@ def initialise_model(model: MILModel, data: FoldData, dtype: torch.dtype) -> Non
     """
     if isinstance(model, MoMKD):
         initialise_memory(model, data, dtype)
+    if isinstance(model, ComponentMoMKD):
+        initialise_components(model, data)
     model.prepare(_summarise(data, with_means=model.needs_bag_means))
 
 

@@ -44,7 +44,7 @@ class Stepper:
         )
         if model.memory is not None:
             model.memory.sync = collective.sum
-        self.dtype = dtype_of_products(config.precision, device)
+        self.dtype = torch.float32 if model.full_precision else dtype_of_products(config.precision, device)
         self.network: torch.nn.Module = model
         if collective.world > 1:
             # the memory is synced by its own all-reduce, so DDP has no buffers to broadcast
@@ -72,7 +72,8 @@ class Stepper:
             probability of class 1.
         """
         self.model.train()
-        if self.collective.world == 1 and len(batches) == 1:
+        # a recording holds the learning rate, which one cycle changes in every step
+        if self.collective.world == 1 and len(batches) == 1 and self.config.schedule != "one_cycle":
             batch = batches[0].to(self.device, batches[0].features_PD.dtype)
             return self.recorded(batch, settings=self.optimiser.param_groups[0]["lr"])
         return self._update(batches, global_bags, filler)

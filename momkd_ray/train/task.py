@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ class FoldTask:
         location: the fold's folder in the run directory.
         fingerprint: of configuration, data and folds; a checkpoint with another fingerprint is refused.
         setting: number of the search's setting; 0 without a search.
+        targets: patient -> probability of class 1 that its bags are trained towards, where it is not the label.
     """
 
     config: Config
@@ -39,6 +40,7 @@ class FoldTask:
     location: str
     fingerprint: str
     setting: int = 0
+    targets: dict[str, float] = field(default_factory=dict)
 
     @property
     def directory(self) -> FoldDirectory:

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from momkd_ray import storage
 from momkd_ray.batches.sampling import Step
@@ -64,15 +64,15 @@ def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
     """Trains a fold to its end, resuming from its newest checkpoint if there is one.
 
     Args:
-        loop: `task` (a `FoldTask`); `report`, called with the metrics of each epoch; optionally `stop`, called by rank
-            0 before each epoch, which returns whether to end the fold.
+        loop: `task` (a `FoldTask`); `report`, called with the metrics of each epoch, or None; optionally `stop`, called
+            by rank 0 before each epoch, which returns whether to end the fold.
 
     Returns:
         `best_epoch` and `val_auc`; checkpoints, metrics and slide-level predictions are in the fold's folder. None if
         the fold was stopped.
     """
     task: FoldTask = loop["task"]
-    report: Report = loop["report"]
+    report: Report = loop.get("report") or (lambda metrics: None)
     set_determinism(task.config)
     training = FoldTraining(task, join_process_group())
     with training.checkpoints:
@@ -116,10 +116,15 @@ class FoldTraining:
         model = build_model(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
         self.stepper = Stepper(model, config.train, collective, self.device)
         self.predict_batch = CudaGraphCache(lambda batch: self.model.predict(batch)[0], self.device, model)
-        self.scheduler = ReduceLROnPlateau(
-            self.stepper.optimiser, "max", factor=config.train.lr_factor, patience=config.train.lr_patience
-        )
+        self.scheduler = self._make_scheduler()
         self.notes: list[str] = []  # for the user, reported with the next epoch's metrics
+
+    def _make_scheduler(self) -> ReduceLROnPlateau | OneCycleLR:
+        train, optimiser = self.config.train, self.stepper.optimiser
+        if train.schedule == "plateau":
+            return ReduceLROnPlateau(optimiser, "max", factor=train.lr_factor, patience=train.lr_patience)
+        steps = train.epochs * len(self.data.plan(0))
+        return OneCycleLR(optimiser, train.lr, total_steps=steps, cycle_momentum=False)
 
     @property
     def model(self) -> MILModel:
@@ -150,9 +155,9 @@ class FoldTraining:
         return TrainState()
 
     def finished(self, state: TrainState) -> bool:
-        """Returns whether the last epoch is done, or the validation AUC has not risen for `train.patience` epochs."""
+        """Returns whether the last epoch is done, or under `keep: best` the validation AUC has not risen for long."""
         train = self.config.train
-        return state.epoch >= train.epochs or state.stale_epochs >= train.patience
+        return state.epoch >= train.epochs or (train.keep == "best" and state.stale_epochs >= train.patience)
 
     def stopped(self, stop: Callable[[], bool] | None) -> bool:
         """Returns whether the fold is to end here; rank 0 asks, so that all workers end together."""
@@ -170,7 +175,7 @@ class FoldTraining:
         trained = time.monotonic()
         record = EpochRecord(state.rows_NV, plan, self.data.by_role["train"], set(self.task.omics), self.model)
         val = self._predict_role("val")
-        val_auc = patient_auc(val)
+        val_auc = patient_auc(val) if len(val) else None  # a refit has no validation patients
         metrics: dict[str, Any] = {
             "fold": self.task.fold,
             "epoch": state.epoch,
@@ -184,10 +189,13 @@ class FoldTraining:
             "seconds_checkpoint": round(saving_s, 3),
             "seconds_validate": round(time.monotonic() - trained, 3),
         }
-        self.scheduler.step(val_auc)
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            assert val_auc is not None
+            self.scheduler.step(val_auc)
         state.stale_epochs += 1
-        if val_auc > state.best_auc:
-            state.best_auc, state.best_epoch, state.stale_epochs = val_auc, state.epoch, 0
+        if self.config.train.keep == "last" or (val_auc is not None and val_auc > state.best_auc):
+            state.best_auc = float("nan") if val_auc is None else val_auc
+            state.best_epoch, state.stale_epochs = state.epoch, 0
             state.best_weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
         state.history.append(metrics)
         steps = record.steps(state.epoch)
@@ -201,6 +209,8 @@ class FoldTraining:
         """Predicts validation and test slides with the best epoch's weights; rank 0 writes them."""
         self.model.load_state_dict(state.best_weights)
         for role in ("val", "test"):
+            if not self.data.by_role[role].ids:
+                continue
             slides = self._with_class_names(self._predict_role(role))
             if self.collective.rank == 0:
                 storage.write_table(self.task.directory.slides(role), slides)
@@ -228,6 +238,8 @@ class FoldTraining:
             waits.append(share.waited_s)
             batches = share.batches if share.draws else []
             values.append(self.stepper.step(batches, share.global_bags, filler=share.batches[0]))
+            if isinstance(self.scheduler, OneCycleLR):
+                self.scheduler.step()
             self.gauges.record_step(batches, began, share.waited_s)
             positions += [draw.position for draw in share.draws]
             state.step += 1
@@ -278,7 +290,7 @@ class FoldTraining:
         own = {index: self.predict_batch(batch.to(self.device))[0].tolist() for index, batch in batches}
         probabilities = merge_dicts(self.collective.gather(own))
         table = pd.DataFrame({"slide_id": bags.slides, "patient_id": bags.patients, "y": bags.y})
-        p_NY = np.array([probabilities[index] for index in range(len(bags.ids))])
+        p_NY = np.array([probabilities[index] for index in range(len(bags.ids))]).reshape(-1, CLASSES)
         if not np.isfinite(p_NY).all():
             raise DivergedError(f"fold {self.task.fold}: the model predicts NaN; lower train.lr")
         for y in range(CLASSES):

@@ -39,7 +39,7 @@ def test_set_replaces_values_of_every_kind(written: str) -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("train.learning_rate=1", "'train' has bags_per_step, .*epochs, fraction, lr,"),
+        ("train.learning_rate=1", "'train' has bags_per_step, .*epochs, fraction, keep, lr,"),
         ("train.epoch=1", "'train.epochs'"),
         ("trian.epochs=1", "'train'"),
         ("train.epochs=0", "greater than or equal to 1"),

@@ -28,11 +28,11 @@ def test_every_key_has_a_row_with_a_sentence_and_the_source_of_its_default() -> 
     [
         "| `cohort.clinical` | path or s3:// URI | required |",
         "| `cohort.omics` | path or s3:// URI or null | `null` |",
-        "| `train.lr` | number > 0 | `0.0002` |",
+        "| `train.lr` | number > 0 | `0.001` |",
         "| `model.dropout` | number ≥ 0 < 1 | `0.5` |",
         "| `memory.rule` | `ema`, `gradient`, `fixed` | `ema` |",
         "| `cluster.workers` | integer or [integer, integer] | `1` |",
-        "| `train.balanced` | boolean | `true` |",
+        "| `train.balanced` | boolean | `false` |",
     ],
 )
 def test_types_and_defaults_are_in_words(row: str) -> None:

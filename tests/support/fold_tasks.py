@@ -18,6 +18,15 @@ from momkd_ray.train.task import FoldTask
 
 WIDTH, GENES = 12, 6
 
+RELEASED_RECIPE = {
+    "lr": 2e-4,
+    "weight_decay": 1e-4,
+    "schedule": "plateau",
+    "keep": "best",
+    "refit": False,
+    "balanced": True,
+}
+
 
 @dataclass(frozen=True)
 class GeneratedBags:
@@ -40,6 +49,7 @@ def fold_task(location: Path, *, omics: bool = True, **train: Any) -> FoldTask:
             "cohort": {"clinical": "c.csv", "slides": "s.csv", "label": "PR"},
             "features": {"dir": "features"},
             "model": {
+                "pooling": train.pop("pooling", "attention"),
                 "hidden": 16,
                 "shared": 8,
                 "dropout": train.pop("dropout", 0.0),
@@ -55,7 +65,9 @@ def fold_task(location: Path, *, omics: bool = True, **train: Any) -> FoldTask:
                 "momentum": 0.8,
                 "reseed": 0.3,
             },
-            "train": {"bags_per_step": 4, "epochs": 3, "patience": 5, "patches_per_pass": 50, "precision": "fp32"}
+            "loss": {"task": 0.5, "align_slide": 0.2, "memory": 0.1},
+            "train": RELEASED_RECIPE
+            | {"bags_per_step": 4, "epochs": 3, "patience": 5, "patches_per_pass": 50, "precision": "fp32"}
             | train,
             "run": {"dir": str(location)},
         }

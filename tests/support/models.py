@@ -113,6 +113,7 @@ def assert_released_numbers(case: dict[str, np.ndarray]) -> None:
 def small_model(rule: str = "ema", dropout: float = 0.0, genes: int = 6) -> MoMKD:
     torch.manual_seed(0)
     sizes = ModelConfig(
+        pooling="attention",
         hidden=16,
         heads=2,
         shared=8,

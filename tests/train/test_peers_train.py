@@ -17,6 +17,7 @@ from support.peers import PEERS
 from support.processes import in_processes
 
 from momkd_ray.config.load import Config
+from momkd_ray.config.sections import ModelConfig
 from momkd_ray.model.registry import model_class
 from momkd_ray.train.task import FoldTask
 from momkd_ray.train.worker import train_loop_per_worker
@@ -26,7 +27,7 @@ def peer_task(location: Path, name: str, **train: Any) -> FoldTask:
     task = fold_task(location, **train)
     tree = task.config.model_dump(mode="json")
     task = replace(task, config=Config.model_validate(tree | {"model": tree["model"] | {"name": name}}))
-    if model_class(name).needs_omics_to_predict:
+    if model_class(ModelConfig(name=name)).needs_omics_to_predict:
         everyone = {p: np.full(GENES, i % 2, np.float32) for i, p in enumerate(task.bags["patient_id"]) if i % 3}
         task = replace(task, omics=everyone)
     return task
@@ -40,7 +41,7 @@ def test_a_peer_finishes_a_fold(name: str, tmp_path: Path) -> None:
     assert outcome is not None
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 2
-    assert {f"loss_{term}" for term in model_class(name).loss_names} <= set(lines[0])
+    assert {f"loss_{term}" for term in model_class(ModelConfig(name=name)).loss_names} <= set(lines[0])
     assert len(pd.read_parquet(tmp_path / "test_slides.parquet")) == 6
 
 

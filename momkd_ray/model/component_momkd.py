@@ -1,0 +1,227 @@
+"""MoMKD with pooling by tissue component, the default network: beyond the paper (docs/method.md §7).
+
+Shapes: see `model/momkd.py`; J is the number of discriminant directions of the tissue components.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from momkd_ray.batches.collate import BagBatch
+from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
+from momkd_ray.model import losses
+from momkd_ray.model.component_memory import ComponentMemory
+from momkd_ray.model.dropout import Layers, apply_dropout
+from momkd_ray.model.interface import MILModel
+from momkd_ray.model.momkd import CLASSES
+from momkd_ray.model.omics import OmicsMLP
+from momkd_ray.model.ridge import RidgeFit
+from momkd_ray.model.tissue_components import TissueComponents, pool_by_component
+
+TRAINED_SHARE = 0.1
+"""The factor of the trained part of the logits, beside the ridge regression that they start from."""
+
+
+@dataclass(frozen=True)
+class ComponentOutput:
+    """The result of one forward pass over B bags with P patches, R of them with omics.
+
+    Attributes:
+        logits_BY: class logits.
+        attention_P: the mean over components of the patch's weights, which sums to 1 over each bag.
+        slide_BKS: projections w of the slide's pooled components, unit norm.
+        components_YKS: the unit memory components that the pass used.
+        omics_RS: projections r of the omics, unit norm; None without omics.
+        reconstruction_RG: the decoded omics; None without omics.
+    """
+
+    logits_BY: Tensor
+    attention_P: Tensor
+    slide_BKS: Tensor
+    components_YKS: Tensor
+    omics_RS: Tensor | None = None
+    reconstruction_RG: Tensor | None = None
+
+
+class ComponentMoMKD(MILModel):
+    """MoMKD with one pooled vector for each tissue component, and a memory tied to the components.
+
+    The clusters and the ridge regression are fitted to the training bags before the first step and then fixed. The
+    classification loss never reaches the memory, and slides and omics meet in the memory alone.
+
+    Args:
+        model, memory, loss: sections of the configuration; `memory.components` is the number of tissue components.
+        width: D.
+        genes: G, the number of omics inputs; 0 builds no omics branch.
+    """
+
+    loss_names = ("ce", "memory", "align_slide", "align_omics", "reconstruction", "total")
+    omics_loss_names = ("align_omics", "reconstruction")
+    uses_omics = True
+    uses_teacher = True
+    full_precision = True
+    memory: ComponentMemory
+    direction_DJ: Tensor
+    offset_J: Tensor
+    centre_KJ: Tensor
+    mean_KD: Tensor
+    scale_KD: Tensor
+    ridge_KD: Tensor
+    ridge_bias: Tensor
+
+    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
+        super().__init__(model, memory, loss, width=width, genes=genes)
+        components = memory.components
+        directions = max(1, min(width, components - 1))
+        self.register_buffer("direction_DJ", torch.zeros(width, directions))
+        self.register_buffer("offset_J", torch.zeros(directions))
+        self.register_buffer("centre_KJ", torch.zeros(components, directions))
+        self.register_buffer("mean_KD", torch.zeros(components, width))
+        self.register_buffer("scale_KD", torch.ones(components, width))
+        self.register_buffer("ridge_KD", torch.zeros(components, width))
+        self.register_buffer("ridge_bias", torch.zeros(()))
+        self.encode = nn.Linear(width, model.hidden)
+        self.project_slide = nn.Linear(model.hidden, model.shared)
+        self.classifier = nn.Linear(components * model.hidden, CLASSES)
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+        if genes:
+            hidden, embedding = model.omics_hidden, model.omics_embedding
+            self.omics_encoder = OmicsMLP(genes, hidden, embedding)
+            self.omics_decoder = OmicsMLP(embedding, hidden, genes)
+            self.project_omics = nn.Linear(embedding, model.shared)
+        self.memory = ComponentMemory(memory, CLASSES, model.shared)
+
+    @torch.no_grad()
+    def set_components(self, fitted: TissueComponents) -> None:
+        """Sets the tissue components; directions that were not found stay 0."""
+        found = fitted.direction_DJ.shape[1]
+        for buffer in (self.direction_DJ, self.offset_J, self.centre_KJ):
+            buffer.zero_()
+        self.direction_DJ[:, :found] = torch.from_numpy(fitted.direction_DJ)
+        self.offset_J[:found] = torch.from_numpy(fitted.offset_J)
+        self.centre_KJ[:, :found] = torch.from_numpy(fitted.centre_KJ)
+
+    @torch.no_grad()
+    def set_scale(self, mean_KD: Tensor, scale_KD: Tensor) -> None:
+        """Sets mean and scale of the pooled features over the training bags."""
+        self.mean_KD.copy_(mean_KD)
+        self.scale_KD.copy_(scale_KD)
+
+    @torch.no_grad()
+    def set_classifier(self, ridge: RidgeFit) -> None:
+        """Sets the ridge regression that the logits start from."""
+        self.ridge_KD.copy_(torch.from_numpy(ridge.weight_F).view_as(self.ridge_KD))
+        self.ridge_bias.fill_(ridge.bias)
+
+    @torch.no_grad()
+    def pool(self, batch: BagBatch) -> tuple[Tensor, Tensor]:
+        """Pools the bags by component; returns the scaled features (B, K, D) and the patches' weights (P, K)."""
+        pooled_BKD, weight_PK = pool_by_component(
+            batch.features_PD.float(),
+            batch.patches_per_bag,
+            self.direction_DJ,
+            self.offset_J,
+            self.centre_KJ,
+            self.model_config.pooling_temperature,
+        )
+        return (pooled_BKD - self.mean_KD) / self.scale_KD, weight_PK
+
+    def encode_components(self, pooled_BKD: Tensor) -> Tensor:
+        """Projects pooled features into the space of the memory (B, K, S), without dropout; unit norm."""
+        return F.normalize(self.project_slide(self.encode(pooled_BKD)), dim=-1)
+
+    def forward(self, batch: BagBatch) -> ComponentOutput:
+        """Computes one forward pass; the omics branch runs for the bags that have omics."""
+        dropout = self.draw_dropout(batch)
+        pooled_BKD, weight_PK = self.pool(batch)
+        dropped_ND = apply_dropout(pooled_BKD.flatten(0, 1), dropout.get("pooled"))
+        hidden_BKH = self.encode(dropped_ND).view(len(batch), -1, self.model_config.hidden)
+        half_B = ((pooled_BKD * self.ridge_KD).sum((1, 2)) + self.ridge_bias) / 2
+        trained_BY = TRAINED_SHARE * self.classifier(hidden_BKH.flatten(1))
+        omics_RS, reconstruction_RG = None, None
+        if self.genes and batch.omics_RG is not None:
+            embedding_RE = self.omics_encoder(batch.omics_RG, dropout.get("omics_encoder"))
+            omics_RS = F.normalize(self.project_omics(embedding_RE), dim=-1)
+            reconstruction_RG = self.omics_decoder(embedding_RE, dropout.get("omics_decoder"))
+        return ComponentOutput(
+            logits_BY=trained_BY + torch.stack([-half_B, half_B], dim=1),
+            attention_P=weight_PK.mean(1),
+            slide_BKS=F.normalize(self.project_slide(hidden_BKH), dim=-1),
+            components_YKS=self.memory.components,
+            omics_RS=omics_RS,
+            reconstruction_RG=reconstruction_RG,
+        )
+
+    def losses(self, output: ComponentOutput, batch: BagBatch) -> dict[str, Tensor]:
+        """Computes every loss term per bag; a bag without omics has 0 for the two omics terms.
+
+        The target of a bag is its patient's cross-fitted probability where there is one, and else the label.
+        """
+        assert batch.labels_B is not None, "losses need labels"
+        c, target_B = self.loss_config, batch.class_targets_B
+        between_KS = output.components_YKS[1] - output.components_YKS[0]
+        delta_BK = torch.einsum("bks,ks->bk", output.slide_BKS, between_KS)
+        own_BKS = output.components_YKS.detach()[batch.labels_B]
+        certainty_B = (2 * target_B - 1).abs()
+        terms = {
+            "ce": losses.cross_entropy_of_target(output.logits_BY, target_B),
+            "memory": (output.slide_BKS - own_BKS).square().mean(dim=(1, 2)),
+            "align_slide": certainty_B
+            * losses.soft_angle_of_target(delta_BK, target_B[:, None], c.sharpness, c.margin).mean(dim=1),
+            "align_omics": torch.zeros_like(target_B),
+            "reconstruction": torch.zeros_like(target_B),
+        }
+        if output.omics_RS is not None and output.reconstruction_RG is not None:
+            assert batch.omics_bag_R is not None and batch.omics_RG is not None
+            rows_R = batch.omics_bag_R
+            phi_RY = losses.class_affinity(output.omics_RS, output.components_YKS, c.aggregation)
+            align_R = losses.soft_angle_of_target(phi_RY[:, 1] - phi_RY[:, 0], target_B[rows_R], c.sharpness, c.margin)
+            error_R = (output.reconstruction_RG - batch.omics_RG).square().mean(dim=1)
+            terms["align_omics"] = terms["align_omics"].index_add(0, rows_R, align_R)
+            terms["reconstruction"] = terms["reconstruction"].index_add(0, rows_R, error_R)
+        weights = {
+            "ce": c.task,
+            "memory": c.memory,
+            "align_slide": c.align_slide,
+            "align_omics": c.align_omics,
+            "reconstruction": c.reconstruction,
+        }
+        return terms | {"total": sum((weights[n] * t for n, t in terms.items()), torch.zeros_like(target_B))}
+
+    def evidence(self, output: ComponentOutput, batch: BagBatch) -> tuple[Tensor, Tensor]:
+        """Collects the memory's evidence.
+
+        Returns:
+            Vectors (N, S): the bags' pooled components and their omics, detached; and the weight of each vector for
+            every memory component (N, Y K): a slide's component k moves component k of both classes, by their shares.
+        """
+        target_B, slide_BKS = batch.class_targets_B, output.slide_BKS.detach()
+        share_BY = torch.stack([1 - target_B, target_B], dim=1)
+        components = slide_BKS.shape[1]
+        own_KK = torch.eye(components, device=slide_BKS.device) / components
+        weights_BKYK = share_BY[:, None, :, None] * own_KK[None, :, None, :]
+        vectors, weights = [slide_BKS.flatten(0, 1)], [weights_BKYK.flatten(2).flatten(0, 1)]
+        if output.omics_RS is not None and batch.omics_bag_R is not None:
+            omics_RS = output.omics_RS.detach()
+            vectors.append(omics_RS)
+            weights.append(self.memory.omics_weights(omics_RS, share_BY[batch.omics_bag_R]))
+        return torch.cat(vectors), torch.cat(weights)
+
+    def omics_parameters(self) -> list[nn.Parameter]:
+        """Returns the parameters of the omics branch, which a pass without omics does not use."""
+        modules = (self.omics_encoder, self.omics_decoder, self.project_omics) if self.genes else ()
+        return [p for module in modules for p in module.parameters()]
+
+    def dropout_layers(self, batch: BagBatch) -> Layers:
+        """Returns all dropout layers of a batch with their rows per bag."""
+        config = self.model_config
+        layers: dict[str, Any] = {"pooled": ([self.memory_config.components] * len(batch), config.dropout)}
+        if self.genes and batch.omics_RG is not None:
+            layers |= dict.fromkeys(("omics_encoder", "omics_decoder"), (batch.omics_per_bag, config.omics_dropout))
+        return layers
