@@ -35,10 +35,10 @@ def check_own_machine(config: Config, address: str | None) -> None:
 
 
 def check_memory_sizes(inputs: RunInputs, settings: Sequence[Mapping[str, Any]], folds: Sequence[int]) -> None:
-    """Checks that each class has as many training patches as the memory has components, in every fold and setting.
+    """Checks that there are as many training patches as the memory has components, in every fold and setting.
 
     Raises:
-        InputError: a fold has too few patches of a class.
+        InputError: a fold has too few patches, under pooling by attention too few of a class.
     """
     for setting in settings:
         config = inputs.config.with_settings(setting)
@@ -46,6 +46,14 @@ def check_memory_sizes(inputs: RunInputs, settings: Sequence[Mapping[str, Any]],
             continue
         wanted = config.memory.components
         bags_of = {fold: with_fraction(inputs.fold_bags(fold), config, fold) for fold in folds}
+        if config.model.pooling == "components":
+            fewest, fold = min((_training_patches(bags), fold) for fold, bags in bags_of.items())
+            if fewest < wanted:
+                raise InputError(
+                    f"memory.components is {wanted}, but fold {fold} has only {fewest} training patches; "
+                    f"set memory.components to {fewest} or fewer"
+                )
+            continue
         fewest, fold, y = min(
             (_sampled_patches(bags, y, config.memory.init_patches), fold, y)
             for fold, bags in bags_of.items()
@@ -56,6 +64,10 @@ def check_memory_sizes(inputs: RunInputs, settings: Sequence[Mapping[str, Any]],
                 f"memory.components is {wanted}, but fold {fold} has only {fewest} training patches of class "
                 f"'{inputs.cohort.classes[y]}'; set memory.components to {fewest} or fewer"
             )
+
+
+def _training_patches(bags: pd.DataFrame) -> int:
+    return int(bags.loc[bags["role"] == "train", "patches"].sum())
 
 
 def _sampled_patches(bags: pd.DataFrame, y: int, init_patches: int) -> int:

@@ -23,7 +23,7 @@ def cross_fitted_targets(
     """Predicts the class of each training patient from all genes, by a model fitted on other training patients.
 
     A regression fitted on the patient itself would repeat its label; one that never saw it also says how sure the genes
-    are, which is what the slide branch learns (docs/method.md §7).
+    are, which is what the slide branch learns (docs/method.md §9).
 
     Args:
         omics_train: (n, all genes) of the training patients with omics.

@@ -1,4 +1,4 @@
-"""The class memory by tissue component: component k of every class is about tissue component k (docs/method.md §7)."""
+"""The class memory by tissue component: component k of every class is about tissue component k (docs/method.md §9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MoMKD with pooling by tissue component, the default network: beyond the paper (docs/method.md §7).
+"""MoMKD with pooling by tissue component, the default network: beyond the paper (docs/method.md §9).
 
 Shapes: see `model/momkd.py`; J is the number of discriminant directions of the tissue components.
 """

@@ -50,7 +50,7 @@ def cross_entropy_of_target(logits_BY: Tensor, target_B: Tensor) -> Tensor:
 
 
 def soft_angle_of_target(delta_N: Tensor, target_N: Tensor, sharpness: float, margin: float) -> Tensor:
-    """Soft-angle alignment loss towards a probability, the mean of both classes' losses by it (docs/method.md §7).
+    """Soft-angle alignment loss towards a probability, the mean of both classes' losses by it (docs/method.md §9).
 
     Args:
         delta_N: affinity with class 1 minus that with class 0, of any shape.

@@ -1,4 +1,4 @@
-"""Ridge regression with a penalty chosen by leave-one-out: the component classifier's start (docs/method.md §7)."""
+"""Ridge regression with a penalty chosen by leave-one-out: the component classifier's start (docs/method.md §9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tissue components: an unsupervised clustering of patches, and the pooling of a bag by it (docs/method.md §7).
+"""Tissue components: an unsupervised clustering of patches, and the pooling of a bag by it (docs/method.md §9).
 
 The clustering minimises the determinant of the covariance within clusters (Friedman and Rubin, "On some invariant
 criteria for grouping data", JASA 1967). It gives the same clusters for every invertible linear map of the features, so
@@ -8,6 +8,7 @@ is the number of discriminant directions, K - 1 or fewer.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 Doubles = npt.NDArray[np.float64]
@@ -67,7 +69,7 @@ def fit_components(
     z_ND = (x_ND - mean_D) / scale_D
     variance_J, axes_DJ = np.linalg.eigh(z_ND.T @ z_ND / len(z_ND))
     widest = max(2, len(z_ND) // PATCHES_A_DIRECTION)
-    kept = np.flatnonzero(variance_J > SMALLEST_VARIANCE * variance_J[-1])[::-1][:widest]
+    kept = np.flatnonzero(variance_J >= SMALLEST_VARIANCE * variance_J[-1])[::-1][:widest]
     variance_J, axes_DJ = np.maximum(variance_J[kept], 1e-12), axes_DJ[:, kept]
     principal_NJ = z_ND @ axes_DJ
     whitened_NJ = principal_NJ / np.sqrt(variance_J)
@@ -91,7 +93,11 @@ def _proposals(
         space_NJ = whitened_NJ if number is None else principal_NJ[:, :number]
         for start in range(starts):
             means = KMeans(components, n_init=1, max_iter=15, random_state=(seed + start) % 2**32)
-            yield means.fit_predict(space_NJ).astype(np.int64)
+            with warnings.catch_warnings():
+                # fewer different patches than clusters leave some clusters empty, which does no harm here
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                cluster_N = means.fit_predict(space_NJ).astype(np.int64)
+            yield cluster_N
 
 
 def _refine(

@@ -29,7 +29,7 @@ def demo_config(out: str) -> Config:
                 "classifier_hidden": 32,
             },
             "memory": {"components": 8},
-            "train": {"epochs": 15, "lr": 1e-3, "bags_per_step": 4, "patience": 8},
+            "train": {"epochs": 10, "bags_per_step": 4},
             "run": {"dir": f"{out}/run"},
         }
     )

@@ -1,4 +1,4 @@
-"""Fits what the component network takes from its training bags before the first step (docs/method.md §7)."""
+"""Fits what the component network takes from its training bags before the first step (docs/method.md §9)."""
 
 from __future__ import annotations
 

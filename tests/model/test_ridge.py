@@ -1,0 +1,48 @@
+"""The ridge start: scikit-learn's ridge regression with the penalty of the smallest leave-one-out error, calibrated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.metrics import log_loss
+from sklearn.model_selection import LeaveOneOut, cross_val_predict
+
+from momkd_ray.model.ridge import PENALTIES, fit_ridge
+
+
+def noisy(seed: int, n: int = 60, width: int = 90) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x_NF = rng.standard_normal((n, width))
+    x_NF -= x_NF.mean(0)
+    return x_NF, 1 / (1 + np.exp(-x_NF[:, :5].sum(1) - rng.standard_normal(n)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_weights_point_where_ridge_regression_says(seed: int) -> None:
+    x_NF, target_N = noisy(seed)
+    fitted = fit_ridge(x_NF, target_N)
+    p_N = target_N.clip(0.05, 0.95)
+    ridge = Ridge(fitted.penalty).fit(x_NF, np.log(p_N / (1 - p_N)))
+    cosine = fitted.weight_F @ ridge.coef_ / np.linalg.norm(fitted.weight_F) / np.linalg.norm(ridge.coef_)
+    assert cosine == pytest.approx(1, abs=1e-9)
+
+
+def test_the_penalty_is_that_of_the_smallest_leave_one_out_error() -> None:
+    x_NF, target_N = noisy(7)
+    p_N = target_N.clip(0.05, 0.95)
+    odds_N = np.log(p_N / (1 - p_N))
+    errors = [
+        np.square(cross_val_predict(Ridge(penalty), x_NF, odds_N, cv=LeaveOneOut()) - odds_N).mean()
+        for penalty in PENALTIES[::2]
+    ]
+    chosen = np.log10(fit_ridge(x_NF, target_N).penalty)
+    assert abs(chosen - np.log10(PENALTIES[::2][int(np.argmin(errors))])) <= 0.5
+
+
+def test_new_patients_are_predicted_better_than_by_the_prevalence() -> None:
+    x_NF, target_N = noisy(3, n=400, width=30)
+    y_N = (target_N > 0.5).astype(float)
+    fitted = fit_ridge(x_NF[:200], y_N[:200])
+    p_N = 1 / (1 + np.exp(-(x_NF[200:] @ fitted.weight_F + fitted.bias)))
+    assert log_loss(y_N[200:], p_N) < 0.9 * log_loss(y_N[200:], np.full(200, y_N[:200].mean()))
