@@ -65,7 +65,9 @@ def run_fold(
         final_checkpoints = Checkpoints(final.directory.checkpoints, final.fingerprint)
         if fit(final, reports=False) is None:
             return None
-    result, patients = _evaluate(inputs, task, final, trained["best_epoch"])
+        # the fold's test predictions are those of the model that it keeps
+        storage.write_table(task.directory.slides("test"), storage.read_table(final.directory.slides("test")))
+    result, patients = _evaluate(inputs, task, trained["best_epoch"])
     parameters = _save_model(inputs, task, final, result, trained["val_auc"], final_genes, final_checkpoints)
     storage.write_table(task.directory.test_predictions, patients)
     if inputs.setting_names:
@@ -183,9 +185,9 @@ def _first_share(patients: Sequence[str], share: float, purpose: str, config: Co
     return sorted(ordered[: round(share * len(patients))])
 
 
-def _evaluate(inputs: RunInputs, task: FoldTask, final: FoldTask, best_epoch: int) -> tuple[FoldResult, pd.DataFrame]:
+def _evaluate(inputs: RunInputs, task: FoldTask, best_epoch: int) -> tuple[FoldResult, pd.DataFrame]:
     val = storage.read_table(task.directory.slides("val"))
-    test = storage.read_table(final.directory.slides("test"))
+    test = storage.read_table(task.directory.slides("test"))
     n_train = task.bags.loc[task.bags["role"] == "train", "patient_id"].nunique()
     return evaluate_fold(task.fold, val, test, inputs.cohort.classes, int(n_train), best_epoch)
 

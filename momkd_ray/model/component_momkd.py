@@ -17,6 +17,7 @@ from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model import losses
 from momkd_ray.model.component_memory import ComponentMemory
 from momkd_ray.model.dropout import Layers, apply_dropout
+from momkd_ray.model.explain import Readout
 from momkd_ray.model.interface import MILModel
 from momkd_ray.model.momkd import CLASSES
 from momkd_ray.model.omics import OmicsMLP
@@ -212,6 +213,40 @@ class ComponentMoMKD(MILModel):
             vectors.append(omics_RS)
             weights.append(self.memory.omics_weights(omics_RS, share_BY[batch.omics_bag_R]))
         return torch.cat(vectors), torch.cat(weights)
+
+    def readout(self, batch: BagBatch) -> Readout:
+        """Returns how one bag is pooled and classified, with every patch's cosines to the memory components.
+
+        The logits are linear in the pooled features, so that each patch has a value for each class; their mean by
+        attention gives the logits. A patch is compared with the components of its own tissue alone.
+        """
+        output = self(batch)
+        features_PD = batch.features_PD.float()
+        _, weight_PK = self.pool(batch)
+        by_component_YKH = self.classifier.weight.view(CLASSES, -1, self.model_config.hidden)
+        sign_Y = torch.tensor([-0.5, 0.5], device=features_PD.device)
+        gradient_YKD = TRAINED_SHARE * by_component_YKH @ self.encode.weight + sign_Y[:, None, None] * self.ridge_KD
+        value_PYK = torch.einsum("pd,ykd->pyk", features_PD, gradient_YKD / self.scale_KD)
+        attention_P = output.attention_P
+        summed_PY = torch.einsum("pyk,pk->py", value_PYK, weight_PK)
+        value_PY = torch.where(attention_P[:, None] > 0, summed_PY / attention_P[:, None].clamp(min=1e-30), 0.0)
+        constant_Y = output.logits_BY[0] - attention_P @ value_PY
+        return Readout(
+            patches_PH=value_PY,
+            attention_P=attention_P,
+            classify=lambda pooled_NY: pooled_NY + constant_Y,
+            similarity_PYK=self._similarity_to_own_tissue(features_PD),
+        )
+
+    def _similarity_to_own_tissue(self, features_PD: Tensor) -> Tensor:
+        """Returns each patch's cosine with both classes' component of its nearest tissue; -1 for all others."""
+        nearest_P = torch.cdist(features_PD @ self.direction_DJ - self.offset_J, self.centre_KJ).argmin(dim=1)
+        scaled_PD = (features_PD - self.mean_KD[nearest_P]) / self.scale_KD[nearest_P]
+        projection_PS = self.encode_components(scaled_PD)
+        own_PYS = self.memory.components[:, nearest_P].transpose(0, 1)
+        similarity_PYK = features_PD.new_full((len(features_PD), CLASSES, self.memory_config.components), -1.0)
+        index_PY1 = nearest_P[:, None, None].expand(-1, CLASSES, 1)
+        return similarity_PYK.scatter(2, index_PY1, torch.einsum("ps,pys->py", projection_PS, own_PYS)[..., None])
 
     def omics_parameters(self) -> list[nn.Parameter]:
         """Returns the parameters of the omics branch, which a pass without omics does not use."""

@@ -10,12 +10,15 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
-from support.fold_tasks import fold_task, state_of
+from support.fold_tasks import GENES, WIDTH, fold_task, state_of
 from support.processes import in_processes
 
+from momkd_ray.batches.collate import collate
 from momkd_ray.config.sections import MemoryConfig
 from momkd_ray.model.component_memory import ComponentMemory
+from momkd_ray.model.explain import explain
 from momkd_ray.model.memory import MomentumMemory
+from momkd_ray.model.registry import build_model
 from momkd_ray.train.task import FoldTask
 from momkd_ray.train.worker import train_loop_per_worker
 
@@ -83,3 +86,20 @@ def test_a_class_without_evidence_does_not_decay(by_component: bool) -> None:
     assert not torch.equal(memory.accumulator_YKS[1], before_YKS[1])
     cosine_KK = memory.components[0] @ memory.components[0].T
     assert np.abs(cosine_KK - torch.eye(3)).max() < 0.99
+
+
+def test_contributions_of_patches_add_up_to_the_logits(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    task = component_task(tmp_path)
+    train_loop_per_worker({"task": task})
+    model = build_model(task.config.model, task.config.memory, task.config.loss, width=WIDTH, genes=GENES)
+    model.load_state_dict(state_of(tmp_path)["progress"]["best_weights"])
+    batch = collate([task.source.read("slide-03")])
+    with torch.no_grad():
+        readout = model.eval().readout(batch)
+        assert readout is not None and readout.similarity_PYK is not None
+        torch.testing.assert_close(readout.classify(readout.pooled_1H), model(batch).logits_BY)
+    assert readout.similarity_PYK.shape == (len(batch.features_PD), 2, 4)
+    # without one patch, the prediction of the bag without it
+    left_out = explain(readout).contribution_PY
+    assert np.isfinite(left_out).all() and np.abs(left_out).max() > 0
