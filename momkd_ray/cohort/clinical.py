@@ -53,7 +53,8 @@ def read_clinical(settings: CohortConfig, site: str | None, file: TableFile, col
         InputError: it lacks a column, names no slides although no other table does, or has no label of a class.
     """
     path, frame = file.path, file.frame()
-    require_columns(frame.columns, path, settings.label, *([site] if site else []))
+    require_columns(frame.columns, path, settings.label, key="cohort.label")
+    require_columns(frame.columns, path, *([site] if site else []), key="folds.site")
     row_per_slide = columns.has_row_per_slide(frame.columns, settings.slide_column)
     if settings.slides is None and settings.slide_column is None and not row_per_slide:
         raise InputError(
@@ -65,7 +66,11 @@ def read_clinical(settings: CohortConfig, site: str | None, file: TableFile, col
     faults = [_blank_patient(path, column, row) for row in blank if settings.slides is not None]
     label_of_row = texts(frame[settings.label])
     site_of_row = texts(frame[site]) if site else []
-    labelling = sort_labels(settings, Counter(label for label in label_of_row if label is not None))
+    try:
+        labelling = sort_labels(settings, Counter(label for label in label_of_row if label is not None))
+    except InputError as error:
+        recoded = next((entry.what for entry in file.understood if "Windows-1252" in entry.what), "")
+        raise InputError(f"{error}; {recoded}: save it as UTF-8 if letters are wrong" if recoded else error) from error
     labels: dict[str, str | None] = {}
     sites: dict[str, str] = {}
     for patient, rows in sorted(rows_of.items()):

@@ -28,6 +28,7 @@ from momkd_ray.errors import InputError
 from momkd_ray.input_faults import Fault, FaultsError, Kind, OnError
 
 EXAMPLES = 3  # identifiers shown for each reason
+OTHER_LABELS = 12  # labels of no class that are counted one by one
 EXCLUDED = ("kind", "id", "reason", "problem")
 ALL_REJECTED = "all its slides are rejected"
 PATIENT_OUT = "its patient is left out"
@@ -260,11 +261,13 @@ def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: Slide
     classes, with_slide = settings.classes, set(listing.table["patient_id"])
     kept: dict[str, str] = {}
     left_out: list[Row] = []
+    others = {label for label in clinical.labels.values() if label is not None and label not in clinical.y}
     for patient, label in clinical.labels.items():
         if label is None:
             left_out.append(("patient", patient, "the label is blank", ""))
         elif label not in clinical.y:
-            reason = f"the label is '{label}', neither '{classes[1]}' nor '{classes[0]}'"
+            which = f"is '{label}'" if len(others) <= OTHER_LABELS else f"is one of {len(others)} others"
+            reason = f"the label {which}, neither '{classes[1]}' nor '{classes[0]}'"
             left_out.append(("patient", patient, reason, ""))
         elif patient in with_slide:
             kept[patient] = classes[clinical.y[label]]

@@ -99,20 +99,38 @@ def _without_preamble(path: str, text: str, understood: list[Understood]) -> tup
             numbers = text[match.end() :].partition("\n")[0].split("\t")
             if len(numbers) >= 2 and all(number.strip().isdigit() or not number.strip() for number in numbers):
                 sizes = [int(number) for number in numbers if number.strip()]
-        elif own.startswith("#"):
+        elif own.startswith("#") and not (comments == 0 and _is_marked_header(own, text[match.end() :])):
             comments += 1
         elif own and not (sizes and line == 2) and not re.fullmatch(r'"?sep=.?"?', own, re.IGNORECASE):
             break
         position, line = match.end(), line + 1
         if position >= len(text):
             break
+    body = text[position:]
+    if body.startswith("#") and not sizes:
+        understood.append(Understood(path, "layout", "the '#' before the header is passed over"))
+        body = body[1:]
     if comments:
         lines = "1 comment line" if comments == 1 else f"{comments} comment lines"
         what = f"{lines} above the header, which begin with '#', are skipped"
         understood.append(Understood(path, "layout", what, comments))
     if not text[position:].strip():
         raise InputError(f"{path} is empty" + (f" but for its {lines} that begin with '#'" if comments else ""))
-    return text[position:], line, sizes
+    return body, line, sizes
+
+
+def _is_marked_header(line: str, after: str) -> bool:
+    """Returns whether a line that begins with # is the header: it names patients or slides, and rows follow it."""
+    following = after.partition("\n")[0]
+    return any(
+        len(cells := line.lstrip("# ").split(delimiter)) == len(following.split(delimiter)) > 1
+        and any(is_known(cell.strip(' "'), (*PATIENT_COLUMNS, *SLIDE_COLUMNS)) for cell in cells)
+        and not following.startswith("#")
+        and not any(
+            is_known(cell.strip(' "'), (*PATIENT_COLUMNS, *SLIDE_COLUMNS)) for cell in following.split(delimiter)
+        )
+        for delimiter in DELIMITERS
+    )
 
 
 def _delimiter(path: str, body: str, suffix: str, understood: list[Understood]) -> str:
@@ -120,6 +138,8 @@ def _delimiter(path: str, body: str, suffix: str, understood: list[Understood]) 
     header = body.partition("\n")[0]
     own = "\t" if suffix in (".tsv", ".tab", ".gct") else ","
     possible = [delimiter for delimiter in DELIMITERS if delimiter in header]
+    if not possible:
+        _refuse_other_delimiter(path, body)
     widths = {delimiter: _widths(body, delimiter) for delimiter in possible}
     divided = [delimiter for delimiter, own_widths in widths.items() if own_widths and own_widths[0] > 1]
     even = [delimiter for delimiter in divided if _is_even(widths[delimiter])]
@@ -135,6 +155,15 @@ def _delimiter(path: str, body: str, suffix: str, understood: list[Understood]) 
     if found != own and len(header) and suffix != ".txt":
         understood.append(Understood(path, "layout", f"its columns are separated by {DELIMITERS[found]}"))
     return found
+
+
+def _refuse_other_delimiter(path: str, body: str) -> None:
+    for delimiter, name in ((" ", "blanks"), (":", "colons"), ("^", "carets"), ("\x01", "control characters")):
+        widths = _widths(body, delimiter)
+        if len(widths) > 2 and widths[0] > 1 and _is_even(widths):
+            raise InputError(
+                f"{path} seems to be separated by {name}: save it with commas, as .csv, or with tabs, as .tsv"
+            )
 
 
 def _is_even(widths: Sequence[int]) -> bool:

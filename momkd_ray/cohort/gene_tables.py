@@ -17,6 +17,7 @@ from momkd_ray.cohort import columns
 from momkd_ray.cohort.cell_numbers import Floats, Mask, as_numbers, is_number_like
 from momkd_ray.cohort.distinct_genes import distinct_names
 from momkd_ray.cohort.gene_names import number_of, some_of
+from momkd_ray.cohort.identifiers import is_row_numbers
 from momkd_ray.cohort.known_columns import PATIENT_COLUMNS, SLIDE_COLUMNS, normalised
 from momkd_ray.cohort.no_genes import INDEX
 from momkd_ray.cohort.samples import Samples
@@ -201,6 +202,11 @@ def _patients_in_rows(table: _Table, sample_column: int) -> GeneTable:
     if not others:
         raise InputError(f"{location} has no gene columns besides '{names[sample_column]}'")
     rows_of, blank = rows_by_value(table.table.column(sample_column).to_pandas())
+    if INDEX.fullmatch(names[sample_column]) and is_row_numbers(rows_of):
+        raise InputError(
+            f"{location} has no column that names the patients: its column without a name counts the rows; name it "
+            "PATIENT if these numbers are patients, or add a column PATIENT"
+        )
     found = table.samples.of(rows_of)
     own = [(name, row) for name, rows in rows_of.items() if name in found for row in rows]
     rows_N = np.asarray([row - 1 for _, row in own], np.int64)

@@ -134,15 +134,30 @@ def join_patients(location: str, foreign: Iterable[str], own: Iterable[str], whe
             f"{len(numbers):,} only if leading zeros and decimals do not count ('{name}' as '{patient}'), which may be "
             f"chance: write its identifiers as in {where}, such as '{others[0]}'"
         )
+    refuse_longer(location, matching, others, where)
+    return matching
+
+
+def refuse_longer(location: str, matching: Matching, others: Iterable[str], where: str) -> None:
+    """Refuses a table of which some identifiers are patients and others begin with a patient's.
+
+    Args:
+        location: of the table, for messages.
+        matching: of its identifiers with the patients.
+        others: the patients.
+        where: the location of their table, for messages.
+
+    Raises:
+        InputError: it is so, and too often for chance.
+    """
     longer = _longer(matching, others)
-    if matching.own and len(longer) >= max(2, _SUSPICIOUS * len(names)):
+    if matching.own and len(longer) >= max(2, _SUSPICIOUS * (len(matching.own) + len(matching.unmatched))):
         name, patient = next(iter(longer.items()))
         raise InputError(
             f"{location}: {len(matching.own):,} of its identifiers are patients of {where}, and {len(longer):,} others "
             f"begin with one, such as '{name}' with '{patient}': write the patient's identifier alone in every row, as "
             "a sample's or slide's does not match it"
         )
-    return matching
 
 
 def nearest(names: Iterable[str], others: Iterable[str]) -> tuple[str, str] | None:
@@ -155,14 +170,16 @@ def nearest(names: Iterable[str], others: Iterable[str]) -> tuple[str, str] | No
     return None
 
 
-def few_matched(matching: Matching, location: str, where: str, others: Iterable[str]) -> list[Understood]:
+def few_matched(
+    matching: Matching, location: str, where: str, others: Iterable[str], kind: str = "patients"
+) -> list[Understood]:
     """Warns if less than half of a table's patients are in the other, with the nearest spellings."""
     if matching.share >= 0.5 or not matching.unmatched:
         return []
     total = len(matching.own) + len(matching.unmatched)
     near = nearest(matching.unmatched, others)
     hint = f"; '{near[0]}' is nearest to '{near[1]}'" if near else f", such as '{matching.unmatched[0]}'"
-    what = f"only {len(matching.own):,} of its {total:,} patients are in {where}{hint}"
+    what = f"only {len(matching.own):,} of its {total:,} {kind} are in {where}{hint}"
     return [Understood(location, "identifiers", what, len(matching.own), warning=True)]
 
 

@@ -9,10 +9,11 @@ import pandas as pd
 
 from momkd_ray.cohort import columns
 from momkd_ray.cohort.columns import Values
-from momkd_ray.cohort.identifiers import few_matched, join_patients
+from momkd_ray.cohort.identifiers import few_matched, join_patients, nearest
 from momkd_ray.cohort.table_files import TableFile, texts
 from momkd_ray.cohort.understood import Understood
 from momkd_ray.config.sections import CohortConfig
+from momkd_ray.errors import InputError
 
 CLINICAL_KEY, SLIDES_KEY = "cohort.columns.clinical", "cohort.columns.slides"
 
@@ -86,6 +87,13 @@ def join_slides(settings: CohortConfig, slides: TableFile, clinical: TableFile, 
     )
     cells = values(own)
     matching = join_patients(slides.path, [cell for cell in cells if cell is not None], patients, clinical.path)
+    if not matching.own and matching.unmatched and patients:
+        near = nearest(matching.unmatched, patients) or (matching.unmatched[0], patients[0])
+        raise InputError(
+            f"{slides.path}: none of its {len(matching.unmatched):,} patients ('{own}') is a patient of "
+            f"{clinical.path} ('{column}'), such as '{near[0]}' and '{near[1]}': write them alike, or name "
+            f"the columns that match in {CLINICAL_KEY} and {SLIDES_KEY}"
+        )
     frame = slides.frame()
     frame[own] = pd.Series([None if cell is None else matching.own.get(cell, cell) for cell in cells], dtype=object)
     understood = [

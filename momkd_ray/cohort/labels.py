@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from momkd_ray.cohort.number_text import numbers_of
 from momkd_ray.cohort.understood import Understood
@@ -25,6 +26,7 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 # neither leading zeros, as in a code, nor what is no number
 _PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d*)?")
 _SHOWN = 8
+_KEYS: tuple[Literal["positive", "negative"], ...] = ("positive", "negative")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def sort_labels(settings: CohortConfig, counts: Counter[str]) -> Labelling:
         for name, own in ((names[1], positive), (names[0], negative))
         if own != {name}
     ]
+    understood += _in_vain(settings, keys)
     return Labelling(dict.fromkeys(negative, 0) | dict.fromkeys(positive, 1), tuple(understood))
 
 
@@ -122,6 +125,17 @@ def _is_rest(given: tuple[str, ...], keys: set[tuple[str, Hashable]]) -> bool:
     return given == (REST,) and label_key(REST) not in keys
 
 
+def _in_vain(settings: CohortConfig, keys: set[tuple[str, Hashable]]) -> list[Understood]:
+    """Warns of labels in a list that no row has, which may be misspelt."""
+    listed = {key: settings.labels_of(key) for key in _KEYS}
+    return [
+        Understood(settings.clinical, "labels", f"no '{settings.label}' is '{name}' (cohort.{key})", 0, warning=True)
+        for key, names in listed.items()
+        for name in names
+        if len(names) > 1 and label_key(name) not in keys and not CUT_OFF.fullmatch(name)
+    ]
+
+
 def _without_label(settings: CohortConfig, counts: Counter[str], key: str, others: set[str]) -> str:
     """Builds the sentence about a class that no row has, with the labels that there are."""
     name = settings.classes[key == "positive"]
@@ -145,6 +159,10 @@ def _without_label(settings: CohortConfig, counts: Counter[str], key: str, other
 
 
 def _described(settings: CohortConfig, name: str, own: set[str], counts: Counter[str]) -> str:
+    numbers = [number for number in numbers_of(own) if number is not None]
+    if len(numbers) == len(own) > _SHOWN:
+        rows = sum(counts[label] for label in own)
+        return f"the class '{name}' is the '{settings.label}' from {min(numbers):g} to {max(numbers):g} ({rows} rows)"
     listed = _listed(Counter({label: counts[label] for label in own}))
     more = f" and {len(own) - _SHOWN} other values" if len(own) > _SHOWN else ""
     return f"the class '{name}' is the '{settings.label}' {listed}{more}"

@@ -135,7 +135,9 @@ def _copies(values_NG: Values, labels: list[str | None]) -> npt.NDArray[np.bool_
     equal = none
     if np.isfinite(numbers).all() and len(names) > 2:
         equal = np.isclose(rows_NG, numbers[:, None], rtol=1e-5, equal_nan=False).all(axis=0)
-    if known.sum() <= np.log2(max(columns, 2)) + 10 or len(names) > 20:
+    if known.sum() <= np.log2(max(columns, 2)) + 10 or len(names) > min(
+        20, known.sum() // 4
+    ):  # many are as good as distinct
         return equal
     levels_LG = np.full((len(names), columns), np.nan, np.float32)
     constant = np.ones(columns, bool)

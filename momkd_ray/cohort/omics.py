@@ -16,7 +16,7 @@ from momkd_ray.cohort.anndata_files import read_h5ad
 from momkd_ray.cohort.gene_names import number_of, some_of
 from momkd_ray.cohort.gene_scale import GeneFamily, gene_families
 from momkd_ray.cohort.gene_tables import GeneTable, read_gene_table
-from momkd_ray.cohort.identifiers import is_normal
+from momkd_ray.cohort.identifiers import few_matched, is_normal, refuse_longer
 from momkd_ray.cohort.no_genes import Label
 from momkd_ray.cohort.omics_columns import used_columns
 from momkd_ray.cohort.omics_rows import SampleRows, repeated_rows, row_a_patient, without_sparse, without_wrong_cells
@@ -85,7 +85,13 @@ def read_omics(
         Fault("omics", f"data row {row}", "missing value", location, blank_cell(location, column, row)) for row in rows
     ]
     tumours = [name for name in table.samples if not is_normal(name)]
-    understood = [*table.understood, *samples.matching(tumours).understood(location, "sample")]
+    matching = samples.matching(table.all_samples)
+    refuse_longer(location, matching, samples.patients, "the clinical table")
+    understood = [
+        *table.understood,
+        *samples.matching(tumours).understood(location, "sample"),
+        *few_matched(matching, location, "the cohort", sorted(samples.patients), "samples"),
+    ]
     owners = [str(samples.patient(name)) for name in table.samples]
     table = used_columns(table, owners, location, settings, label or Label(), understood)
     read, more = row_a_patient(table, owners, location, settings, understood)

@@ -1,4 +1,4 @@
-"""Reads the first sheet of an Excel file as text."""
+"""Reads a sheet of an Excel file as text."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from momkd_ray.cohort.known_columns import PATIENT_COLUMNS, SLIDE_COLUMNS, is_known
 from momkd_ray.cohort.understood import Understood
 from momkd_ray.errors import InputError
 
+_USUAL = (*PATIENT_COLUMNS, *SLIDE_COLUMNS)
+
 
 def read_spreadsheet(path: str, content: bytes) -> tuple[pa.Table, list[Understood]]:
-    """Reads the first sheet that is not empty; rows and columns without any cell are passed over.
+    """Reads the only sheet that names patients or slides, or else the first that is not empty.
+
+    Rows and columns without any cell are passed over.
 
     Returns:
         The table, of text, and what was recognised.
@@ -35,10 +40,12 @@ def read_spreadsheet(path: str, content: bytes) -> tuple[pa.Table, list[Understo
     if not filled:
         raise InputError(f"{path} has no sheet with anything in it")
     understood = []
-    (name, rows), *others = filled.items()
+    usual = [name for name, rows in filled.items() if any(is_known(cell, _USUAL) for cell in rows[0])]
+    name = usual[0] if len(usual) == 1 else next(iter(filled))
+    rows, others = filled[name], len(filled) - 1
     if others:
-        more = f"{len(others)} other{'s' if len(others) > 1 else ''}"
-        understood.append(Understood(path, "layout", f"the sheet '{name}' is read, and {more} are not", len(others)))
+        more = "1 other is" if others == 1 else f"{others} others are"
+        understood.append(Understood(path, "layout", f"the sheet '{name}' is read, and {more} not", others))
     columns = [column for column in zip(*rows, strict=True) if any(cell.strip() for cell in column)]
     header = [column[0] for column in columns]
     return pa.table([pa.array(column[1:], pa.string()) for column in columns], names=header), understood

@@ -111,8 +111,15 @@ def read_content(path: str) -> bytes:
         raise InputError(f"cannot read {path}: {_one_line(error)}") from error
 
 
-def require_columns(present: Iterable[str], path: str, *needed: str) -> None:
-    """Raises an `InputError` for the first needed column that is not present, naming the nearest one."""
+def require_columns(present: Iterable[str], path: str, *needed: str, key: str = "") -> None:
+    """Raises an `InputError` for the first needed column that is not present, naming the nearest one.
+
+    Args:
+        present: the table's columns.
+        path: of the table, for messages.
+        needed: columns that it must have.
+        key: of the configuration that names the column, for messages.
+    """
     names = list(present)
     for column in needed:
         if column in names:
@@ -120,6 +127,7 @@ def require_columns(present: Iterable[str], path: str, *needed: str) -> None:
         folded = {name.strip().casefold(): name for name in names}
         near = difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.6)
         hint = f"; the nearest is '{folded[near[0]]}'" if near else ""
+        hint += f" (set {key} to {folded[near[0]]})" if near and key and " " not in folded[near[0]] else ""
         shown = ", ".join(f"'{name}'" for name in names[:12]) + (", ..." if len(names) > 12 else "")
         raise InputError(f"{path} has no column '{column}'{hint}; its columns are {shown}")
 

@@ -72,7 +72,9 @@ class CohortConfig(Section):
         description="The name of the slide column; if given, the table of slides must have it. By default it is "
         "recognised by its name.",
     )
-    label: str = Field(description="The name of the label's column in the clinical table.")
+    label: Annotated[str, AfterValidator(lambda name: " ".join(name.split()))] = Field(
+        description="The name of the label's column in the clinical table."
+    )
     positive: Labels = Field(
         default="positive",
         description="The label of the positive class, as written in the table; a list such as `[low, high]` of "

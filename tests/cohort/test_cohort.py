@@ -189,7 +189,7 @@ def test_nothing_is_lost_between_the_tables_and_the_cohort(tiny_config: Config) 
         (CLINICAL.replace("positive", "1").replace("negative", "0"), SLIDES, ["'1' (2)", "'0' (2)"]),
         (CLINICAL.replace("positive", "negative"), SLIDES, ["'positive'", "'negative' (4)"]),
         (CLINICAL, SLIDES.replace("P1", "Q1").replace("P3", "Q3"), ["class 'positive'"]),
-        (CLINICAL, SLIDES.replace("P", "Q").replace("QATIENT", "PATIENT"), ["no patient of class"]),
+        (CLINICAL, SLIDES.replace("P", "Q").replace("QATIENT", "PATIENT"), ["none of its 4 patients", "'Q1' and 'P1'"]),
     ],
 )
 def test_bad_tables_name_the_fault(tmp_path: Path, clinical: str, slides: str, fragments: list[str]) -> None:

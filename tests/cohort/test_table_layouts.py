@@ -17,7 +17,9 @@ import pandas as pd
 import pytest
 
 from momkd_ray.cohort.cohort import Cohort, load_cohort
+from momkd_ray.cohort.identifiers import match_identifiers
 from momkd_ray.config.load import Config
+from momkd_ray.errors import InputError
 
 N = 10
 BARCODES = [f"TCGA-A{i % 7}-{1000 + i}" for i in range(N)]
@@ -221,3 +223,92 @@ def test_a_label_means_the_same_in_every_file_type(
     cohort = load_cohort(Config.model_validate(tree))
     first = int(values[0] != "rest")
     assert cohort.patients["y"].loc[BARCODES].tolist() == [first, 1 - first] * 5
+
+
+def test_the_only_sheet_that_names_patients_is_read(tmp_path: Path, plain: Cohort) -> None:
+    with pd.ExcelWriter(tmp_path / "two.xlsx") as book:
+        pd.DataFrame({"made by": ["x"]}).to_excel(book, sheet_name="about", index=False)
+        CLINICAL.to_excel(book, sheet_name="data", index=False)
+    same(cohort_of(tmp_path, clinical=("two.xlsx", (tmp_path / "two.xlsx").read_bytes())), plain)
+
+
+def test_a_header_may_begin_with_a_hash_or_span_lines(tmp_path: Path, plain: Cohort) -> None:
+    same(cohort_of(tmp_path, clinical=("c.csv", b"#" + text(CLINICAL))), plain)
+    broken = text(CLINICAL).replace(b"NOTE", b'"NOTE\nfree"')
+    same(cohort_of(tmp_path, clinical=("c.csv", broken)), plain)
+
+
+# --- what is not clear is refused
+
+
+@pytest.mark.parametrize("key", ["slides", "omics"])
+def test_identifiers_of_which_a_part_matches_by_luck_are_refused(tmp_path: Path, key: str) -> None:
+    table = {"slides": SLIDES, "omics": GENES}[key]
+    half = [name if i % 2 else f"{name}_T" for i, name in enumerate(BARCODES)]
+    with pytest.raises(InputError, match=r"5 of its identifiers are patients of .* 5 others begin with one"):
+        cohort_of(tmp_path, **{key: ("t.csv", text(table.assign(PATIENT=half)))})
+
+
+def test_row_numbers_are_not_patients(tmp_path: Path) -> None:
+    names = [str(i + 1) for i in range(N)]
+    plainly = {"clinical": CLINICAL.assign(PATIENT=names), "slides": SLIDES.assign(PATIENT=names)}
+    tables = {key: (f"{key}.csv", text(table)) for key, table in plainly.items()}
+    counted = GENES.drop(columns="PATIENT").to_csv().encode()
+    with pytest.raises(InputError, match=r"counts the rows"):
+        cohort_of(tmp_path, omics=("o.csv", counted), **tables)
+
+
+def test_numbers_that_match_few_are_refused(tmp_path: Path) -> None:
+    names = [f"{i + 8:05d}" for i in range(N)]
+    with pytest.raises(InputError, match=r"only 3 of its 10 patients .* only if leading zeros"):
+        cohort_of(
+            tmp_path,
+            clinical=("c.csv", text(CLINICAL.assign(PATIENT=names))),
+            slides=("s.csv", text(SLIDES.assign(PATIENT=range(1, N + 1)))),
+        )
+
+
+def test_few_matches_are_said_first_with_the_nearest_spelling(tmp_path: Path) -> None:
+    names = [name if i < 3 else f"TCGX-{name[5:]}" for i, name in enumerate(BARCODES)]
+    cohort = cohort_of(tmp_path, slides=("s.csv", text(SLIDES.assign(PATIENT=names))))
+    assert cohort.summary()[0].startswith("s.csv: only 3 of its 10 patients are in ")
+    assert "'TCGX-A3-1003' is nearest to 'TCGA-A3-1003'" in cohort.summary()[0]
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "said"),
+    [
+        ("positive", "zero", "set cohort.negative to negative"),
+        (">= 1", "<= 1", "no 'HER2' fulfils '>= 1'"),
+        (["positive", "negative"], ["negative"], "both 'negative'"),
+        (True, False, "quote it in YAML"),
+    ],
+)
+def test_classes_that_no_row_has_are_refused(tmp_path: Path, positive: object, negative: object, said: str) -> None:
+    for key, table in (("c", CLINICAL), ("s", SLIDES)):
+        (tmp_path / f"{key}.csv").write_bytes(text(table))
+    tables = {"clinical": str(tmp_path / "c.csv"), "slides": str(tmp_path / "s.csv"), "label": "HER2"}
+    tree = {"cohort": {**tables, "positive": positive, "negative": negative}, "features": {"dir": str(tmp_path)}}
+    with pytest.raises(InputError, match=said):
+        load_cohort(Config.model_validate(tree))
+
+
+@pytest.mark.parametrize(
+    ("foreign", "own", "expected"),
+    [
+        (["1"], ["01", "001"], {}),
+        (["1", "01"], ["001"], {"1": "001", "01": "001"}),
+        (["p1"], ["P1", "P-1"], {"p1": "P1"}),
+        (["p_1"], ["P-1", "P.1"], {}),
+        (["TCGA-A0-1000-11A"], ["TCGA-A0-1000-01A"], {}),
+        (["TCGA-A0-1000"], ["TCGA-A0-1000-01A", "TCGA-A0-1000-06A"], {}),
+        (["TCGA-A0-1000-06A-11R"], ["TCGA-A0-1000-01A", "TCGA-A0-1000-06A"], {0: "TCGA-A0-1000-06A"}),
+        (["TARGET-20-PABCDE-09A"], ["TARGET-20-PABCDE"], {0: "TARGET-20-PABCDE"}),
+        (["TCGA-A0-10000"], ["TCGA-A0-1000"], {}),
+    ],
+)
+def test_an_identifier_that_could_mean_two_means_none(
+    foreign: list[str], own: list[str], expected: dict[object, str]
+) -> None:
+    found = match_identifiers(foreign, own).own
+    assert found == {foreign[name] if isinstance(name, int) else name: other for name, other in expected.items()}
