@@ -11,7 +11,12 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.audit.findings import Findings
-from momkd_ray.bags.consistency import duplicate_content_faults, mixed_encoder_faults
+from momkd_ray.bags.consistency import (
+    duplicate_content_faults,
+    mixed_encoder_faults,
+    mixed_scale_faults,
+    slide_vector_faults,
+)
 from momkd_ray.bags.ingest import store_format
 from momkd_ray.bags.store import content_sha256, to_row
 from momkd_ray.cohort.cohort import Cohort, LeftOut, exclusion_sentences, load_cohort
@@ -24,10 +29,12 @@ from momkd_ray.cohort.fold_checks import (
 )
 from momkd_ray.cohort.folds import FoldPlan, make_folds
 from momkd_ray.cohort.splits import ROLES
+from momkd_ray.cohort.understood import Understood
 from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
 from momkd_ray.formats.arrays import Precision
 from momkd_ray.formats.bag import Recipe
+from momkd_ray.formats.patch_scale import PatchScale, patch_scale
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.formats.source_file import missing_file
 from momkd_ray.input_faults import Fault, FaultsError, FileFaultError
@@ -54,7 +61,8 @@ def audit_inputs(config: Config, on_progress: Callable[[int, int], None]) -> Fin
     facts = _facts(config, slides, on_progress)
     bad = [fault for row in facts for fault in row["faults"]]
     good = {row["slide_id"]: row for row in facts if not row["faults"]}
-    bad += mixed_encoder_faults(good, slides, None) + duplicate_content_faults(good, slides)
+    bad += mixed_encoder_faults(good, slides, None) + mixed_scale_faults(good, slides, None)
+    bad += slide_vector_faults(good, slides) or duplicate_content_faults(good, slides)
     if cohort is not None and cohort.features_elsewhere:
         name = posixpath.basename(config.features.dir.rstrip("/"))
         faults.append(Fault("table", name, "missing", config.features.dir, cohort.features_elsewhere))
@@ -99,7 +107,7 @@ def _summarise(
     left_out: LeftOut = list(cohort.excluded.itertuples(index=False, name=None))
     sentences = cohort.unmatched_file_sentences()
     remaining: dict[str, Any] = {}
-    understood = list(cohort.understood)
+    understood = [*cohort.understood, *_features_read_as(config, good)]
     folds, impossible = pd.DataFrame(), ""
     try:
         left = cohort.without_slides(bad)
@@ -129,6 +137,20 @@ def _summarise(
         impossible=impossible,
         understood=tuple(understood),
     )
+
+
+def _features_read_as(config: Config, good: Mapping[str, Mapping[str, Any]]) -> list[Understood]:
+    """Says the layouts, encoders and scales of the feature files, with counts."""
+    entries = []
+    for number, words in ((0, "layout"), (1, "encoder"), (2, "magnification and patch size")):
+        counts = Counter(
+            (fact["format"], fact["encoder"] or "", PatchScale(fact["magnification"], fact["patch_px"]).text())[number]
+            for fact in good.values()
+        )
+        if counts:
+            shown = ", ".join(f"{value or 'not recorded'} ({count:,})" for value, count in counts.most_common(4))
+            entries.append(Understood(config.features.dir, "features", f"{words} of its files: {shown}", len(good)))
+    return entries
 
 
 def _plan(config: Config, cohort: Cohort) -> tuple[FoldPlan | None, list[Fault]]:
@@ -188,7 +210,9 @@ def _inspect_slide(slide: Mapping[str, str], recipe: Recipe, dtype: Precision) -
             raise missing_file(path)
         bag = read_bag(path, slide_id, recipe, dtype=dtype)
         facts |= {"width": bag.width, "encoder": bag.provenance.get("encoder"), "n_patches": bag.n_patches}
-        facts |= {"sha256": content_sha256(to_row(bag))}
+        scale = patch_scale(bag.provenance)
+        facts |= {"magnification": scale.magnification, "patch_px": scale.patch_px}
+        facts |= {"format": bag.provenance["format"], "sha256": content_sha256(to_row(bag))}
     except FileFaultError as error:
         facts["faults"] = [Fault("slide", slide_id, error.problem, path, str(error))]
     return facts

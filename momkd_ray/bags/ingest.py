@@ -21,7 +21,12 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from momkd_ray import storage
-from momkd_ray.bags.consistency import duplicate_content_faults, mixed_encoder_faults
+from momkd_ray.bags.consistency import (
+    duplicate_content_faults,
+    mixed_encoder_faults,
+    mixed_scale_faults,
+    slide_vector_faults,
+)
 from momkd_ray.bags.store import (
     MANIFEST,
     SCHEMA,
@@ -40,6 +45,7 @@ from momkd_ray.bags.store import (
 from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Format, Recipe
+from momkd_ray.formats.patch_scale import patch_scale
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.formats.source_file import missing_file
 from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, raise_faults, record_faults
@@ -153,7 +159,8 @@ def ingest(
         faults += part_faults
         n_done += len(part_entries) + len(part_faults)
         report(n_done, len(slides))
-    faults += mixed_encoder_faults(entries, slides, existing) + duplicate_content_faults(entries, slides)
+    faults += mixed_encoder_faults(entries, slides, existing) + mixed_scale_faults(entries, slides, existing)
+    faults += slide_vector_faults(entries, slides) or duplicate_content_faults(entries, slides)
     record_faults(faults, f"{len(slides)} feature files", storage.join(uri, REJECTED), on_error)
     rejected = {fault.id for fault in faults}
     good = {slide_id: entry for slide_id, entry in entries.items() if slide_id not in rejected}
@@ -291,12 +298,15 @@ def _write_part(
 
 
 def _entry(source: _Source, bag: Bag, part: str, row: Row) -> Entry:
+    scale = patch_scale(bag.provenance)
     return {
         "slide_id": source.slide_id,
         "part": part,
         "n_patches": bag.n_patches,
         "width": bag.width,
         "encoder": bag.provenance.get("encoder"),
+        "magnification": scale.magnification,
+        "patch_px": scale.patch_px,
         "sha256": row["sha256"],
         "file": source.file,
         "sizes": buffer_sizes(row),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from momkd_ray import storage
 from momkd_ray.errors import InputError, RunError
 from momkd_ray.formats.arrays import Precision
 from momkd_ray.formats.bag import Bag, Graph
+from momkd_ray.formats.patch_scale import PatchScale
 from momkd_ray.input_faults import FileFaultError
 
 SCHEMA_VERSION = 2
@@ -56,8 +58,9 @@ Row = dict[str, Any]
 """A bag as one row of `SCHEMA`: its buffers as anything with the buffer protocol."""
 
 Entry = dict[str, Any]
-"""A slide in the manifest: `slide_id, part, n_patches, width, encoder, sha256, file` and `at`.
+"""A slide in the manifest: `slide_id, part, n_patches, width, encoder, magnification, patch_px, sha256, file`, `at`.
 
+`magnification` and `patch_px` are None where the feature file does not say them, and absent in older stores.
 `file` is the stamp of the ingested feature file. `at` has `[first byte, bytes]` of each buffer in the part.
 """
 
@@ -77,6 +80,11 @@ class StoreFormat:
     neighbors: int
     graph: Graph
     schema_version: int = SCHEMA_VERSION
+
+
+def scale_of(entry: Mapping[str, Any]) -> PatchScale:
+    """Returns magnification and patch size of a slide, as far as its entry has them."""
+    return PatchScale(entry.get("magnification"), entry.get("patch_px"))
 
 
 def to_row(bag: Bag) -> Row:
@@ -271,6 +279,12 @@ class BagStore:
         self.entries: dict[str, Entry] = {row["slide_id"]: row for row in manifest["slides"]}
         self.slides = pd.DataFrame(manifest["slides"]).set_index("slide_id")
         self._verified: set[str] = set()
+
+    @property
+    def scale(self) -> PatchScale:
+        """Magnification and patch size of most bags, as far as the feature files record them."""
+        known = Counter(scale for entry in self.entries.values() if (scale := scale_of(entry)))
+        return next((scale for scale, _ in known.most_common(1)), PatchScale())
 
     @classmethod
     def open(cls, uri: str) -> BagStore:

@@ -227,6 +227,8 @@ def _save_model(
         bag=config.cohort.bag,
         genes=final.genes,
         encoder=inputs.store.encoder,
+        magnification=inputs.store.scale.magnification,
+        patch_px=inputs.store.scale.patch_px,
         model=config.model,
         memory=config.memory,
         loss=config.loss,

@@ -138,6 +138,8 @@ class _Reader:
             except OSError as error:
                 raise self._missing_filter(dataset) or error from error
 
+        if len(shape) == 3 and shape[1] == 1 != shape[0]:  # (R, 1, C)
+            return Stored(name, (shape[0], shape[2]), dtype, precision, read, (dataset.chunks or (1,))[0])
         rows_at_once = 1 if in_runs or dataset.chunks is None else dataset.chunks[-2:][0]
         return Stored(name, shape, dtype, precision, read, rows_at_once)
 
@@ -281,7 +283,10 @@ def _read_by_hdf5(dataset: h5py.Dataset, first: int, out: NDArray[Any], *, as_st
     """Reads the rows from `first` on by HDF5, without conversion if `as_stored`."""
     outer = len(dataset.shape) - 2
     space = dataset.id.get_space()
-    space.select_hyperslab((0,) * outer + (first, 0), (1,) * outer + out.shape)
+    if outer == 1 and dataset.shape[1] == 1 != dataset.shape[0]:  # (R, 1, C)
+        space.select_hyperslab((first, 0, 0), (out.shape[0], 1, out.shape[1]))
+    else:
+        space.select_hyperslab((0,) * outer + (first, 0), (1,) * outer + out.shape)
     dataset.id.read(h5s.create_simple(out.shape), space, out, dataset.id.get_type() if as_stored else None)
 
 

@@ -40,6 +40,8 @@ def opened(source: SourceFile) -> Iterator[Contents]:
     """
     loaded = _load(source)
     container: Container = "ndarray" if isinstance(loaded, _Array) else "tensor"
+    if _is_pair(loaded):
+        loaded = dict(zip(("features", "coords"), loaded, strict=True))
     if isinstance(loaded, dict):
         container = "dict"
     else:
@@ -52,6 +54,14 @@ def opened(source: SourceFile) -> Iterator[Contents]:
         lambda name: _stored(name, loaded[name], source),
         lambda name: {} if name else notes,
     )
+
+
+def _is_pair(loaded: Any) -> bool:
+    """Returns whether a file holds (features, coordinates) without names."""
+    if not isinstance(loaded, tuple | list) or len(loaded) != 2:
+        return False
+    shapes: list[tuple[int, ...]] = [tuple(getattr(getattr(value, "array", value), "shape", ())) for value in loaded]
+    return [len(shape) for shape in shapes] == [2, 2] and shapes[1][-1] == 2 != shapes[0][-1]
 
 
 def _load(source: SourceFile) -> Any:
@@ -118,6 +128,8 @@ def _stored(name: str, value: Any, source: SourceFile) -> Stored:
         raise FileFaultError(
             "misshapen", f"{source.path}: '{name}' is a {type(value).__name__}, not a tensor; save it as a tensor"
         )
+    if values.ndim == 3 and values.shape[1] == 1 != values.shape[0]:  # (R, 1, C)
+        values = values[:, 0]
     stored = Stored(
         name, tuple(values.shape), dtype, precision, lambda first, out: np.copyto(out, _rows(values, first, len(out)))
     )

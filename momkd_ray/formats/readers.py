@@ -24,6 +24,8 @@ _TRIDENT_MARKS = frozenset(
     {"encoder", "savetodir", "patch_size_level0", "level0_magnification", "target_magnification", "level0_width"}
 )
 _CLAM_MARKS = frozenset({"patch_level", "downsample", "downsampled_level_dim"})
+_COORDS_NAMES = ("coords", "coordinates", "coord", "locations")
+_FEATURES_NAMES = ("feats", "patch_features", "patch_feats", "tile_features", "embeddings", "tile_embeddings")
 _NAMES_SHOWN = 8  # arrays listed in the message about a file without features
 _ENCODER_NAMES = ("encoder", "patch_encoder", "extractor", "feature_extractor", "encoder_name", "model_name")
 
@@ -85,7 +87,7 @@ def _read_bag(path: str, slide_id: str, recipe: Recipe, expected_width: int | No
 
 @contextmanager
 def _contents(path: str) -> Iterator[Contents]:
-    container = pt_file if path.lower().endswith(".pt") else hdf5
+    container = pt_file if path.lower().endswith((".pt", ".pth")) else hdf5
     with container.opened(find_file(path)) as contents:
         yield contents
 
@@ -132,12 +134,16 @@ def _layout(contents: Contents, recipe: Recipe, expected_width: int | None) -> _
             f"{path} has features of width {width} where {expected_width} is expected; "
             "extract all slides with one encoder",
         )
-    coords = _array(contents, "coords", "iuf") if "coords" in contents.names else None
+    named = next((own for own in _COORDS_NAMES if own in contents.names), None)
+    coords = _array(contents, named, "iuf") if named else None
+    if n_patches == 1 and coords is not None and coords.shape[-2] > 1:
+        why = f"'{features.name}' has the shape {features.shape}, beside {coords.shape[-2]} coordinates"
+        raise _slide_vector(path, why)
     if coords is not None:
         _check_coords_shape(coords, n_patches, features.name, path)
     edges = _stored_graph(contents, recipe, n_patches, coords)
     attributes: dict[str, str] = {}
-    for holder in ("", *(["coords"] if coords else []), name):  # of equal names, the features' value wins
+    for holder in ("", *([named] if named else []), name):  # of equal names, the features' value wins
         attributes |= contents.attributes(holder)
     encoder = _encoder(contents.attributes(name)) or _encoder(attributes)
     return _Layout(file_format, features, coords, edges, attributes, encoder)
@@ -147,6 +153,8 @@ def _format(contents: Contents, wanted: Format) -> tuple[str, str]:
     """Detects the layout of a file; returns it with the name of the features' array."""
     candidates = dict(_formats(contents))
     if not candidates:
+        if embedding := next((name for name in contents.names if "slide" in name.lower()), None):
+            raise _slide_vector(contents.path, f"it has '{embedding}' and no features of patches")
         present = ", ".join(map(repr, contents.names[:_NAMES_SHOWN])) or "nothing"
         present += " and others" if len(contents.names) > _NAMES_SHOWN else ""
         raise FileFaultError(
@@ -186,6 +194,10 @@ def _formats(contents: Contents) -> Iterator[tuple[str, str]]:
             if name in contents.names:
                 yield "stamp", name
                 return
+    if "features" not in contents.names:
+        names = [name for name in (*_FEATURES_NAMES, "patch_embeddings") if name in contents.names]
+        if len(names) == 1:
+            yield "released" if contents.container == "dict" else "trident", names[0]
 
 
 def _neighbors_of(name: str) -> int | None:
@@ -209,12 +221,22 @@ def _array(contents: Contents, name: str, kinds: str) -> Stored:
         raise FileFaultError(
             "misshapen", f"{contents.path}: '{name}' is of type {stored.precision}, not {wanted}; extract it again"
         )
+    if kinds == "f" and len(shape) == 1:
+        raise _slide_vector(contents.path, f"'{name}' has the shape {stored.shape}")
     if len(shape) != 2:
         raise FileFaultError(
             "misshapen",
             f"{contents.path}: '{name}' has the shape {stored.shape}, not two dimensions; extract it again",
         )
     return stored
+
+
+def _slide_vector(path: str, why: str) -> FileFaultError:
+    return FileFaultError(
+        "misshapen",
+        f"{path} holds one vector for the whole slide ({why}), a slide embedding, where patches need one each: give "
+        "the folder of patch features",
+    )
 
 
 def _check_coords_shape(coords: Stored, n_patches: int, features: str, path: str) -> None:

@@ -34,6 +34,8 @@ class BundleCard(Section):
     bag: Literal["slide", "patient"] = "slide"  # whether a bag is one slide or all slides of a patient
     genes: int  # inputs of the omics encoder; prediction needs none
     encoder: str | None = None  # the patch encoder, if the feature files name it
+    magnification: float | None = None  # of the patches, such as 20, if the feature files record it
+    patch_px: int | None = None  # side of the patches in pixels, if the feature files record it
     model: ModelConfig
     memory: MemoryConfig
     loss: LossConfig

@@ -17,6 +17,7 @@ from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.cohort.slides import read_slides
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Recipe
+from momkd_ray.formats.patch_scale import PatchScale, patch_scale
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, raise_faults, record_faults
 from momkd_ray.model.bundle import BundleCard, load_bundle
@@ -74,6 +75,13 @@ class Ensemble:
         if self.card.encoder and encoder and encoder != self.card.encoder:
             raise FileFaultError(
                 "mixed", f"{path} contains features of {encoder}, but the model was trained on {self.card.encoder}"
+            )
+        scale, trained = patch_scale(bag.provenance), PatchScale(self.card.magnification, self.card.patch_px)
+        if not scale.agrees(trained):
+            raise FileFaultError(
+                "mixed",
+                f"{path} is at {scale.text()}, but the model was trained at {trained.text()}; extract its features at "
+                "the magnification and patch size of the model",
             )
         return bag
 

@@ -12,6 +12,7 @@ from support.bags import (
     relisted,
 )
 
+from momkd_ray.bags.consistency import mixed_scale_faults, slide_vector_faults
 from momkd_ray.bags.ingest import ingest
 
 
@@ -41,3 +42,20 @@ def test_an_encoder_that_differs_names_both_files(tmp_path: Path, slides: pd.Dat
     assert store.encoder == "uni_v1"
     assert [(fault.id, fault.problem) for fault in faults] == [("s02", "mixed")]
     assert all(words in faults[0].reason for words in ("s02.h5", "conch_v15", "s00.h5", "uni_v1"))
+
+
+def test_a_magnification_that_differs_names_both_files() -> None:
+    slides = pd.DataFrame({"slide_id": ["a", "b", "c", "d"], "path": ["f/a.h5", "f/b.h5", "f/c.h5", "f/d.h5"]})
+    scales = {"a": (20.0, 256), "b": (10.0, 256), "c": (20.3, 256), "d": (None, None)}
+    entries = {slide: {"magnification": scale[0], "patch_px": scale[1]} for slide, scale in scales.items()}
+    (fault,) = mixed_scale_faults(entries, slides, None)
+    assert (fault.id, fault.problem) == ("b", "mixed")
+    said = "f/b.h5 is at 10x magnification in patches of 256 pixels, but f/a.h5 at 20x magnification"
+    assert fault.reason.startswith(said)
+
+
+def test_files_of_one_patch_each_are_embeddings_of_slides() -> None:
+    slides = pd.DataFrame({"slide_id": ["a", "b"], "path": ["f/a.pt", "f/b.pt"]})
+    assert [fault.id for fault in slide_vector_faults({s: {"n_patches": 1} for s in "ab"}, slides)] == ["a", "b"]
+    assert not slide_vector_faults({"a": {"n_patches": 1}, "b": {"n_patches": 2}}, slides)
+    assert not slide_vector_faults({"a": {"n_patches": 1}}, slides)
