@@ -10,7 +10,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from momkd_ray.compare.leaderboard import Row
-from momkd_ray.report.figures import SERIES_COLOURS, STYLE, inline_svg
+from momkd_ray.report.drawings import PAGE_INK, SERIES_COLOURS, inline_svg, style
+
+STYLE = style(PAGE_INK)
 
 
 def omics_pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:

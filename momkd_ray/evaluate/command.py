@@ -61,11 +61,11 @@ def evaluate(
         raise typer.BadParameter("give one of --features and --predictions", param_hint="--features")
     from momkd_ray import storage
     from momkd_ray.cohort.table_files import read_table
+    from momkd_ray.crossval.trained_run import read_run
     from momkd_ray.evaluate.cohort import Labels
     from momkd_ray.evaluate.options import EvaluationOptions, parse_subgroups
     from momkd_ray.evaluate.run import evaluate_run
     from momkd_ray.evaluate.tables import text_summary
-    from momkd_ray.evaluate.trained_run import read_run
     from momkd_ray.progress import ProgressReporter
 
     run_dir = resolve_location(run)

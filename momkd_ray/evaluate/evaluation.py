@@ -11,13 +11,13 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 from momkd_ray.crossval.metrics import bootstrap_intervals, scores
+from momkd_ray.crossval.trained_run import TrainedRun
 from momkd_ray.errors import InputError
 from momkd_ray.evaluate.against import compare_with
 from momkd_ray.evaluate.decisions import at_fixed, decisions, plain
 from momkd_ray.evaluate.options import EvaluationOptions
 from momkd_ray.evaluate.predictions import FOLD
 from momkd_ray.evaluate.subgroups import compare_subgroups
-from momkd_ray.evaluate.trained_run import TrainedRun
 from momkd_ray.statistics.calibration import (
     LogisticMap,
     brier,

@@ -11,9 +11,9 @@ from momkd_ray.cohort import columns
 from momkd_ray.cohort.identifiers import join_patients, match_identifiers
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.cohort.table_files import data_rows, read_table, rows_by_value, texts
+from momkd_ray.crossval.trained_run import TrainedRun
 from momkd_ray.errors import InputError
 from momkd_ray.evaluate.cohort import ExternalCohort, Labels, as_options
-from momkd_ray.evaluate.trained_run import TrainedRun
 from momkd_ray.input_faults import OnError, record_faults
 from momkd_ray.predict.ensemble import check_ensemble, group_bags, list_slides, predict_bags
 from momkd_ray.progress import ProgressReporter

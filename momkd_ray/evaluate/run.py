@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from momkd_ray import __version__, storage
+from momkd_ray.crossval.trained_run import TrainedRun, read_run
 from momkd_ray.errors import InputError
 from momkd_ray.evaluate.against import check_shared
 from momkd_ray.evaluate.cohort import ExternalCohort, Labels, read_cohort
@@ -18,7 +19,6 @@ from momkd_ray.evaluate.page import drawings_of, render_page
 from momkd_ray.evaluate.predictions import FOLD, join_predictions, predict_cohort, read_predictions
 from momkd_ray.evaluate.subgroups import levels_of
 from momkd_ray.evaluate.tables import comparison_table, performance_table, subgroup_table
-from momkd_ray.evaluate.trained_run import TrainedRun, read_run
 from momkd_ray.input_faults import REJECTED, OnError, record_faults
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import connect

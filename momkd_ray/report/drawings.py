@@ -19,6 +19,8 @@ PNG_DPI = 200
 # Okabe and Ito's colours, distinct for readers with any colour vision
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 
+SERIES_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+
 
 @dataclass(frozen=True)
 class Ink:
@@ -89,6 +91,7 @@ def style(ink: Ink) -> dict[str, Any]:
         "axes.labelcolor": ink.ink,
         "axes.edgecolor": ink.muted,
         "axes.grid": True,
+        "axes.axisbelow": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "grid.color": ink.grid,

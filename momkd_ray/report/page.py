@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from momkd_ray import __version__, storage
-from momkd_ray.crossval.evaluate import pool_patients
 from momkd_ray.crossval.progress_callback import format_setting
-from momkd_ray.errors import InputError
 from momkd_ray.report import figures
-from momkd_ray.run.finished import label_and_classes, parquet, read_finished
+from momkd_ray.report.curves import ForestRow, calibration_drawing, decision_drawing, forest_drawing
+from momkd_ray.report.drawings import Drawing, write_drawings
+from momkd_ray.report.finished_run import FinishedRun, read_finished_run
+from momkd_ray.report.methods import MOST_GENES, bundles_of, gene_frequencies, gene_overlap, methods_block
+from momkd_ray.report.patients import (
+    MOST_WRONG,
+    described,
+    flow_of,
+    group_rows,
+    site_column,
+    table_one,
+    wrong_calls,
+)
+from momkd_ray.report.tripod import checklist
 from momkd_ray.run.layout import RunDirectory
+from momkd_ray.statistics.calibration import brier, calibration_intercept, calibration_slope, scaled_brier
 
 _METRIC_NAMES = {
     "auc": "AUC",
@@ -27,37 +36,11 @@ _METRIC_NAMES = {
     "sensitivity": "sensitivity",
     "specificity": "specificity",
 }
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """The content of a finished cross-validation's directory.
-
-    Attributes:
-        figures: metrics.json.
-        predictions: predictions.parquet, one row per patient and fold in which it was tested.
-        configuration: the text of run.yaml.
-        label: name of the label.
-        classes: names of the negative and the positive class.
-        epochs: metrics of each fold's epochs.
-    """
-
-    figures: dict[str, Any]
-    predictions: pd.DataFrame
-    configuration: str
-    label: str
-    classes: tuple[str, str]
-    epochs: dict[int, pd.DataFrame]
-
-    @property
-    def patients(self) -> pd.DataFrame:
-        """One row per tested patient, as pooled in metrics.json."""
-        thresholds = {fold["fold"]: fold["threshold"] for fold in self.figures["folds"]}
-        return pool_patients(self.predictions, thresholds, self.classes)
+_FIGURES = "figures"
 
 
 def write_report(run_dir: str) -> str:
-    """Writes the report of a finished cross-validation.
+    """Writes the report of a finished cross-validation, and its figures as PNG, SVG and CSV beside it.
 
     Args:
         run_dir: the run directory, local or `s3://`.
@@ -69,65 +52,107 @@ def write_report(run_dir: str) -> str:
         InputError: a file of the cross-validation is missing or damaged.
     """
     directory = RunDirectory(run_dir)
-    run = _read_run(directory)
-    loader = PackageLoader("momkd_ray.report", "")
+    run = read_finished_run(directory)
+    content = _content(run)
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("momkd_ray.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    page = environment.get_template("page.html.jinja").render(_content(run))
+    page = environment.get_template("page.html.jinja").render(content)
+    write_drawings([one for one in content["drawings"].values() if one is not None], directory.figures)
+    wrong = wrong_calls(run).to_csv(index=False, lineterminator="\n")
+    storage.write_text(directory.wrong_calls, wrong)
     storage.write_text(directory.report, page)
     return directory.report
 
 
-def _read_run(directory: RunDirectory) -> FinishedRun:
-    metrics = read_finished(directory, directory.metrics, json.loads)
-    configuration = read_finished(directory, directory.configuration, bytes.decode)
-    tree = read_finished(directory, directory.configuration, yaml.safe_load)
-    predictions = read_finished(directory, directory.predictions, parquet)
-    try:
-        label, classes = label_and_classes(tree)
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{directory.configuration} lacks the cohort's label or classes: run momkd-ray crossval again"
-        ) from error
-    missing = [name for name in ("metrics", "counts", "folds") if name not in metrics]
-    if missing:
-        raise InputError(f"{directory.metrics} lacks {missing[0]!r}: run momkd-ray crossval again")
-    required = ["patient_id", "label", "predicted", "fold", *(f"p_{name}" for name in classes)]
-    absent = [column for column in required if column not in predictions.columns]
-    if absent:
-        raise InputError(f"{directory.predictions} lacks the column {absent[0]}: run momkd-ray crossval again")
-    folds = [fold["fold"] for fold in metrics["folds"]]
-    if set(predictions["fold"]) != set(folds):
-        raise InputError(
-            f"{directory.predictions} and {directory.metrics} have different folds: run momkd-ray crossval again"
-        )
-    epochs = {fold: read_finished(directory, directory.fold(fold).metrics, _epochs) for fold in folds}
-    return FinishedRun(metrics, predictions, configuration, label, classes, epochs)
-
-
-def _epochs(content: bytes) -> pd.DataFrame:
-    table = pd.DataFrame([json.loads(line) for line in content.decode().splitlines() if line.strip()])
-    return table[["epoch", "val_auc", "loss_total"]].astype(float)
-
-
 def _content(run: FinishedRun) -> dict[str, Any]:
+    table = described(run)
+    bundles = bundles_of(run)
+    site = site_column(run, table)
+    groups = _groups(run, table, site)
+    probabilities = _probabilities(run)
+    drawings = _drawings(run, probabilities) | _memory_drawings(run, bundles)
+    drawings |= {"groups": _forest(run, groups)}
+    genes = gene_frequencies(run)
+    drawings["genes"] = figures.gene_figure(genes.head(MOST_GENES), len(run.genes)) if len(genes) else None
+    cards = [card for _, card in bundles.values()]
+    search = run.figures.get("search", {})
     return {
         "version": __version__,
         "label": run.label,
         "classes": run.classes,
+        "verdict": _verdict(run),
         "counts": run.figures["counts"],
+        "flow": flow_of(run),
+        "table_one": {by: table_one(table, by) for by in ("class", "fold")},
+        "has_clinical": run.clinical is not None,
         "cohort": run.figures.get("cohort", []),
         "metrics": [{"name": name, **run.figures["metrics"][key]} for key, name in _METRIC_NAMES.items()],
         "folds": run.figures["folds"],
         "several_tests": bool(run.predictions["patient_id"].duplicated().any()),
         "confusion": _confusion(run),
-        "search": _search(run.figures["search"]) if "search" in run.figures else [],
-        "drawn_by": run.figures.get("search", {}).get("drawn_by"),
-        "stopped_by": run.figures.get("search", {}).get("stopped_by"),
+        "calibration": _calibration(run, probabilities),
+        "train_prevalence": None if run.trained is None else run.trained.train_prevalence,
+        "site": site,
+        "groups": groups,
+        "genes": {"chosen": len(genes), "always": int((genes["folds"] == len(run.genes)).sum()), "of": len(run.genes)}
+        | {"overlap": gene_overlap(run), "rows": genes.head(MOST_GENES).to_dict("records")},
+        "memory": [fold for fold, (components, _) in bundles.items() if components is not None],
+        "wrong": _wrong_rows(run),
+        "n_wrong": len(wrong_calls(run)),
+        "search": _search(search) if search else [],
+        "drawn_by": search.get("drawn_by"),
+        "stopped_by": search.get("stopped_by"),
+        "methods": methods_block(run, cards),
+        "tripod": _tripod(run, cards, site),
         "configuration": run.configuration,
-        **_figures(run),
+        "drawings": drawings,
+        "training": [f"training-fold-{fold}" for fold in run.epochs],
+        "figures_folder": _FIGURES,
     }
+
+
+def _verdict(run: FinishedRun) -> str:
+    negative, positive = run.classes
+    auc = run.figures["metrics"]["auc"]
+    low, high = auc["interval"]
+    counts = run.figures["counts"]
+    chance = "its interval includes chance (0.5)" if low <= 0.5 <= high else "its interval excludes chance (0.5)"
+    return (
+        f"{run.label}, {positive} against {negative}: tested on {counts['patients']:,} patients whom the models had "
+        f"not seen, the pooled AUC is {auc['pooled']:.3f} (95 % interval {low:.3f} to {high:.3f}); {chance}."
+    )
+
+
+def _probabilities(run: FinishedRun) -> dict[str, np.ndarray]:
+    """Returns each pooled patient's probability as given, and corrected by each fold's training prevalence."""
+    positive = f"p_{run.classes[1]}"
+    found = {"raw": run.patients[positive].to_numpy(dtype=float)}
+    if run.trained is not None and any(shift.intercept for shift in run.trained.shifts.values()):
+        corrected = run.predictions.assign(corrected=np.nan)
+        for fold, shift in run.trained.shifts.items():
+            own = corrected["fold"] == fold
+            corrected.loc[own, "corrected"] = shift.apply(corrected.loc[own, positive])
+        by_patient = corrected.sort_values(["patient_id", "fold"]).groupby("patient_id", sort=True)["corrected"].mean()
+        found["corrected"] = by_patient.loc[run.patients["patient_id"]].to_numpy()
+    return found
+
+
+def _truth(run: FinishedRun) -> np.ndarray:
+    truth: np.ndarray = (run.patients["label"] == run.classes[1]).to_numpy()
+    return truth
+
+
+def _calibration(run: FinishedRun, probabilities: dict[str, np.ndarray]) -> list[list[str]]:
+    y, rows = _truth(run), []
+    for kind, p in probabilities.items():
+        estimates = [calibration_intercept(y, p).text, calibration_slope(y, p).text]
+        rows.append([kind, f"{p.mean():.3f}", *estimates, f"{brier(y, p):.3f}", f"{scaled_brier(y, p):.3f}"])
+    return rows
 
 
 def _confusion(run: FinishedRun) -> list[list[int]]:
@@ -155,20 +180,83 @@ def _search(search: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _figures(run: FinishedRun) -> dict[str, Any]:
+def _groups(run: FinishedRun, table: pd.DataFrame, site: str | None) -> dict[str, list[dict[str, Any]]]:
+    by_fold = {f"fold {fold}": own for fold, own in run.predictions.groupby("fold", sort=True)}
+    groups = {"By fold": group_rows(by_fold, run.classes)}
+    if site is not None:
+        sites = run.patients["patient_id"].map(table[site]).fillna("missing").astype(str)
+        by_site = {str(name): run.patients[sites == name] for name in sorted(set(sites))}
+        groups[f"By {site}"] = group_rows(by_site, run.classes)
+    return groups
+
+
+def _forest(run: FinishedRun, groups: dict[str, list[dict[str, Any]]]) -> Drawing:
+    rows = []
+    for title, own in groups.items():
+        rows.append(ForestRow(title))
+        rows += [
+            ForestRow(f"  {row['name']}", row["auc"], row.get("interval"), f"{row['positives']} of {row['patients']}")
+            for row in own
+        ]
+    caption = f"AUC with 95 % interval (DeLong); right: {run.classes[1]} of all patients; dashed: pooled."
+    alt = "Forest plot of the AUC " + " and ".join(title.lower() for title in groups)
+    return forest_drawing("groups", rows, "test AUC", run.figures["metrics"]["auc"]["pooled"], caption, alt)
+
+
+def _wrong_rows(run: FinishedRun) -> list[list[str]]:
+    positive = f"p_{run.classes[1]}"
+    return [
+        [
+            *(str(r[name]) for name in ("patient_id", "fold", "label", "predicted")),
+            f"{r[positive]:.3f}",
+            f"{r['threshold']:.3f}",
+            str(r["slides"]),
+        ]
+        for r in wrong_calls(run).head(MOST_WRONG).to_dict("records")
+    ]
+
+
+def _tripod(run: FinishedRun, cards: list[Any], site: str | None) -> list[tuple[str, str, str]]:
+    steps = flow_of(run)
+    encoders = sorted({card.encoder for card in cards if card.encoder})
+    return checklist(
+        {
+            "patients": run.figures["counts"]["patients"],
+            "folds": len(run.figures["folds"]),
+            "label": run.label,
+            "classes": run.classes,
+            "balanced": bool(run.section("train").get("balanced", True)),
+            "encoder": ", ".join(encoders) or "the encoder is not recorded in the feature files",
+            "several_sites": site is not None,
+            "excluded": steps[0].patients - steps[-1].patients,
+        }
+    )
+
+
+def _drawings(run: FinishedRun, probabilities: dict[str, np.ndarray]) -> dict[str, Drawing | None]:
     positive = run.classes[1]
     y_by_fold, p_by_fold = {}, {}
-    for fold in run.figures["folds"]:
-        of_fold = run.predictions[run.predictions["fold"] == fold["fold"]]
-        y_by_fold[fold["fold"]] = (of_fold["label"] == positive).to_numpy()
-        p_by_fold[fold["fold"]] = of_fold[f"p_{positive}"].to_numpy()
-    patients = run.patients
-    pooled = (patients["label"] == positive).to_numpy(), patients[f"p_{positive}"].to_numpy()
-    thresholds = [fold["threshold"] for fold in run.figures["folds"]]
+    for fold, own in run.predictions.groupby("fold", sort=True):
+        y_by_fold[int(str(fold))] = (own["label"] == positive).to_numpy()
+        p_by_fold[int(str(fold))] = own[f"p_{positive}"].to_numpy()
+    pooled = _truth(run), probabilities["raw"]
     best = {fold["fold"]: fold["best_epoch"] for fold in run.figures["folds"]}
-    return {
-        "roc": figures.roc_figure(y_by_fold, p_by_fold, pooled, run.figures["metrics"]["auc"]),
-        "pr": figures.pr_figure(y_by_fold, p_by_fold, pooled, run.figures["metrics"]["auprc"]),
-        "histogram": figures.histogram_figure(*pooled, thresholds, run.classes),
-        "training": {fold: figures.training_figure(fold, epochs, best[fold]) for fold, epochs in run.epochs.items()},
-    }
+    seed = int(run.section("folds").get("seed", 1))
+    found = [
+        figures.roc_figure(y_by_fold, p_by_fold, pooled, run.figures["metrics"]["auc"], seed),
+        figures.pr_figure(y_by_fold, p_by_fold, pooled, run.figures["metrics"]["auprc"]),
+        figures.histogram_figure(*pooled, list(run.thresholds.values()), run.classes),
+        calibration_drawing(pooled[0], probabilities, positive, seed),
+        decision_drawing(pooled[0], {list(probabilities)[-1]: list(probabilities.values())[-1]}, positive, seed),
+        *(figures.training_figure(fold, epochs, best[fold]) for fold, epochs in run.epochs.items()),
+    ]
+    return {drawing.name: drawing for drawing in found}
+
+
+def _memory_drawings(run: FinishedRun, bundles: dict[int, Any]) -> dict[str, Drawing | None]:
+    found: dict[str, Drawing | None] = {"memory-use": figures.memory_use_figure(run.epochs, run.classes)}
+    for fold, (components, _) in bundles.items():
+        if components is not None:
+            drawing = figures.memory_similarity_figure(fold, components, run.classes)
+            found[drawing.name] = drawing
+    return found

@@ -196,3 +196,13 @@ class RunDirectory:
     def report(self) -> str:
         """The report."""
         return self._path("report.html")
+
+    @property
+    def figures(self) -> str:
+        """The folder of the report's figures, each as PNG, SVG and CSV."""
+        return self._path("figures")
+
+    @property
+    def wrong_calls(self) -> str:
+        """The test patients who are called wrongly, the most confident first."""
+        return self._path("wrong_calls.csv")

@@ -31,7 +31,7 @@ from momkd_ray.train.cuda_graphs import CudaGraphCache
 from momkd_ray.train.epoch_metrics import EpochRecord, empty_rows, gather_rows
 from momkd_ray.train.fold_data import FoldData
 from momkd_ray.train.model_init import initialise_model
-from momkd_ray.train.prometheus import GaugeReporter
+from momkd_ray.train.prometheus import GaugeReporter, used_component_share
 from momkd_ray.train.step import Stepper
 from momkd_ray.train.task import FoldTask
 
@@ -183,6 +183,7 @@ class FoldTraining:
             "lr": self.stepper.optimiser.param_groups[0]["lr"],
             "train_auc": record.auc(),
             "val_auc": val_auc,
+            **{f"memory_use_{y}": share for y, share in enumerate(used_component_share(self.model.memory))},
             "seconds_train": round(trained - began, 3),
             "seconds_first_batch": round(waits[0], 3) if waits else 0.0,
             "seconds_input_wait": round(sum(waits), 3),

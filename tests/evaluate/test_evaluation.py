@@ -18,13 +18,13 @@ from support.command_line import outcome
 from support.finished_runs import write_run
 from support.models import card_of, small_model
 
+from momkd_ray.crossval.trained_run import read_run
 from momkd_ray.errors import InputError
 from momkd_ray.evaluate.cohort import Labels, read_cohort
 from momkd_ray.evaluate.decisions import at_fixed, decisions
 from momkd_ray.evaluate.options import EvaluationOptions, Subgroups, parse_subgroups
 from momkd_ray.evaluate.predictions import read_predictions
 from momkd_ray.evaluate.subgroups import compare_subgroups, levels_of
-from momkd_ray.evaluate.trained_run import read_run
 from momkd_ray.model.bundle import save_bundle
 from momkd_ray.ray_runtime.cluster import Connection
 

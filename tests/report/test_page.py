@@ -10,63 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
+from sklearn.metrics import brier_score_loss, roc_auc_score
+from support.finished_runs import write_run
+from support.models import card_of, small_model
 
 from momkd_ray import storage
-from momkd_ray.crossval.evaluate import evaluate_fold, summarise
 from momkd_ray.errors import InputError
+from momkd_ray.model.bundle import save_bundle
 from momkd_ray.report.page import write_report
 
-CLASSES = ("negative", "positive")
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)> $x_')
-
-
-def slides(rng: np.random.Generator, patients: list[str], classes: tuple[str, str], spread: float = 1) -> pd.DataFrame:
-    rows = []
-    for place, patient in enumerate(patients):
-        y = place % 3 == 0
-        for slide in range(1 + place % 2):
-            p = 1 / (1 + np.exp(-(2 * y - 1) - rng.normal(scale=spread)))
-            rows.append((f"{patient}-{slide}", patient, classes[int(y)], 1 - p, p))
-    return pd.DataFrame(rows, columns=["slide_id", "patient_id", "label", f"p_{classes[0]}", f"p_{classes[1]}"])
-
-
-def write_run(
-    folder: Path,
-    classes: tuple[str, str] = CLASSES,
-    label: str = "PR",
-    folds: int = 5,
-    *,
-    every_patient_in_every_fold: bool = False,
-) -> str:
-    rng = np.random.default_rng(0)
-    results, tables = [], []
-    for fold in range(folds):
-        validation = slides(rng, [f"V{fold}-{i:02}" for i in range(24)], classes)
-        own = 0 if every_patient_in_every_fold else fold
-        test = slides(rng, [f"T{own}-{i:02}" for i in range(30)], classes)
-        result, table = evaluate_fold(fold, validation, test, classes, n_train=96, best_epoch=7)
-        results.append(result)
-        tables.append(table)
-        lines = [
-            {
-                "epoch": e,
-                "loss_total": 2 * 0.9**e,
-                "loss_task": 1.0,
-                "lr": 2e-4,
-                "val_auc": 0.9 - abs(e - 7) / 30,
-            }
-            for e in range(18)
-        ]
-        storage.write_text(f"{folder}/fold={fold}/metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    pooled = pd.concat(tables)
-    figures = summarise(results, pooled, classes, seed=1)
-    figures |= {"cohort": [f"{len(pooled)} patients have a slide and a label.", "3 patients left out (no slide)."]}
-    storage.write_json(f"{folder}/metrics.json", figures)
-    pooled.to_parquet(folder / "predictions.parquet")
-    cohort = {"label": label, "negative": classes[0], "positive": classes[1]}
-    storage.write_text(f"{folder}/run.yaml", yaml.safe_dump({"cohort": cohort, "train": {"epochs": 18}}))
-    return str(folder)
+DRAWINGS = 6  # besides those of folds
 
 
 class Page(HTMLParser):
@@ -112,7 +66,7 @@ def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
     for tag, name, value in parsed.attributes:
         assert name not in {"src", "srcset", "data", "action"}, (tag, name, value)
         if name.endswith("href"):
-            assert value.startswith("#"), (tag, value)
+            assert value.startswith("#") or re.fullmatch(r"figures/[\w-]+\.(png|svg|csv)", value), (tag, value)
         if not name.startswith("xmlns"):
             assert not re.search(r"https?:|//", value), (tag, name, value)
     assert "@import" not in page
@@ -123,7 +77,7 @@ def test_references_inside_the_page_resolve(page: str) -> None:
     parsed = Page(page)
     ids = [value for _, name, value in parsed.attributes if name == "id"]
     assert len(ids) == len(set(ids))
-    used = {value[1:] for _, name, value in parsed.attributes if name.endswith("href")}
+    used = {value[1:] for _, name, value in parsed.attributes if name.endswith("href") and value.startswith("#")}
     used |= set(re.findall(r"url\(#([^)]+)\)", page))
     assert used <= set(ids)
     assert used
@@ -131,9 +85,9 @@ def test_references_inside_the_page_resolve(page: str) -> None:
 
 def test_every_drawing_has_a_description_and_follows_the_mode(page: str) -> None:
     parsed = Page(page)
-    assert parsed.tags.count("svg") == 3 + 5
+    assert parsed.tags.count("svg") == DRAWINGS + 5 + 1
     labels = [value for tag, name, value in parsed.attributes if tag == "svg" and name == "aria-label"]
-    assert len(labels) == 3 + 5
+    assert len(labels) == DRAWINGS + 5 + 1
     assert all(len(label) > 20 for label in labels)
     assert "var(--ink)" in page
     assert not re.search("#0[123]0[123]0[123]", page), "a stand-in colour was left"
@@ -231,3 +185,132 @@ def test_predictions_of_other_folds_are_refused(tmp_path: Path) -> None:
     table[table["fold"] != 2].to_parquet(tmp_path / "predictions.parquet")
     with pytest.raises(InputError, match="different folds"):
         write_report(run)
+
+
+def test_the_page_begins_with_its_verdict(page: str, tmp_path: Path) -> None:
+    figures = json.loads(Path(write_run(tmp_path), "metrics.json").read_text())["metrics"]["auc"]
+    low, high = figures["interval"]
+    text = " ".join(Page(page).text.split())
+    assert "PR: positive against negative" in text
+    assert f"the pooled AUC is {figures['pooled']:.3f} (95 % interval {low:.3f} to {high:.3f})" in text
+    assert "LABEL" not in page
+
+
+def test_everybody_is_in_the_flow(page: str) -> None:
+    text = " ".join(Page(page).text.split())
+    assert "153 patients named by the tables" in text
+    assert "150 patients with a usable label and slide 3 left out: no slide" in text
+
+
+def test_every_figure_is_also_a_png_svg_and_csv(tmp_path: Path) -> None:
+    run = write_run(tmp_path, folds=2)
+    text = Path(write_report(run)).read_text()
+    linked = set(re.findall(r'href="(figures/[^"]+)"', text))
+    assert linked == {f"figures/{path.name}" for path in (tmp_path / "figures").iterdir()}
+    assert len(linked) == 3 * text.count('role="img"')
+    for name in linked:
+        content = (tmp_path / name).read_bytes()
+        assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml"}.get(name[-3:], b""))
+        assert b"#010101" not in content
+        if name.endswith("csv"):
+            assert len(pd.read_csv(tmp_path / name))
+
+
+def test_calibration_is_of_the_pooled_patients_corrected_by_fold(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    rows = re.findall(
+        r"(raw|corrected)</th><td>([\d.]+)</td>.*?<td>([\d.]+)</td><td>", Path(write_report(run)).read_text()
+    )
+    table = pd.read_parquet(tmp_path / "predictions.parquet")
+    y, p = table["label"] == "positive", table["p_positive"]
+    (raw, mean, score), (corrected, shifted, _) = rows
+    assert (raw, corrected) == ("raw", "corrected")
+    assert float(mean) == pytest.approx(p.mean(), abs=6e-4)
+    assert float(score) == pytest.approx(brier_score_loss(y, p), abs=6e-4)
+    # a third of the training patients are positive, so the odds of every probability are about halved
+    assert float(shifted) == pytest.approx((p / (p + 2 * (1 - p))).mean(), abs=0.02)
+    unbalanced = Path(write_report(write_run(tmp_path / "other", balanced=False))).read_text()
+    assert ">corrected</th>" not in unbalanced
+
+
+def test_table_1_has_the_clinical_columns_by_class_and_fold(tmp_path: Path) -> None:
+    run = write_run(tmp_path, clinical=str(tmp_path / "clinical.csv"))
+    patients = pd.read_parquet(tmp_path / "predictions.parquet")["patient_id"]
+    rng = np.random.default_rng(1)
+    clinical = pd.DataFrame({"PATIENT": patients, "age": rng.integers(30, 90, len(patients)), "note": patients})
+    clinical["site"] = rng.choice(["Lyon", "Basel"], len(patients))
+    clinical.to_csv(tmp_path / "clinical.csv", index=False)
+    page = Path(write_report(run)).read_text()
+    text = " ".join(Page(page).text.split())
+    assert text.count("age, mean (SD)") == 2
+    assert text.count("site, n (%): Basel") == 2
+    assert "note, n" not in text, "a column of names describes nobody"
+    mean, sd = clinical["age"].mean(), clinical["age"].std()
+    assert f"{mean:.1f} ({sd:.1f})" in text
+    table = pd.read_parquet(tmp_path / "predictions.parquet").merge(clinical, left_on="patient_id", right_on="PATIENT")
+    lyon = table[table["site"] == "Lyon"]
+    assert f">Lyon</th><td>{len(lyon)}</td>" in page
+    assert f"{roc_auc_score(lyon['label'] == 'positive', lyon['p_positive']):.3f} (" in text
+
+
+def test_the_most_confident_wrong_calls_come_first(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    text = Path(write_report(run)).read_text()
+    table = pd.read_parquet(tmp_path / "predictions.parquet")
+    wrong = pd.read_csv(tmp_path / "wrong_calls.csv")
+    assert len(wrong) == (table["label"] != table["predicted"]).sum()
+    assert wrong["margin"].is_monotonic_decreasing
+    assert wrong["slides"].str.startswith("T").all()
+    places = [text.index(f">{patient}</th>") for patient in wrong["patient_id"].head(5)]
+    assert places == sorted(places)
+
+
+def test_genes_are_counted_over_folds(page: str) -> None:
+    text = " ".join(Page(page).text.split())
+    assert "7 genes were chosen in at least one of 5 folds, 2 in all of them; two folds share 50 %" in text
+
+
+def test_the_memory_is_shown_where_it_is_known(tmp_path: Path) -> None:
+    run = write_run(tmp_path, folds=2)
+    model = small_model()
+    save_bundle(f"{run}/fold=0/model", model, card_of(model))
+    for fold in range(2):
+        path = tmp_path / f"fold={fold}" / "metrics.jsonl"
+        lines = [
+            json.loads(line) | {"memory_use_0": 1.0, "memory_use_1": 0.75} for line in path.read_text().splitlines()
+        ]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_report(run)
+    cosine = pd.read_csv(tmp_path / "figures" / "memory-similarity-fold-0.csv").set_index("component")
+    assert list(cosine.index) == list(cosine.columns)
+    np.testing.assert_allclose(np.diag(cosine), 1, atol=1e-5)
+    assert pd.read_csv(tmp_path / "figures" / "memory-use.csv")["positive"].eq(0.75).all()
+
+
+def test_a_run_that_kept_less_has_a_shorter_report(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    for name in ("folds.csv", "excluded.csv", "provenance.json"):
+        (tmp_path / name).unlink()
+    for fold in range(5):
+        for name in ("genes.csv", "val_slides.parquet", "test_slides.parquet"):
+            (tmp_path / f"fold={fold}" / name).unlink()
+    text = Page(Path(write_report(run)).read_text()).text
+    assert "Table 1" in text
+    assert "Genes" not in text
+
+
+def test_the_checklist_has_every_item_and_claims_nothing_unknown(page: str) -> None:
+    text = Page(page).text
+    for item in ("3a-c", "12g", "18f", "27a-c"):
+        assert item in text
+    assert "to be written by the authors" in text
+    assert "150 patients, all that were available" in text
+
+
+def test_sections_can_be_reached_by_keyboard_and_reader(page: str) -> None:
+    parsed = Page(page)
+    assert parsed.tags.count("h1") == 1
+    regions = [value for tag, name, value in parsed.attributes if name == "aria-label" and tag == "div"]
+    assert all(regions)
+    assert page.index("Skip to the content") < page.index("<main")
+    assert re.findall(r"<th(?![^>]*scope)[ >]", page) == []

@@ -33,6 +33,7 @@ def write_run(
     *,
     every_patient_in_every_fold: bool = False,
     balanced: bool = True,
+    clinical: str | None = None,
 ) -> str:
     """A run whose folds each test 30 patients, a third of them positive, and validate on 24 of the others."""
     rng = np.random.default_rng(0)
@@ -74,7 +75,7 @@ def write_run(
     }
     storage.write_json(f"{folder}/metrics.json", figures)
     pooled.to_parquet(folder / "predictions.parquet")
-    cohort = {"label": label, "negative": classes[0], "positive": classes[1], "clinical": f"{folder}/clinical.csv"}
+    cohort = {"label": label, "negative": classes[0], "positive": classes[1], "clinical": clinical}
     tree = {"cohort": cohort, "train": {"epochs": 18, "balanced": balanced, "seed": 1}, "folds": {"seed": 1}}
     storage.write_text(f"{folder}/run.yaml", yaml.safe_dump(tree))
     excluded = [("patient", f"X{i}", "no slide", "unmatched") for i in range(3)]

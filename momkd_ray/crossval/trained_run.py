@@ -1,4 +1,4 @@
-"""Reads what an external evaluation takes from a finished run: models, thresholds, training prevalence, validation."""
+"""What other patients take from a finished run: models, thresholds, training prevalence, validation predictions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class TrainedRun:
         labels_of: the labels or cut-offs of the two classes, as the run's configuration gives them.
         thresholds: of each fold's model, on the uncorrected probability.
         train_prevalence: mean over folds of the share of positive training patients.
-        shift: takes the prevalence of balanced sampling to that of training; the identity if sampling was not balanced.
+        shifts: of each fold, from the prevalence of balanced sampling to that of training; the identity if sampling was
+            not balanced.
         validation: one row per fold and validation patient: `fold, patient_id, y, p`, predicted by that fold's model.
         patients: every patient of the run's folds.
         fingerprint: of the run.
@@ -43,7 +44,7 @@ class TrainedRun:
     labels_of: tuple[tuple[str, ...], tuple[str, ...]]
     thresholds: dict[int, float]
     train_prevalence: float
-    shift: LogisticMap
+    shifts: dict[int, LogisticMap]
     validation: pd.DataFrame
     patients: frozenset[str]
     fingerprint: str
@@ -57,6 +58,11 @@ class TrainedRun:
     def threshold(self) -> float:
         """The frozen threshold of the ensemble, the mean of the folds'."""
         return float(np.mean(list(self.thresholds.values())))
+
+    @property
+    def shift(self) -> LogisticMap:
+        """The shift of the ensemble's probability, the mean of the folds' on the log odds."""
+        return LogisticMap(float(np.mean([shift.intercept for shift in self.shifts.values()])), 1.0)
 
     def recalibration(self) -> LogisticMap:
         """Fits the recalibration of the uncorrected probability on the validation patients of all folds."""
@@ -107,7 +113,10 @@ def read_run(location: str) -> TrainedRun:
         validation = [_validation(directory, fold, classes, positive_column) for fold in thresholds]
         for fold_table in validation:
             labels |= {p: classes[y] for p, y in zip(fold_table["patient_id"], fold_table["y"], strict=True)}
-        prevalences = [_train_prevalence(table, fold, labels, classes[1]) for fold in thresholds]
+        prevalences = [
+            _train_prevalence(table, fold, labels, classes[1], own["y"].tolist())
+            for fold, own in zip(thresholds, validation, strict=True)
+        ]
         shifts = [
             prevalence_shift(BALANCED, prevalence).intercept if _is_balanced(tree, metrics, fold) else 0.0
             for fold, prevalence in zip(thresholds, prevalences, strict=True)
@@ -124,7 +133,7 @@ def read_run(location: str) -> TrainedRun:
         labels_of=(_labels(names[0]), _labels(names[1])),
         thresholds=thresholds,
         train_prevalence=float(np.mean(prevalences)),
-        shift=LogisticMap(float(np.mean(shifts)), 1.0),
+        shifts={fold: LogisticMap(shift, 1.0) for fold, shift in zip(thresholds, shifts, strict=True)},
         validation=pd.concat(validation, ignore_index=True),
         patients=frozenset(str(name) for name in texts(table[table.columns[0]]) if name is not None),
         fingerprint=str(metrics.get("fingerprint", "")),
@@ -143,11 +152,18 @@ def _validation(directory: RunDirectory, fold: int, classes: tuple[str, str], po
     )
 
 
-def _train_prevalence(folds: pd.DataFrame, fold: int, labels: dict[str, str], positive: str) -> float:
-    roles = texts(folds[f"role_{fold}"])
-    names = texts(folds[folds.columns[0]])
-    own = [labels[name] for name, role in zip(names, roles, strict=True) if role == "train" and name in labels]
-    share = float(np.mean([label == positive for label in own])) if own else np.nan
+def _train_prevalence(
+    folds: pd.DataFrame, fold: int, labels: dict[str, str], positive: str, validated: list[int]
+) -> float:
+    """Computes the share of positive training patients of a fold.
+
+    Labels are known of patients who are validated or tested. Where a split never tests some training patients, those
+    whose label is known stand for them, with the fold's validation patients, who were cut from the same patients.
+    """
+    roles, names = texts(folds[f"role_{fold}"]), texts(folds[folds.columns[0]])
+    training = [name for name, role in zip(names, roles, strict=True) if role == "train"]
+    known = [int(labels[name] == positive) for name in training if name in labels]
+    share = float(np.mean(known if training and len(known) == len(training) else [*known, *validated]))
     if not 0 < share < 1:
         raise ValueError(f"the training patients' labels of fold {fold}")
     return share

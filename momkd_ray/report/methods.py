@@ -1,0 +1,113 @@
+"""How the run was made: settings, software, durations, genes and the models' memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from momkd_ray import storage
+from momkd_ray.model.bundle import BundleCard, load_bundle
+from momkd_ray.report.finished_run import FinishedRun
+
+NOT_RECORDED = "not recorded"
+MOST_GENES = 25
+
+
+def bundles_of(run: FinishedRun) -> dict[int, tuple[np.ndarray | None, BundleCard]]:
+    """Reads the memory's components (Y, K, S) and the card of each fold's model that is there."""
+    found = {}
+    for fold in run.epochs:
+        location = run.directory.fold(fold).model
+        if storage.exists(storage.join(location, "model.json")):
+            model, card = load_bundle(location)
+            components = None if model.memory is None else model.memory.components.detach().numpy()
+            found[fold] = components, card
+    return found
+
+
+def methods_block(run: FinishedRun, cards: list[BundleCard]) -> list[tuple[str, str]]:
+    """Returns what a methods section needs, as pairs of name and value."""
+    cohort, train, folds, model = (run.section(name) for name in ("cohort", "train", "folds", "model"))
+    store, features = run.section("store"), run.section("features")
+    versions = {k: v for k, v in run.provenance.items() if isinstance(v, str) and k not in ("fingerprint", "system")}
+    seconds = [_seconds(epochs) for epochs in run.epochs.values()]
+    encoders = sorted({card.encoder for card in cards if card.encoder})
+    shown: list[tuple[str, Any]] = [
+        ("Model", model.get("name", "momkd")),
+        ("Patch encoder", ", ".join(encoders) or NOT_RECORDED),
+        ("Width of the features", cards[0].width if cards else NOT_RECORDED),
+        ("Feature files", features.get("dir")),
+        ("Magnification", f"{NOT_RECORDED}; it is that of the feature files"),
+        ("Neighbours of the patch graph", store.get("neighbors")),
+        ("A bag is", {"slide": "a slide", "patient": "all slides of a patient"}.get(str(cohort.get("bag")))),
+        ("Omics", cohort.get("omics") or "none"),
+        ("Folds", f"{len(run.epochs)}, {_folds_sentence(folds)}"),
+        ("Validation share of the training patients", folds.get("validation")),
+        ("Seed of folds, genes and bootstrap", folds.get("seed")),
+        ("Seed of weights, sampling and dropout", train.get("seed")),
+        ("Sampling", "both classes equally often" if train.get("balanced", True) else "every bag once an epoch"),
+        ("Largest number of epochs", train.get("epochs")),
+        ("Learning rate, weight decay", _joined(train.get("lr"), train.get("weight_decay"))),
+        ("Bags per step", train.get("bags_per_step")),
+        ("Precision", train.get("precision")),
+        ("Training time of a fold", _durations(seconds)),
+        ("Workers, GPUs of each", _joined(*(run.section("cluster").get(k) for k in ("workers", "gpus_per_worker")))),
+        ("System", run.provenance.get("system")),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or None),
+        ("Fingerprint", run.provenance.get("fingerprint") or run.figures.get("fingerprint")),
+    ]
+    return [(name, NOT_RECORDED if value is None else str(value)) for name, value in shown]
+
+
+def _folds_sentence(folds: dict[str, Any]) -> str:
+    if folds.get("file"):
+        return f"imported from {folds['file']}"
+    site = f", all patients of a {folds['site']} in one fold" if folds.get("site") else ""
+    return f"drawn by patient{', stratified by class' if folds.get('stratify', True) else ''}{site}"
+
+
+def _joined(*values: Any) -> str | None:
+    return None if any(value is None for value in values) else ", ".join(map(str, values))
+
+
+def _seconds(epochs: pd.DataFrame) -> float | None:
+    columns = [name for name in ("seconds_train", "seconds_validate") if name in epochs.columns]
+    return float(epochs[columns].sum().sum()) if columns else None
+
+
+def _durations(seconds: list[float | None]) -> str | None:
+    known = [value for value in seconds if value is not None]
+    if not known:
+        return None
+    median, total = float(np.median(known)), sum(known)
+    return f"{_time(median)} (median), {_time(total)} in all"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def gene_frequencies(run: FinishedRun) -> pd.DataFrame:
+    """Counts in how many folds each gene was chosen.
+
+    Returns:
+        `gene, folds, mean_importance` of the folds that chose it; most frequent and important first.
+    """
+    if not run.genes:
+        return pd.DataFrame(columns=["gene", "folds", "mean_importance"])
+    table = pd.concat([own.assign(fold=fold) for fold, own in run.genes.items()])
+    table["importance"] = pd.to_numeric(table["importance"], errors="coerce")
+    counted = table.groupby("gene").agg(folds=("fold", "nunique"), mean_importance=("importance", "mean"))
+    ordered = counted.reset_index().sort_values(["folds", "mean_importance", "gene"], ascending=[False, False, True])
+    return ordered.reset_index(drop=True)
+
+
+def gene_overlap(run: FinishedRun) -> float | None:
+    """Computes the mean share of genes that two folds have in common, of all that either chose (Jaccard)."""
+    chosen = [set(own["gene"]) for own in run.genes.values()]
+    pairs = [len(a & b) / len(a | b) for i, a in enumerate(chosen) for b in chosen[i + 1 :]]
+    return float(np.mean(pairs)) if pairs else None
