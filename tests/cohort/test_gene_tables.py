@@ -260,6 +260,15 @@ def test_strangers_are_told_whichever_way_round(tmp_path: Path) -> None:
     assert sum(kind == "omics" for kind, _ in reasons(cohort)) == N
 
 
+@pytest.mark.parametrize("transposed", [True, False])
+def test_identifiers_of_two_kinds_are_refused(tmp_path: Path, transposed: bool) -> None:
+    patients = [f"P{i:03d}" for i in range(N)]
+    config = study(tmp_path, patients)
+    table = logs().set_axis([f"{name}_1" if i % 2 else name for i, name in enumerate(patients)])
+    (tmp_path / "o.csv").write_text((table.T if transposed else table).rename_axis("PATIENT").to_csv())
+    fails(config("o.csv"), "6 others begin with one", "'P001_1'")
+
+
 # --- samples of a patient
 
 
