@@ -41,14 +41,7 @@ def heatmap(
 
     One slide or a cohort, from a run's bag store (--run) or from feature files (MODELS and --features).
     """
-    if (run is None) == (features is None):
-        raise typer.BadParameter("give either a run directory or feature files", param_hint="--run or --features")
-    if features is not None and not models:
-        raise typer.BadParameter("name a model bundle, such as runs/pr/fold=0/model", param_hint="MODELS")
-    if features is not None and out is None:
-        raise typer.BadParameter("name the folder to write to", param_hint="--out")
-    if run is not None and models:
-        raise typer.BadParameter("a run has its own models: leave MODELS out", param_hint="MODELS")
+    _check_usage(run, features, models, out)
     from momkd_ray import storage
     from momkd_ray.heatmap.colours import Scales
     from momkd_ray.heatmap.draw import draw_heatmaps
@@ -78,3 +71,14 @@ def heatmap(
             address=address,
         )
     print(folder)
+
+
+def _check_usage(run: str | None, features: str | None, models: list[str] | None, out: str | None) -> None:
+    if (run is None) == (features is None):
+        raise typer.BadParameter("give either a run directory or feature files", param_hint="--run or --features")
+    if features is not None and not models:
+        raise typer.BadParameter("name a model bundle, such as runs/pr/fold=0/model", param_hint="MODELS")
+    if features is not None and out is None:
+        raise typer.BadParameter("name the folder to write to", param_hint="--out")
+    if run is not None and models:
+        raise typer.BadParameter("a run has its own models: leave MODELS out", param_hint="MODELS")

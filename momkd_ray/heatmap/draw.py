@@ -63,12 +63,10 @@ def draw_heatmaps(
     """
     slide_ids = [slide for bag in bags for slide in bag.slides if not only or slide in only]
     found = find_images(images, slide_ids)
-    if images is not None and len(found) < len(slide_ids):
-        missing = next(slide for slide in slide_ids if slide not in found)
-        progress.info(
-            f"{len(slide_ids) - len(found)} of {len(slide_ids)} slides have no picture of their name in {images}, such "
-            f"as {missing}; they are drawn without"
-        )
+    missing = [slide for slide in slide_ids if slide not in found]
+    if images is not None and missing:
+        without = f"{len(missing)} of {len(slide_ids)} slides have no picture of their name in {images}"
+        progress.info(f"{without}, such as {missing[0]}; they are drawn without")
     options = HeatmapOptions(out, found, mpp, tile_px, top, tuple(only))
     forget_models()
     with connect(address) if len(bags) > ALONE_UP_TO else nullcontext():
