@@ -23,6 +23,7 @@ from momkd_ray.input_faults import REJECTED, OnError, record_faults
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import connect
 from momkd_ray.report.drawings import write_drawings
+from momkd_ray.run.layout import EXCLUDED
 
 FIGURES = "figures"
 
@@ -105,7 +106,7 @@ def _evaluate(
         "performance.csv": performance_table(evaluation),
         "subgroups.csv": subgroup_table(evaluation),
         "comparisons.csv": comparison_table(evaluation),
-        "excluded.csv": cohort.excluded,
+        EXCLUDED: cohort.excluded,
         "predictions.csv": _named(table, run, cohort.patient_column),
     }
     for name, one in tables.items():

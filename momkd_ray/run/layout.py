@@ -13,6 +13,9 @@ from momkd_ray.input_faults import REJECTED
 
 TUNE = "tune"  # the folder of Ray Tune's own files and TensorBoard's events
 
+EXCLUDED = "excluded.csv"
+"""The file of everybody and everything that was left out, with the reason."""
+
 
 @dataclass(frozen=True)
 class FoldDirectory:
@@ -160,7 +163,7 @@ class RunDirectory:
     @property
     def excluded(self) -> str:
         """The patients, slides and omics that the configuration leaves out, with the reason."""
-        return self._path("excluded.csv")
+        return self._path(EXCLUDED)
 
     @property
     def rejected(self) -> str:
