@@ -7,6 +7,7 @@ from collections.abc import Callable
 from momkd_ray import storage
 from momkd_ray.bags.ingest import ingest, is_current, outdated_bags, store_format
 from momkd_ray.bags.store import MANIFEST, BagStore
+from momkd_ray.bags.unchanged import adopt_unchanged
 from momkd_ray.cohort.cohort import Cohort, exclusion_sentences, load_cohort
 from momkd_ray.cohort.fold_checks import check_gene_selection, few_validated, few_validated_sentence
 from momkd_ray.cohort.folds import FoldPlan, make_folds
@@ -69,6 +70,7 @@ def ensure_store(
         InputError: a feature file is bad, or the run directory contains a run of other features.
     """
     form = store_format(config)
+    _adopt_copies(config, cohort, progress)
     if is_current(config.store_uri, cohort.slides, form):
         absent = int((cohort.slides["file"] == "").sum())
         note = f"; {absent} have no feature file in {config.features.dir} to compare with" if absent else ""
@@ -103,6 +105,15 @@ def ensure_store(
     patches = int(bags["n_patches"].sum())
     progress.info(f"{result}{len(bags):,} bags with {patches:,} patches of width {store.width}")
     return store, faults
+
+
+def _adopt_copies(config: Config, cohort: Cohort, progress: ProgressReporter) -> None:
+    """Recognises feature files that have another time of change than when they were stored, but the same content."""
+    outdated = outdated_bags(config.store_uri, cohort.slides, store_format(config))
+    if outdated:
+        progress.info(f"{outdated} feature files have changed since they were stored: comparing their content")
+        same = adopt_unchanged(BagStore.open(config.store_uri), cohort.slides, config.features.format)
+        progress.info(f"{same} of them have the same content as before")
 
 
 def _refuse_changed_features(config: Config) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pandas as pd
 import pytest
 from support.runs import changed, comparable, crossval, finished, inputs_of, momkd, saved
@@ -62,6 +63,11 @@ def test_the_whole_way_gives_every_patient_one_prediction_and_goes_on_where_it_s
     other = tmp_path / "other"
     shutil.copytree(tiny_config.features.dir, other, copy_function=shutil.copy)
     parts = sorted((run / "bags").iterdir())
+    stamps = {p: p.stat().st_mtime_ns for p in run.glob("fold=*/*.*")}
+    assert crossval(changed(tiny_config, features__dir=str(other))) == metrics, "copied features are the same"
+    assert stamps == {p: p.stat().st_mtime_ns for p in run.glob("fold=*/*.*")}
+    with h5py.File(next(other.iterdir()), "r+") as file:
+        file["features"][0, 0] += 1
     with pytest.raises(InputError, match="other slides or feature files"):
         crossval(changed(tiny_config, features__dir=str(other)))
     with pytest.raises(InputError, match="does not exist"):
@@ -101,9 +107,13 @@ def test_what_becomes_of_a_store_that_is_there_is_told(
     shutil.copytree(tiny_config.features.dir, other)
     for slide_id in slides[:3]:
         os.utime(other / f"{slide_id}.h5", ns=(1, 1))
+    with h5py.File(other / f"{slides[0]}.h5", "r+") as file:
+        file["features"][0, 0] += 1
     inputs_of(changed(tiny_config, run__dir=str(tmp_path / "fourth"), features__dir=str(other), **store))
     told = capsys.readouterr().err
-    assert "3 bags of the store were made from other files and are replaced" in told
+    assert "3 feature files have changed since they were stored" in told
+    assert "2 of them have the same content as before" in told
+    assert "1 bags of the store were made from other files and are replaced" in told
 
 
 def test_a_split_that_tests_patients_several_times_or_never_is_run_as_it_is(
