@@ -53,6 +53,7 @@ def predict_slides(
     gpus: float = 0,
     address: str | None = None,
     on_error: Literal["stop", "skip"] = "stop",
+    patient_column: str | None = None,
 ) -> pd.DataFrame:
     """Predicts every feature file of a folder from histology alone, and writes the predictions.
 
@@ -65,6 +66,7 @@ def predict_slides(
         gpus: number of GPUs of each task; it may be a fraction.
         address: address of a running Ray cluster; by default one is started on this machine for the call.
         on_error: whether bad feature files end it, or are left out and listed in `<out>.rejected.csv`.
+        patient_column: the column of patients in `slides`; by default it is recognised.
 
     Returns:
         The written table: `slide_id` (not by patient), `patient_id`, `p_<negative>`, `p_<positive>`, `predicted`.
@@ -86,4 +88,5 @@ def predict_slides(
             by_patient=by_patient,
             gpus=gpus,
             on_error=on_error,
+            patient_column=patient_column,
         )

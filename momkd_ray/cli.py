@@ -201,6 +201,7 @@ def predict(
     ] = None,
     model: Annotated[list[str], typer.Option(help="Another model bundle. May be repeated.")] = [],  # noqa: B006
     slides: Annotated[str | None, typer.Option(help="Table of patients and slides.")] = None,
+    patient_column: Annotated[str | None, typer.Option(help="Column of patients in the table of slides.")] = None,
     patients: Annotated[bool, typer.Option("--patients", help="Average the slides of each patient.")] = False,
     gpus: Annotated[float, typer.Option(help="GPUs of each task; may be a fraction.")] = 0,
     on_error: OnErrorOption = "stop",
@@ -221,6 +222,7 @@ def predict(
         gpus=gpus,
         address=address,
         on_error=on_error,
+        patient_column=patient_column,
     )
     print(resolve_location(out))
 

@@ -15,7 +15,7 @@ from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Recipe
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.input_faults import raise_faults
-from momkd_ray.predict.ensemble import check_ensemble, group_bags, list_slides, match_patients
+from momkd_ray.predict.ensemble import bad_rows, check_ensemble, group_bags, list_slides, match_patients
 from momkd_ray.run.layout import RunDirectory
 
 GIVEN_MODELS = "given models"
@@ -79,8 +79,8 @@ def of_features(
             "of patients and slides"
         )
     table = list_slides(features)
-    patients, faults = match_patients(slides, table, features)
-    raise_faults(faults, f"{len(table)} feature files")
+    table, patients, faults = match_patients(slides, table, features)
+    raise_faults(bad_rows(faults), f"{len(table)} feature files")
     bags = group_bags(table[table["slide_id"].isin(list(patients))], patients, joint=joint)
     name = GIVEN_MODELS if len(models) > 1 else models[0]
     listed = [

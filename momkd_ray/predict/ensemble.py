@@ -12,9 +12,11 @@ import pandas as pd
 from momkd_ray import storage
 from momkd_ray.bags.shared_bags import join_bags
 from momkd_ray.batches.collate import collate
-from momkd_ray.cohort.feature_files import list_features
+from momkd_ray.cohort.feature_files import find_features, list_features
+from momkd_ray.cohort.known_columns import PATIENT_COLUMNS
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.cohort.slides import read_slides
+from momkd_ray.cohort.table_files import read_table
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Recipe
 from momkd_ray.formats.patch_scale import PatchScale, patch_scale
@@ -107,6 +109,7 @@ def predict_folder(
     gpus: float,
     by_patient: bool = False,
     on_error: OnError = "stop",
+    patient_column: str | None = None,
 ) -> pd.DataFrame:
     """Predicts every feature file of a folder and writes the table; Ray must be initialised.
 
@@ -118,7 +121,9 @@ def predict_folder(
         slides: a table of patients and slides, as `cohort.slides`; without it every slide is its own patient.
         gpus: number of GPUs of each task; it may be a fraction.
         by_patient: one row per patient, the mean of its slides, instead of one row per slide.
-        on_error: whether bad feature files end it or are left out; all are listed in `<out>.rejected.csv`.
+        on_error: whether bad feature files end it or are left out; all are listed in `<out>.rejected.csv`, and so are
+            slides without a row and rows without a feature file, which never end it.
+        patient_column: the column of patients in the table of slides; by default it is recognised.
 
     Returns:
         The written table: `slide_id` (not if by patient), `patient_id`, `p_<negative>`, `p_<positive>`, `predicted`.
@@ -136,17 +141,22 @@ def predict_folder(
             "each slide: pass --slides with a table of patients and slides"
         )
     table = list_slides(features)
-    patients, unmatched = match_patients(slides, table, features)
+    table, patients, unmatched = match_patients(slides, table, features, patient_column)
     rejected, total = f"{out}.{REJECTED}", f"{len(table)} feature files"
-    record_faults(unmatched, total, rejected, on_error)
+    record_faults(unmatched, total, rejected, on_error if bad_rows(unmatched) else "skip")
+    for sentence in _in_vain(unmatched, slides):
+        progress.info(sentence)
+    if not patients:
+        raise_faults(unmatched, total, rejected)
     table = table[table["slide_id"].isin(list(patients))]
     bags = group_bags(table, patients, joint=joint)
     rows: list[dict[str, Any]] = []
     for row in predict_bags(bags, models, gpus):
         rows.append(row)
         progress.update("predict", len(rows), len(bags), "bags")
-    faults = unmatched + [fault for row in rows for fault in row["faults"]]
-    record_faults(faults, total, rejected, on_error)
+    bad_files = [fault for row in rows for fault in row["faults"]]
+    faults = unmatched + bad_files
+    record_faults(faults, total, rejected, on_error if bad_files else "skip")
     if faults:
         left_out = f"{len(faults)} slide is" if len(faults) == 1 else f"{len(faults)} slides are"
         progress.info(f"{left_out} left out; {rejected} lists {'it' if len(faults) == 1 else 'them'} with the reason")
@@ -220,34 +230,81 @@ def list_slides(features: str) -> pd.DataFrame:
     return pd.DataFrame([{"slide_id": file.slide_id, "path": file.path} for file in files.values()])
 
 
-def match_patients(slides: str | None, table: pd.DataFrame, features: str) -> tuple[dict[str, str], list[Fault]]:
+def match_patients(
+    slides: str | None, table: pd.DataFrame, features: str, patient_column: str | None = None
+) -> tuple[pd.DataFrame, dict[str, str], list[Fault]]:
     """Finds the patient of each slide.
 
     Args:
         slides: the table of patients and slides; without it each slide is its own patient.
         table: the feature files as `slide_id, path`.
         features: their folder.
+        patient_column: the table's column of patients; None to recognise it.
 
     Returns:
-        The patient of each slide, and the faults: slides without patient, and rows without feature file.
+        The feature files of the table's slides, the patient of each, and the faults: slides without patient, and rows
+        without feature file.
 
     Raises:
-        InputError: the table lacks a column.
+        InputError: the table lacks a column, or several may name the patients and group the slides differently.
     """
     if slides is None:
-        return {slide: slide for slide in table["slide_id"]}, []
-    listing = read_slides(slides)
+        return table, {slide: slide for slide in table["slide_id"]}, []
+    frame = read_table(slides)
+    listing = read_slides(slides, patient_column or _patient_column(frame, slides), frame=frame)
     patients = dict(zip(listing.table["slide_id"], listing.table["patient_id"], strict=True))
+    found = find_features(features, listing.named, "--features")
+    if found.elsewhere:
+        raise InputError(found.elsewhere)
+    with_file = {slide: found.files[slide].path for slide in patients if found.files[slide].stamp}
     faults = list(listing.faults)
+    of_rows = {file.path for file in found.files.values() if file.stamp}
     faults += [
         Fault("slide", slide, "unmatched", path, f"{slides} names no patient for slide {slide} ({path}); add its row")
         for slide, path in zip(table["slide_id"], table["path"], strict=True)
-        if slide not in patients and slide not in {fault.id for fault in listing.faults}
+        if path not in of_rows
     ]
-    for slide in sorted(set(patients) - set(table["slide_id"])):
+    for slide in sorted(set(patients) - set(with_file)):
         reason = f"{slides} lists slide {slide}, which has no feature file in {features}; extract it or remove its row"
         faults.append(Fault("slide", slide, "missing", storage.join(features, slide), reason))
-    return patients, faults
+    files = pd.DataFrame(sorted(with_file.items()), columns=["slide_id", "path"], dtype="str")
+    return files, {slide: patients[slide] for slide in with_file}, faults
+
+
+def _patient_column(frame: pd.DataFrame, path: str) -> str | None:
+    """Returns the column of patients if several may be meant and all group the rows alike; None if one is.
+
+    Raises:
+        InputError: they group the rows differently.
+    """
+    candidates = [name for name in PATIENT_COLUMNS if name in frame.columns]
+    if len(candidates) < 2:
+        return None
+    groups = {tuple(pd.factorize(frame[name])[0].tolist()) for name in candidates}
+    if len(groups) == 1:
+        return candidates[0]
+    several = ", ".join(f"'{name}'" for name in candidates)
+    cures = ", or ".join(f"pass --patient-column {name}" for name in candidates)
+    raise InputError(
+        f"{path} has several columns that may name the patients ({several}), which group its rows differently: {cures}"
+    )
+
+
+def bad_rows(faults: Sequence[Fault]) -> list[Fault]:
+    """Returns the faults of rows, without slides that have no row and rows that have no feature file."""
+    return [fault for fault in faults if fault.problem not in ("missing", "unmatched")]
+
+
+def _in_vain(faults: Sequence[Fault], slides: str | None) -> list[str]:
+    """Says how many slides have no row, and how many rows no feature file, with examples."""
+    sentences = []
+    for problem, words in (("missing", "of {} without a feature file"), ("unmatched", "without a row in {}")):
+        names = [fault.id for fault in faults if fault.problem == problem]
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            count = "1 slide" if len(names) == 1 else f"{len(names)} slides"
+            sentences.append(f"{count} {words.format(slides)}, not predicted: {', '.join(names[:3])}{more}")
+    return sentences
 
 
 def group_bags(table: pd.DataFrame, patients: Mapping[str, str], *, joint: bool) -> pd.DataFrame:

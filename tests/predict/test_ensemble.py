@@ -17,18 +17,26 @@ SLIDES = pd.DataFrame({"slide_id": ["a1", "a2", "b"], "path": ["f/a1.h5", "f/a2.
 
 
 def test_slides_without_a_table_are_patients_of_their_own() -> None:
-    patients, faults = match_patients(None, SLIDES, "f")
+    _, patients, faults = match_patients(None, SLIDES, "f")
     assert patients == {"a1": "a1", "a2": "a2", "b": "b"}
     assert not faults
 
 
-def test_slides_and_rows_without_a_counterpart_are_faults(tmp_path: Path) -> None:
+def test_slides_and_rows_without_a_counterpart_are_listed_and_the_rest_is_predicted(tmp_path: Path) -> None:
+    for name in ("a1", "a2", "b"):
+        (tmp_path / f"{name}.h5").write_bytes(b"x")
     table = tmp_path / "slides.csv"
-    table.write_text("PATIENT,FILENAME\nA,a1.h5\nA,a2.h5\nC,c.h5\n")
-    patients, faults = match_patients(str(table), SLIDES, "f")
-    assert {slide: patients[slide] for slide in ("a1", "a2")} == {"a1": "A", "a2": "A"}
+    table.write_text("PATIENT,FILENAME\nA,a1.svs\nA,a2.h5\nC,c.h5\n")
+    files, patients, faults = match_patients(str(table), list_slides(str(tmp_path)), str(tmp_path))
+    assert patients == {"a1": "A", "a2": "A"}
+    assert files["slide_id"].tolist() == ["a1", "a2"]
     assert [(fault.id, fault.problem) for fault in sorted(faults)] == [("b", "unmatched"), ("c", "missing")]
-    assert all("add its row" in fault.reason or "remove its row" in fault.reason for fault in faults)
+    table.write_text("case_id,submitter_id,slide_id\nA,1,a1\nA,1,a2\nB,2,b\n")
+    assert match_patients(str(table), list_slides(str(tmp_path)), str(tmp_path))[1]["b"] == "B"
+    table.write_text("case_id,submitter_id,slide_id\nA,1,a1\nA,2,a2\nB,2,b\n")
+    with pytest.raises(InputError, match="pass --patient-column case_id, or pass --patient-column submitter_id"):
+        match_patients(str(table), list_slides(str(tmp_path)), str(tmp_path))
+    assert match_patients(str(table), list_slides(str(tmp_path)), str(tmp_path), "submitter_id")[1]["a1"] == "1"
 
 
 def test_bags_are_slides_or_patients() -> None:
