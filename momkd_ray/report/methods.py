@@ -34,12 +34,13 @@ def methods_block(run: FinishedRun, cards: list[BundleCard]) -> list[tuple[str, 
     versions = {k: v for k, v in run.provenance.items() if isinstance(v, str) and k not in ("fingerprint", "system")}
     seconds = [_seconds(epochs) for epochs in run.epochs.values()]
     encoders = sorted({card.encoder for card in cards if card.encoder})
+    magnifications = sorted({f"{card.magnification:g}x" for card in cards if card.magnification})
     shown: list[tuple[str, Any]] = [
         ("Model", model.get("name", "momkd")),
         ("Patch encoder", ", ".join(encoders) or NOT_RECORDED),
         ("Width of the features", cards[0].width if cards else NOT_RECORDED),
         ("Feature files", features.get("dir")),
-        ("Magnification", f"{NOT_RECORDED}; it is that of the feature files"),
+        ("Magnification", ", ".join(magnifications) or f"{NOT_RECORDED}; it is that of the feature files"),
         ("Neighbours of the patch graph", store.get("neighbors")),
         ("A bag is", {"slide": "a slide", "patient": "all slides of a patient"}.get(str(cohort.get("bag")))),
         ("Omics", cohort.get("omics") or "none"),

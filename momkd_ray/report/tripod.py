@@ -39,8 +39,12 @@ def checklist(known: dict[str, Any]) -> list[tuple[str, str, str]]:
             f"{known['label']}: {positive} against {negative}; {TO_WRITE}",
         ),
         ("9a-c", "Predictors: choice, definition, assessors", f"patch features ({known['encoder']}); omics teach only"),
-        ("10", "Sample size", f"{known['patients']} patients, all that were available; its reasoning {TO_WRITE}"),
-        ("11", "Missing data", "patients without omics train by histology alone; others: section Patients"),
+        (
+            "10",
+            "Sample size",
+            f"{known['patients']} patients, all of the tables that can be used; its reasoning {TO_WRITE}",
+        ),
+        ("11", "Missing data", "patients without omics: section Patients and omics.missing in run.yaml"),
         (
             "12a",
             "Use of the data: training, tuning, testing",

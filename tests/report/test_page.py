@@ -304,7 +304,7 @@ def test_the_checklist_has_every_item_and_claims_nothing_unknown(page: str) -> N
     for item in ("3a-c", "12g", "18f", "27a-c"):
         assert item in text
     assert "to be written by the authors" in text
-    assert "150 patients, all that were available" in text
+    assert "150 patients, all of the tables that can be used" in text
 
 
 def test_sections_can_be_reached_by_keyboard_and_reader(page: str) -> None:
