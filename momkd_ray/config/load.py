@@ -47,7 +47,7 @@ class Config(Section):
     ...     {"cohort": {"clinical": "/data/clinical.csv", "label": "PR"}, "features": {"dir": "/data/features"}}
     ... )
     >>> config.train.epochs
-    100
+    20
     >>> config.with_settings({"train.lr": 1e-3}).train.lr
     0.001
     """

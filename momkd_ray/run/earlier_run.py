@@ -36,7 +36,7 @@ def differing_keys(earlier: Config, now: Config) -> list[str]:
     >>> tree = {"cohort": {"clinical": "c.csv", "label": "PR"}, "features": {"dir": "f"}}
     >>> config = Config.model_validate(tree)
     >>> differing_keys(config, config.with_settings({"train.lr": 0.1, "cluster.workers": 1}))
-    ['train.lr was 0.0002 and is 0.1']
+    ['train.lr was 0.001 and is 0.1']
     """
     old, new = _flat(_relevant_keys(earlier)), _flat(_relevant_keys(now))
     return [
