@@ -27,11 +27,13 @@ from momkd_ray.formats.knn_graph import csr_graph
 from momkd_ray.model.baselines.abmil import ABMIL
 from momkd_ray.model.baselines.acmil import ACMIL
 from momkd_ray.model.bundle import BundleCard
+from momkd_ray.model.component_momkd import ComponentMoMKD
 from momkd_ray.model.gatv2 import GATv2
 from momkd_ray.model.interface import MILModel
 from momkd_ray.model.kernels.linear import Linear
 from momkd_ray.model.kernels.reference import SLOPE, residual_block
 from momkd_ray.model.momkd import MoMKD
+from momkd_ray.model.tissue_components import nearness
 
 OPSET = 18  # the first whose scatter has a maximum
 TOLERANCE = 1e-4  # of probabilities, between the bundle and what was exported
@@ -54,7 +56,7 @@ class Program(nn.Module):
     def __init__(self, models: Sequence[MILModel], *, graph: bool = True) -> None:
         super().__init__()
         for model in models:
-            known = isinstance(model, (MoMKD, ABMIL, ACMIL)) and not model.needs_omics_to_predict
+            known = isinstance(model, (ComponentMoMKD, MoMKD, ABMIL, ACMIL)) and not model.needs_omics_to_predict
             if not known:
                 raise InputError(
                     f"a model of type {model.model_config.name} cannot be written as ONNX or pt2: momkd, abmil, "
@@ -86,6 +88,11 @@ def _predict(model: MILModel, features_PD: Tensor, edges_2E: Tensor | None) -> t
         _, score_P = model.memory_guided_scores(context_PH, model.memory.components)
         attention_P = score_P.softmax(dim=0)
         logits_1Y = model._classify(attention_P[None] @ context_PH, {})
+    elif isinstance(model, ComponentMoMKD):
+        space = (model.direction_DJ, model.offset_J, model.centre_KJ)
+        weight_PK = nearness(features_PD, *space, model.model_config.pooling_temperature).softmax(dim=0)
+        pooled_1KD = ((weight_PK.T @ features_PD - model.mean_KD) / model.scale_KD)[None]
+        attention_P, logits_1Y = weight_PK.mean(dim=1), model.classify(pooled_1KD, model.encode(pooled_1KD))
     else:
         readout = model.readout(cast(Any, SimpleNamespace(features_PD=features_PD)))
         assert readout is not None

@@ -137,21 +137,25 @@ class ComponentMoMKD(MILModel):
         """Projects pooled features into the space of the memory (B, K, S), without dropout; unit norm."""
         return F.normalize(self.project_slide(self.encode(pooled_BKD)), dim=-1)
 
+    def classify(self, pooled_BKD: Tensor, hidden_BKH: Tensor) -> Tensor:
+        """Computes the logits (B, Y): a ridge regression of pooled features, and the trained part of hidden ones."""
+        half_B = ((pooled_BKD * self.ridge_KD).sum((1, 2)) + self.ridge_bias) / 2
+        trained_BY: Tensor = TRAINED_SHARE * self.classifier(hidden_BKH.flatten(1))
+        return trained_BY + torch.stack([-half_B, half_B], dim=1)
+
     def forward(self, batch: BagBatch) -> ComponentOutput:
         """Computes one forward pass; the omics branch runs for the bags that have omics."""
         dropout = self.draw_dropout(batch)
         pooled_BKD, weight_PK = self.pool(batch)
         dropped_ND = apply_dropout(pooled_BKD.flatten(0, 1), dropout.get("pooled"))
         hidden_BKH = self.encode(dropped_ND).view(len(batch), -1, self.model_config.hidden)
-        half_B = ((pooled_BKD * self.ridge_KD).sum((1, 2)) + self.ridge_bias) / 2
-        trained_BY = TRAINED_SHARE * self.classifier(hidden_BKH.flatten(1))
         omics_RS, reconstruction_RG = None, None
         if self.genes and batch.omics_RG is not None:
             embedding_RE = self.omics_encoder(batch.omics_RG, dropout.get("omics_encoder"))
             omics_RS = F.normalize(self.project_omics(embedding_RE), dim=-1)
             reconstruction_RG = self.omics_decoder(embedding_RE, dropout.get("omics_decoder"))
         return ComponentOutput(
-            logits_BY=trained_BY + torch.stack([-half_B, half_B], dim=1),
+            logits_BY=self.classify(pooled_BKD, hidden_BKH),
             attention_P=weight_PK.mean(1),
             slide_BKS=F.normalize(self.project_slide(hidden_BKH), dim=-1),
             components_YKS=self.memory.components,

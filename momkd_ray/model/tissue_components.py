@@ -149,9 +149,17 @@ def pool_by_component(
     Returns:
         The pooled features (B, K, D), and the weights (P, K), which sum to 1 over each bag.
     """
-    point_PJ = features_PD @ direction_DJ - offset_J
-    distance_PK = point_PJ.square().sum(1, keepdim=True) - 2 * point_PJ @ centre_KJ.T + centre_KJ.square().sum(1)
+    score_PK = nearness(features_PD, direction_DJ, offset_J, centre_KJ, temperature)
     sizes = list(patches_per_bag)
-    weights = [score_QK.softmax(0) for score_QK in torch.split(-distance_PK / (2 * temperature), sizes)]
+    weights = [score_QK.softmax(0) for score_QK in torch.split(score_PK, sizes)]
     pooled = [a_QK.T @ x_QD for a_QK, x_QD in zip(weights, torch.split(features_PD, sizes), strict=True)]
     return torch.stack(pooled), torch.cat(weights)
+
+
+def nearness(
+    features_PD: Tensor, direction_DJ: Tensor, offset_J: Tensor, centre_KJ: Tensor, temperature: float
+) -> Tensor:
+    """Returns the logarithm (P, K) of each patch's weight for each component, before it is normalised over the bag."""
+    point_PJ = features_PD @ direction_DJ - offset_J
+    distance_PK = point_PJ.square().sum(1, keepdim=True) - 2 * point_PJ @ centre_KJ.T + centre_KJ.square().sum(1)
+    return -distance_PK / (2 * temperature)

@@ -15,6 +15,7 @@ from support.processes import in_processes
 
 from momkd_ray.batches.collate import collate
 from momkd_ray.config.sections import MemoryConfig
+from momkd_ray.export.program import Program
 from momkd_ray.model.component_memory import ComponentMemory
 from momkd_ray.model.explain import explain
 from momkd_ray.model.memory import MomentumMemory
@@ -103,3 +104,17 @@ def test_contributions_of_patches_add_up_to_the_logits(tmp_path: Path) -> None:
     # without one patch, the prediction of the bag without it
     left_out = explain(readout).contribution_PY
     assert np.isfinite(left_out).all() and np.abs(left_out).max() > 0
+
+
+def test_an_exported_program_predicts_what_the_model_predicts(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    task = component_task(tmp_path)
+    train_loop_per_worker({"task": task})
+    model = build_model(task.config.model, task.config.memory, task.config.loss, width=WIDTH, genes=GENES)
+    model.load_state_dict(state_of(tmp_path)["progress"]["best_weights"])
+    batch = collate([task.source.read("slide-05")])
+    with torch.no_grad():
+        p_Y, attention_P = Program([model.eval()])(batch.features_PD)
+    expected_BY, expected_P = model.predict(batch)
+    torch.testing.assert_close(p_Y, expected_BY[0])
+    torch.testing.assert_close(attention_P, expected_P)
