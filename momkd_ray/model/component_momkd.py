@@ -6,7 +6,6 @@ Shapes: see `model/momkd.py`; J is the number of discriminant directions of the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +17,8 @@ from momkd_ray.model import losses
 from momkd_ray.model.component_memory import ComponentMemory
 from momkd_ray.model.dropout import Layers, apply_dropout
 from momkd_ray.model.explain import Readout
-from momkd_ray.model.interface import MILModel
 from momkd_ray.model.momkd import CLASSES
-from momkd_ray.model.omics import OmicsMLP
+from momkd_ray.model.omics_branch import OmicsBranchModel
 from momkd_ray.model.ridge import RidgeFit
 from momkd_ray.model.tissue_components import TissueComponents, pool_by_component
 
@@ -49,7 +47,7 @@ class ComponentOutput:
     reconstruction_RG: Tensor | None = None
 
 
-class ComponentMoMKD(MILModel):
+class ComponentMoMKD(OmicsBranchModel):
     """MoMKD with one pooled vector for each tissue component, and a memory tied to the components.
 
     The clusters and the ridge regression are fitted to the training bags before the first step and then fixed. The
@@ -61,10 +59,6 @@ class ComponentMoMKD(MILModel):
         genes: G, the number of omics inputs; 0 builds no omics branch.
     """
 
-    loss_names = ("ce", "memory", "align_slide", "align_omics", "reconstruction", "total")
-    omics_loss_names = ("align_omics", "reconstruction")
-    uses_omics = True
-    uses_teacher = True
     full_precision = True
     memory: ComponentMemory
     direction_DJ: Tensor
@@ -91,11 +85,7 @@ class ComponentMoMKD(MILModel):
         self.classifier = nn.Linear(components * model.hidden, CLASSES)
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
-        if genes:
-            hidden, embedding = model.omics_hidden, model.omics_embedding
-            self.omics_encoder = OmicsMLP(genes, hidden, embedding)
-            self.omics_decoder = OmicsMLP(embedding, hidden, genes)
-            self.project_omics = nn.Linear(embedding, model.shared)
+        self.build_omics_branch()
         self.memory = ComponentMemory(memory, CLASSES, model.shared)
 
     @torch.no_grad()
@@ -149,11 +139,7 @@ class ComponentMoMKD(MILModel):
         pooled_BKD, weight_PK = self.pool(batch)
         dropped_ND = apply_dropout(pooled_BKD.flatten(0, 1), dropout.get("pooled"))
         hidden_BKH = self.encode(dropped_ND).view(len(batch), -1, self.model_config.hidden)
-        omics_RS, reconstruction_RG = None, None
-        if self.genes and batch.omics_RG is not None:
-            embedding_RE = self.omics_encoder(batch.omics_RG, dropout.get("omics_encoder"))
-            omics_RS = F.normalize(self.project_omics(embedding_RE), dim=-1)
-            reconstruction_RG = self.omics_decoder(embedding_RE, dropout.get("omics_decoder"))
+        omics_RS, reconstruction_RG = self.encode_omics(batch, dropout)
         return ComponentOutput(
             logits_BY=self.classify(pooled_BKD, hidden_BKH),
             attention_P=weight_PK.mean(1),
@@ -179,25 +165,13 @@ class ComponentMoMKD(MILModel):
             "memory": (output.slide_BKS - own_BKS).square().mean(dim=(1, 2)),
             "align_slide": certainty_B
             * losses.soft_angle_of_target(delta_BK, target_B[:, None], c.sharpness, c.margin).mean(dim=1),
-            "align_omics": torch.zeros_like(target_B),
-            "reconstruction": torch.zeros_like(target_B),
         }
-        if output.omics_RS is not None and output.reconstruction_RG is not None:
-            assert batch.omics_bag_R is not None and batch.omics_RG is not None
-            rows_R = batch.omics_bag_R
+        align_R = None
+        if output.omics_RS is not None:
             phi_RY = losses.class_affinity(output.omics_RS, output.components_YKS, c.aggregation)
-            align_R = losses.soft_angle_of_target(phi_RY[:, 1] - phi_RY[:, 0], target_B[rows_R], c.sharpness, c.margin)
-            error_R = (output.reconstruction_RG - batch.omics_RG).square().mean(dim=1)
-            terms["align_omics"] = terms["align_omics"].index_add(0, rows_R, align_R)
-            terms["reconstruction"] = terms["reconstruction"].index_add(0, rows_R, error_R)
-        weights = {
-            "ce": c.task,
-            "memory": c.memory,
-            "align_slide": c.align_slide,
-            "align_omics": c.align_omics,
-            "reconstruction": c.reconstruction,
-        }
-        return terms | {"total": sum((weights[n] * t for n, t in terms.items()), torch.zeros_like(target_B))}
+            delta_R, target_R = phi_RY[:, 1] - phi_RY[:, 0], target_B[batch.omics_bag_R]
+            align_R = losses.soft_angle_of_target(delta_R, target_R, c.sharpness, c.margin)
+        return self.complete_losses(terms, align_R, output.reconstruction_RG, batch)
 
     def evidence(self, output: ComponentOutput, batch: BagBatch) -> tuple[Tensor, Tensor]:
         """Collects the memory's evidence.
@@ -224,17 +198,17 @@ class ComponentMoMKD(MILModel):
         The logits are linear in the pooled features, so that each patch has a value for each class; their mean by
         attention gives the logits. A patch is compared with the components of its own tissue alone.
         """
-        output = self(batch)
         features_PD = batch.features_PD.float()
-        _, weight_PK = self.pool(batch)
+        pooled_1KD, weight_PK = self.pool(batch)
+        logits_1Y = self.classify(pooled_1KD, self.encode(pooled_1KD))
         by_component_YKH = self.classifier.weight.view(CLASSES, -1, self.model_config.hidden)
         sign_Y = torch.tensor([-0.5, 0.5], device=features_PD.device)
         gradient_YKD = TRAINED_SHARE * by_component_YKH @ self.encode.weight + sign_Y[:, None, None] * self.ridge_KD
         value_PYK = torch.einsum("pd,ykd->pyk", features_PD, gradient_YKD / self.scale_KD)
-        attention_P = output.attention_P
+        attention_P = weight_PK.mean(1)
         summed_PY = torch.einsum("pyk,pk->py", value_PYK, weight_PK)
         value_PY = torch.where(attention_P[:, None] > 0, summed_PY / attention_P[:, None].clamp(min=1e-30), 0.0)
-        constant_Y = output.logits_BY[0] - attention_P @ value_PY
+        constant_Y = logits_1Y[0] - attention_P @ value_PY
         return Readout(
             patches_PH=value_PY,
             attention_P=attention_P,
@@ -252,15 +226,7 @@ class ComponentMoMKD(MILModel):
         index_PY1 = nearest_P[:, None, None].expand(-1, CLASSES, 1)
         return similarity_PYK.scatter(2, index_PY1, torch.einsum("ps,pys->py", projection_PS, own_PYS)[..., None])
 
-    def omics_parameters(self) -> list[nn.Parameter]:
-        """Returns the parameters of the omics branch, which a pass without omics does not use."""
-        modules = (self.omics_encoder, self.omics_decoder, self.project_omics) if self.genes else ()
-        return [p for module in modules for p in module.parameters()]
-
     def dropout_layers(self, batch: BagBatch) -> Layers:
         """Returns all dropout layers of a batch with their rows per bag."""
-        config = self.model_config
-        layers: dict[str, Any] = {"pooled": ([self.memory_config.components] * len(batch), config.dropout)}
-        if self.genes and batch.omics_RG is not None:
-            layers |= dict.fromkeys(("omics_encoder", "omics_decoder"), (batch.omics_per_bag, config.omics_dropout))
-        return layers
+        layers = {"pooled": ([self.memory_config.components] * len(batch), self.model_config.dropout)}
+        return {**layers, **self.omics_dropout_layers(batch)}

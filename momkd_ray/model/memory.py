@@ -84,7 +84,7 @@ class MomentumMemory(nn.Module):
         return self.raw_YKS if self.rule == "ema" else F.normalize(self.raw_YKS, dim=-1)
 
     @torch.no_grad()
-    def update(self, evidence_NS: Tensor, labels_N: Tensor, bags: int) -> None:
+    def update(self, evidence_NS: Tensor, labels_N: Tensor, /, bags: int) -> None:
         """Moves the `ema` memory by one global step; does nothing under the other rules (docs/method.md §4).
 
         Each rank updates its accumulator with the mean over its own bags; one all-reduce then averages the ranks'
@@ -101,33 +101,38 @@ class MomentumMemory(nn.Module):
         labels_NY = F.one_hot(labels_N, len(self.mass_YK)).to(evidence_NS.dtype)
         similarity_NYK = torch.einsum("ns,yks->nyk", evidence_NS, self.components)
         responsibility_NYK = F.softmax(self.sharpness * similarity_NYK, dim=-1) * labels_NY[:, :, None]
-        m, count = self.momentum, float(bags)
-        moved_YKS = torch.einsum("nyk,ns->yks", responsibility_NYK, evidence_NS)
-        weighted_YKS = m * count * self.accumulator_YKS + (1 - m) * moved_YKS
-        weighted_YK = m * count * self.mass_YK + (1 - m) * responsibility_NYK.sum(0)
-        evidence_YS = labels_NY.T @ evidence_NS
-        present_Y = labels_NY.sum(0)
-        packed = torch.cat(
-            [
-                weighted_YKS.flatten(),
-                weighted_YK.flatten(),
-                evidence_YS.flatten(),
-                present_Y,
-                evidence_NS.new_full((1,), count),
-            ]
-        )
-        packed = self.sync(packed)
-        sizes = [weighted_YKS.numel(), weighted_YK.numel(), evidence_YS.numel(), present_Y.numel(), 1]
-        accumulator, mass, evidence, present, total = torch.split(packed, sizes)
-        self._replace(accumulator / total, mass / total, present > 0)
-        self.updates += 1
-        self._reseed(evidence.view_as(evidence_YS))
+        added_YKS = torch.einsum("nyk,ns->yks", responsibility_NYK, evidence_NS)
+        evidence_YS = self._move(added_YKS, responsibility_NYK.sum(0), labels_NY.T @ evidence_NS, bags)
+        self._reseed(evidence_YS)
 
-    def _replace(self, accumulator: Tensor, mass: Tensor, present_Y: Tensor) -> None:
-        """Sets accumulator and mass of the classes that had evidence; a class without any does not decay."""
-        moved_YKS, moved_YK = accumulator.view_as(self.accumulator_YKS), mass.view_as(self.mass_YK)
-        self.accumulator_YKS.copy_(torch.where(present_Y[:, None, None], moved_YKS, self.accumulator_YKS))
-        self.mass_YK.copy_(torch.where(present_Y[:, None], moved_YK, self.mass_YK))
+    def _move(self, added_YKS: Tensor, added_YK: Tensor, evidence_YS: Tensor, bags: int) -> Tensor:
+        """Averages the ranks' moved accumulators in one all-reduce; a class without evidence does not decay.
+
+        Args:
+            added_YKS: this rank's evidence for every component.
+            added_YK: its mass.
+            evidence_YS: is summed over the ranks beside them.
+            bags: number of this rank's bags.
+
+        Returns:
+            The sum of `evidence_YS`.
+        """
+        m, count = self.momentum, float(bags)
+        parts = (
+            m * count * self.accumulator_YKS + (1 - m) * added_YKS,
+            m * count * self.mass_YK + (1 - m) * added_YK,
+            evidence_YS,
+            added_YK.sum(1),
+            added_YK.new_full((1,), count),
+        )
+        packed = self.sync(torch.cat([part.flatten() for part in parts]))
+        accumulator, mass, evidence, present_Y, total = torch.split(packed, [part.numel() for part in parts])
+        moved_YKS, moved_YK = (accumulator / total).view_as(added_YKS), (mass / total).view_as(added_YK)
+        has_evidence_Y1 = present_Y[:, None] > 0
+        self.accumulator_YKS.copy_(torch.where(has_evidence_Y1[:, :, None], moved_YKS, self.accumulator_YKS))
+        self.mass_YK.copy_(torch.where(has_evidence_Y1, moved_YK, self.mass_YK))
+        self.updates += 1
+        return evidence.view_as(evidence_YS)
 
     def _reseed(self, evidence_YS: Tensor) -> None:
         """Re-seeds the weakest component of each class from the step's evidence if its mass is below the threshold."""

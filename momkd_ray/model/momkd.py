@@ -36,9 +36,8 @@ from momkd_ray.model import losses
 from momkd_ray.model.dropout import Dropout, Layers, apply_dropout
 from momkd_ray.model.explain import Readout
 from momkd_ray.model.gatv2 import Masks, SlideEncoder
-from momkd_ray.model.interface import MILModel
 from momkd_ray.model.memory import MomentumMemory
-from momkd_ray.model.omics import OmicsMLP
+from momkd_ray.model.omics_branch import OmicsBranchModel
 
 CLASSES = 2
 
@@ -66,7 +65,7 @@ class MoMKDOutput:
     reconstruction_RG: Tensor | None = None
 
 
-class MoMKD(MILModel):
+class MoMKD(OmicsBranchModel):
     """The MoMKD network with its losses and its memory (docs/method.md §2 to §4).
 
     Gradient decoupling: no gradient passes between the slide branch and the omics branch, which meet in the memory
@@ -78,10 +77,6 @@ class MoMKD(MILModel):
         genes: G, the number of omics inputs; 0 builds no omics branch.
     """
 
-    loss_names = ("ce", "memory", "align_slide", "align_omics", "reconstruction", "total")
-    omics_loss_names = ("align_omics", "reconstruction")
-    uses_omics = True
-    uses_teacher = True
     recordable = True
     memory: MomentumMemory
 
@@ -90,11 +85,7 @@ class MoMKD(MILModel):
         self.slide_encoder = SlideEncoder(width, model.hidden, model.heads, model.dropout)
         self.project_patch = nn.Linear(model.hidden, model.shared)
         self.project_slide = nn.Linear(model.hidden, model.shared)
-        if genes:
-            hidden, embedding = model.omics_hidden, model.omics_embedding
-            self.omics_encoder = OmicsMLP(genes, hidden, embedding)
-            self.omics_decoder = OmicsMLP(embedding, hidden, genes)
-            self.project_omics = nn.Linear(embedding, model.shared)
+        self.build_omics_branch()
         self.memory = MomentumMemory(memory, CLASSES, model.shared)
         self.classifier_norm = nn.LayerNorm(model.hidden)
         self.classifier1 = nn.Linear(model.hidden, model.classifier_hidden)
@@ -110,7 +101,7 @@ class MoMKD(MILModel):
         encode = self._encode_tiles if batch.tiles else self._encode_bags
         # gradient decoupling: attention and classification use the memory without a gradient to it
         patches_PS, attention_P, pooled_BH = encode(batch, Masks.of(dropout), components_YKS.detach())
-        omics_RS, reconstruction_RG = self._encode_omics(batch, dropout)
+        omics_RS, reconstruction_RG = self.encode_omics(batch, dropout)
         return MoMKDOutput(
             logits_BY=self._classify(pooled_BH, dropout),
             attention_P=attention_P,
@@ -141,24 +132,11 @@ class MoMKD(MILModel):
             else losses.cross_entropy_of_target(output.logits_BY, batch.targets_B),
             "memory": commitment_B + c.orthogonality * losses.orthogonality(components_YKS)[labels_B],
             "align_slide": losses.soft_angle(output.slide_BS, labels_B, components_YKS, *angle),
-            "align_omics": torch.zeros_like(commitment_B),
-            "reconstruction": torch.zeros_like(commitment_B),
         }
-        if output.omics_RS is not None and output.reconstruction_RG is not None:
-            assert batch.omics_bag_R is not None and batch.omics_RG is not None
-            rows_R = batch.omics_bag_R
-            align_R = losses.soft_angle(output.omics_RS, labels_B[rows_R], components_YKS, *angle)
-            error_R = (output.reconstruction_RG - batch.omics_RG).square().mean(dim=1)
-            terms["align_omics"] = terms["align_omics"].index_add(0, rows_R, align_R)
-            terms["reconstruction"] = terms["reconstruction"].index_add(0, rows_R, error_R)
-        weights = {
-            "ce": c.task,
-            "memory": c.memory,
-            "align_slide": c.align_slide,
-            "align_omics": c.align_omics,
-            "reconstruction": c.reconstruction,
-        }
-        return terms | {"total": sum((weights[n] * t for n, t in terms.items()), torch.zeros_like(commitment_B))}
+        align_R = None
+        if output.omics_RS is not None:
+            align_R = losses.soft_angle(output.omics_RS, labels_B[batch.omics_bag_R], components_YKS, *angle)
+        return self.complete_losses(terms, align_R, output.reconstruction_RG, batch)
 
     def evidence(self, output: MoMKDOutput, batch: BagBatch) -> tuple[Tensor, Tensor]:
         """Collects the memory's evidence (docs/method.md §4).
@@ -195,18 +173,11 @@ class MoMKD(MILModel):
             similarity_PYK=torch.einsum("ps,yks->pyk", patches_PS, components_YKS),
         )
 
-    def omics_parameters(self) -> list[nn.Parameter]:
-        """Returns the parameters of the omics branch, which a pass without omics does not use."""
-        modules = (self.omics_encoder, self.omics_decoder, self.project_omics) if self.genes else ()
-        return [p for module in modules for p in module.parameters()]
-
     def dropout_layers(self, batch: BagBatch) -> Layers:
         """Returns all dropout layers of a batch with their rows per bag."""
         config = self.model_config
         layers = {**self.slide_encoder.dropout_layers(batch), "classifier": ([1] * len(batch), config.dropout)}
-        if self.genes and batch.omics_RG is not None:
-            layers |= dict.fromkeys(("omics_encoder", "omics_decoder"), (batch.omics_per_bag, config.omics_dropout))
-        return layers
+        return {**layers, **self.omics_dropout_layers(batch)}
 
     def _encode_bags(self, batch: BagBatch, masks: Masks, components_YKS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encodes a batch at once: z (P, S), attention a (P,) and the pooled slides V (B, H) (docs/method.md §2)."""
@@ -262,14 +233,6 @@ class MoMKD(MILModel):
         nearest_PY = similarity_PYK.amax(dim=-1)
         tau = self.log_tau.exp().clamp(0.01, 2.0)
         return patches_PS, (nearest_PY[:, 1] - nearest_PY[:, 0]) / tau
-
-    def _encode_omics(self, batch: BagBatch, dropout: dict[str, Dropout]) -> tuple[Tensor | None, Tensor | None]:
-        """Projects the omics, r (R, S), and reconstructs them (R, G); None for both where no bag has omics."""
-        if not self.genes or batch.omics_RG is None:
-            return None, None
-        embedding_RE = self.omics_encoder(batch.omics_RG, dropout.get("omics_encoder"))
-        reconstruction_RG = self.omics_decoder(embedding_RE, dropout.get("omics_decoder"))
-        return F.normalize(self.project_omics(embedding_RE), dim=-1), reconstruction_RG
 
     def _classify(self, pooled_BH: Tensor, dropout: dict[str, Dropout]) -> Tensor:
         """Maps pooled slides (B, H) to logits (B, Y): LayerNorm - Linear - ReLU - Dropout - Linear."""

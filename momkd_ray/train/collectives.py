@@ -94,3 +94,9 @@ def device_of_worker(gpus: float) -> torch.device:
 def merge_dicts(parts: Iterable[dict[K, V]]) -> dict[K, V]:
     """Merges the ranks' dictionaries, which have no key in common."""
     return {key: value for part in parts for key, value in part.items()}
+
+
+def from_rank_0(collective: Collective, value: V | None) -> V:
+    """Returns rank 0's value on every rank; the others' is not used."""
+    received: V = collective.gather(value)[0]
+    return received

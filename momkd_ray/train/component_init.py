@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,10 +12,8 @@ from momkd_ray.model.component_momkd import ComponentMoMKD
 from momkd_ray.model.ridge import fit_ridge
 from momkd_ray.model.tissue_components import TissueComponents, fit_components
 from momkd_ray.seeds import derive_seed
-from momkd_ray.train.collectives import Collective, merge_dicts
+from momkd_ray.train.collectives import from_rank_0, merge_dicts
 from momkd_ray.train.fold_data import FoldData
-
-Value = TypeVar("Value")
 
 SMALLEST_SCALE = 0.05
 """The share of the overall standard deviation that is added to each column's: a constant one is not inflated."""
@@ -49,7 +45,7 @@ def initialise_components(model: ComponentMoMKD, data: FoldData) -> None:
     if collective.rank == 0:
         seed = derive_seed("components", data.config.train.seed, data.task.fold) % 2**31
         fitted = fit_components(sample_ND.astype(np.float64), model.memory_config.components, seed)
-    model.set_components(_from_rank_0(collective, fitted))
+    model.set_components(from_rank_0(collective, fitted))
     pooled = {index: model.pool(batch.to(data.device))[0][0].cpu().numpy() for index, batch in data.single("train")}
     pooled = merge_dicts(collective.gather(pooled))
     pooled_NKD = np.stack([pooled[index] for index in range(len(data.by_role["train"].ids))])
@@ -58,17 +54,12 @@ def initialise_components(model: ComponentMoMKD, data: FoldData) -> None:
     scaled_NKD = (pooled_NKD - mean_KD) / scale_KD
     ridge = None
     if collective.rank == 0:
-        ridge = fit_ridge(scaled_NKD.reshape(len(scaled_NKD), -1).astype(np.float64), _targets(data))
-    model.set_classifier(_from_rank_0(collective, ridge))
+        target_N = np.array([data.target(index) for index in range(len(scaled_NKD))])
+        ridge = fit_ridge(scaled_NKD.reshape(len(scaled_NKD), -1).astype(np.float64), target_N)
+    model.set_classifier(from_rank_0(collective, ridge))
     start_KS = _mean_projection(model, torch.from_numpy(scaled_NKD)) if collective.rank == 0 else None
-    start_KS = _from_rank_0(collective, start_KS).to(model.ridge_KD.device)
+    start_KS = from_rank_0(collective, start_KS).to(model.ridge_KD.device)
     model.memory.initialise(start_KS.expand(len(model.memory.raw_YKS), -1, -1))
-
-
-def _from_rank_0(collective: Collective, value: Value | None) -> Value:
-    """Returns rank 0's value on every rank."""
-    received: Value = collective.gather(value)[0]
-    return received
 
 
 def _sample_patches(data: FoldData, patches: int) -> np.ndarray:
@@ -90,12 +81,6 @@ def _scale(pooled_NKD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     overall_D = pooled_NKD.std(axis=(0, 1))
     scale_KD = pooled_NKD.std(axis=0) + SMALLEST_SCALE * overall_D + 1e-6
     return pooled_NKD.mean(axis=0), scale_KD
-
-
-def _targets(data: FoldData) -> np.ndarray:
-    """Returns the probability of class 1 that each training bag is trained towards (N,)."""
-    bags, targets = data.by_role["train"], data.task.targets
-    return np.array([targets.get(patient, y) for patient, y in zip(bags.patients, bags.y, strict=True)], np.float64)
 
 
 def _mean_projection(model: ComponentMoMKD, scaled_NKD: Tensor) -> Tensor:

@@ -115,13 +115,13 @@ class FoldData:
                 omics=[self.task.omics.get(bags.patients[draws[i].bag]) for i in group],
                 seeds=[draws[i].seed for i in group],
                 device=self.device,
-                targets=[self._target(draws[i].bag) for i in group] if self.task.targets else None,
+                targets=[self.target(draws[i].bag) for i in group] if self.task.targets else None,
             )
             for group in groups
         )
         return [self.transfer.send(batch) for batch in batches]
 
-    def _target(self, index: int) -> float:
+    def target(self, index: int) -> float:
         """Returns the probability of class 1 that a training bag is trained towards."""
         bags = self.by_role["train"]
         return self.task.targets.get(bags.patients[index], float(bags.y[index]))

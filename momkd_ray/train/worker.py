@@ -26,7 +26,7 @@ from momkd_ray.model.registry import build_model
 from momkd_ray.ray_runtime import environment
 from momkd_ray.seeds import derive_seed
 from momkd_ray.train.checkpoints import Checkpoints
-from momkd_ray.train.collectives import Collective, device_of_worker, join_process_group, merge_dicts
+from momkd_ray.train.collectives import Collective, device_of_worker, from_rank_0, join_process_group, merge_dicts
 from momkd_ray.train.cuda_graphs import CudaGraphCache
 from momkd_ray.train.epoch_metrics import EpochRecord, empty_rows, gather_rows
 from momkd_ray.train.fold_data import FoldData
@@ -45,7 +45,8 @@ class TrainState:
     Attributes:
         epoch, step: the next step to take, within its epoch.
         rows_NV: losses and predictions of the epoch's draws so far, of all workers.
-        best_auc, best_epoch, best_weights: the highest validation AUC, with its epoch and weights.
+        best_auc, best_epoch, best_weights: validation AUC, number and weights of the epoch that `train.keep` keeps; the
+            AUC of a refit is NaN.
         stale_epochs: epochs since then.
         history: one line of metrics per epoch.
     """
@@ -134,7 +135,8 @@ class FoldTraining:
     def resume(self) -> TrainState | None:
         """Restores the newest intact checkpoint, the same on every rank; None if there is none."""
         # rank 0 chooses for all: another rank may list the folder a moment later
-        name = self.collective.gather(self.checkpoints.newest() if self.collective.rank == 0 else None)[0]
+        newest = self.checkpoints.newest() if self.collective.rank == 0 else None
+        name: str | None = from_rank_0(self.collective, newest)
         for location in self.checkpoints.damaged:
             self.notes.append(f"the checkpoint {location} is damaged; the fold resumes from the one before it")
         if name is None:
@@ -207,7 +209,7 @@ class FoldTraining:
         return metrics | {"best_val_auc": state.best_auc, "workers": self.collective.world, "notes": notes}
 
     def predict(self, state: TrainState) -> dict[str, Any]:
-        """Predicts validation and test slides with the best epoch's weights; rank 0 writes them."""
+        """Predicts validation and test slides with the weights that are kept; rank 0 writes them."""
         self.model.load_state_dict(state.best_weights)
         for role in ("val", "test"):
             if not self.data.by_role[role].ids:

@@ -13,11 +13,12 @@ import torch.distributed as dist
 from support.fold_tasks import GENES, WIDTH, fold_task, state_of
 from support.processes import in_processes
 
-from momkd_ray.batches.collate import collate
+from momkd_ray.batches.collate import BagBatch, collate
 from momkd_ray.config.sections import MemoryConfig
 from momkd_ray.export.program import Program
 from momkd_ray.model.component_memory import ComponentMemory
 from momkd_ray.model.explain import explain
+from momkd_ray.model.interface import MILModel
 from momkd_ray.model.memory import MomentumMemory
 from momkd_ray.model.registry import build_model
 from momkd_ray.train.task import FoldTask
@@ -89,15 +90,20 @@ def test_a_class_without_evidence_does_not_decay(by_component: bool) -> None:
     assert np.abs(cosine_KK - torch.eye(3)).max() < 0.99
 
 
-def test_contributions_of_patches_add_up_to_the_logits(tmp_path: Path) -> None:
+def trained_model(location: Path) -> tuple[MILModel, BagBatch]:
+    """A trained model in evaluation mode, and a bag."""
     torch.set_num_threads(1)
-    task = component_task(tmp_path)
+    task = component_task(location)
     train_loop_per_worker({"task": task})
     model = build_model(task.config.model, task.config.memory, task.config.loss, width=WIDTH, genes=GENES)
-    model.load_state_dict(state_of(tmp_path)["progress"]["best_weights"])
-    batch = collate([task.source.read("slide-03")])
+    model.load_state_dict(state_of(location)["progress"]["best_weights"])
+    return model.eval(), collate([task.source.read("slide-03")])
+
+
+def test_contributions_of_patches_add_up_to_the_logits(tmp_path: Path) -> None:
+    model, batch = trained_model(tmp_path)
     with torch.no_grad():
-        readout = model.eval().readout(batch)
+        readout = model.readout(batch)
         assert readout is not None and readout.similarity_PYK is not None
         torch.testing.assert_close(readout.classify(readout.pooled_1H), model(batch).logits_BY)
     assert readout.similarity_PYK.shape == (len(batch.features_PD), 2, 4)
@@ -107,14 +113,9 @@ def test_contributions_of_patches_add_up_to_the_logits(tmp_path: Path) -> None:
 
 
 def test_an_exported_program_predicts_what_the_model_predicts(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    task = component_task(tmp_path)
-    train_loop_per_worker({"task": task})
-    model = build_model(task.config.model, task.config.memory, task.config.loss, width=WIDTH, genes=GENES)
-    model.load_state_dict(state_of(tmp_path)["progress"]["best_weights"])
-    batch = collate([task.source.read("slide-05")])
+    model, batch = trained_model(tmp_path)
     with torch.no_grad():
-        p_Y, attention_P = Program([model.eval()])(batch.features_PD)
+        p_Y, attention_P = Program([model])(batch.features_PD)
     expected_BY, expected_P = model.predict(batch)
     torch.testing.assert_close(p_Y, expected_BY[0])
     torch.testing.assert_close(attention_P, expected_P)
