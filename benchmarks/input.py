@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 from generated_cohort import config_of, write_cohort
+from published import published
 from table import machine, print_table
 
 from momkd_ray import storage
@@ -48,7 +49,7 @@ def main() -> None:
             config_of(
                 folder,
                 cluster={"workers": WORKERS},
-                train={"epochs": max(1, options.epochs), "patience": 99, "bags_per_step": WORKERS},
+                **published(train={"epochs": max(1, options.epochs), "patience": 99, "bags_per_step": WORKERS}),
             )
         )
         cohort = open_cohort(config, ProgressReporter())

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
+from published import published
 from table import machine, print_table
 
 from momkd_ray.batches.sharding import balance
@@ -59,7 +60,7 @@ def task_of(patches: int, folder: str, bags_per_step: int = BAGS_PER_STEP) -> Fo
         {
             "cohort": {"clinical": "c.csv", "label": "PR"},
             "features": {"dir": "features"},
-            "train": {"bags_per_step": bags_per_step},
+            **published(train={"bags_per_step": bags_per_step}),
         }
     )
     ids = [f"slide-{i:03d}" for i in range(64)]

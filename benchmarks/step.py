@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.polynomial import Polynomial
+from published import published
 from table import interleaved, machine, print_table
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -167,12 +168,12 @@ def predictor(model: MoMKD) -> Callable[[BagBatch], Tensor]:
 
 
 def stepper(precision: str) -> Stepper:
-    return Stepper(made_model(), TrainConfig.model_validate({"precision": precision}), SingleProcess(), DEVICE)
+    return Stepper(made_model(), train_config(precision=precision), SingleProcess(), DEVICE)
 
 
 def products(patches: int, *, training: bool, dtype: torch.dtype = torch.float32) -> Callable[[], object]:
     """The matrix products of the slide encoder and the patches' projection, forward and, in training, back."""
-    config = ModelConfig()
+    config = model_config()
     x_PD, h_PH = (torch.randn(patches, width, device=DEVICE).to(dtype) for width in (WIDTH, config.hidden))
     z_PS, inner_PH = (torch.randn(patches, width, device=DEVICE) for width in (config.shared, config.hidden))
     from_x, from_h, to_shared = (
@@ -280,7 +281,7 @@ class Peer:
         self.model = made_model()
         self.encoder = PlainEncoder(self.model.model_config).to(DEVICE)
         self.model.slide_encoder = self.encoder
-        self.config = TrainConfig()
+        self.config = train_config()
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=self.config.lr, weight_decay=1e-4)
 
     def ready(self, batch: BagBatch) -> BagBatch:
@@ -333,7 +334,17 @@ def status(name: str) -> int:
 
 def made_model() -> MoMKD:
     torch.manual_seed(0)
-    return MoMKD(ModelConfig(), MemoryConfig(), LossConfig(), width=WIDTH, genes=GENES).to(DEVICE)
+    recipe = published()
+    memory, loss = MemoryConfig.model_validate(recipe["memory"]), LossConfig.model_validate(recipe["loss"])
+    return MoMKD(model_config(), memory, loss, width=WIDTH, genes=GENES).to(DEVICE)
+
+
+def model_config() -> ModelConfig:
+    return ModelConfig.model_validate(published()["model"])
+
+
+def train_config(**changes: str) -> TrainConfig:
+    return TrainConfig.model_validate(published(train=changes)["train"])
 
 
 def made_bag(patches: int, seed: int) -> Bag:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.fold_tasks import PUBLISHED
 from support.models import (
     CASES,
     arrays_of,
@@ -22,13 +23,13 @@ from support.models import (
 
 from momkd_ray.batches import tiles
 from momkd_ray.batches.collate import collate
-from momkd_ray.config.sections import MemoryConfig
+from momkd_ray.config.sections import LossConfig, MemoryConfig
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag
 from momkd_ray.model import kernels
 from momkd_ray.model.bundle import load_bundle, save_bundle
 from momkd_ray.model.memory import MomentumMemory, spherical_kmeans
-from momkd_ray.model.released_checkpoint import RELEASED_MEMORY, RELEASED_NAMES, read_released
+from momkd_ray.model.released_checkpoint import RELEASED_LOSSES, RELEASED_MEMORY, RELEASED_NAMES, read_released
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -238,3 +239,7 @@ def test_what_is_no_released_checkpoint_is_refused_in_a_sentence(tmp_path: Path)
     }.items():
         with pytest.raises(InputError, match=words):
             read_released(str(tmp_path / f"{name}.pt"))
+
+
+def test_the_published_configuration_has_the_losses_of_the_released_checkpoint() -> None:
+    assert LossConfig.model_validate(PUBLISHED["loss"]) == RELEASED_LOSSES

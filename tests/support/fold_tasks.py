@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from momkd_ray.config.load import Config
 from momkd_ray.formats.bag import Bag
@@ -18,14 +19,7 @@ from momkd_ray.train.task import FoldTask
 
 WIDTH, GENES = 12, 6
 
-RELEASED_RECIPE = {
-    "lr": 2e-4,
-    "weight_decay": 1e-4,
-    "schedule": "plateau",
-    "keep": "best",
-    "refit": False,
-    "balanced": True,
-}
+PUBLISHED = yaml.safe_load((Path(__file__).parents[2] / "jobs" / "configs" / "published.yaml").read_text())
 
 
 @dataclass(frozen=True)
@@ -65,8 +59,8 @@ def fold_task(location: Path, *, omics: bool = True, **train: Any) -> FoldTask:
                 "momentum": 0.8,
                 "reseed": 0.3,
             },
-            "loss": {"task": 0.5, "align_slide": 0.2, "memory": 0.1},
-            "train": RELEASED_RECIPE
+            "loss": PUBLISHED["loss"],
+            "train": PUBLISHED["train"]
             | {"bags_per_step": 4, "epochs": 3, "patience": 5, "patches_per_pass": 50, "precision": "fp32"}
             | train,
             "run": {"dir": str(location)},
