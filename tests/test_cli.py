@@ -242,20 +242,24 @@ def test_one_fold_can_be_trained_and_predicts_new_slides(
     assert patients.set_index("patient_id")["p_positive"].to_dict() == pytest.approx(expected.to_dict())
     assert "slide_id" not in patients
 
-    # a table that leaves a slide out, or names one that has no file, loses nothing in silence
+    # a table that leaves a slide out, or names one that has no file, loses nothing in silence: the rest is predicted
     slides = pd.read_csv(own_config.cohort.slides)
     slides.iloc[1:].to_csv(tmp_path / "fewer.csv", index=False)
-    assert outcome(*common, "--slides", str(tmp_path / "fewer.csv")) == 1
-    assert "names no patient" in capsys.readouterr().err
-    (Path(features) / slides["FILENAME"].iloc[0]).unlink()
-    assert outcome(*common, "--slides", own_config.cohort.slides) == 1
-    assert "no feature file" in capsys.readouterr().err
-    capsys.readouterr()
-    assert outcome(*common, "--slides", own_config.cohort.slides, "--on-error", "skip") == 0
-    assert f"1 slide is left out; {out}.rejected.csv lists it" in capsys.readouterr().err
     left_out = slides["FILENAME"].iloc[0].removesuffix(".h5")
-    assert pd.read_csv(f"{out}.rejected.csv")["id"].tolist() == [left_out]
-    assert pd.read_parquet(out)["slide_id"].tolist() == [s for s in table["slide_id"] if s != left_out]
+
+    def the_rest_is_predicted(reason: str, *arguments: str) -> None:
+        capsys.readouterr()
+        assert outcome(*common, *arguments) == 0
+        assert f"1 slide is left out; {out}.rejected.csv lists it" in capsys.readouterr().err
+        rejected = pd.read_csv(f"{out}.rejected.csv")
+        assert rejected["id"].tolist() == [left_out]
+        assert reason in rejected["reason"].iloc[0]
+        assert pd.read_parquet(out)["slide_id"].tolist() == [s for s in table["slide_id"] if s != left_out]
+
+    the_rest_is_predicted("names no patient", "--slides", str(tmp_path / "fewer.csv"))
+    (Path(features) / slides["FILENAME"].iloc[0]).unlink()
+    the_rest_is_predicted("no feature file", "--slides", own_config.cohort.slides)
+    the_rest_is_predicted("no feature file", "--slides", own_config.cohort.slides, "--on-error", "skip")
 
 
 def test_several_models_are_given_as_a_shell_lists_them_and_patients_must_be_known_to_models_of_patients(
@@ -299,15 +303,20 @@ def test_several_models_are_given_as_a_shell_lists_them_and_patients_must_be_kno
 
 
 def test_the_slides_to_predict_are_named_as_those_of_a_cohort(tmp_path: Path) -> None:
-    from momkd_ray.predict.ensemble import match_patients
+    from momkd_ray.predict.ensemble import list_slides, match_patients
 
     path = tmp_path / "clam.csv"
     path.write_text(",case_id,slide_id\n0,A,a1.F6E9A5DF\n1,A,a2\n2,B,007\n")
-    slides = pd.DataFrame({"slide_id": ["007", "a1.F6E9A5DF", "a2"]})
-    slides["path"] = slides["slide_id"] + ".h5"
-    assert match_patients(str(path), slides, "features") == ({"a1.F6E9A5DF": "A", "a2": "A", "007": "B"}, [])
+    features = tmp_path / "features"
+    features.mkdir()
+    for slide in ("007", "a1.F6E9A5DF", "a2"):
+        (features / f"{slide}.h5").touch()
+    slides = list_slides(str(features))
+    table, patients, faults = match_patients(str(path), slides, str(features))
+    assert (patients, faults) == ({"a1.F6E9A5DF": "A", "a2": "A", "007": "B"}, [])
+    assert sorted(table["slide_id"]) == ["007", "a1.F6E9A5DF", "a2"]
     path.write_text(path.read_text() + "3,B,a2\n")
-    patients, faults = match_patients(str(path), slides, "features")
+    _, patients, faults = match_patients(str(path), slides, str(features))
     assert patients == {"a1.F6E9A5DF": "A", "007": "B"}
     assert [(fault.id, fault.problem) for fault in faults] == [("a2", "duplicated")]
     assert "slide 'a2' is of patient 'A'" in faults[0].reason
