@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+from support.browser import CHROMIUM, opened
 
 from momkd_ray import storage
 from momkd_ray.compare.entries import entries_of
@@ -98,6 +99,9 @@ def test_models_are_trained_compared_and_resumed(tiny_config: Config, ray_cluste
     page = (run / "compare.html").read_text()
     assert "What the omics bought" in page
     assert "Differences to the reference" in page
+    if CHROMIUM is not None:
+        found = opened(page, 360, dark=False, folder=run)
+        assert (found["faults"], found["wide"], found["remote"]) == ([], False, [])
     assert json.loads((run / "leaderboard.json").read_text())["reference"] == "mean_pool"
 
     written = {path: path.stat().st_mtime_ns for path in run.glob("model=*/fold=*/result.json")}
