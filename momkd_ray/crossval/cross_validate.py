@@ -14,6 +14,7 @@ from momkd_ray.crossval.early_checks import check_memory_sizes
 from momkd_ray.crossval.evaluate import FoldResult, summarise
 from momkd_ray.crossval.median_stopping import SettingScores, read_stop_decisions
 from momkd_ray.crossval.mlflow_callback import trackers
+from momkd_ray.crossval.optuna_journal import write_study
 from momkd_ray.crossval.progress_callback import ProgressCallback
 from momkd_ray.crossval.search import Search
 from momkd_ray.crossval.tune_trials import build_tuner, concurrency_limit, pending_trials, threads_of_folds
@@ -182,6 +183,7 @@ def _write_results(inputs: RunInputs, chosen: dict[int, int]) -> dict[str, Any]:
     }
     if inputs.config.search:
         metrics["search"] = _search_report(inputs, chosen)
+        write_study(inputs.config, metrics["search"], inputs.plan.folds, inputs.directory.study)
     storage.write_table(inputs.directory.predictions, pooled)
     storage.write_json(inputs.directory.metrics, metrics)
     return metrics

@@ -181,6 +181,11 @@ class RunDirectory:
         return self._path("settings.json")
 
     @property
+    def study(self) -> str:
+        """The finished search as the journal of an Optuna study."""
+        return self._path("optuna-study.log")
+
+    @property
     def predictions(self) -> str:
         """The pooled predictions of the test patients."""
         return self._path("predictions.parquet")

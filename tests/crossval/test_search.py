@@ -11,10 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from ray.experimental import internal_kv
 from ray.tune.search import Searcher
 from support.fold_tasks import fold_task
@@ -28,6 +31,7 @@ from momkd_ray.config.sections import ClusterConfig
 from momkd_ray.crossval import tune_trials as trials
 from momkd_ray.crossval.cross_validate import choose_settings, train_folds
 from momkd_ray.crossval.median_stopping import COMPARE_EVERY, Curve, stop_decisions
+from momkd_ray.crossval.optuna_journal import write_study
 from momkd_ray.crossval.search import Search
 from momkd_ray.crossval.tune_trials import FoldAndSetting, FoldSearcher, threads_of_folds, trial_resources
 from momkd_ray.errors import InputError, StoppedError
@@ -342,6 +346,28 @@ def test_all_workers_of_a_stopped_fold_leave_after_the_same_epoch(tmp_path: Path
         assert json.loads((tmp_path / f"rank-{rank}.json").read_text()) == [None, [0, 1]]
 
 
+def test_a_finished_search_is_an_optuna_study(tiny_config: Config, tmp_path: Path) -> None:
+    space = {"train.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "memory.momentum": [0.9, 0.99]}
+    config = searched(tiny_config, space)
+    settings = [{"train.lr": 10.0**-k, "memory.momentum": m} for k, m in ((2, 0.9), (3, 0.99), (4, 0.9), (3, 0.9))]
+    stopped = [{"setting": 3, "epoch": 2, "val_auc": 0.5, "median": 0.7}]
+    aucs = [[0.7, 0.8], [0.9, 0.7], [0.6, None], [None, None]]
+    report = {"settings": settings, "chosen": {"0": 1, "1": 0}, "stopped": stopped, "val_auc": aucs}
+    write_study(config, report, [0, 1], str(tmp_path / "study.log"))
+
+    journal = JournalStorage(JournalFileBackend(str(tmp_path / "study.log")))
+    [study] = [optuna.load_study(study_name=name, storage=journal) for name in optuna.get_all_study_names(journal)]
+    assert [trial.params for trial in study.trials] == settings
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED"]
+    assert study.best_trial.number == 1
+    assert study.best_value == pytest.approx(0.8)
+    assert study.best_trial.user_attrs == {
+        "validation AUC of fold 0": 0.9,
+        "validation AUC of fold 1": 0.7,
+        "chosen by folds": [0],
+    }
+
+
 # the whole way
 
 
@@ -415,6 +441,8 @@ def test_optuna_is_told_the_means_and_a_setting_that_diverges_is_left_out(
         assert (None in aucs) == (rate == 1e30)
     assert {rates[setting] for setting in search["chosen"].values()} == {1e-3}
     assert "mean over folds" in search["drawn_by"]
+    journal = JournalStorage(JournalFileBackend(f"{config.run.dir}/optuna-study.log"))
+    assert len(optuna.load_study(study_name=config.cohort.label, storage=journal).trials) == 4
     assert "diverged" in capsys.readouterr().err
 
 

@@ -24,6 +24,7 @@ RUN = RunDirectory("s3://bucket/pr")
         (RUN.excluded, "excluded.csv"),
         (RUN.rejected, "rejected.csv"),
         (RUN.settings, "settings.json"),
+        (RUN.study, "optuna-study.log"),
         (RUN.predictions, "predictions.parquet"),
         (RUN.metrics, "metrics.json"),
         (RUN.report, "report.html"),
