@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from momkd_ray import __version__, progress
-from momkd_ray.cli_options import AddressOption
+from momkd_ray.cli_options import AddressOption, JsonOption, show
 from momkd_ray.config.load import Config, load_config
 from momkd_ray.config.sections import resolve_location
 from momkd_ray.credentials import redact
@@ -68,11 +68,12 @@ OnErrorOption = Annotated[
 def demo(
     out: Annotated[str, typer.Option(help="Folder of the generated cohort and the run.")] = "momkd-demo",
     address: AddressOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Generate a cohort, ingest, cross-validate and report, in a few minutes."""
     from momkd_ray.synthetic.demo import demo_config
 
-    _cross_validate(demo_config(resolve_location(out)), address)
+    _cross_validate(demo_config(resolve_location(out)), address, as_json=as_json)
 
 
 @app.command()
@@ -81,9 +82,10 @@ def crossval(
     set_: SetOption = [],  # noqa: B006
     on_error: OnErrorOption = "stop",
     address: AddressOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train and test every fold, then write metrics, predictions and the report; resumes an interrupted run."""
-    _cross_validate(load_config(config, set_), address, on_error)
+    _cross_validate(load_config(config, set_), address, on_error, as_json=as_json)
 
 
 @app.command()
@@ -92,6 +94,7 @@ def compare(
     set_: SetOption = [],  # noqa: B006
     on_error: OnErrorOption = "stop",
     address: AddressOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train several models on the same folds and write their leaderboard; goes on where it stopped."""
     from momkd_ray.compare.entries import entries_of
@@ -103,8 +106,8 @@ def compare(
     entries_of(settings)
     with open_run(settings, address, on_error) as run:
         leaderboard = compare_models(run.inputs, run.progress, own_cluster=run.own_cluster)
-    print(to_markdown(leaderboard))
-    print(f"{settings.run.dir}/compare.html")
+    page = f"{settings.run.dir}/compare.html"
+    show(f"{to_markdown(leaderboard)}\n{page}", leaderboard.to_json() | {"page": page}, as_json=as_json)
 
 
 @app.command()
@@ -114,15 +117,19 @@ def train(
     set_: SetOption = [],  # noqa: B006
     on_error: OnErrorOption = "stop",
     address: AddressOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train and test one fold; others may be trained beside it in the same run directory."""
+    from momkd_ray import storage
     from momkd_ray.crossval.cross_validate import train_folds
     from momkd_ray.crossval.open_run import open_run
 
     settings = load_config(config, set_)
     with open_run(settings, address, on_error, fold=fold) as run:
         train_folds(run.inputs, [fold], run.progress, own_cluster=run.own_cluster)
-    print(run.inputs.fold_directory(fold).location)
+    directory = run.inputs.fold_directory(fold)
+    content = storage.read_json(directory.result) | {"folder": directory.location}
+    show(directory.location, content, as_json=as_json)
 
 
 @app.command()
@@ -132,6 +139,7 @@ def audit(
     out: Annotated[str | None, typer.Option(help="Folder of audit.csv, audit.json; default: <run.dir>/audit.")] = None,
     on_error: OnErrorOption = "stop",
     address: AddressOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Check every input and list all faults; the exit code is 1 if there are any, unless with `--on-error skip`."""
     from momkd_ray import storage
@@ -148,8 +156,9 @@ def audit(
     with connect(address), ProgressReporter() as progress:
         findings = audit_inputs(settings, lambda done, of: progress.update("audit", done, of, "slides"))
     findings.write(folder)
-    print(findings.text())
-    print(f"\nAll faults: {storage.join(folder, 'audit.csv')}")
+    table = storage.join(folder, "audit.csv")
+    content = storage.read_json(storage.join(folder, "audit.json")) | {"table": table}
+    show(f"{findings.text()}\n\nAll faults: {table}", content, as_json=as_json)
     if not findings.ok and on_error == "stop":
         raise InputError(findings.verdict())
 
@@ -160,6 +169,7 @@ def ingest(
     set_: SetOption = [],  # noqa: B006
     on_error: OnErrorOption = "stop",
     address: AddressOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Read the feature files into the bag store."""
     from momkd_ray.progress import ProgressReporter
@@ -171,11 +181,13 @@ def ingest(
         cohort = open_cohort(settings, progress, on_error)
     with connect(address), ProgressReporter() as progress:
         store, _ = ensure_store(settings, cohort, progress, on_error)
-    print(f"{store.uri}: {len(store.slides)} bags, {int(store.slides['n_patches'].sum())} patches of {store.width}")
+    patches = int(store.slides["n_patches"].sum())
+    content = {"store": store.uri, "bags": len(store.slides), "patches": patches, "width": store.width}
+    show(f"{store.uri}: {len(store.slides)} bags, {patches} patches of {store.width}", content, as_json=as_json)
 
 
 @app.command()
-def split(config: ConfigOption, set_: SetOption = []) -> None:  # noqa: B006
+def split(config: ConfigOption, set_: SetOption = [], as_json: JsonOption = False) -> None:  # noqa: B006
     """Write the folds to folds.csv in the run directory."""
     from momkd_ray.progress import ProgressReporter
     from momkd_ray.run.layout import RunDirectory
@@ -189,7 +201,7 @@ def split(config: ConfigOption, set_: SetOption = []) -> None:  # noqa: B006
     directory = RunDirectory(settings.run.dir)
     refuse_other_folds(directory, plan, cohort.patient_column)
     plan.to_csv(directory.folds, cohort.patient_column)
-    print(directory.folds)
+    show(directory.folds, {"table": directory.folds, "folds": list(plan.folds)}, as_json=as_json)
 
 
 @app.command()
@@ -206,6 +218,7 @@ def predict(
     gpus: Annotated[float, typer.Option(help="GPUs of each task; may be a fraction.")] = 0,
     on_error: OnErrorOption = "stop",
     address: AddressOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Predict slides from histology alone."""
     from momkd_ray.api import predict_slides
@@ -213,7 +226,7 @@ def predict(
     bundles = [*model, *(models or [])]
     if not bundles:
         raise typer.BadParameter("name a model bundle, such as runs/pr/fold=0/model", param_hint="MODELS")
-    predict_slides(
+    predictions = predict_slides(
         bundles,
         features,
         out,
@@ -224,7 +237,8 @@ def predict(
         on_error=on_error,
         patient_column=patient_column,
     )
-    print(resolve_location(out))
+    content = {"table": resolve_location(out), "predictions": predictions.to_dict("records")}
+    show(resolve_location(out), content, as_json=as_json)
 
 
 app.command()(doctor)
@@ -236,11 +250,15 @@ app.command()(init)
 
 
 @app.command()
-def report(run: Annotated[str, typer.Option(help="The run directory.")]) -> None:
+def report(
+    run: Annotated[str, typer.Option(help="The run directory.")],
+    as_json: JsonOption = False,
+) -> None:
     """Rebuild the report of a finished cross-validation."""
     from momkd_ray.report.page import write_report
 
-    print(write_report(resolve_location(run)))
+    page = write_report(resolve_location(run))
+    show(page, {"page": page}, as_json=as_json)
 
 
 @app.command()
@@ -251,6 +269,7 @@ def import_released(
     negative: Annotated[str, typer.Option(help="Name of class 0.")] = "negative",
     positive: Annotated[str, typer.Option(help="Name of class 1.")] = "positive",
     threshold: Annotated[float, typer.Option(help="On the probability of the positive class.", min=0, max=1)] = 0.5,
+    as_json: JsonOption = False,
 ) -> None:
     """Convert a checkpoint of the authors' implementation to a model bundle."""
     from momkd_ray.model.bundle import BundleCard, save_bundle
@@ -270,16 +289,18 @@ def import_released(
         origin={"released_checkpoint": Path(checkpoint).name},
     )
     save_bundle(resolve_location(out), model, card)
-    print(resolve_location(out))
+    show(resolve_location(out), {"models": [resolve_location(out)]}, as_json=as_json)
 
 
-def _cross_validate(settings: Config, address: str | None, on_error: Literal["stop", "skip"] = "stop") -> None:
+def _cross_validate(
+    settings: Config, address: str | None, on_error: Literal["stop", "skip"] = "stop", *, as_json: bool
+) -> None:
     from momkd_ray.api import cross_validate
     from momkd_ray.run.layout import RunDirectory
 
     metrics = cross_validate(settings, address=address, on_error=on_error)
-    print(metrics_table(metrics["metrics"]))
-    print(f"\nReport: {RunDirectory(settings.run.dir).report}")
+    report = RunDirectory(settings.run.dir).report
+    show(f"{metrics_table(metrics['metrics'])}\n\nReport: {report}", metrics | {"report": report}, as_json=as_json)
 
 
 def metrics_table(metrics: dict[str, Any]) -> str:

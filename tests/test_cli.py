@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 from support.command_line import outcome
 
+from momkd_ray.cli import app
 from momkd_ray.config.load import Config
 from momkd_ray.model.bundle import load_bundle
 from momkd_ray.ray_runtime.cluster import Connection
@@ -164,11 +167,21 @@ def test_bad_feature_files_get_one_sentence_and_exit_code_1(
     assert pd.read_csv(f"{own_config.store_uri}/rejected.csv")["id"].tolist() == [file_name.removesuffix(".h5")]
 
 
-def test_split_writes_folds_that_can_be_imported(own_config: Config, tmp_path: Path) -> None:
+def test_every_verb_prints_json_for_scripts() -> None:
+    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert len(verbs) > 12
+    for name, verb in verbs.items():
+        assert any("--json" in option.opts for option in verb.params), name
+
+
+def test_split_writes_folds_that_can_be_imported(
+    own_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(own_config.to_yaml())
-    assert outcome("split", "--config", str(path)) == 0
+    assert outcome("split", "--config", str(path), "--json") == 0
     folds = Path(own_config.run.dir) / "folds.csv"
+    assert json.loads(capsys.readouterr().out) == {"table": str(folds), "folds": [0, 1]}
     first = folds.read_text()
     assert (
         outcome(
@@ -222,15 +235,18 @@ def test_one_fold_can_be_trained_and_predicts_new_slides(
     path.write_text(own_config.to_yaml())
     assert outcome("train", "--config", str(path), "--fold", "7") == 1
     assert "the folds are 0, 1" in capsys.readouterr().err
-    assert outcome("train", "--config", str(path), "--fold", "1", "--set", "train.epochs=1") == 0
+    assert outcome("train", "--config", str(path), "--fold", "1", "--set", "train.epochs=1", "--json") == 0
     run = Path(own_config.run.dir)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["fold"], told["folder"]) == (1, str(run / "fold=1"))
     assert (run / "fold=1" / "result.json").exists()
     assert not (run / "fold=0").exists()
 
     model, features, out = str(run / "fold=1" / "model"), own_config.features.dir, tmp_path / "p.parquet"
     common = ["predict", "--model", model, "--features", features, "--out", str(out)]
-    assert outcome(*common) == 0
+    assert outcome(*common, "--json") == 0
     table = pd.read_parquet(out)
+    assert json.loads(capsys.readouterr().out) == {"table": str(out), "predictions": table.to_dict("records")}
     assert list(table.columns) == ["slide_id", "patient_id", "p_negative", "p_positive", "predicted"]
     assert (table["slide_id"] == table["patient_id"]).all()
     assert len(table) == len(list(Path(features).iterdir()))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated
 
 import typer
 
-from momkd_ray.cli_options import AddressOption
+from momkd_ray.cli_options import AddressOption, JsonOption, show
 from momkd_ray.config.values import resolve_location
 
 
@@ -20,7 +19,7 @@ def doctor(
         str | None, typer.Option("--config", "-c", help="Also check its run.dir, store, features and GPUs.")
     ] = None,
     address: AddressOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check this machine, storage, and every node of a cluster (--address); the exit code is 1 if there is a fault."""
     from momkd_ray.config.load import load_config
@@ -31,6 +30,6 @@ def doctor(
     if settings is not None:
         folders += [settings.run.dir, settings.store_uri]
     diagnosis = diagnose(folders, settings, address)
-    print(json.dumps(diagnosis.to_json(), indent=2) if as_json else "\n".join(diagnosis.lines()))
+    show("\n".join(diagnosis.lines()), diagnosis.to_json(), as_json=as_json)
     if not diagnosis.ok:
         sys.exit(1)

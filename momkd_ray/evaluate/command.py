@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Literal
 
 import typer
 
+from momkd_ray.cli_options import AddressOption, JsonOption, show
 from momkd_ray.config.values import resolve_location
 
 DEFAULT_OUT = "evaluation"
@@ -47,14 +47,12 @@ def evaluate(
         list[float], typer.Option(help="Choose a threshold with this specificity, too. May be repeated.")
     ] = [0.9],  # noqa: B006
     gpus: Annotated[float, typer.Option(help="GPUs of each task; may be a fraction.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json instead of a summary.")] = False,
+    as_json: JsonOption = False,
     on_error: Annotated[
         Literal["stop", "skip"],
         typer.Option(help="Whether bad inputs end the command, or are left out and listed in rejected.csv."),
     ] = "stop",
-    address: Annotated[
-        str | None, typer.Option(help="Address of a running Ray cluster; by default one is started.")
-    ] = None,
+    address: AddressOption = None,
 ) -> None:
     """Evaluate a run's models on an external, labelled cohort: statistics, tables, figures and a page."""
     if (features is None) == (predictions is None):
@@ -104,8 +102,4 @@ def evaluate(
                 progress.info(f"  {count} left out: {reason}")
         for note in evaluation["notes"]:
             progress.info(f"Note: {note}")
-    if as_json:
-        print(json.dumps(evaluation, indent=2, allow_nan=False))
-    else:
-        print(text_summary(evaluation))
-        print(f"\n{storage.join(folder, 'evaluation.html')}")
+    show(f"{text_summary(evaluation)}\n\n{storage.join(folder, 'evaluation.html')}", evaluation, as_json=as_json)

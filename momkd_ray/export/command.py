@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from momkd_ray.cli_options import JsonOption, show
 from momkd_ray.config.values import resolve_location
 
 
@@ -25,6 +26,7 @@ def export(
     ] = "other",
     data_license: Annotated[str, typer.Option(help="Of the training data.")] = "not stated",
     authors: Annotated[str, typer.Option(help="For the card.")] = "not stated",
+    as_json: JsonOption = False,
 ) -> None:
     """Hand a model over: one archive with card and example, ONNX or pt2 checked against the bundle, or predictions."""
     from momkd_ray.export.stamp import write_stamp
@@ -33,7 +35,8 @@ def export(
     if form == "stamp":
         if run is None:
             raise typer.BadParameter("name the run whose predictions are written", param_hint="--run")
-        print("\n".join(write_stamp(resolve_location(run), location)))
+        files = list(write_stamp(resolve_location(run), location))
+        show("\n".join(files), {"files": files}, as_json=as_json)
         return
     if not models:
         raise typer.BadParameter("name a model bundle, such as runs/pr/fold=0/model", param_hint="MODELS")
@@ -54,20 +57,24 @@ def export(
                 metrics = storage.read_json(RunDirectory(resolve_location(run)).metrics)
             except FileNotFoundError as error:
                 raise InputError(f"{run} holds no finished cross-validation: leave --run out, or finish it") from error
+        checked, content = "", {}
         write_archive(bundles, cards, About(intended_use, license_, data_license, authors, metrics), location)
     else:
         threshold = sum(card.threshold for card in cards) / len(cards)
         card = cards[0].model_copy(update={"threshold": threshold})
         worst = export_program([load_bundle(bundle)[0] for bundle in bundles], card, form, location)
-        print(f"Checked against the bundles: probabilities differ by {worst:.1e} at most")
-    print(location)
+        checked = f"Checked against the bundles: probabilities differ by {worst:.1e} at most\n"
+        content = {"largest_difference": worst}
+    show(f"{checked}{location}", {"files": [location], **content}, as_json=as_json)
 
 
 def import_(
     archive: Annotated[str, typer.Argument(help="A .zip that `momkd-ray export --format zip` has written.")],
     out: Annotated[str, typer.Option(help="The folder to write to.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Unpack an ensemble, after every file and its example have been checked."""
     from momkd_ray.export.archive import read_archive
 
-    print("\n".join(read_archive(resolve_location(archive), resolve_location(out))))
+    models = read_archive(resolve_location(archive), resolve_location(out))
+    show("\n".join(models), {"models": models}, as_json=as_json)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from momkd_ray.cli_options import AddressOption
+from momkd_ray.cli_options import AddressOption, JsonOption, show
 from momkd_ray.config.sections import resolve_location
 
 
@@ -36,6 +36,7 @@ def heatmap(
         str | None, typer.Option(help="The scales.json of an earlier call, for the same colours.")
     ] = None,
     address: AddressOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw what the model looks at: attention, contributions, nearest memory components; PNG, CSV and QuPath's GeoJSON.
 
@@ -70,7 +71,7 @@ def heatmap(
             scales=Scales.read(resolve_location(scales)) if scales else None,
             address=address,
         )
-    print(folder)
+    show(folder, {"folder": folder, "files": storage.list_names(folder)}, as_json=as_json)
 
 
 def _check_usage(run: str | None, features: str | None, models: list[str] | None, out: str | None) -> None:

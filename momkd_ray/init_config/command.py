@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from momkd_ray.cli_options import JsonOption, show
 from momkd_ray.config.values import resolve_location
 
 
@@ -15,6 +16,7 @@ def init(
     out: Annotated[str, typer.Option(help="The configuration to write.")] = "config.yaml",
     label: Annotated[str | None, typer.Option(help="Column of the label; default: the likeliest.")] = None,
     run: Annotated[str | None, typer.Option(help="The run directory to write into it.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Look at a folder of your own and write a commented configuration that runs; or translate STAMP's."""
     if (folder is None) == (from_ is None):
@@ -28,5 +30,5 @@ def init(
         directory = resolve_location(run) if run else default_run(location)
         draft = draft_of_folder(resolve_location(folder or "."), label, directory)
     _, summary = write_config(draft, location)
-    print("\n".join(summary))
-    print(f"{location}\nNext: momkd-ray audit --config {out}, then momkd-ray crossval --config {out}")
+    following = f"Next: momkd-ray audit --config {out}, then momkd-ray crossval --config {out}"
+    show("\n".join([*summary, location, following]), {"configuration": location, "cohort": summary}, as_json=as_json)
