@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from momkd_ray.cohort import columns
 from momkd_ray.cohort.labels import sort_labels
+from momkd_ray.cohort.slide_labels import (
+    LabelRows,
+    differing,
+    label_rows,
+    of_both_classes,
+    patient_label,
+    rows_of_neither,
+)
 from momkd_ray.cohort.table_files import TableFile, blank_cell, data_rows, require_columns, rows_by_value, texts
 from momkd_ray.cohort.understood import Understood
 from momkd_ray.config.sections import CohortConfig
@@ -28,6 +36,9 @@ class ClinicalTable:
         named: every patient that a row names, those with faults too.
         y: label as written -> 1 for the positive class, 0 for the negative.
         understood: what was recognised.
+        left_out: patients who are left out although they have a label, each with the reason.
+        label_table: the table that has the labels.
+        slide_rows_out: data rows of slides in the table of slides that are left out for their own label, with reasons.
     """
 
     patient_column: str
@@ -38,9 +49,14 @@ class ClinicalTable:
     named: frozenset[str]
     y: Mapping[str, int]
     understood: tuple[Understood, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    label_table: str = ""
+    slide_rows_out: Mapping[int, str] = field(default_factory=dict)
 
 
-def read_clinical(settings: CohortConfig, site: str | None, file: TableFile, column: str) -> ClinicalTable:
+def read_clinical(
+    settings: CohortConfig, site: str | None, file: TableFile, column: str, labels: LabelRows | None = None
+) -> ClinicalTable:
     """Reads the clinical table; a patient may have several rows if all of them agree.
 
     Args:
@@ -48,12 +64,13 @@ def read_clinical(settings: CohortConfig, site: str | None, file: TableFile, col
         site: `folds.site`, a column, or None.
         file: the table.
         column: its column of patients.
+        labels: the rows that have the label; by default this table's.
 
     Raises:
         InputError: it lacks a column, names no slides although no other table does, or has no label of a class.
     """
     path, frame = file.path, file.frame()
-    require_columns(frame.columns, path, settings.label, key="cohort.label")
+    labels = labels or label_rows(settings, file, column)
     require_columns(frame.columns, path, *([site] if site else []), key="folds.site")
     row_per_slide = columns.has_row_per_slide(frame.columns, settings.slide_column)
     if settings.slides is None and settings.slide_column is None and not row_per_slide:
@@ -64,35 +81,48 @@ def read_clinical(settings: CohortConfig, site: str | None, file: TableFile, col
     rows_of, blank = rows_by_value(frame[column])
     # in a table that is also the table of slides, a row without a patient is reported as a fault of the slide
     faults = [_blank_patient(path, column, row) for row in blank if settings.slides is not None]
-    label_of_row = texts(frame[settings.label])
     site_of_row = texts(frame[site]) if site else []
     try:
-        labelling = sort_labels(settings, Counter(label for label in label_of_row if label is not None))
+        labelling = sort_labels(settings, Counter(label for label in labels.labels if label is not None), labels.path)
     except InputError as error:
         recoded = next((entry.what for entry in file.understood if "Windows-1252" in entry.what), "")
         raise InputError(f"{error}; {recoded}: save it as UTF-8 if letters are wrong" if recoded else error) from error
-    labels: dict[str, str | None] = {}
+    label_of: dict[str, str | None] = {}
     sites: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    both: list[str] = []
     for patient, rows in sorted(rows_of.items()):
-        own = [label_of_row[row - 1] for row in rows]
-        in_study = any(label in labelling.y for label in own)
-        its_sites = [site_of_row[row - 1] for row in rows] if site and in_study else []
-        differing = _differing(settings.label, rows, own, labelling.y) if in_study else ""
-        differing = differing or _differing(site or "", rows, its_sites)
-        if differing:
-            faults.append(_fault(path, patient, "duplicated", differing))
+        own = patient_label(settings, labels, patient, labelling.y)
+        its_sites = [site_of_row[row - 1] for row in rows] if site and own.label in labelling.y else []
+        if own.fault:
+            faults.append(_fault(labels.path, patient, "duplicated", own.fault))
+        elif differ := differing(site or "", rows, its_sites):
+            faults.append(_fault(path, patient, "duplicated", differ))
         elif None in its_sites:
             what = f"has no '{site}' ({data_rows(rows)}): fill it in, or leave folds.site out"
             faults.append(_fault(path, patient, "missing value", what))
         else:
-            labels[patient] = own[0]
+            label_of[patient] = own.label
+            both += [patient] if own.both else []
+            left_out |= {patient: own.left_out} if own.left_out else {}
             if its_sites:
                 sites[patient] = str(its_sites[0])
-    understood = [*file.understood, *labelling.understood]
+    understood = [*file.understood, *labels.understood, *labelling.understood]
+    understood += of_both_classes(settings, labels, both, labelling.y)
     if not row_per_slide:
         understood += repeated_rows(path, rows_of)
     return ClinicalTable(
-        column, labels, sites, len(frame), tuple(faults), frozenset(rows_of), labelling.y, tuple(understood)
+        patient_column=column,
+        labels=label_of,
+        sites=sites,
+        rows=len(frame),
+        faults=tuple(faults),
+        named=frozenset(rows_of),
+        y=labelling.y,
+        understood=tuple(understood),
+        left_out=left_out,
+        label_table=labels.path,
+        slide_rows_out=rows_of_neither(settings, labels, labelling.y),
     )
 
 
@@ -112,22 +142,3 @@ def _fault(path: str, patient: str, problem: Problem, what: str) -> Fault:
 
 def _blank_patient(path: str, column: str, row: int) -> Fault:
     return Fault("patient", f"data row {row}", "missing value", path, blank_cell(path, column, row))
-
-
-def _differing(
-    column: str, rows: Sequence[int], values: Sequence[str | None], meaning: Mapping[str, Hashable] | None = None
-) -> str:
-    """Describes the rows of a patient that differ in a column, or in what its values mean; '' if they agree."""
-    rows_of_value: dict[Hashable, list[int]] = {}
-    spelt: dict[Hashable, str | None] = {}
-    for row, value in zip(rows, values, strict=False):  # no values if the column is not asked for
-        means = ("of class", meaning[value]) if meaning and value is not None and value in meaning else value
-        rows_of_value.setdefault(means, []).append(row)
-        spelt.setdefault(means, value)
-    if len(rows_of_value) < 2:
-        return ""
-    parts = [
-        f"{'blank' if spelt[means] is None else repr(spelt[means])} in {data_rows(own)}"
-        for means, own in rows_of_value.items()
-    ]
-    return f"has several values of '{column}' ({', '.join(parts)}): give all its rows the same one"

@@ -19,6 +19,7 @@ from momkd_ray.cohort.joining import clinical_column, join_slides, unusual_colum
 from momkd_ray.cohort.labels import check_classes
 from momkd_ray.cohort.no_genes import Label
 from momkd_ray.cohort.omics import OmicsTable, read_omics
+from momkd_ray.cohort.slide_labels import label_rows, without_other_labels
 from momkd_ray.cohort.slides import SlideTable, read_slides
 from momkd_ray.cohort.table_files import read_table_file
 from momkd_ray.cohort.understood import Understood, in_order
@@ -197,10 +198,14 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
         slides_file = clinical_file if slides_table == settings.clinical else read_table_file(slides_table)
     with _faults_of_table(settings.clinical):
         column = clinical_column(settings, clinical_file, slides_file)
-        clinical = read_clinical(settings, config.folds.site, clinical_file, column)
     with _faults_of_table(slides_table):
         joined = join_slides(settings, slides_file, clinical_file, column)
+    with _faults_of_table(settings.clinical):
+        labels = label_rows(settings, clinical_file, column, (slides_file, joined))
+        clinical = read_clinical(settings, config.folds.site, clinical_file, column, labels)
+    with _faults_of_table(slides_table):
         listing = read_slides(slides_table, joined.column, settings.slide_column, joined.frame)
+        listing, other_slides = without_other_labels(listing, clinical.slide_rows_out)
         patients, left_out = _patients_in(settings, clinical, listing)
     slides, slides_out = _slides_in(listing, patients, clinical)
     omics = None
@@ -223,7 +228,7 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
         slides=slides,
         omics=omics.values if omics else None,
         classes=settings.classes,
-        excluded=_excluded([*left_out, *slides_out, *_omics_out(omics, clinical)]),
+        excluded=_excluded([*left_out, *other_slides, *slides_out, *_omics_out(omics, clinical)]),
         patient_column=clinical.patient_column,
         rejected=tuple(sorted(faults)),
         unmatched_files=features.unnamed,
@@ -251,7 +256,7 @@ def _refuse_rows(faults: Sequence[Fault], settings: CohortConfig, rows: dict[str
     tables = {"patient": settings.clinical, "slide": settings.slides or settings.clinical, "omics": settings.omics}
     bad = {path: [0, rows[kind]] for kind, path in tables.items()}
     for fault in faults:
-        bad[tables[fault.kind]][0] += 1
+        bad[fault.location if fault.location in bad else tables[fault.kind]][0] += 1
     counts = " and ".join(f"{count} of the {total:,} rows of {path}" for path, (count, total) in bad.items() if count)
     raise FaultsError(f"{counts} cannot be used, the first: {min(faults).reason}", faults)
 
@@ -263,8 +268,12 @@ def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: Slide
     left_out: list[Row] = []
     others = {label for label in clinical.labels.values() if label is not None and label not in clinical.y}
     for patient, label in clinical.labels.items():
-        if label is None:
+        if patient in clinical.left_out:
+            left_out.append(("patient", patient, clinical.left_out[patient], ""))
+        elif label is None and clinical.label_table == settings.clinical:
             left_out.append(("patient", patient, "the label is blank", ""))
+        elif label is None:
+            left_out.append(("patient", patient, "no slide with a label", "" if patient in with_slide else "unmatched"))
         elif label not in clinical.y:
             which = f"is '{label}'" if len(others) <= OTHER_LABELS else f"is one of {len(others)} others"
             reason = f"the label {which}, neither '{classes[1]}' nor '{classes[0]}'"
@@ -278,6 +287,11 @@ def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: Slide
     _check_classes_left(kept.values(), classes, [*clinical.faults, *listing.faults])
     for name in classes:
         if name not in kept.values():
+            if clinical.left_out:
+                raise InputError(
+                    f"no patient of class '{name}' is left, because {len(clinical.left_out):,} have slides of both "
+                    f"classes in {clinical.label_table}: set cohort.slide_labels to any_positive"
+                )
             raise InputError(
                 f"no patient of class '{name}' has a slide in {settings.slides or settings.clinical}: compare its "
                 f"'{listing.patient_column}' with the '{clinical.patient_column}' of {settings.clinical}"

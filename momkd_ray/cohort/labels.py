@@ -55,12 +55,13 @@ def label_key(label: str) -> tuple[str, Hashable]:
     return "text", label
 
 
-def sort_labels(settings: CohortConfig, counts: Counter[str]) -> Labelling:
+def sort_labels(settings: CohortConfig, counts: Counter[str], path: str) -> Labelling:
     """Finds the class of every label that occurs.
 
     Args:
         settings: the configuration's `cohort` section.
         counts: number of rows of each label.
+        path: of their table, for messages.
 
     Raises:
         InputError: both classes claim a label, or a class has none.
@@ -72,7 +73,7 @@ def sort_labels(settings: CohortConfig, counts: Counter[str]) -> Labelling:
     both = sorted(negative & positive)
     if both:
         raise InputError(
-            f"{settings.clinical}: the '{settings.label}' '{both[0]}' is in both classes (cohort.negative '{names[0]}' "
+            f"{path}: the '{settings.label}' '{both[0]}' is in both classes (cohort.negative '{names[0]}' "
             f"and cohort.positive '{names[1]}'): let the two exclude each other"
         )
     if _is_rest(settings.labels_of("negative"), keys):
@@ -81,13 +82,13 @@ def sort_labels(settings: CohortConfig, counts: Counter[str]) -> Labelling:
         positive = set(counts) - negative
     for key, own, others in (("positive", positive, negative), ("negative", negative, positive)):
         if not own:
-            raise InputError(_without_label(settings, counts, key, others))
+            raise InputError(_without_label(settings, counts, key, others, path))
     understood = [
-        Understood(settings.clinical, "labels", _described(settings, name, own, counts), len(own))
+        Understood(path, "labels", _described(settings, name, own, counts), len(own))
         for name, own in ((names[1], positive), (names[0], negative))
         if own != {name}
     ]
-    understood += _in_vain(settings, keys)
+    understood += _in_vain(settings, keys, path)
     return Labelling(dict.fromkeys(negative, 0) | dict.fromkeys(positive, 1), tuple(understood))
 
 
@@ -125,18 +126,18 @@ def _is_rest(given: tuple[str, ...], keys: set[tuple[str, Hashable]]) -> bool:
     return given == (REST,) and label_key(REST) not in keys
 
 
-def _in_vain(settings: CohortConfig, keys: set[tuple[str, Hashable]]) -> list[Understood]:
+def _in_vain(settings: CohortConfig, keys: set[tuple[str, Hashable]], path: str) -> list[Understood]:
     """Warns of labels in a list that no row has, which may be misspelt."""
     listed = {key: settings.labels_of(key) for key in _KEYS}
     return [
-        Understood(settings.clinical, "labels", f"no '{settings.label}' is '{name}' (cohort.{key})", 0, warning=True)
+        Understood(path, "labels", f"no '{settings.label}' is '{name}' (cohort.{key})", 0, warning=True)
         for key, names in listed.items()
         for name in names
         if len(names) > 1 and label_key(name) not in keys and not CUT_OFF.fullmatch(name)
     ]
 
 
-def _without_label(settings: CohortConfig, counts: Counter[str], key: str, others: set[str]) -> str:
+def _without_label(settings: CohortConfig, counts: Counter[str], key: str, others: set[str], path: str) -> str:
     """Builds the sentence about a class that no row has, with the labels that there are."""
     name = settings.classes[key == "positive"]
     is_a = "fulfils" if CUT_OFF.fullmatch(name) else "is"
@@ -153,7 +154,7 @@ def _without_label(settings: CohortConfig, counts: Counter[str], key: str, other
     if name in ("True", "False"):
         cure += " (YAML reads an unquoted yes or no as True or False: quote it in YAML)"
     return (
-        f"{settings.clinical}: no '{settings.label}' {is_a} '{name}' (cohort.{key}); its values are "
+        f"{path}: no '{settings.label}' {is_a} '{name}' (cohort.{key}); its values are "
         f"{_listed(counts) or 'all blank'}{more}{cure}"
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -43,6 +43,7 @@ class SlideTable:
         named: the name as written, perhaps a path, of every slide that a row names, those with faults too.
         patients_with_bad_rows: patients who have a bad row.
         understood: what was recognised about its names.
+        rows_of: data rows (from 1) of every slide in `table`.
     """
 
     table: pd.DataFrame
@@ -52,6 +53,7 @@ class SlideTable:
     named: Mapping[str, str]
     patients_with_bad_rows: frozenset[str]
     understood: tuple[Understood, ...] = ()
+    rows_of: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 def read_slides(
@@ -99,7 +101,14 @@ def read_slides(
     repeated = {slide: own for slide, own in rows.items() if slide in kept and len(own) > 1}
     understood = (*_repeated(path, repeated), *_with_folders(path, good))
     return SlideTable(
-        table, patient_column, len(frame), tuple(faults), named, frozenset(patients_with_bad_rows), understood
+        table=table,
+        patient_column=patient_column,
+        rows=len(frame),
+        faults=tuple(faults),
+        named=named,
+        patients_with_bad_rows=frozenset(patients_with_bad_rows),
+        understood=understood,
+        rows_of={slide: [row.number for row in rows[slide]] for slide in kept},
     )
 
 

@@ -73,7 +73,7 @@ class CohortConfig(Section):
         "recognised by its name.",
     )
     label: Annotated[str, AfterValidator(lambda name: " ".join(name.split()))] = Field(
-        description="The name of the label's column in the clinical table."
+        description="The name of the label's column in the clinical table or, if it has none, in the table of slides."
     )
     positive: Labels = Field(
         default="positive",
@@ -82,6 +82,12 @@ class CohortConfig(Section):
     )
     negative: Labels = Field(
         default="negative", description="The label of the negative class, or its labels, in the same ways."
+    )
+    slide_labels: Literal["agree", "any_positive", "leave_out"] = Field(
+        default="agree",
+        description="What a patient's label is where each row of the table of slides has one: `agree` refuses patients "
+        "whose slides differ; `any_positive` makes them positive if a slide is; `leave_out` leaves them out. These two "
+        "also leave out slides of neither class. The default is ours: nothing is decided unasked.",
     )
     bag: Literal["slide", "patient"] = Field(
         default="slide",

@@ -103,7 +103,7 @@ class Config(Section):
         tree = self.model_dump(mode="json", exclude=unhashed_sections)
         unhashed_keys = {
             "features": ("dir", "format"),
-            "cohort": ("clinical", "slides", "omics", "patient_column", "slide_column", "columns"),
+            "cohort": ("clinical", "slides", "omics", "patient_column", "slide_column", "columns", "slide_labels"),
             "omics": ("orientation", "leave_out", "max_missing_share"),
             "store": ("uri", "part_mb", "memory_share"),
             "folds": ("file",),

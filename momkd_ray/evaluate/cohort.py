@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import pandas as pd
 
 from momkd_ray.cohort.clinical import read_clinical
 from momkd_ray.cohort.columns import has_row_per_slide
 from momkd_ray.cohort.joining import clinical_column, join_slides
+from momkd_ray.cohort.slide_labels import label_rows, without_other_labels
 from momkd_ray.cohort.slides import read_slides
 from momkd_ray.cohort.table_files import read_table_file, require_columns, rows_by_value, texts
 from momkd_ray.cohort.understood import Understood, in_order
@@ -26,6 +28,7 @@ _OPTIONS = {
     "cohort.columns.slides": "--slides-patient-column",
     "cohort.patient_column": "--patient-column",
     "cohort.slide_column": "--slide-column",
+    "cohort.slide_labels": "--slide-labels",
     "cohort.slides": "--slides",
     "cohort.positive": "--positive",
     "cohort.negative": "--negative",
@@ -43,6 +46,7 @@ class Labels:
         slides: the table of slides; None where the clinical table has a row per slide, or each file is a patient.
         patient_column, slides_patient_column, slide_column: None to find them by name or values.
         subgroups: columns to compare patients by.
+        slide_labels: as `cohort.slide_labels`.
     """
 
     clinical: str
@@ -53,6 +57,7 @@ class Labels:
     slides_patient_column: str | None = None
     slide_column: str | None = None
     subgroups: tuple[str, ...] = ()
+    slide_labels: Literal["agree", "any_positive", "leave_out"] = "agree"
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,7 @@ def _settings(labels: Labels, row_per_slide: bool) -> CohortConfig:
         columns=PatientColumns(clinical=labels.patient_column, slides=labels.slides_patient_column),
         slide_column=labels.slide_column if labels.slides or row_per_slide else None,
         label=labels.label,
+        slide_labels=labels.slide_labels,
         positive=labels.classes[1],
         negative=labels.classes[0],
     )
@@ -141,23 +147,29 @@ def _settings(labels: Labels, row_per_slide: bool) -> CohortConfig:
 def _read_cohort(labels: Labels) -> ExternalCohort:
     file = read_table_file(labels.clinical)
     frame = file.frame()
-    require_columns(frame.columns, labels.clinical, labels.label, *labels.subgroups)
+    require_columns(frame.columns, labels.clinical, *labels.subgroups)
     row_per_slide = has_row_per_slide(frame.columns, labels.slide_column)
     settings = _settings(labels, row_per_slide)
     slides_file = read_table_file(labels.slides) if labels.slides else file
     column = clinical_column(settings, file, slides_file)
-    clinical = read_clinical(settings, None, file, column)
+    joined = join_slides(settings, slides_file, file, column) if labels.slides or row_per_slide else None
+    rows = label_rows(settings, file, column, None if joined is None else (slides_file, joined))
+    clinical = read_clinical(settings, None, file, column, rows)
     slides, faults, understood = None, list(clinical.faults), list(clinical.understood)
-    if labels.slides or row_per_slide:
-        joined = join_slides(settings, slides_file, file, column)
+    other_slides: list[tuple[str, str, str]] = []
+    if joined is not None:
         listing = read_slides(slides_file.path, joined.column, settings.slide_column, joined.frame)
+        listing, out = without_other_labels(listing, clinical.slide_rows_out)
+        other_slides = [(kind, slide, reason) for kind, slide, reason, _ in out]
         slides = dict(zip(listing.table["slide_id"], listing.table["patient_id"], strict=True))
         faults, understood = [*faults, *listing.faults], [*understood, *joined.understood]
     negative, positive = settings.classes
     kept: dict[str, int] = {}
     left_out = [("patient", fault.id, fault.reason) for fault in clinical.faults]
     for patient, label in clinical.labels.items():
-        if label is None:
+        if patient in clinical.left_out:
+            left_out.append(("patient", patient, clinical.left_out[patient]))
+        elif label is None:
             left_out.append(("patient", patient, f"'{labels.label}' is blank"))
         elif label in clinical.y:
             kept[patient] = clinical.y[label]
@@ -175,7 +187,8 @@ def _read_cohort(labels: Labels) -> ExternalCohort:
         FlowStep(f"named by {labels.clinical}", len(clinical.named) + blank, {}),
         FlowStep("with the label of a class", len(patients), dict(reasons)),
     )
-    return ExternalCohort(patients, excluded_table(left_out), flow, column, tuple(faults), slides, in_order(understood))
+    excluded = excluded_table([*left_out, *other_slides])
+    return ExternalCohort(patients, excluded, flow, column, tuple(faults), slides, in_order(understood))
 
 
 def _values(

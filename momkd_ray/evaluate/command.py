@@ -37,6 +37,10 @@ def evaluate(
     subgroups: Annotated[
         str, typer.Option(help="Columns to compare patients by: site,age,stage; age:50:65 cuts at 50 and 65.")
     ] = "",
+    slide_labels: Annotated[
+        Literal["agree", "any_positive", "leave_out"],
+        typer.Option(help="The label of a patient whose slides have labels that differ, as cohort.slide_labels."),
+    ] = "agree",
     prevalence: Annotated[
         list[float], typer.Option(help="Give predictive values at this prevalence, too. May be repeated.")
     ] = [],  # noqa: B006
@@ -79,6 +83,7 @@ def evaluate(
         slides_patient_column=slides_patient_column,
         slide_column=slide_column,
         subgroups=tuple(group.column for group in groups),
+        slide_labels=slide_labels,
     )
     folder = resolve_location(out) if out else storage.join(run_dir, DEFAULT_OUT)
     options = EvaluationOptions(tuple(sensitivity), tuple(specificity), tuple(prevalence), groups)

@@ -1,0 +1,192 @@
+"""Labels where they are a slide's: of the table's rows to one label a patient, by `cohort.slide_labels`."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from momkd_ray.cohort.joining import JoinedSlides
+from momkd_ray.cohort.slides import SlideTable
+from momkd_ray.cohort.table_files import TableFile, data_rows, require_columns, rows_by_value, texts
+from momkd_ray.cohort.understood import Understood
+from momkd_ray.config.sections import CohortConfig
+from momkd_ray.input_faults import Kind
+
+BOTH_CLASSES = "its slides are of both classes (cohort.slide_labels: leave_out)"
+
+
+@dataclass(frozen=True, eq=False)
+class LabelRows:
+    """The rows of the table that has the label.
+
+    Attributes:
+        path: of the table.
+        of_slides: whether it is the table of slides, so that a row is a slide's.
+        rows_of: data rows (from 1) of each patient.
+        labels: of each row as written, None if blank.
+        understood: where they were found, if not in the clinical table.
+    """
+
+    path: str
+    of_slides: bool
+    rows_of: Mapping[str, Sequence[int]]
+    labels: Sequence[str | None]
+    understood: tuple[Understood, ...] = ()
+
+
+@dataclass(frozen=True)
+class PatientLabel:
+    """What a patient's rows say.
+
+    Attributes:
+        label: as written; None if blank.
+        fault: how the rows differ, with the cure, if they may not; '' otherwise.
+        left_out: the reason for which the patient is left out; '' if it is not.
+        both: whether its slides are of both classes.
+    """
+
+    label: str | None
+    fault: str = ""
+    left_out: str = ""
+    both: bool = False
+
+
+def label_rows(
+    settings: CohortConfig,
+    clinical: TableFile,
+    column: str,
+    slides: tuple[TableFile, JoinedSlides] | None = None,
+) -> LabelRows:
+    """Finds the label in the clinical table or, if that has no such column, in the table of slides.
+
+    Args:
+        settings: the configuration's `cohort` section.
+        clinical: the clinical table.
+        column: its column of patients.
+        slides: the table of slides, as read and as joined; None if there is none.
+
+    Raises:
+        InputError: neither table has the column.
+    """
+    file, frame, patients = clinical, clinical.frame(), column
+    of_slides = settings.slides in (None, settings.clinical)
+    understood: tuple[Understood, ...] = ()
+    if settings.label not in frame.columns and slides is not None and settings.label in slides[1].frame.columns:
+        file, of_slides = slides[0], True
+        frame, patients = slides[1].frame, slides[1].column
+        what = f"the label '{settings.label}' is read from this table, a slide's in each row"
+        understood = (Understood(file.path, "labels", what, len(frame)),)
+    require_columns(frame.columns, file.path, settings.label, key="cohort.label")
+    return LabelRows(file.path, of_slides, rows_by_value(frame[patients])[0], texts(frame[settings.label]), understood)
+
+
+def patient_label(settings: CohortConfig, rows: LabelRows, patient: str, y: Mapping[str, int]) -> PatientLabel:
+    """Returns the label of a patient by its rows.
+
+    Args:
+        settings: the configuration's `cohort` section.
+        rows: where the labels are.
+        patient: as the clinical table writes it.
+        y: label as written -> 1 for the positive class, 0 for the negative.
+    """
+    numbers = rows.rows_of.get(patient, ())
+    own = [rows.labels[row - 1] for row in numbers]
+    if not any(label in y for label in own):
+        return PatientLabel(own[0] if own else None)
+    if not rows.of_slides or settings.slide_labels == "agree":
+        return PatientLabel(own[0], differing(settings.label, numbers, own, y, of_slides=rows.of_slides))
+    of_class = [label for label in own if label in y]
+    if len({y[str(label)] for label in of_class}) == 1:
+        return PatientLabel(of_class[0])
+    if settings.slide_labels == "leave_out":
+        return PatientLabel(of_class[0], left_out=BOTH_CLASSES, both=True)
+    return PatientLabel(next(label for label in of_class if y[str(label)] == 1), both=True)
+
+
+def rows_of_neither(settings: CohortConfig, rows: LabelRows, y: Mapping[str, int]) -> dict[int, str]:
+    """Returns the rows of slides that are left out for their own label, each with the reason."""
+    if not rows.of_slides or settings.slide_labels == "agree":
+        return {}
+    negative, positive = settings.classes
+    return {
+        row: "the slide's label is blank"
+        if label is None
+        else f"the slide's label is '{label}', neither '{positive}' nor '{negative}'"
+        for row, label in enumerate(rows.labels, start=1)
+        if label not in y
+    }
+
+
+def without_other_labels(
+    listing: SlideTable, rows_out: Mapping[int, str]
+) -> tuple[SlideTable, list[tuple[Kind, str, str, str]]]:
+    """Leaves out the slides of which every row is of neither class; returns them as rows of `Cohort.excluded`.
+
+    Args:
+        listing: the slides.
+        rows_out: of `rows_of_neither`.
+    """
+    out = {
+        slide: rows_out[rows[0]]
+        for slide, rows in (listing.rows_of.items() if rows_out else ())
+        if all(row in rows_out for row in rows)
+    }
+    remaining = listing.table[~listing.table["slide_id"].isin(list(out))].reset_index(drop=True)
+    return replace(listing, table=remaining), [("slide", slide, reason, "") for slide, reason in out.items()]
+
+
+def of_both_classes(
+    settings: CohortConfig, rows: LabelRows, patients: Sequence[str], y: Mapping[str, int]
+) -> list[Understood]:
+    """Says how many patients have slides of both classes, and what is made of them."""
+    if not patients:
+        return []
+    have = "1 patient has" if len(patients) == 1 else f"{len(patients):,} patients have"
+    what = f"{have} slides of both classes, such as '{patients[0]}' ({data_rows(rows.rows_of[patients[0]])})"
+    if settings.slide_labels == "leave_out":
+        what += ", and are left out (cohort.slide_labels: leave_out)"
+    else:
+        negative = sum(y.get(rows.labels[row - 1] or "") == 0 for own in patients for row in rows.rows_of[own])
+        slides = "1 slide" if negative == 1 else f"{negative:,} slides"
+        what += f", and are of '{settings.classes[1]}' (cohort.slide_labels: any_positive)"
+        if settings.bag == "slide":
+            what += f"; their {slides} of the other class train as positive bags (cohort.bag: patient makes one bag)"
+    return [Understood(rows.path, "labels", what, len(patients))]
+
+
+def differing(
+    column: str,
+    rows: Sequence[int],
+    values: Sequence[str | None],
+    meaning: Mapping[str, Hashable] | None = None,
+    *,
+    of_slides: bool = False,
+) -> str:
+    """Describes the rows of a patient that differ in a column, or in what its values mean; '' if they agree.
+
+    Args:
+        column: its name.
+        rows: data rows of the patient.
+        values: of these rows; none if the column is not asked for.
+        meaning: values that mean the same have the same meaning.
+        of_slides: whether the values are labels of slides, for the cure.
+    """
+    rows_of_value: dict[Hashable, list[int]] = {}
+    spelt: dict[Hashable, str | None] = {}
+    for row, value in zip(rows, values, strict=False):
+        means = ("of class", meaning[value]) if meaning and value is not None and value in meaning else value
+        rows_of_value.setdefault(means, []).append(row)
+        spelt.setdefault(means, value)
+    if len(rows_of_value) < 2:
+        return ""
+    parts = [
+        f"{'blank' if spelt[means] is None else repr(spelt[means])} in {data_rows(own)}"
+        for means, own in rows_of_value.items()
+    ]
+    cure = "give all its rows the same one"
+    if of_slides:
+        cure = (
+            "if they are its slides', set cohort.slide_labels to any_positive (a positive slide makes its patient "
+            f"positive), or to leave_out (such patients are left out); or else {cure}"
+        )
+    return f"has several values of '{column}' ({', '.join(parts)}): {cure}"
