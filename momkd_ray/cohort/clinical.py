@@ -87,43 +87,68 @@ def read_clinical(
     except InputError as error:
         recoded = next((entry.what for entry in file.understood if "Windows-1252" in entry.what), "")
         raise InputError(f"{error}; {recoded}: save it as UTF-8 if letters are wrong" if recoded else error) from error
-    label_of: dict[str, str | None] = {}
-    sites: dict[str, str] = {}
-    left_out: dict[str, str] = {}
-    both: list[str] = []
-    for patient, rows in sorted(rows_of.items()):
-        own = patient_label(settings, labels, patient, labelling.y)
-        its_sites = [site_of_row[row - 1] for row in rows] if site and own.label in labelling.y else []
-        if own.fault:
-            faults.append(_fault(labels.path, patient, "duplicated", own.fault))
-        elif differ := differing(site or "", rows, its_sites):
-            faults.append(_fault(path, patient, "duplicated", differ))
-        elif None in its_sites:
-            what = f"has no '{site}' ({data_rows(rows)}): fill it in, or leave folds.site out"
-            faults.append(_fault(path, patient, "missing value", what))
-        else:
-            label_of[patient] = own.label
-            both += [patient] if own.both else []
-            left_out |= {patient: own.left_out} if own.left_out else {}
-            if its_sites:
-                sites[patient] = str(its_sites[0])
+    sorted_out = _sorted_out(settings, labels, labelling.y, path, rows_of, site or "", site_of_row)
+    faults += sorted_out.faults
     understood = [*file.understood, *labels.understood, *labelling.understood]
-    understood += of_both_classes(settings, labels, both, labelling.y)
+    understood += of_both_classes(settings, labels, sorted_out.both, labelling.y)
     if not row_per_slide:
         understood += repeated_rows(path, rows_of)
     return ClinicalTable(
         patient_column=column,
-        labels=label_of,
-        sites=sites,
+        labels=sorted_out.labels,
+        sites=sorted_out.sites,
         rows=len(frame),
         faults=tuple(faults),
         named=frozenset(rows_of),
         y=labelling.y,
         understood=tuple(understood),
-        left_out=left_out,
+        left_out=sorted_out.left_out,
         label_table=labels.path,
         slide_rows_out=rows_of_neither(settings, labels, labelling.y),
     )
+
+
+@dataclass(frozen=True)
+class _Patients:
+    """What was found about each patient; `both` are those with slides of both classes."""
+
+    labels: dict[str, str | None] = field(default_factory=dict)
+    sites: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    both: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def _sorted_out(
+    settings: CohortConfig,
+    labels: LabelRows,
+    y: Mapping[str, int],
+    path: str,
+    rows_of: Mapping[str, Sequence[int]],
+    site: str,
+    site_of_row: Sequence[str | None],
+) -> _Patients:
+    """Finds the label and, of patients in the study, the site of every patient, or the fault of its rows."""
+    found = _Patients()
+    for patient, rows in sorted(rows_of.items()):
+        own = patient_label(settings, labels, patient, y)
+        its_sites = [site_of_row[row - 1] for row in rows] if site and own.label in y else []
+        if own.fault:
+            found.faults.append(_fault(labels.path, patient, "duplicated", own.fault))
+        elif differ := differing(site, rows, its_sites):
+            found.faults.append(_fault(path, patient, "duplicated", differ))
+        elif None in its_sites:
+            what = f"has no '{site}' ({data_rows(rows)}): fill it in, or leave folds.site out"
+            found.faults.append(_fault(path, patient, "missing value", what))
+        else:
+            found.labels[patient] = own.label
+            if own.both:
+                found.both.append(patient)
+            if own.left_out:
+                found.left_out[patient] = own.left_out
+            if its_sites:
+                found.sites[patient] = str(its_sites[0])
+    return found
 
 
 def repeated_rows(path: str, rows_of: Mapping[str, Sequence[int]]) -> list[Understood]:

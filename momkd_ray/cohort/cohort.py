@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from momkd_ray.cohort.clinical import ClinicalTable, read_clinical
-from momkd_ray.cohort.feature_files import find_features
+from momkd_ray.cohort.feature_files import Features, find_features
 from momkd_ray.cohort.gene_scale import GeneFamily
 from momkd_ray.cohort.joining import clinical_column, join_slides, unusual_column
 from momkd_ray.cohort.labels import check_classes
@@ -208,20 +208,13 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
         listing, other_slides = without_other_labels(listing, clinical.slide_rows_out)
         patients, left_out = _patients_in(settings, clinical, listing)
     slides, slides_out = _slides_in(listing, patients, clinical)
-    omics = None
-    if settings.omics is not None:
-        with _faults_of_table(settings.omics):
-            label = Label(settings.label, clinical.labels, dict(zip(patients.index, patients["label"], strict=True)))
-            omics_column = settings.patient_column_of("omics")
-            omics = read_omics(settings.omics, omics_column, patients.index.tolist(), config.omics, label)
+    omics = _omics_of(config, clinical, patients)
     faults = [*clinical.faults, *listing.faults, *(omics.faults if omics else ())]
     if on_error == "stop":
         rows = {"patient": clinical.rows, "slide": listing.rows, "omics": omics.rows if omics else 0}
         _refuse_rows(faults, settings, rows)
     features = find_features(config.features.dir, listing.named)
-    files = [features.files[slide] for slide in slides["slide_id"]]
-    slides["path"], slides["file"] = [file.path for file in files], [file.stamp for file in files]
-    slides["bytes"] = [file.size for file in files]
+    slides = _with_files(slides, features)
     understood = [*unusual_column(settings.clinical, column), *clinical.understood, *joined.understood]
     return Cohort(
         patients=patients,
@@ -237,6 +230,24 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
             [*understood, *listing.understood, *(omics.understood if omics else ()), *features.understood]
         ),
         gene_families=omics.families if omics else None,
+    )
+
+
+def _omics_of(config: Config, clinical: ClinicalTable, patients: pd.DataFrame) -> OmicsTable | None:
+    location = config.cohort.omics
+    if location is None:
+        return None
+    with _faults_of_table(location):
+        classes = dict(zip(patients.index, patients["label"], strict=True))
+        label = Label(config.cohort.label, clinical.labels, classes)
+        column = config.cohort.patient_column_of("omics")
+        return read_omics(location, column, patients.index.tolist(), config.omics, label)
+
+
+def _with_files(slides: pd.DataFrame, features: Features) -> pd.DataFrame:
+    files = [features.files[slide] for slide in slides["slide_id"]]
+    return slides.assign(
+        path=[file.path for file in files], file=[file.stamp for file in files], bytes=[file.size for file in files]
     )
 
 

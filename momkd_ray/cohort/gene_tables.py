@@ -48,7 +48,7 @@ _ANNOTATION = frozenset(
     )
 )
 _ALTERNATIVES = ("entrezgeneid", "geneid", "ensemblid", "ensemblgeneid", "locusid")  # name a gene that has no symbol
-_STATISTICS = re.compile(
+STATISTICS = re.compile(
     r"N_(unmapped|multimapping|noFeature|ambiguous)|__(no_feature|ambiguous|too_low_aQual|not_aligned|alignment_not_unique)"
 )
 _MONTH = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
@@ -303,7 +303,7 @@ def _only_row_numbers(table: _Table, i: int) -> bool:
 def _gene_rows(labels: Sequence[str | None], words_CR: Mask | None) -> tuple[Mask, list[tuple[str, int]]]:
     """Returns the rows that are genes, and clauses on the others with their numbers."""
     named = np.asarray([label is not None for label in labels], bool)
-    statistics = np.asarray([label is not None and _STATISTICS.fullmatch(label) is not None for label in labels], bool)
+    statistics = np.asarray([label is not None and STATISTICS.fullmatch(label) is not None for label in labels], bool)
     second = np.zeros(len(labels), bool)
     if words_CR is not None and len(labels):
         second[0] = words_CR[:, 0].all()  # a second header, such as `normalized_count` below every sample

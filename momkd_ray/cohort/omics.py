@@ -21,6 +21,7 @@ from momkd_ray.cohort.no_genes import Label
 from momkd_ray.cohort.omics_columns import used_columns
 from momkd_ray.cohort.omics_rows import SampleRows, repeated_rows, row_a_patient, without_sparse, without_wrong_cells
 from momkd_ray.cohort.omics_vectors import read_vectors
+from momkd_ray.cohort.sample_files import read_sample_files, sample_file_paths
 from momkd_ray.cohort.samples import Samples
 from momkd_ray.cohort.table_files import blank_cell
 from momkd_ray.cohort.understood import Understood
@@ -68,8 +69,8 @@ def read_omics(
     samples that differ, or it equals the row of another patient.
 
     Args:
-        location: a table with a row a patient or a row a gene, an .h5ad file, or a folder of `<patient>.npy` with, if
-            the genes have names, `genes.txt`.
+        location: a table with a row a patient or a row a gene, an .h5ad file, a folder with a file of gene
+            values for each sample, or a folder of `<patient>.npy` with, if the genes have names, `genes.txt`.
         patient_column: of a table; None to find it.
         patients: of the cohort.
         settings: the configuration's `omics` section.
@@ -94,15 +95,8 @@ def read_omics(
     ]
     owners = [str(samples.patient(name)) for name in table.samples]
     table = used_columns(table, owners, location, settings, label or Label(), understood)
-    read, more = row_a_patient(table, owners, location, settings, understood)
+    read, blank, more = _usable_rows(table, owners, location, settings, understood)
     faults += more
-    blank_N = np.asarray(np.isnan(read.values_NG).all(axis=1), bool)
-    if read.words_NG is not None:
-        blank_N &= ~read.words_NG.any(axis=1)
-    read, blank = read.where(~blank_N), [name for name, own in zip(read.patients, blank_N, strict=True) if own]
-    read, wrong = without_wrong_cells(read)
-    read, gaps = without_sparse(read, settings, understood)
-    faults += [*wrong, *gaps, *repeated_rows(read)]
     bad = {fault.id for fault in faults}
     read = read.where(np.asarray([patient not in bad for patient in read.patients], bool))
     if not len(read.patients):
@@ -122,11 +116,31 @@ def read_omics(
     )
 
 
+def _usable_rows(
+    table: GeneTable, owners: Sequence[str], location: str, settings: OmicsConfig, understood: list[Understood]
+) -> tuple[SampleRows, list[str], list[Fault]]:
+    """Returns a row a patient without those that are blank or wrong, the patients with blank ones, and the faults."""
+    read, faults = row_a_patient(table, owners, location, settings, understood)
+    blank_N = np.asarray(np.isnan(read.values_NG).all(axis=1), bool)
+    if read.words_NG is not None:
+        blank_N &= ~read.words_NG.any(axis=1)
+    read, blank = read.where(~blank_N), [name for name, own in zip(read.patients, blank_N, strict=True) if own]
+    read, wrong = without_wrong_cells(read)
+    read, gaps = without_sparse(read, settings, understood)
+    return read, blank, [*faults, *wrong, *gaps, *repeated_rows(read)]
+
+
 def _read(
     location: str, patient_column: str | None, settings: OmicsConfig, samples: Samples
 ) -> tuple[GeneTable, list[Fault], list[str]]:
     if storage.kind(location) == "folder":
-        return read_vectors(location, samples)
+        vectors = any(name.endswith(".npy") for name in storage.list_names(location))
+        paths = [] if vectors else sample_file_paths(location)
+        if not paths:
+            return read_vectors(location, samples)
+        if len(paths) == 1 and not settings.sample_sheet:
+            raise InputError(f"{location} is a folder with a single table: set cohort.omics to {paths[0]}")
+        return (*read_sample_files(location, paths, settings, samples), [])
     if location.lower().endswith(".h5ad"):
         return read_h5ad(location, patient_column, samples), [], []
     return read_gene_table(location, patient_column, settings, samples), [], []

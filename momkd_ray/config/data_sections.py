@@ -58,8 +58,9 @@ class CohortConfig(Section):
     )
     omics: Location | None = Field(
         default=None,
-        description="A table of patients by genes, or a folder of `<patient>.npy` vectors with `genes.txt`. By default "
-        "no omics are used, and the slide branch is trained alone.",
+        description="A table of patients and genes, an .h5ad file, or a folder: with a file of gene values for each "
+        "sample, as the GDC gives them, or with `<patient>.npy` vectors and `genes.txt`. By default no omics are used, "
+        "and the slide branch is trained alone.",
     )
     patient_column: str | None = Field(
         default=None,
@@ -134,6 +135,16 @@ class OmicsConfig(Section):
         default="auto",
         description="Whether the table has a row a patient or a row a gene. `auto` looks for the cohort's patients in "
         "its rows and in its header.",
+    )
+    sample_sheet: Location | None = Field(
+        default=None,
+        description="The table that says whose sample each file of a folder is, such as the GDC's sample sheet. By "
+        "default `gdc_sample_sheet*.tsv` or `metadata.cart*.json` in the folder or beside it, or else files' names.",
+    )
+    column: str | None = Field(
+        default=None,
+        description="The column of values in the files of single samples. By default `tpm_unstranded`, `TPM` or the "
+        "only one.",
     )
     leave_out: Names = Field(
         default=(),

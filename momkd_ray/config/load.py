@@ -104,7 +104,7 @@ class Config(Section):
         unhashed_keys = {
             "features": ("dir", "format"),
             "cohort": ("clinical", "slides", "omics", "patient_column", "slide_column", "columns", "slide_labels"),
-            "omics": ("orientation", "leave_out", "max_missing_share"),
+            "omics": ("orientation", "sample_sheet", "column", "leave_out", "max_missing_share"),
             "store": ("uri", "part_mb", "memory_share"),
             "folds": ("file",),
             "train": ("patches_per_pass",),
