@@ -9,12 +9,7 @@ import pandas as pd
 
 from momkd_ray.config.load import Config
 from momkd_ray.config.sections import resolve_location
-from momkd_ray.crossval.cross_validate import cross_validate_inputs
-from momkd_ray.crossval.open_run import open_run
-from momkd_ray.predict.ensemble import predict_folder
 from momkd_ray.progress import ProgressReporter
-from momkd_ray.ray_runtime.cluster import connect
-from momkd_ray.report.page import write_report
 
 
 def cross_validate(
@@ -37,6 +32,10 @@ def cross_validate(
         RunError: a fold failed or diverged, or another process works in the run directory.
         StoppedError: the user stopped it.
     """
+    from momkd_ray.crossval.cross_validate import cross_validate_inputs
+    from momkd_ray.crossval.open_run import open_run
+    from momkd_ray.report.page import write_report
+
     with open_run(config, address, on_error) as run:
         metrics = cross_validate_inputs(run.inputs, run.progress, own_cluster=run.own_cluster)
         write_report(config.run.dir)
@@ -64,7 +63,7 @@ def predict_slides(
         slides: a table of patients and slides; without it every slide is its own patient.
         by_patient: one row per patient, the mean of its slides, instead of one row per slide.
         gpus: number of GPUs of each task; it may be a fraction.
-        address: address of a running Ray cluster; by default one is started on this machine for the call.
+        address: address of a running Ray cluster; by default one is started on this machine if the slides take long.
         on_error: whether bad feature files end it, or are left out and listed in `<out>.rejected.csv`.
         patient_column: the column of patients in `slides`; by default it is recognised.
 
@@ -75,8 +74,11 @@ def predict_slides(
         InputError: a model or feature file is bad; the message names it and its remedy.
         RunError: a task failed.
     """
+    from momkd_ray.predict.ensemble import predict_folder
+    from momkd_ray.ray_runtime.small_work import connect_if_named
+
     bundles = list(dict.fromkeys(resolve_location(model) for model in models))
-    with connect(address), ProgressReporter() as progress:
+    with connect_if_named(address), ProgressReporter() as progress:
         if slides is None:
             progress.info("No table of slides is given: every slide is taken for a patient of its own")
         return predict_folder(

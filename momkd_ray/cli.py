@@ -43,11 +43,13 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the traceback of every error too.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print details, and the traceback of every error.")
+    ] = False,
 ) -> None:
     if quiet and verbose:
         raise typer.BadParameter("choose one of the two", param_hint="--quiet and --verbose")
-    progress.QUIET, _Errors.verbose = quiet, verbose
+    progress.QUIET, progress.VERBOSE, _Errors.verbose = quiet, verbose, verbose
 
 
 class _Errors:
@@ -145,7 +147,7 @@ def audit(
     from momkd_ray import storage
     from momkd_ray.audit.audit import audit_inputs
     from momkd_ray.progress import ProgressReporter
-    from momkd_ray.ray_runtime.cluster import connect
+    from momkd_ray.ray_runtime.small_work import connect_if_named
     from momkd_ray.run.layout import RunDirectory
     from momkd_ray.synthetic.cohort import generate_cohort
 
@@ -153,7 +155,7 @@ def audit(
     if settings.synthetic is not None:
         generate_cohort(settings.synthetic)
     folder = resolve_location(out) if out else RunDirectory(settings.run.dir).audit
-    with connect(address), ProgressReporter() as progress:
+    with connect_if_named(address), ProgressReporter() as progress:
         findings = audit_inputs(settings, lambda done, of: progress.update("audit", done, of, "slides"))
     findings.write(folder)
     table = storage.join(folder, "audit.csv")
@@ -173,13 +175,13 @@ def ingest(
 ) -> None:
     """Read the feature files into the bag store."""
     from momkd_ray.progress import ProgressReporter
-    from momkd_ray.ray_runtime.cluster import connect
-    from momkd_ray.run.prepare import ensure_store, open_cohort
+    from momkd_ray.ray_runtime.small_work import connect_if_worth
+    from momkd_ray.run.prepare import ensure_store, open_cohort, work_of_ingest
 
     settings = load_config(config, set_)
     with ProgressReporter() as progress:
         cohort = open_cohort(settings, progress, on_error)
-    with connect(address), ProgressReporter() as progress:
+    with connect_if_worth(work_of_ingest(settings, cohort), address), ProgressReporter() as progress:
         store, _ = ensure_store(settings, cohort, progress, on_error)
     patches = int(store.slides["n_patches"].sum())
     content = {"store": store.uri, "bags": len(store.slides), "patches": patches, "width": store.width}

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-AddressOption = Annotated[str | None, typer.Option(help="Address of a running Ray cluster; by default one is started.")]
+AddressOption = Annotated[
+    str | None, typer.Option(help="Address of a running Ray cluster; by default one is started where that saves time.")
+]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, for scripts.")]
 

@@ -19,6 +19,13 @@ ESTIMATE_AFTER_SHARE = 0.03
 
 
 QUIET = False  # `--quiet`: nothing is reported
+VERBOSE = False  # `--verbose`: what a command chose by itself is reported too
+
+
+def detail(sentence: str) -> None:
+    """Prints a line that only `--verbose` shows."""
+    if VERBOSE:
+        print(redact(sentence), file=sys.stderr, flush=True)
 
 
 class ProgressReporter:

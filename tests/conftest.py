@@ -59,3 +59,11 @@ def ray_cluster() -> Iterator[Connection]:
     """One embedded Ray for all the tests that need one."""
     with connect() as connection:
         yield connection
+
+
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parallel work runs in this process, whatever cluster another test has started."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for module in ("cluster", "parallel_map"):
+        monkeypatch.setattr(f"momkd_ray.ray_runtime.{module}.is_connected", lambda: False)

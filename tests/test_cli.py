@@ -148,7 +148,7 @@ def _edit(path: Path, change: Callable[[h5py.File], object]) -> None:
 
 @pytest.mark.parametrize("name", BAD_FEATURES)
 def test_bad_feature_files_get_one_sentence_and_exit_code_1(
-    own_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, ray_cluster: Connection
+    own_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, no_cluster: None
 ) -> None:
     import re
 
@@ -219,7 +219,7 @@ def test_a_report_without_a_run_is_refused(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_predicting_an_empty_folder_or_without_a_model_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_cluster: Connection
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_cluster: None
 ) -> None:
     common = ["predict", "--features", str(tmp_path), "--out", str(tmp_path / "p.csv")]
     assert outcome(*common) == 2
@@ -279,7 +279,7 @@ def test_one_fold_can_be_trained_and_predicts_new_slides(
 
 
 def test_several_models_are_given_as_a_shell_lists_them_and_patients_must_be_known_to_models_of_patients(
-    own_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_cluster: Connection
+    own_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_cluster: None
 ) -> None:
     from support.models import card_of, small_model
 

@@ -1,4 +1,4 @@
-"""Audits all inputs in one pass of Ray Data: every fault, and the cohort that remains without them."""
+"""Audits all inputs in one pass over the feature files: every fault, and the cohort that remains without them."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ from momkd_ray.formats.readers import read_bag
 from momkd_ray.formats.source_file import missing_file
 from momkd_ray.input_faults import Fault, FaultsError, FileFaultError
 from momkd_ray.ray_runtime.parallel_map import parallel_map
+from momkd_ray.ray_runtime.small_work import connect_if_worth, work_on_files
 
 _SLIDES_PER_CHUNK = 8
 
 
 def audit_inputs(config: Config, on_progress: Callable[[int, int], None]) -> Findings:
-    """Reads every table and every feature file once; Ray must be initialised.
+    """Reads every table and every feature file once; starts a cluster if that is sooner done with one.
 
     If the clinical table or the table of slides cannot be used, all feature files of the folder are read.
 
@@ -94,9 +95,10 @@ def _tables(config: Config) -> tuple[Cohort | None, list[Fault]]:
 def _all_slides(config: Config) -> pd.DataFrame:
     """Lists every feature file as the only slide of a patient."""
     rows = [
-        (file.slide_id, file.slide_id, file.path, file.stamp) for file in list_features(config.features.dir).values()
+        (file.slide_id, file.slide_id, file.path, file.stamp, file.size)
+        for file in list_features(config.features.dir).values()
     ]
-    return pd.DataFrame(rows, columns=["slide_id", "patient_id", "path", "file"])
+    return pd.DataFrame(rows, columns=["slide_id", "patient_id", "path", "file", "bytes"])
 
 
 def _summarise(
@@ -195,9 +197,12 @@ def _facts(config: Config, slides: pd.DataFrame, on_progress: Callable[[int, int
     facts: list[dict[str, Any]] = []
     on_progress(0, len(rows))
     failure = "the audit could not be finished"
-    for fact in parallel_map(_inspect_slide, rows, failure, chunk=_SLIDES_PER_CHUNK, recipe=recipe, dtype=form.dtype):
-        facts.append(fact)
-        on_progress(len(facts), len(rows))
+    with connect_if_worth(work_on_files(len(rows), float(slides["bytes"].sum()))):
+        for fact in parallel_map(
+            _inspect_slide, rows, failure, chunk=_SLIDES_PER_CHUNK, recipe=recipe, dtype=form.dtype
+        ):
+            facts.append(fact)
+            on_progress(len(facts), len(rows))
     return sorted(facts, key=lambda fact: str(fact["slide_id"]))
 
 

@@ -32,7 +32,7 @@ def predict_cohort(
     gpus: float = 0,
     on_error: OnError = "stop",
 ) -> tuple[ExternalCohort, pd.DataFrame]:
-    """Predicts the labelled patients that have feature files; Ray must be initialised.
+    """Predicts the labelled patients that have feature files.
 
     Args:
         run: whose folds' models predict.

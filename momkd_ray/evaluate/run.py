@@ -21,7 +21,7 @@ from momkd_ray.evaluate.subgroups import levels_of
 from momkd_ray.evaluate.tables import comparison_table, performance_table, subgroup_table
 from momkd_ray.input_faults import REJECTED, OnError, record_faults
 from momkd_ray.progress import ProgressReporter
-from momkd_ray.ray_runtime.cluster import connect
+from momkd_ray.ray_runtime.small_work import connect_if_named
 from momkd_ray.report.drawings import write_drawings
 from momkd_ray.run.layout import EXCLUDED
 
@@ -54,7 +54,7 @@ def evaluate_run(
         predictions: a file of predictions.
         against: files of other predictions.
         gpus: number of GPUs of each task of prediction.
-        address: of a running Ray cluster; by default one is started for the predictions.
+        address: of a running Ray cluster; by default one is started if the predictions take long.
         on_error: whether bad rows and feature files end it or are left out; all are listed in rejected.csv.
 
     Returns:
@@ -75,7 +75,7 @@ def evaluate_run(
     for group in options.subgroups:
         levels_of(cohort.patients[group.column], group)
     if features is not None:
-        with connect(address):
+        with connect_if_named(address):
             cohort, table = predict_cohort(
                 run, cohort, labels, features, rejected, progress, gpus=gpus, on_error=on_error
             )

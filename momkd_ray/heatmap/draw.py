@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import pandas as pd
@@ -19,10 +18,11 @@ from momkd_ray.heatmap.images import SlideImage, find_images, open_image
 from momkd_ray.heatmap.patches import CONTRIBUTION, SlideSummary, read_csv
 from momkd_ray.heatmap.sources import BagToExplain, Source
 from momkd_ray.progress import ProgressReporter
-from momkd_ray.ray_runtime.cluster import connect
 from momkd_ray.ray_runtime.parallel_map import parallel_map
+from momkd_ray.ray_runtime.small_work import connect_if_worth, work_on_files
 
-ALONE_UP_TO = 4  # bags that are explained in this process: starting Ray takes longer
+SECONDS_A_SLIDE = 1.5  # to draw it and write its files
+SECONDS_A_MB = 0.03  # of features, to explain them
 CUT_OUT_PX = 256
 
 
@@ -53,7 +53,7 @@ def draw_heatmaps(
         tile_px: edge of a patch in level-0 pixels.
         top: patches to cut out.
         scales: of an earlier call; by default they are measured over these slides.
-        address: of a Ray cluster, for more than a few bags.
+        address: of a running Ray cluster; by default one is started if the slides take long.
 
     Returns:
         A summary of each slide, by name.
@@ -69,7 +69,8 @@ def draw_heatmaps(
         progress.info(f"{without}, such as {missing[0]}; they are drawn without")
     options = HeatmapOptions(out, found, mpp, tile_px, top, tuple(only))
     forget_models()
-    with connect(address) if len(bags) > ALONE_UP_TO else nullcontext():
+    work = work_on_files(len(bags), sum(bag.bytes for bag in bags), SECONDS_A_SLIDE, SECONDS_A_MB)
+    with connect_if_worth(work, address):
         explained: list[ExplainedSlide] = []
         for done, of_bag in enumerate(_each(explain_bag_task, bags, source=source, options=options), 1):
             explained += of_bag
@@ -94,13 +95,8 @@ def _without_components(bags: Sequence[BagToExplain], summaries: Sequence[SlideS
 
 
 def _each(function: Callable[..., Any], items: Sequence[Any], **arguments: Any) -> Iterator[Any]:
-    """Calls a function for each item, on the cluster if there is one."""
-    import ray
-
-    if ray.is_initialized():
-        yield from parallel_map(function, items, "the heatmaps could not be drawn", **arguments)
-    else:
-        yield from (function(item, **arguments) for item in items)
+    """Calls a function for each item."""
+    yield from parallel_map(function, items, "the heatmaps could not be drawn", **arguments)
 
 
 def explain_bag_task(bag: BagToExplain, source: Source, options: HeatmapOptions) -> list[ExplainedSlide]:

@@ -31,6 +31,7 @@ class BagToExplain:
         paths: their feature files; empty if they are read from the store.
         models: locations of bundles, whose attention and contributions are averaged.
         model_name: their name in titles and tables.
+        bytes: size of its slides.
     """
 
     bag_id: str
@@ -39,6 +40,7 @@ class BagToExplain:
     paths: tuple[str, ...]
     models: tuple[str, ...]
     model_name: str
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,15 @@ def of_features(
     bags = group_bags(table[table["slide_id"].isin(list(patients))], patients, joint=joint)
     name = GIVEN_MODELS if len(models) > 1 else models[0]
     listed = [
-        BagToExplain(row["bag_id"], row["patient_id"], tuple(row["slides"]), tuple(row["paths"]), tuple(models), name)
+        BagToExplain(
+            row["bag_id"],
+            row["patient_id"],
+            tuple(row["slides"]),
+            tuple(row["paths"]),
+            tuple(models),
+            name,
+            row["bytes"],
+        )
         for row in bags.to_dict("records")
     ]
     recipe = Recipe(card.neighbors, card.graph)
@@ -108,19 +118,22 @@ def of_run(run: str, fold: int | None, chosen: Sequence[str]) -> tuple[list[BagT
     if not folds:
         which = "has no finished fold" if fold is None else f"has no finished fold {fold}"
         raise InputError(f"{run} {which}: run momkd-ray crossval or train first, or name another --run or --fold")
+    store = BagStore.open(config.store_uri)
     bags: list[BagToExplain] = []
     for number in folds:
         of_fold = directory.fold(number)
         for row in storage.read_table(of_fold.slides("test")).itertuples():
             # the name of a bag of several slides lists them
             slides = tuple(str(row.slide_id).split(", ")) if config.cohort.bag == "patient" else (str(row.slide_id),)
+            size = sum(store.nbytes(slide) for slide in slides if slide in store.entries)
             bags.append(
-                BagToExplain(str(row.slide_id), str(row.patient_id), slides, (), (of_fold.model,), f"fold {number}")
+                BagToExplain(
+                    str(row.slide_id), str(row.patient_id), slides, (), (of_fold.model,), f"fold {number}", size
+                )
             )
     twice = pd.Series([bag.bag_id for bag in bags])
     if len(repeated := twice[twice.duplicated()]):
         raise InputError(f"slide {repeated.iloc[0]} is tested in several folds of {run}: choose one by --fold")
-    store = BagStore.open(config.store_uri)
     return _choose(bags, chosen, run), Source(store, Recipe(), store.width)
 
 

@@ -17,7 +17,7 @@ from momkd_ray.model import losses
 from momkd_ray.model.component_memory import ComponentMemory
 from momkd_ray.model.dropout import Layers, apply_dropout
 from momkd_ray.model.explain import Readout
-from momkd_ray.model.momkd import CLASSES
+from momkd_ray.model.interface import CLASSES
 from momkd_ray.model.omics_branch import OmicsBranchModel
 from momkd_ray.model.ridge import RidgeFit
 from momkd_ray.model.tissue_components import TissueComponents, pool_by_component

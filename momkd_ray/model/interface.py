@@ -16,6 +16,8 @@ from momkd_ray.model.dropout import Dropout, Layers, draw_dropout, dropout_piece
 from momkd_ray.model.explain import Readout
 from momkd_ray.model.memory import MomentumMemory
 
+CLASSES = 2
+
 
 class Output(Protocol):
     """The part of a forward pass's result that every model has."""

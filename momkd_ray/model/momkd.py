@@ -27,7 +27,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from torch_geometric.utils import softmax
 
 from momkd_ray.batches.collate import BagBatch, to_device_async
 from momkd_ray.batches.tiles import Tile
@@ -36,10 +35,9 @@ from momkd_ray.model import losses
 from momkd_ray.model.dropout import Dropout, Layers, apply_dropout
 from momkd_ray.model.explain import Readout
 from momkd_ray.model.gatv2 import Masks, SlideEncoder
+from momkd_ray.model.interface import CLASSES
 from momkd_ray.model.memory import MomentumMemory
 from momkd_ray.model.omics_branch import OmicsBranchModel
-
-CLASSES = 2
 
 
 @dataclass(frozen=True)
@@ -193,6 +191,7 @@ class MoMKD(OmicsBranchModel):
 
         For gradients each tile is computed twice (activation checkpointing).
         """
+        from torch_geometric.utils import softmax  # takes two seconds to import, and few bags have tiles
 
         def encode(tile: Tile) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             context_QH = self.slide_encoder.encode_tile(batch.features_PD, tile, masks)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import LogisticRegression
 
 Doubles = npt.NDArray[np.float64]
 
@@ -66,6 +65,8 @@ def fit_ridge(x_NF: Doubles, target_N: Doubles) -> RidgeFit:
 
 def _calibrate(score_N: Doubles, target_N: Doubles) -> tuple[float, float]:
     """Fits slope and intercept of the log-odds to the targets; the slope is 1 if the scores say nothing or mislead."""
+    from sklearn.linear_model import LogisticRegression  # takes a second to import, which prediction has no use for
+
     both_M1 = np.concatenate([score_N, score_N])[:, None]
     class_M = np.repeat([1, 0], len(score_N))
     fitted = LogisticRegression(C=1e6).fit(both_M1, class_M, sample_weight=np.concatenate([target_N, 1 - target_N]))

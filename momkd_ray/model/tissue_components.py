@@ -15,8 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 Doubles = npt.NDArray[np.float64]
@@ -89,6 +87,9 @@ def _proposals(
     principal_NJ: Doubles, whitened_NJ: Doubles, components: int, seed: int, starts: int
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Yields clusters of k-means in several sets of directions."""
+    from sklearn.cluster import KMeans  # takes a second to import, which prediction has no use for
+    from sklearn.exceptions import ConvergenceWarning
+
     for number in START_DIRECTIONS:
         space_NJ = whitened_NJ if number is None else principal_NJ[:, :number]
         for start in range(starts):

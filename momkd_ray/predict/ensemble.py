@@ -25,8 +25,10 @@ from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, rai
 from momkd_ray.model.bundle import BundleCard, load_bundle
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.parallel_map import parallel_map
+from momkd_ray.ray_runtime.small_work import connect_if_worth, work_on_files
 
 BAGS_PER_CHUNK = 4
+SECONDS_A_MB_AND_MODEL = 0.01  # of prediction on one CPU, by the larger of the two networks
 
 
 class Ensemble:
@@ -111,7 +113,7 @@ def predict_folder(
     on_error: OnError = "stop",
     patient_column: str | None = None,
 ) -> pd.DataFrame:
-    """Predicts every feature file of a folder and writes the table; Ray must be initialised.
+    """Predicts every feature file of a folder and writes the table.
 
     Args:
         models: locations of bundles; their probabilities and thresholds are averaged.
@@ -178,18 +180,29 @@ def _write(table: pd.DataFrame, out: str) -> None:
 
 
 def predict_bags(bags: pd.DataFrame, models: Sequence[str], gpus: float) -> Iterator[dict[str, Any]]:
-    """Yields what `Ensemble.predict` returns for each bag of `group_bags`; Ray must be initialised."""
+    """Yields what `Ensemble.predict` returns for each bag of `group_bags`; with a cluster if that is sooner done."""
     rows = bags[["bag_id", "slides", "paths"]].to_dict("records")
-    yield from parallel_map(
-        _predict_bag,
-        rows,
-        "the slides could not be predicted",
-        chunk=BAGS_PER_CHUNK,
-        gpus=gpus,
-        models=tuple(models),
-        device="cuda" if gpus else "cpu",
-        call=uuid4().hex,
-    )
+    work = work_on_files(len(rows), float(bags["bytes"].sum()), per_mb_s=len(models) * SECONDS_A_MB_AND_MODEL)
+    try:
+        with connect_if_worth(work, needs_cluster=bool(gpus) and not _has_gpu()):
+            yield from parallel_map(
+                _predict_bag,
+                rows,
+                "the slides could not be predicted",
+                chunk=BAGS_PER_CHUNK,
+                gpus=gpus,
+                models=tuple(models),
+                device="cuda" if gpus else "cpu",
+                call=uuid4().hex,
+            )
+    finally:
+        _ensemble.cache_clear()  # where this process predicted
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def check_ensemble(models: Sequence[str]) -> list[BundleCard]:
@@ -219,7 +232,7 @@ def check_ensemble(models: Sequence[str]) -> list[BundleCard]:
 
 
 def list_slides(features: str) -> pd.DataFrame:
-    """Lists the feature files of a folder as `slide_id, path`, sorted.
+    """Lists the feature files of a folder as `slide_id, path, bytes`, sorted.
 
     Raises:
         InputError: there is none.
@@ -227,7 +240,8 @@ def list_slides(features: str) -> pd.DataFrame:
     files = list_features(features)
     if not files:
         raise InputError(f"{features} contains no .h5 or .pt feature files: name the folder that does")
-    return pd.DataFrame([{"slide_id": file.slide_id, "path": file.path} for file in files.values()])
+    rows = [{"slide_id": file.slide_id, "path": file.path, "bytes": file.size} for file in files.values()]
+    return pd.DataFrame(rows)
 
 
 def match_patients(
@@ -237,7 +251,7 @@ def match_patients(
 
     Args:
         slides: the table of patients and slides; without it each slide is its own patient.
-        table: the feature files as `slide_id, path`.
+        table: the feature files as `slide_id, path, bytes`.
         features: their folder.
         patient_column: the table's column of patients; None to recognise it.
 
@@ -256,7 +270,7 @@ def match_patients(
     found = find_features(features, listing.named, "--features")
     if found.elsewhere:
         raise InputError(found.elsewhere)
-    with_file = {slide: found.files[slide].path for slide in patients if found.files[slide].stamp}
+    with_file = {slide: found.files[slide] for slide in patients if found.files[slide].stamp}
     faults = list(listing.faults)
     of_rows = {file.path for file in found.files.values() if file.stamp}
     faults += [
@@ -267,7 +281,8 @@ def match_patients(
     for slide in sorted(set(patients) - set(with_file)):
         reason = f"{slides} lists slide {slide}, which has no feature file in {features}; extract it or remove its row"
         faults.append(Fault("slide", slide, "missing", storage.join(features, slide), reason))
-    files = pd.DataFrame(sorted(with_file.items()), columns=["slide_id", "path"], dtype="str")
+    rows = [(slide, file.path, file.size) for slide, file in sorted(with_file.items())]
+    files = pd.DataFrame(rows, columns=["slide_id", "path", "bytes"]).astype({"slide_id": "str", "path": "str"})
     return files, {slide: patients[slide] for slide in with_file}, faults
 
 
@@ -311,12 +326,14 @@ def group_bags(table: pd.DataFrame, patients: Mapping[str, str], *, joint: bool)
     """Groups slides into bags, of one slide or, if `joint`, of all slides of a patient.
 
     Returns:
-        One row per bag: `bag_id, patient_id`, and lists of `slides` and their `paths`.
+        One row per bag: `bag_id, patient_id`, lists of `slides` and their `paths`, and their `bytes`.
     """
     slides = table.assign(patient_id=[patients[slide] for slide in table["slide_id"]])
     slides["bag_id"] = slides["patient_id" if joint else "slide_id"]
     by_bag = slides.groupby("bag_id", sort=True)
-    bags = by_bag.agg(patient_id=("patient_id", "first"), slides=("slide_id", list), paths=("path", list))
+    bags = by_bag.agg(
+        patient_id=("patient_id", "first"), slides=("slide_id", list), paths=("path", list), bytes=("bytes", "sum")
+    )
     return bags.reset_index()
 
 

@@ -6,16 +6,18 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from momkd_ray.config.sections import ClusterConfig
 from momkd_ray.errors import InputError, RunError
 from momkd_ray.ray_runtime import environment
-from momkd_ray.ray_runtime.own_cluster import own_cluster
+from momkd_ray.ray_runtime.own_cluster import available_cpus, own_cluster
 
 CONNECT_TIMEOUT_S = 10.0
 # CPUs or GPUs. An autoscaler does not say how far it can scale, and adds a machine only for work that already waits.
@@ -82,11 +84,15 @@ def connect(address: str | None = None) -> Iterator[Connection]:
         yield Connection(not address, _dashboard_url(), token_file)
 
 
+def is_connected() -> bool:
+    """Returns whether this process is connected to a Ray cluster; imports nothing."""
+    ray: Any = sys.modules.get("ray")
+    return ray is not None and hasattr(ray, "is_initialized") and bool(ray.is_initialized())
+
+
 def starts_own_cluster(address: str | None) -> bool:
     """Returns whether `connect` will start a cluster on this machine."""
-    import ray
-
-    return not (address or os.environ.get("RAY_ADDRESS") or ray.is_initialized())
+    return not (address or os.environ.get("RAY_ADDRESS") or is_connected())
 
 
 def _check_address(address: str, origin: str) -> None:
@@ -150,7 +156,12 @@ def _dashboard_url() -> str:
 
 
 def total_resource(kind: str) -> float:
-    """Returns the amount of a resource (`CPU`, `GPU`) that the cluster has, or can be assumed to scale to."""
+    """Returns the amount of a resource (`CPU`, `GPU`) that the cluster has, or can be assumed to scale to.
+
+    Without a connection these are the CPUs of this process.
+    """
+    if not is_connected():
+        return float(available_cpus()) if kind == "CPU" else 0.0
     import ray
     from ray.autoscaler.v2.utils import is_autoscaler_v2
 

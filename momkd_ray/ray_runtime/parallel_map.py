@@ -1,13 +1,15 @@
-"""Calls a function for many items in parallel on the cluster, by Ray Data."""
+"""Calls a function for many items: in parallel on the cluster, by Ray Data, or in this process where there is none."""
 
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from momkd_ray.errors import as_user_error
-from momkd_ray.ray_runtime.cluster import total_resource
+from momkd_ray.errors import InputError, RunError, as_user_error
+from momkd_ray.ray_runtime.cluster import is_connected, total_resource
 
 # Ray Data takes some tenths of a second to give a CPU its next task, so a task has many items
 _TASKS_PER_SLOT = 3
@@ -28,6 +30,9 @@ def parallel_map(
 ) -> Iterator[Result]:
     """Yields `function(item, **arguments)` for every item, in the order in which the calls finish.
 
+    The calls are tasks of Ray Data if this process is connected to a cluster; else they run here, one after another,
+    on one thread as a task does, with the same results and errors (`connect_if_worth` chooses).
+
     Items, arguments and results can be any objects that pickle takes.
 
     Args:
@@ -41,6 +46,9 @@ def parallel_map(
     Raises:
         InputError, RunError: what a call raised; `RunError` also if Ray could not finish.
     """
+    if not is_connected():
+        yield from _here(function, items, failure, arguments)
+        return
     import ray
 
     if not items:
@@ -56,21 +64,66 @@ def parallel_map(
         context.target_max_block_size = 1  # a task hands out each chunk when it is done, not all of them at its end
         dataset = ray.data.from_items(tasks, override_num_blocks=n_tasks).flat_map(
             _run_task,
-            fn_kwargs={"function": function, "arguments": arguments},
+            fn_kwargs={"function": function, "failure": failure, "arguments": arguments},
             **({"num_gpus": gpus} if gpus else {"num_cpus": 1}),
         )
     finally:
         context.target_max_block_size = usual_block_size
     try:
         for row in dataset.iter_rows():
-            yield from pickle.loads(row["results"])
+            results, error = pickle.loads(row["results"])
+            yield from results
+            if error is not None:
+                raise error
     except (ray.exceptions.RayError, OSError) as error:
         raise as_user_error(failure, error) from error
 
 
+def _here(
+    function: Callable[..., Result], items: Sequence[Item], failure: str, arguments: Mapping[str, Any]
+) -> Iterator[Result]:
+    """Calls the function in this process for one item after another."""
+    for item in items:
+        with _one_thread():
+            results, error = _results(function, [item], failure, arguments)
+        yield from results
+        if error is not None:
+            raise error
+
+
+def _results(
+    function: Callable[..., Result], items: Sequence[Item], failure: str, arguments: Mapping[str, Any]
+) -> tuple[list[Result], InputError | RunError | None]:
+    """Returns the results up to the first call that fails, and what the user is told of it.
+
+    A task returns its error, as Ray Data would add advice on its own settings to the text of one that is raised.
+    """
+    results = []
+    for item in items:
+        try:
+            results.append(function(item, **arguments))
+        except Exception as error:
+            return results, as_user_error(failure, error)
+    return results, None
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Limits PyTorch to one thread, as in a task: its last digits can depend on their number."""
+    torch: Any = sys.modules.get("torch")
+    threads = 1 if torch is None else torch.get_num_threads()
+    try:
+        if threads > 1:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        if threads > 1:
+            torch.set_num_threads(threads)
+
+
 def _run_task(
-    task: Mapping[str, Any], function: Callable[..., Any], arguments: Mapping[str, Any]
+    task: Mapping[str, Any], function: Callable[..., Any], failure: str, arguments: Mapping[str, Any]
 ) -> Iterator[dict[str, bytes]]:
     """One task of Ray Data: a row of results for each of its chunks."""
     for chunk in task["chunks"]:
-        yield {"results": pickle.dumps([function(item, **arguments) for item in pickle.loads(chunk)])}
+        yield {"results": pickle.dumps(_results(function, pickle.loads(chunk), failure, arguments))}

@@ -16,6 +16,7 @@ from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
 from momkd_ray.input_faults import REJECTED, Fault, OnError
 from momkd_ray.progress import ProgressReporter
+from momkd_ray.ray_runtime.small_work import Work, work_on_files
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.run.layout import RunDirectory
 from momkd_ray.run.provenance import claim_directory, fingerprint, is_of_a_trained_run
@@ -51,10 +52,17 @@ def open_folds(config: Config, cohort: Cohort, progress: ProgressReporter) -> Fo
     return plan
 
 
+def work_of_ingest(config: Config, cohort: Cohort) -> Work:
+    """Returns the work of `ensure_store`: of all feature files, unless the store has them already."""
+    if is_current(config.store_uri, cohort.slides, store_format(config)):
+        return Work(0, 0.0)
+    return work_on_files(len(cohort.slides), float(cohort.slides["bytes"].sum()))
+
+
 def ensure_store(
     config: Config, cohort: Cohort, progress: ProgressReporter, on_error: OnError = "stop", *, for_run: bool = False
 ) -> tuple[BagStore, list[Fault]]:
-    """Opens the bag store of the cohort's slides, and ingests what it lacks; Ray must be initialised.
+    """Opens the bag store of the cohort's slides, and ingests what it lacks, on a cluster or in this process.
 
     Args:
         config: the resolved configuration.

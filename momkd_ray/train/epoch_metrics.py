@@ -11,8 +11,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from momkd_ray.batches.sampling import Step
-from momkd_ray.model.interface import MILModel
-from momkd_ray.model.momkd import CLASSES
+from momkd_ray.model.interface import CLASSES, MILModel
 from momkd_ray.train.collectives import Collective
 from momkd_ray.train.task import RoleBags
 

@@ -8,9 +8,9 @@ import torch
 from momkd_ray.batches.tiles import make_tile
 from momkd_ray.errors import InputError
 from momkd_ray.model.component_momkd import ComponentMoMKD
-from momkd_ray.model.interface import MILModel, TrainingSummary
+from momkd_ray.model.interface import CLASSES, MILModel, TrainingSummary
 from momkd_ray.model.memory import spherical_kmeans
-from momkd_ray.model.momkd import CLASSES, MoMKD
+from momkd_ray.model.momkd import MoMKD
 from momkd_ray.seeds import derive_seed
 from momkd_ray.train.collectives import merge_dicts
 from momkd_ray.train.component_init import initialise_components

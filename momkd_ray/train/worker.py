@@ -20,8 +20,7 @@ from momkd_ray.batches.sampling import Step
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.config.load import Config
 from momkd_ray.errors import DivergedError
-from momkd_ray.model.interface import MILModel
-from momkd_ray.model.momkd import CLASSES
+from momkd_ray.model.interface import CLASSES, MILModel
 from momkd_ray.model.registry import build_model
 from momkd_ray.ray_runtime import environment
 from momkd_ray.seeds import derive_seed

@@ -44,7 +44,7 @@ class Cohort:
 
 
 @pytest.fixture
-def cohort(tiny_config: Config, tmp_path: Path, ray_cluster: Connection) -> Cohort:
+def cohort(tiny_config: Config, tmp_path: Path, no_cluster: None) -> Cohort:
     return Cohort(tmp_path, tiny_config)
 
 
@@ -194,7 +194,9 @@ def test_what_is_unmatched_is_a_note_in_one_line_a_kind(cohort: Cohort, capsys: 
     assert "9 feature files" in said[0]
 
 
-def test_what_skip_leaves_is_what_the_audit_said_would_remain(cohort: Cohort, tmp_path: Path) -> None:
+def test_what_skip_leaves_is_what_the_audit_said_would_remain(
+    cohort: Cohort, tmp_path: Path, ray_cluster: Connection
+) -> None:
     cohort.file(0).unlink()
     cohort.file(3).write_text("not HDF5")
     code, found, _ = cohort.audited("--on-error", "skip")

@@ -26,7 +26,6 @@ from momkd_ray.evaluate.options import EvaluationOptions, Subgroups, parse_subgr
 from momkd_ray.evaluate.predictions import read_predictions
 from momkd_ray.evaluate.subgroups import compare_subgroups, levels_of
 from momkd_ray.model.bundle import save_bundle
-from momkd_ray.ray_runtime.cluster import Connection
 
 
 @pytest.fixture(scope="module")
@@ -376,7 +375,7 @@ def test_a_table_with_a_row_per_slide_gives_each_patient_once(tmp_path: Path) ->
 
 
 def test_the_folds_models_predict_the_labelled_patients(
-    ray_cluster: Connection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    no_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write_run(tmp_path / "run", folds=3)
     for fold in range(3):

@@ -13,7 +13,6 @@ import pytest
 from support.models import card_of, small_model
 
 from momkd_ray.model.bundle import save_bundle
-from momkd_ray.ray_runtime.cluster import Connection
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -31,7 +30,7 @@ def test_a_fold_is_trained_on_arrays(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_slides_are_predicted_with_bundles(
-    tmp_path: Path, ray_cluster: Connection, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, no_cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = small_model()
     bundles = [str(tmp_path / name) for name in ("a", "b")]

@@ -276,13 +276,14 @@ def test_the_verb_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_slides_of_a_run_are_drawn_from_its_store_by_the_fold_that_tests_them(
-    tiny_config: Config, ray_cluster: Connection, capsys: pytest.CaptureFixture[str]
+    tiny_config: Config, ray_cluster: Connection, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(tiny_config.run.dir)
     assert outcome("heatmap", "--run", str(run)) == 1
     assert "no run directory" in capsys.readouterr().err
     crossval(tiny_config)
     (run / "run.yaml").write_text(tiny_config.to_yaml())
+    # on the cluster that is connected
     assert outcome("heatmap", "--run", str(run)) == 0
     out = run / "heatmaps"
     slides = pd.read_csv(out / "slides.csv").set_index("slide_id")
@@ -295,6 +296,7 @@ def test_the_slides_of_a_run_are_drawn_from_its_store_by_the_fold_that_tests_the
     one = str(slides.index[3])
     table = (out / f"{one}.csv").read_bytes()
     # in this process what Ray's tasks wrote
+    request.getfixturevalue("no_cluster")
     assert outcome("heatmap", "--run", str(run), "--slide", one, "--out", str(run / "one")) == 0
     assert (run / "one" / f"{one}.csv").read_bytes() == table
     assert outcome("heatmap", "--run", str(run), "--fold", "7") == 1

@@ -13,7 +13,7 @@ from momkd_ray.model.bundle import save_bundle
 from momkd_ray.model.registry import build_model
 from momkd_ray.predict.ensemble import check_ensemble, group_bags, list_slides, match_patients, named_predictions
 
-SLIDES = pd.DataFrame({"slide_id": ["a1", "a2", "b"], "path": ["f/a1.h5", "f/a2.h5", "f/b.h5"]})
+SLIDES = pd.DataFrame({"slide_id": ["a1", "a2", "b"], "path": ["f/a1.h5", "f/a2.h5", "f/b.h5"], "bytes": [5, 7, 11]})
 
 
 def test_slides_without_a_table_are_patients_of_their_own() -> None:
@@ -45,6 +45,7 @@ def test_bags_are_slides_or_patients() -> None:
     joint = group_bags(SLIDES, patients, joint=True)
     assert joint["bag_id"].tolist() == ["A", "B"]
     assert joint["slides"].tolist() == [["a1", "a2"], ["b"]]
+    assert joint["bytes"].tolist() == [12, 11]
 
 
 def test_predictions_have_the_user_s_classes_and_the_mean_threshold() -> None:

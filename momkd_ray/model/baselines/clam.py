@@ -13,7 +13,7 @@ from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model.baselines.abmil import GatedABMIL
 from momkd_ray.model.baselines.segments import pool_by_attention, rank_in_bag, sum_by_bag
 from momkd_ray.model.baselines.slide_classifier import SlideOutput
-from momkd_ray.model.momkd import CLASSES
+from momkd_ray.model.interface import CLASSES
 
 SAMPLED_PATCHES = 8  # B of the paper
 BAG_WEIGHT = 0.7  # c_1 of the paper; the instance loss has 1 - c_1

@@ -13,8 +13,7 @@ from momkd_ray.batches.collate import BagBatch
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model.baselines.segments import mean_by_bag
 from momkd_ray.model.baselines.slide_classifier import SlideOutput
-from momkd_ray.model.interface import MILModel, TrainingSummary
-from momkd_ray.model.momkd import CLASSES
+from momkd_ray.model.interface import CLASSES, MILModel, TrainingSummary
 
 MIN_SD = 1e-6  # a feature that varies less over the training bags is centred only
 

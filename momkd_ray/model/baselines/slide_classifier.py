@@ -11,9 +11,8 @@ from torch.nn import functional as F
 from momkd_ray.batches.collate import BagBatch
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model.dropout import Dropout, Layers, apply_dropout
-from momkd_ray.model.interface import MILModel
+from momkd_ray.model.interface import CLASSES, MILModel
 from momkd_ray.model.kernels.linear import Linear
-from momkd_ray.model.momkd import CLASSES
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from momkd_ray.batches.message_graph import MessageGraph
 from momkd_ray.model.dropout import Dropout
-from momkd_ray.model.kernels import cpu, reference
+from momkd_ray.model.kernels import reference
 
 
 def attend(
@@ -81,6 +81,8 @@ def residual_block(
 
 def _backend(x: Tensor) -> ModuleType:
     if x.device.type == "cpu":
+        from momkd_ray.model.kernels import cpu  # numba takes half a second to import
+
         return cpu
     if x.device.type == "cuda" and x.dtype == torch.float32 and triton_works():
         from momkd_ray.model.kernels import triton_gpu as gpu

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch_geometric.utils import softmax
 
 from momkd_ray.batches.message_graph import MessageGraph
 from momkd_ray.model.dropout import Dropout, apply_dropout
@@ -23,6 +22,8 @@ def attend(
     dropout: Dropout | None,
 ) -> Tensor:
     """Implements `momkd_ray.model.kernels.attend`."""
+    from torch_geometric.utils import softmax  # takes two seconds to import
+
     source_M, target_M = graph.edge_index_2M
     sent_MAC = sent_PH.view(-1, *weight_AC.shape)[source_M]
     received_PAC = received_PH.view(-1, *weight_AC.shape)
