@@ -208,13 +208,15 @@ def find_slides(listing: Listing) -> SlideColumns:
     Raises:
         InputError: there is none; the nearest spelling is shown.
     """
-    best: tuple[float, Table, str, Matching] | None = None
+    best: tuple[int, Table, str, Matching] | None = None
     for table in listing.tables:
         for column in table.texts:
             names = [slide_id_of(os.path.basename(value)) for value in table.values(column)]
             matching = match_identifiers(names, listing.features.slides, barcodes=False)
-            if matching.own and (best is None or len(matching.own) > best[0]):
-                best = len(matching.own), table, column, matching
+            # a table of patches or annotations names every slide, too, but in many rows
+            score = len(matching.own) - (len(names) - len(set(names)))
+            if score > 0 and (best is None or score > best[0]):
+                best = score, table, column, matching
     if best is None:
         raise InputError(_no_slide_table(listing))
     _, table, column, matching = best

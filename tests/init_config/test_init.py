@@ -17,11 +17,10 @@ from momkd_ray.ray_runtime.cluster import Connection
 
 @pytest.fixture
 def own(tiny_cohort_dir: Path, tmp_path: Path) -> Path:
-    """A folder of one's own: the tiny cohort without what only the generator writes."""
+    """A folder of one's own: the tiny cohort, in which `regions.parquet` is a table with a row a patch."""
     folder = tmp_path / "own"
     shutil.copytree(tiny_cohort_dir, folder)
     (folder / "synthetic.json").unlink()
-    (folder / "regions.parquet").unlink()
     return folder
 
 
