@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -209,29 +209,34 @@ def find_slides(listing: Listing) -> SlideColumns:
         InputError: there is none; the nearest spelling is shown.
     """
     best: tuple[int, Table, str, Matching] | None = None
-    for table in listing.tables:
-        for column in table.texts:
-            names = [slide_id_of(os.path.basename(value)) for value in table.values(column)]
-            matching = match_identifiers(names, listing.features.slides, barcodes=False)
-            # a table of patches or annotations names every slide, too, but in many rows
-            score = len(matching.own) - (len(names) - len(set(names)))
-            if score > 0 and (best is None or score > best[0]):
-                best = score, table, column, matching
+    for table, column in _identifying_columns(listing):
+        names = [slide_id_of(os.path.basename(value)) for value in table.values(column)]
+        matching = match_identifiers(names, listing.features.slides, barcodes=False)
+        if matching.own and (best is None or len(matching.own) > best[0]):
+            best = len(matching.own), table, column, matching
     if best is None:
         raise InputError(_no_slide_table(listing))
     _, table, column, matching = best
     return SlideColumns(table, column, _patient_column(table, column), matching)
 
 
-def _no_slide_table(listing: Listing) -> str:
-    where = f"no table names the {len(listing.features.slides)} feature files of {listing.features.folder}"
+def _identifying_columns(listing: Listing) -> Iterator[tuple[Table, str]]:
+    """Lists columns with hardly a value twice; a table of patches or annotations names its slides in many rows each."""
     for table in listing.tables:
         for column in table.texts:
-            if near := nearest(listing.features.slides, table.values(column)):
-                return (
-                    f"{where}; the nearest is '{near[1]}' in the column {column!r} of {table.path}, for '{near[0]}': "
-                    "write slides in the table as the feature files are named"
-                )
+            values = table.values(column)
+            if len(values) <= 2 * len(set(values)):
+                yield table, column
+
+
+def _no_slide_table(listing: Listing) -> str:
+    where = f"no table names the {len(listing.features.slides)} feature files of {listing.features.folder}"
+    for table, column in _identifying_columns(listing):
+        if near := nearest(listing.features.slides, table.values(column)):
+            return (
+                f"{where}; the nearest is '{near[1]}' in the column {column!r} of {table.path}, for '{near[0]}': "
+                "write slides in the table as the feature files are named"
+            )
     return f"{where}: add a table with the columns PATIENT and FILENAME to the folder"
 
 
@@ -271,6 +276,19 @@ def label_candidates(table: Table, patient: str, besides: Collection[str]) -> di
         if column == patient or column in besides:
             continue
         counts = Counter(table.values(column))
-        if 2 <= len(counts) <= MAX_CLASSES and sorted(counts.values())[-2] >= 2:
+        if (
+            2 <= len(counts) <= MAX_CLASSES
+            and sorted(counts.values())[-2] >= 2
+            and _is_of_patients(table, patient, column)
+        ):
             found[column] = counts
     return dict(sorted(found.items(), key=lambda item: (len(item[1]) != 2, len(item[1]))))
+
+
+def _is_of_patients(table: Table, patient: str, column: str) -> bool:
+    """Tells whether at least half of the patients have one value in a column, unlike patches of both kinds."""
+    values: dict[str, set[str]] = {}
+    for owner, value in zip(table.texts[patient], table.texts[column], strict=True):
+        if owner is not None and value is not None:
+            values.setdefault(owner, set()).add(value)
+    return 2 * sum(len(own) == 1 for own in values.values()) >= len(values)
