@@ -65,7 +65,7 @@ def rates(store: BagStore) -> None:
     ids = store.slides.index.tolist()
     for slide_id in ids:
         store.read(slide_id)  # so that it is verified and in the page cache
-    shared = share_bags(store, ids, 0.9)
+    shared = share_bags(store, ids)
     megabytes = int(store.slides["n_patches"].sum()) * store.width * 2 / 1e6
     rows = []
     for consumers in (1, WORKERS):
@@ -165,7 +165,7 @@ def training(inputs: RunInputs) -> None:
     ids = inputs.cohort.slides["slide_id"].tolist()
     for name, source in (
         ("the store's row groups", inputs.store),
-        ("the object store", share_bags(inputs.store, ids, 0.9)),
+        ("the object store", share_bags(inputs.store, ids)),
     ):
         place = storage.join(inputs.config.run.dir, name.split()[-1])
         task, _ = fold_task(replace(inputs, slides=source), 0, 0, {})

@@ -95,21 +95,14 @@ class SharedBags:
         return vars(self) | {"_opened_blocks": {}}
 
 
-def share_bags(store: BagStore, slide_ids: Sequence[str], memory_share: float) -> BagSource:
-    """Reads bags into Ray's object store, if they fit `memory_share` of every node's part of it.
-
-    Returns:
-        The shared bags; or the store itself if they do not fit, so that workers read bags from it when needed.
+def share_bags(store: BagStore, slide_ids: Sequence[str]) -> SharedBags:
+    """Reads bags into Ray's object store, once for the workers of all folds.
 
     Raises:
         InputError: a part of the store is damaged.
     """
     import ray
 
-    # a worker keeps every block that it has opened, so the bags must fit each node and not all nodes together
-    node_bytes = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
-    if sum(map(store.nbytes, slide_ids)) > memory_share * min(node_bytes):
-        return store
     groups = [{"slide_ids": group} for group in _groups(store, sorted(slide_ids))]
     dataset = ray.data.from_items(groups, override_num_blocks=len(groups)).map_batches(
         _read_block, fn_kwargs={"store": store}, batch_format="pyarrow", batch_size=None

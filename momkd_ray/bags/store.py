@@ -183,6 +183,11 @@ def buffer_sizes(row: Row) -> list[int]:
     return [len(row[name]) for name in _BUFFERS]
 
 
+def buffers_of(row: Row) -> list[Any]:
+    """Returns a row's buffers, in the order that `BagStore.row_of` takes them."""
+    return [row[name] for name in _BUFFERS]
+
+
 def buffer_offsets(part: pq.FileMetaData, row_group: int, sizes: Sequence[int]) -> list[list[int]]:
     """Computes where in a part the buffers of a bag lie.
 
@@ -321,25 +326,41 @@ class BagStore:
         except (ValueError, LookupError, TypeError) as error:
             raise self._damaged(slide_id) from error
 
-    def read_row(self, slide_id: str) -> Row:
-        """Reads the row of one bag in one contiguous read; a process verifies the SHA-256 when it first reads a bag.
+    def entry(self, slide_id: str) -> Entry:
+        """Returns the manifest's entry of a slide.
 
         Raises:
-            InputError: the store has no such slide, or its part is missing or damaged.
+            InputError: the store has no such slide.
         """
         entry = self.entries.get(slide_id)
         if entry is None:
             raise InputError(f"the bag store {self.uri} has no slide {slide_id}; run `momkd-ray ingest`")
+        return entry
+
+    def row_of(self, slide_id: str, buffers: Sequence[Any]) -> Row:
+        """Returns the row of a slide with these buffers, in the order of `buffer_sizes`."""
+        entry = self.entry(slide_id)
+        row = {name: entry[name] for name in ("slide_id", "n_patches", "sha256")}
+        return row | {"width": self.width, "dtype": self.format.dtype} | dict(zip(_BUFFERS, buffers, strict=True))
+
+    def read_row(self, slide_id: str, *, verify: bool = False) -> Row:
+        """Reads the row of one bag in one contiguous read; a process verifies the SHA-256 when it first reads a bag.
+
+        Args:
+            slide_id: of the bag.
+            verify: whether to verify it also when this process has done so before.
+
+        Raises:
+            InputError: the store has no such slide, or its part is missing or damaged.
+        """
+        entry = self.entry(slide_id)
         try:
             first, end = entry["at"][0][0], sum(entry["at"][-1])
             # memory of Arrow's pool is already mapped, so it is several times faster to fill than fresh pages
             data = np.frombuffer(pa.allocate_buffer(end - first), np.uint8)
             storage.read_into(storage.join(self.uri, entry["part"]), first, data)
-            row = {name: entry[name] for name in ("slide_id", "n_patches", "sha256")}
-            row |= {"width": self.width, "dtype": self.format.dtype}
-            for name, (start, size) in zip(_BUFFERS, entry["at"], strict=True):
-                row[name] = data[start - first : start - first + size]
-            if slide_id not in self._verified and content_sha256(row) != entry["sha256"]:
+            row = self.row_of(slide_id, [data[start - first : start - first + size] for start, size in entry["at"]])
+            if (verify or slide_id not in self._verified) and content_sha256(row) != entry["sha256"]:
                 raise self._damaged(slide_id)
         except MemoryError as error:
             sentence = f"there is not enough memory for slide {slide_id} ({self.nbytes(slide_id):,} bytes)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from momkd_ray.config.dotted_keys import Section
 from momkd_ray.config.values import Location, Positive, Seed, Share, resolve_location
@@ -185,6 +185,30 @@ class FeaturesConfig(Section):
     )
 
 
+LocalPath = Annotated[str, AfterValidator(resolve_location), WithJsonSchema({"type": "string", "format": "path"})]
+
+
+class CacheConfig(Section):
+    """The cache of bags on each node's own disk. No key changes a result."""
+
+    dir: LocalPath | None = Field(
+        default=None,
+        description="The folder of the cache, a path on a disk of every node; any file in it may be deleted at any "
+        "time. By default `/var/tmp/momkd-ray-<user id>/bags`, for a store on S3 or on a file system of the network.",
+    )
+    gb: Annotated[float, Field(ge=0)] | None = Field(
+        default=None,
+        description="The size of the cache on a node, in GB; 0 for none. By default half of what the disk has free.",
+    )
+
+    @field_validator("dir")
+    @classmethod
+    def _is_a_path(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value:
+            raise ValueError(f"{value} is not on a disk of the node: give a path")
+        return value
+
+
 class StoreConfig(Section):
     """The bag store: Parquet files, one row per bag."""
 
@@ -204,9 +228,10 @@ class StoreConfig(Section):
     )
     memory_share: Share = Field(
         default=0.3,
-        description="The share of Ray's object store that bags may fill; if they need more, they are read from the bag "
-        "store. The default is ours: Ray Data and Ray Train need the rest.",
+        description="The share of Ray's object store that bags may fill on the nodes that train; if they need more, "
+        "they are read from the bag store. The default is ours: Ray Data and Ray Train need the rest.",
     )
+    cache: CacheConfig = Field(default_factory=CacheConfig, description="The cache of bags on each node's own disk.")
 
 
 class FoldsConfig(Section):

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from momkd_ray import storage
-from momkd_ray.bags.shared_bags import share_bags
+from momkd_ray.bags.layers import choose_layer
 from momkd_ray.crossval.early_checks import check_memory_sizes
 from momkd_ray.crossval.evaluate import FoldResult, summarise
 from momkd_ray.crossval.median_stopping import SettingScores, read_stop_decisions
@@ -80,7 +80,9 @@ def train_folds(
     elif note := missing_resources_note(inputs.config.cluster):
         progress.info(note)
     slides = inputs.cohort.slides["slide_id"].tolist()
-    inputs = replace(inputs, slides=share_bags(inputs.store, slides, inputs.config.store.memory_share))
+    source, chosen = choose_layer(inputs.store, slides, inputs.config.store, inputs.config.cluster)
+    progress.info(chosen)
+    inputs = replace(inputs, slides=source)
     reporter = ProgressCallback(progress, inputs.config.train.epochs, total - done, search, scores)
     results = build_tuner(
         inputs,

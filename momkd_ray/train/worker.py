@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from momkd_ray import storage
+from momkd_ray.bags.disk_cache import take_notes
 from momkd_ray.batches.sampling import Step
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.config.load import Config
@@ -204,7 +205,7 @@ class FoldTraining:
         state.epoch, state.step, state.rows_NV = state.epoch + 1, 0, empty_rows()
         self.save(state, steps)
         self.gauges.record_epoch(metrics, self.model.memory, self.stepper.network)
-        notes, self.notes = self.notes, []
+        notes, self.notes = [*self.notes, *take_notes()], []
         return metrics | {"best_val_auc": state.best_auc, "workers": self.collective.world, "notes": notes}
 
     def predict(self, state: TrainState) -> dict[str, Any]:

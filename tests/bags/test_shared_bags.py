@@ -29,7 +29,7 @@ def test_shared_bags_are_never_an_older_version_of_a_slide(tmp_path: Path, slide
     stored(slides, uri, EXACT)
     write_h5(Path(slides["path"].iloc[4]), n=13, seed=200)
     store = stored(relisted(slides), uri, EXACT)
-    shared = share_bags(store, ["s04", "s05"], 0.5)
+    shared = share_bags(store, ["s04", "s05"])
     assert isinstance(shared, SharedBags)
     np.testing.assert_array_equal(shared.read("s04").features, features_in(slides["path"].iloc[4]))
     with pytest.raises(InputError, match="s06"):
