@@ -146,12 +146,13 @@ def audit(
     """Check every input and list all faults; the exit code is 1 if there are any, unless with `--on-error skip`."""
     from momkd_ray import storage
     from momkd_ray.audit.audit import audit_inputs
+    from momkd_ray.input_faults import OPEN_ELSEWHERE, raise_open_elsewhere
     from momkd_ray.progress import ProgressReporter
     from momkd_ray.ray_runtime.small_work import connect_if_named
     from momkd_ray.run.layout import RunDirectory
     from momkd_ray.synthetic.cohort import generate_cohort
 
-    settings = load_config(config, set_)
+    settings = load_config(config, set_, trains=False)
     if settings.synthetic is not None:
         generate_cohort(settings.synthetic)
     folder = resolve_location(out) if out else RunDirectory(settings.run.dir).audit
@@ -161,6 +162,8 @@ def audit(
     table = storage.join(folder, "audit.csv")
     content = storage.read_json(storage.join(folder, "audit.json")) | {"table": table}
     show(f"{findings.text()}\n\nAll faults: {table}", content, as_json=as_json)
+    if on_error == "skip" or all(fault.problem == OPEN_ELSEWHERE for fault in findings.faults):
+        raise_open_elsewhere(findings.faults, "the inputs")
     if not findings.ok and on_error == "stop":
         raise InputError(findings.verdict())
 
@@ -169,22 +172,40 @@ def audit(
 def ingest(
     config: ConfigOption,
     set_: SetOption = [],  # noqa: B006
+    clean: Annotated[bool, typer.Option(help="Then remove the store's parts that its manifest does not list.")] = False,
     on_error: OnErrorOption = "stop",
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read the feature files into the bag store."""
+    from momkd_ray.bags import unused
     from momkd_ray.progress import ProgressReporter
     from momkd_ray.ray_runtime.small_work import connect_if_worth
     from momkd_ray.run.prepare import ensure_store, open_cohort, work_of_ingest
 
-    settings = load_config(config, set_)
+    settings = load_config(config, set_, trains=False)
     with ProgressReporter() as progress:
         cohort = open_cohort(settings, progress, on_error)
-    with connect_if_worth(work_of_ingest(settings, cohort), address), ProgressReporter() as progress:
+    uri = settings.store_uri
+    with (
+        connect_if_worth(work_of_ingest(settings, cohort), address),
+        ProgressReporter() as progress,
+        unused.using(uri, progress.info),
+    ):
         store, _ = ensure_store(settings, cohort, progress, on_error)
+    removed = unused.clean(uri) if clean else None
+    told = (removed.sentence(uri) or f"{uri} has nothing to remove") if removed else unused.unused_sentence(uri)
+    if told:
+        ProgressReporter().info(told)
     patches = int(store.slides["n_patches"].sum())
-    content = {"store": store.uri, "bags": len(store.slides), "patches": patches, "width": store.width}
+    content: dict[str, Any] = {
+        "store": store.uri,
+        "bags": len(store.slides),
+        "patches": patches,
+        "width": store.width,
+    }
+    if removed:
+        content |= {"removed_files": removed.count, "removed_bytes": removed.bytes}
     show(f"{store.uri}: {len(store.slides)} bags, {patches} patches of {store.width}", content, as_json=as_json)
 
 
@@ -196,7 +217,7 @@ def split(config: ConfigOption, set_: SetOption = [], as_json: JsonOption = Fals
     from momkd_ray.run.prepare import open_cohort, open_folds
     from momkd_ray.run.provenance import refuse_other_folds
 
-    settings = load_config(config, set_)
+    settings = load_config(config, set_, trains=False)
     with ProgressReporter() as progress:
         cohort = open_cohort(settings, progress)
         plan = open_folds(settings, cohort, progress)

@@ -9,7 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from momkd_ray import storage
-from momkd_ray.errors import InputError
+from momkd_ray.errors import InputError, RunError
 
 OnError = Literal["stop", "skip"]
 """Whether bad inputs end the command, after all are listed, or are left out and listed beside its results."""
@@ -31,7 +31,10 @@ Problem = Literal[
     "of one class",  # of one class where two are needed
     "of few",  # of too few patients for a meaningful figure
     "unusable",  # an entire table or split
+    "open elsewhere",  # locked by another program; no fault of the file, and never left out
 ]
+
+OPEN_ELSEWHERE: Problem = "open elsewhere"
 
 Kind = Literal["patient", "slide", "omics", "table", "fold"]
 
@@ -92,11 +95,13 @@ def record_faults(faults: Sequence[Fault], total: str, location: str, on_error: 
 
     Raises:
         InputError: there is a fault, and `on_error` is `stop`.
+        RunError: a file is open for writing elsewhere, which says nothing about the file.
     """
     if faults:
         storage.write_text(location, faults_table(faults).to_csv(index=False, lineterminator="\n"))
         if on_error == "stop":
             raise_faults(faults, total, location)
+        raise_open_elsewhere(faults, total)
     elif storage.exists(location):
         storage.delete(location)
 
@@ -111,9 +116,19 @@ def raise_faults(faults: Sequence[Fault], total: str, listed_in: str = "") -> No
 
     Raises:
         FaultsError: there is a fault.
+        RunError: all of them are files that are open for writing elsewhere.
     """
     if not faults:
         return
+    if all(fault.problem == OPEN_ELSEWHERE for fault in faults):
+        raise_open_elsewhere(faults, total)
     first = min(faults)
     listing = f"; all are listed in {listed_in}" if listed_in else ""
     raise FaultsError(f"{len(faults)} of {total} cannot be used, the first: {first.reason}{listing}", faults)
+
+
+def raise_open_elsewhere(faults: Sequence[Fault], total: str) -> None:
+    """Raises `RunError` if a file is open for writing in another program: such a file is never left out."""
+    held = [fault for fault in faults if fault.problem == OPEN_ELSEWHERE]
+    if held:
+        raise RunError(f"{len(held)} of {total} cannot be read now, and are not left out: {min(held).reason}")

@@ -124,8 +124,12 @@ class Config(Section):
                 del tree[section][key]
         return tree
 
-    def with_settings(self, settings: Mapping[str, Any]) -> Config:
+    def with_settings(self, settings: Mapping[str, Any], *, trains: bool = True) -> Config:
         """Returns the configuration with values of dotted keys replaced, and without `search` and `tuning`.
+
+        Args:
+            settings: values by dotted key.
+            trains: as of `load_config`.
 
         Raises:
             InputError: the values do not fit together.
@@ -133,18 +137,19 @@ class Config(Section):
         tree = self.model_dump(mode="json") | {"search": {}, "tuning": {}}
         for key, value in settings.items():
             _assign(tree, key, value)
-        return _validated(tree, "search")
+        return _validated(tree, "search", trains=trains)
 
 
 _JOB_UPLOADS = "/working_dir_files/_ray_pkg_"
 
 
-def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, trains: bool = True) -> Config:
     r"""Reads a configuration file and applies overrides.
 
     Args:
         path: a YAML file.
         overrides: replacements `a.b=value`; the value is YAML.
+        trains: whether a fold may be trained with it: keys of training that do not go together are refused.
 
     Returns:
         The configuration, with absolute paths.
@@ -179,7 +184,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
             _assign(tree, key.strip(), yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise InputError(f"--set {override}: the value is not valid YAML") from error
-    config = _validated(tree, str(path))
+    config = _validated(tree, str(path), trains=trains)
     for package, service in (("mlflow", "MLflow"), ("wandb", "Weights & Biases")):
         if getattr(config.watch, package) is not None and importlib.util.find_spec(package) is None:
             raise InputError(
@@ -229,7 +234,7 @@ def _refuse_credentials(tree: Any, source: str, key: str = "") -> None:
         raise InputError(f"{source}: {key} {redact(tree)} contains credentials, which would be written down; {cure}")
 
 
-def _validated(tree: dict[str, Any], source: str) -> Config:
+def _validated(tree: dict[str, Any], source: str, *, trains: bool = True) -> Config:
     _refuse_credentials(tree, source)
     try:
         config = Config.model_validate(tree)
@@ -246,9 +251,9 @@ def _validated(tree: dict[str, Any], source: str) -> Config:
             raise InputError(f"{source}: {key}: {first['ctx']['error']}") from None
         hint = " (quote it in YAML)" if first["type"] == "string_type" else ""
         raise InputError(f"{source}: '{key}' is {first['input']!r}, but {_lower(first['msg'])}{hint}") from None
-    if wrong := disagreement(config):
+    if trains and (wrong := disagreement(config)):
         raise InputError(f"{source}: {wrong}")
-    _check_search(config, source)
+    _check_search(config, source, trains=trains)
     return config
 
 
@@ -261,7 +266,7 @@ def takes_integers(key: str) -> bool:
     return type_of(Config, key) is int
 
 
-def _check_search(config: Config, source: str) -> None:
+def _check_search(config: Config, source: str, *, trains: bool) -> None:
     """Validates every listed value and the ends of every range before anything runs."""
     tuning = config.tuning
     if not config.search and tuning != TuningConfig():
@@ -271,7 +276,7 @@ def _check_search(config: Config, source: str) -> None:
         _check_search_key(key, source)
         if not isinstance(values, Range):
             for value in values:
-                config.with_settings({key: value})
+                config.with_settings({key: value}, trains=trains)
             counts.append(len(values))
             continue
         if type_of(Config, key) not in (int, float):
@@ -285,7 +290,7 @@ def _check_search(config: Config, source: str) -> None:
                 "range a step, or set tuning.method to random or optuna"
             )
         for value in values.samples(integers):
-            config.with_settings({key: value})
+            config.with_settings({key: value}, trains=trains)
         counts.append(values.count(integers))
     n_combinations = math.prod(count for count in counts if count)
     if None not in counts and (tuning.settings or 0) > n_combinations:

@@ -59,6 +59,8 @@ def _type(schema: dict[str, Any]) -> str:
     """Returns the type of a value, from its JSON schema, in words."""
     if "anyOf" in schema:
         return " or ".join(_type(option) for option in schema["anyOf"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if schema["type"] == "array":

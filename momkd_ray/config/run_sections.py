@@ -36,6 +36,15 @@ def _count_or_least_and_most(workers: Any) -> Any:
     return tuple(workers) if isinstance(workers, list) else workers
 
 
+def _auto_or_number(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int | float) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise ValueError(f"it is {value!r}, but must be auto or a number of at least 0")
+
+
+AutoOrNumber = Annotated[Literal["auto"] | Annotated[float, Field(ge=0)], BeforeValidator(_auto_or_number)]
+
+
 class ClusterConfig(Section):
     """The resources of one fold. No key changes a result beyond rounding."""
 
@@ -44,10 +53,10 @@ class ClusterConfig(Section):
         description="The number of workers of a fold, or `[least, most]` for an elastic number: the fold then "
         "continues with the workers that are available, and takes more when nodes join.",
     )
-    gpus_per_worker: Annotated[float, Field(ge=0)] = Field(
-        default=0,
-        description="The GPUs of each worker. With one worker per fold it may be a fraction, so that several "
-        "folds share a GPU.",
+    gpus_per_worker: AutoOrNumber = Field(
+        default="auto",
+        description="The GPUs of each worker; `auto` is one where the cluster has enough, or else 0. With one worker a "
+        "fold it may be a fraction, so that several folds share a GPU. The default is ours.",
     )
     cpus_per_worker: Annotated[float, Field(gt=0)] = Field(
         default=1, description="The CPUs of each worker; it computes with as many threads."
@@ -93,9 +102,14 @@ class ClusterConfig(Section):
         """The number of workers of a fold on a cluster that is large enough."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
+    @property
+    def gpus(self) -> float:
+        """The GPUs of each worker; 0 for `auto`, which a run replaces by a number once it knows the cluster."""
+        return 0.0 if self.gpus_per_worker == "auto" else self.gpus_per_worker
+
     @model_validator(mode="after")
     def _gpus_can_be_allocated(self) -> ClusterConfig:
-        gpus = self.gpus_per_worker
+        gpus = self.gpus
         if self.most_workers > 1 and 0 < gpus < 1:
             raise ValueError(
                 f"gpus_per_worker is {gpus:g} with {self.most_workers} workers, but NCCL needs an entire GPU for each: "

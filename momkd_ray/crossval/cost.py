@@ -45,7 +45,7 @@ def write_cost(directory: FoldDirectory, cluster: ClusterConfig, *, bags_validat
 
 def _peak_bytes(cluster: ClusterConfig) -> int | None:
     """Returns the peak GPU memory of tensors, or without a GPU the peak resident memory; None if it is unknown."""
-    if cluster.gpus_per_worker:
+    if cluster.gpus:
         import torch
 
         return int(torch.cuda.max_memory_allocated())

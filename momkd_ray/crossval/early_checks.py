@@ -30,7 +30,8 @@ def check_own_machine(config: Config, address: str | None) -> None:
 
         from momkd_ray.train.step import dtype_of_products
 
-        if not (config.cluster.gpus_per_worker and torch.cuda.is_available()):
+        wants_gpu = config.cluster.gpus_per_worker == "auto" or config.cluster.gpus
+        if not (wants_gpu and torch.cuda.is_available()):
             dtype_of_products("bf16", torch.device("cpu"))
 
 

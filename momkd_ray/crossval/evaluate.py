@@ -24,7 +24,13 @@ from momkd_ray.errors import InputError
 
 @dataclass(frozen=True)
 class FoldResult:
-    """The result of one fold; counts are of patients."""
+    """The result of one fold; counts are of patients.
+
+    Attributes:
+        epochs: number of epochs that were trained, without those of a refit; None in runs of earlier versions.
+        device: on which the fold was trained: `CPU`, or the GPU's name.
+        precision: of the matrix products: `fp32` or `bf16`.
+    """
 
     fold: int
     threshold: float
@@ -34,6 +40,9 @@ class FoldResult:
     best_epoch: int
     val_scores: dict[str, float]
     test_scores: dict[str, float]
+    epochs: int | None = None
+    device: str = ""
+    precision: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values for a JSON file."""

@@ -23,7 +23,7 @@ from momkd_ray.model.registry import build_model, model_class
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.run.layout import FoldDirectory
 from momkd_ray.seeds import derive_seed
-from momkd_ray.train.checkpoints import Checkpoints
+from momkd_ray.train.checkpoints import Checkpoints, kept_weights
 from momkd_ray.train.fit import fit
 from momkd_ray.train.task import FoldTask
 
@@ -67,7 +67,7 @@ def run_fold(
             return None
         # the fold's test predictions are those of the model that it keeps
         storage.write_table(task.directory.slides("test"), storage.read_table(final.directory.slides("test")))
-    result, patients = _evaluate(inputs, task, trained["best_epoch"])
+    result, patients = _evaluate(inputs, task, trained)
     parameters = _save_model(inputs, task, final, result, trained["val_auc"], final_genes, final_checkpoints)
     storage.write_table(task.directory.test_predictions, patients)
     if inputs.setting_names:
@@ -185,11 +185,13 @@ def _first_share(patients: Sequence[str], share: float, purpose: str, config: Co
     return sorted(ordered[: round(share * len(patients))])
 
 
-def _evaluate(inputs: RunInputs, task: FoldTask, best_epoch: int) -> tuple[FoldResult, pd.DataFrame]:
+def _evaluate(inputs: RunInputs, task: FoldTask, trained: Mapping[str, Any]) -> tuple[FoldResult, pd.DataFrame]:
+    """Returns the fold's result and its test patients; `trained` is the result of `train_loop_per_worker`."""
     val = storage.read_table(task.directory.slides("val"))
     test = storage.read_table(task.directory.slides("test"))
     n_train = task.bags.loc[task.bags["role"] == "train", "patient_id"].nunique()
-    return evaluate_fold(task.fold, val, test, inputs.cohort.classes, int(n_train), best_epoch)
+    result, patients = evaluate_fold(task.fold, val, test, inputs.cohort.classes, int(n_train), trained["best_epoch"])
+    return replace(result, **{name: trained[name] for name in ("epochs", "device", "precision")}), patients
 
 
 def _save_model(
@@ -207,13 +209,15 @@ def _save_model(
     newest = checkpoints.newest()
     if newest is None:
         raise RunError(f"{checkpoints.folder} holds no intact checkpoint any more; run the same command again")
-    model.load_state_dict(checkpoints.read(newest)["progress"]["best_weights"])
+    model.load_state_dict(kept_weights(checkpoints.read(newest)))
     origin: dict[str, Any] = {
         "fold": task.fold,
         "seed": config.train.seed,
         "fingerprint": inputs.fingerprint,
         "best_epoch": result.best_epoch,
         "val_auc": val_auc,
+        "device": result.device,
+        "precision": result.precision,
         "refit": final is not task,
         "genes": None if genes is None else genes.note,
     }

@@ -8,6 +8,7 @@ from ray import tune
 
 from momkd_ray.crossval.median_stopping import SettingScores
 from momkd_ray.crossval.search import Search, Settings
+from momkd_ray.crossval.time_left import TimeLeft
 from momkd_ray.progress import ProgressReporter
 
 
@@ -27,8 +28,14 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
     ) -> None:
         self.progress, self.epochs, self.total = progress, epochs, total
         self.search, self.scores = search, scores
-        self.done: set[str] = set()
+        self.time_left = TimeLeft(total)
+        self.trained: dict[str, int] = {}  # epochs so far, by trial
+        self.ended: set[str] = set()
         self.reported = set(scores.scores())
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Times the fold."""
+        self.time_left.start(trial.trial_id)
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
         """Shows a validated epoch or a finished fold, and passes on the fold's notes."""
@@ -36,19 +43,38 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
         name = f"fold {fold}" + (f", setting {setting}" if self.search.total > 1 else "")
         for note in result.get("notes") or ():
             self.progress.info(note)
+        epochs = int((trial.config.get("values") or {}).get("train.epochs", self.epochs))
         if result.get("finished"):
-            note = f"best validation AUC {result['kept_val_auc']:.3f}"
-            self.progress.update(name, self.epochs, self.epochs, note)
+            self._show_finished(name, result, epochs)
         elif result.get("ended_early"):
-            self.progress.update(name, self.epochs, self.epochs, "ended early")
+            trained = self.trained.get(trial.trial_id, 0)
+            self.progress.end(name, f"ended after {trained} of {epochs} epochs: its setting is out")
         elif "val_auc" in result:
             note = f"validation AUC {result['val_auc']:.3f}"
-            self.progress.update(name, min(result["epoch"] + 1, self.epochs - 1), self.epochs, note)
+            if trial.trial_id not in self.trained and result["epoch"]:
+                self.time_left.resumed(trial.trial_id)
+            self.trained[trial.trial_id] = trained = result["epoch"] + 1
+            # how long the epochs take says too little: a refit may follow them, and a fold may stop early
+            self.progress.update(name, min(trained, epochs - 1), epochs, note, left_s=None)
+            if self.ended:
+                self._show_count()
             return
         else:
             return
-        self.done.add(trial.trial_id)
-        self.progress.update("folds of all settings" if self.search.total > 1 else "folds", len(self.done), self.total)
+        self.ended.add(trial.trial_id)
+        self.time_left.end(trial.trial_id)
+        self._show_count()
+
+    def _show_finished(self, name: str, result: Any, epochs: int) -> None:
+        note, trained = f"best validation AUC {result['kept_val_auc']:.3f}", result.get("epochs_trained") or epochs
+        if trained < epochs:
+            self.progress.end(name, f"stopped after {trained} of {epochs} epochs, {note}")
+        else:
+            self.progress.update(name, epochs, epochs, note)
+
+    def _show_count(self) -> None:
+        name = "folds of all settings" if self.search.total > 1 else "folds"
+        self.progress.update(name, len(self.ended), self.total, left_s=self.time_left.seconds())
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Reports the settings that ended with this fold."""

@@ -96,7 +96,7 @@ def threads_of_folds(inputs: RunInputs, own_cluster: bool) -> dict[int, float]:
     cluster, folds = inputs.config.cluster, list(inputs.plan.folds)
     threads = dict.fromkeys(folds, cluster.cpus_per_worker)
     single = not inputs.config.search and not inputs.setting_names
-    if own_cluster and cluster.most_workers == 1 and not cluster.gpus_per_worker and single:
+    if own_cluster and cluster.most_workers == 1 and not cluster.gpus and single:
         side_by_side = concurrent_folds(cluster, own=True)
         last = folds[len(folds) - len(folds) % side_by_side :]
         threads |= {fold: cluster.cpus_per_worker * (side_by_side // len(last)) for fold in last}
@@ -111,7 +111,7 @@ def trial_resources(cluster: ClusterConfig) -> dict[str, float]:
     """
     if cluster.most_workers > 1:
         return {"cpu": 0, "node:__internal_head__": 0.01}
-    return {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus_per_worker}
+    return {"cpu": cluster.cpus_per_worker, "gpu": cluster.gpus}
 
 
 def concurrency_limit(cluster: ClusterConfig) -> Callable[[], int]:
@@ -232,7 +232,7 @@ def _trial(params: dict[str, Any], inputs: RunInputs) -> None:
         tune.report({"ended_early": True})
     else:
         # not as val_auc, which would add a point to the curve over epochs
-        tune.report({"finished": True, "kept_val_auc": result.val_scores["auc"]})
+        tune.report({"finished": True, "kept_val_auc": result.val_scores["auc"], "epochs_trained": result.epochs})
 
 
 def _trial_name(trial: Any) -> str:

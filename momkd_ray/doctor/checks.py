@@ -118,9 +118,9 @@ def _processors(here: Mapping[str, Any], config: Config | None) -> Iterator[Chec
         yield Check("GPUs", "ok", f"{usable}: {', '.join(here['gpu_names'])} (CUDA {build})")
         if usable < present:
             yield Check("GPUs", "note", f"{present} are there, of which PyTorch sees {usable} (CUDA_VISIBLE_DEVICES)")
-        if config is not None and not config.cluster.gpus_per_worker:
-            yield Check("GPUs", "note", "the configuration uses none: set cluster.gpus_per_worker to 1")
-    if config is not None and config.cluster.gpus_per_worker and not usable:
+        if config is not None and config.cluster.gpus_per_worker == 0:
+            yield Check("GPUs", "note", "the configuration uses none: set cluster.gpus_per_worker to auto")
+    if config is not None and config.cluster.gpus and not usable:
         yield Check(
             "GPUs", "note", "the configuration wants GPUs and this machine has none: other nodes must have them"
         )
@@ -241,5 +241,5 @@ def _cluster(
         if unused > 0:
             text = f"{name}: {unused:g} GPUs are there that Ray does not offer; start its node with --num-gpus"
             yield Check("GPUs", "fault", text)
-    if config is not None and config.cluster.gpus_per_worker and not any(node["ray_gpus"] for node in nodes):
+    if config is not None and config.cluster.gpus and not any(node["ray_gpus"] for node in nodes):
         yield Check("GPUs", "fault", "cluster.gpus_per_worker wants GPUs, and no node of the cluster offers any")

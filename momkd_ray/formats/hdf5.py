@@ -22,7 +22,7 @@ from momkd_ray.errors import RunError
 from momkd_ray.formats.arrays import Contents, Stored
 from momkd_ray.formats.hdf5_heap_check import Heaps
 from momkd_ray.formats.source_file import SourceFile
-from momkd_ray.input_faults import FileFaultError
+from momkd_ray.input_faults import OPEN_ELSEWHERE, FileFaultError
 
 # HDF5 reports damage by any of these, depending on the damaged byte.
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
@@ -71,7 +71,7 @@ def opened(source: SourceFile) -> Iterator[Contents]:
 
 def _open_elsewhere(source: SourceFile) -> FileFaultError:
     return FileFaultError(
-        "unreadable",
+        OPEN_ELSEWHERE,
         f"{source.path} is open for writing in another program; close it there, or wait until it is written, and run "
         "the same command again",
     )

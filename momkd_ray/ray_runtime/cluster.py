@@ -172,7 +172,7 @@ def total_resource(kind: str) -> float:
 
 
 def _per_worker(cluster: ClusterConfig) -> dict[str, float]:
-    return {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    return {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus}
 
 
 def missing_resources_note(cluster: ClusterConfig) -> str | None:
@@ -224,6 +224,6 @@ def concurrent_folds(cluster: ClusterConfig, own: bool) -> int:
     # the small constant absorbs rounding: 0.1 fits ten times into 1
     per_fold = {kind: cluster.most_workers * amount for kind, amount in per_worker.items() if amount}
     folds = {kind: int(total[kind] / amount + 1e-9) for kind, amount in per_fold.items()}
-    if 0 < cluster.gpus_per_worker < 1:  # a worker's share lies on one GPU, never on two
-        folds["GPU"] = int(total["GPU"]) * int(1 / cluster.gpus_per_worker + 1e-9)
+    if 0 < cluster.gpus < 1:  # a worker's share lies on one GPU, never on two
+        folds["GPU"] = int(total["GPU"]) * int(1 / cluster.gpus + 1e-9)
     return max(1, min(folds.values()))

@@ -30,7 +30,7 @@ def bundles_of(run: FinishedRun) -> dict[int, tuple[np.ndarray | None, BundleCar
 def methods_block(run: FinishedRun, cards: list[BundleCard]) -> list[tuple[str, str]]:
     """Returns what a methods section needs, as pairs of name and value."""
     cohort, train, folds, model = (run.section(name) for name in ("cohort", "train", "folds", "model"))
-    store, features = run.section("store"), run.section("features")
+    store, features, cluster = run.section("store"), run.section("features"), run.section("cluster")
     versions = {k: v for k, v in run.provenance.items() if isinstance(v, str) and k not in ("fingerprint", "system")}
     seconds = [_seconds(epochs) for epochs in run.epochs.values()]
     encoders = sorted({card.encoder for card in cards if card.encoder})
@@ -52,14 +52,28 @@ def methods_block(run: FinishedRun, cards: list[BundleCard]) -> list[tuple[str, 
         ("Largest number of epochs", train.get("epochs")),
         ("Learning rate, weight decay", _joined(train.get("lr"), train.get("weight_decay"))),
         ("Bags per step", train.get("bags_per_step")),
-        ("Precision", train.get("precision")),
+        ("Precision", _became(train.get("precision"), run, "precision")),
+        ("Trained on", _became(None, run, "device")),
         ("Training time of a fold", _durations(seconds)),
-        ("Workers, GPUs of each", _joined(*(run.section("cluster").get(k) for k in ("workers", "gpus_per_worker")))),
+        ("Workers, GPUs of each", _joined(cluster.get("workers"), _gpus(cluster, run.provenance))),
         ("System", run.provenance.get("system")),
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or None),
         ("Fingerprint", run.provenance.get("fingerprint") or run.figures.get("fingerprint")),
     ]
     return [(name, NOT_RECORDED if value is None else str(value)) for name, value in shown]
+
+
+def _became(asked: str | None, run: FinishedRun, name: str) -> str | None:
+    """Returns what the folds say that they were trained with, and what was asked for if it differs."""
+    found = sorted({str(fold[name]) for fold in run.figures["folds"] if fold.get(name)})
+    if not found:
+        return asked
+    return f"{', '.join(found)} ({asked})" if asked and found != [asked] else ", ".join(found)
+
+
+def _gpus(cluster: dict[str, Any], provenance: dict[str, Any]) -> Any:
+    asked, chosen = cluster.get("gpus_per_worker"), provenance.get("gpus_per_worker")
+    return asked if asked != "auto" or chosen is None else f"{chosen:g} (auto)"
 
 
 def _folds_sentence(folds: dict[str, Any]) -> str:

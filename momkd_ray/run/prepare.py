@@ -142,6 +142,7 @@ def open_run_inputs(
     progress: ProgressReporter,
     on_error: OnError = "stop",
     others_work: Callable[[], bool] = lambda: False,
+    gpus_per_worker: float | None = None,
 ) -> RunInputs:
     """Prepares all that a run needs and claims the run directory; Ray must be initialised.
 
@@ -154,6 +155,7 @@ def open_run_inputs(
         progress: receives notes and the count of slides.
         on_error: whether bad feature files end it or are left out.
         others_work: returns whether other processes work in the run directory.
+        gpus_per_worker: what `cluster.gpus_per_worker` has become on this cluster.
 
     Raises:
         InputError: a feature file is bad, or the run directory contains a run of another configuration or other data.
@@ -164,4 +166,4 @@ def open_run_inputs(
         plan = open_folds(config, cohort, progress)
     cohort = cohort.with_excluded(plan.left_out)
     inputs = RunInputs(config, cohort, plan, store, store, fingerprint(config, cohort, plan, store))
-    return claim_directory(inputs, others_work)
+    return claim_directory(inputs, others_work, gpus_per_worker)

@@ -45,7 +45,9 @@ def _fingerprint(answer: str, config: Config, cohort: Cohort, plan: FoldPlan, st
     return digest.hexdigest()[:16]
 
 
-def claim_directory(inputs: RunInputs, others_work: Callable[[], bool] = lambda: False) -> RunInputs:
+def claim_directory(
+    inputs: RunInputs, others_work: Callable[[], bool] = lambda: False, gpus_per_worker: float | None = None
+) -> RunInputs:
     """Writes configuration, folds, exclusions and provenance into the run directory, unless it belongs to another run.
 
     A directory in which another run has trained nothing is taken over.
@@ -53,6 +55,7 @@ def claim_directory(inputs: RunInputs, others_work: Callable[[], bool] = lambda:
     Args:
         inputs: cohort, folds and bags.
         others_work: returns whether other processes work in the directory.
+        gpus_per_worker: what `cluster.gpus_per_worker` has become on this cluster.
 
     Returns:
         The inputs, with the fingerprint under which the directory's run began.
@@ -76,7 +79,8 @@ def claim_directory(inputs: RunInputs, others_work: Callable[[], bool] = lambda:
                 raise _other_run(directory, recorded, inputs, earlier)
             else:
                 discard_untrained(directory)
-        return (json.dumps({"fingerprint": claimed, **versions(), "understood": understood}, indent=2) + "\n").encode()
+        known = {"fingerprint": claimed, **versions(), "gpus_per_worker": gpus_per_worker, "understood": understood}
+        return (json.dumps(known, indent=2) + "\n").encode()
 
     storage.update(directory.provenance, claim)
     inputs.plan.to_csv(directory.folds, inputs.cohort.patient_column)

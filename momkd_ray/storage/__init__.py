@@ -48,6 +48,7 @@ __all__ = [
     "read_range",
     "read_table",
     "read_text",
+    "remove_temporary",
     "stat",
     "update",
     "write_bytes",
@@ -114,6 +115,19 @@ def list_names(location: str) -> list[str]:
 def delete(location: str) -> None:
     """Removes a file, if it exists."""
     _backend(location).delete()
+
+
+def remove_temporary(location: str, *, below: bool = False) -> list[FileInfo]:
+    """Removes the temporary files of killed writers in a folder, and returns them.
+
+    On S3 these are the parts of uploads that were not completed. A writer that lives would fail, so the caller must
+    know that there is none; only a lease's own temporary files stay.
+
+    Args:
+        location: the folder.
+        below: whether also in all folders below it.
+    """
+    return _backend(location).remove_temporary(below)
 
 
 def atomic_writer(location: str) -> AbstractContextManager[BinaryIO]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal, Protocol
 
 Kind = Literal["file", "folder"]
+LEASE = "lease.json"
+"""The end of the name of a lease's file (`storage.lease`), which others may be writing at any time."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Backend(Protocol):
 
     def delete(self) -> None:
         """Removes the file."""
+        ...
+
+    def remove_temporary(self, below: bool) -> list[FileInfo]:
+        """Removes the temporary files of killed writers in the folder, or also below it, and returns them."""
         ...
 
     def atomic_writer(self) -> AbstractContextManager[BinaryIO]:

@@ -63,7 +63,13 @@ class Holder:
 
 @contextmanager
 def lease(
-    location: str, folder: str, part: str = "", on_wait: Callable[[str], None] = lambda sentence: None
+    location: str,
+    folder: str,
+    part: str = "",
+    on_wait: Callable[[str], None] = lambda sentence: None,
+    *,
+    wait_s: float = 0.0,
+    cure: str = "wait until that run has ended, or choose another run.dir",
 ) -> Iterator[Callable[[], bool]]:
     """Holds a folder, or a part of it, for the length of the block.
 
@@ -72,6 +78,8 @@ def lease(
         folder: what is held, for messages.
         part: the part that is held, such as `fold 3`; '' for all of the folder and every part.
         on_wait: called with a sentence if a holder on another machine is watched for a sign of life.
+        wait_s: seconds to wait for a living holder.
+        cure: what the user can do about a living holder.
 
     Yields:
         A function that returns whether others hold parts of the folder now.
@@ -80,7 +88,7 @@ def lease(
         RunError: another process holds it, or took it over while this one stood still.
     """
     mine = Holder(uuid.uuid4().hex, part, host_name(), this_process(), _now())
-    _acquire(location, folder, mine, on_wait)
+    _acquire(location, folder, mine, on_wait, wait_s=wait_s, cure=cure)
     heart = _Heart(location, mine)
     heart.start()
     try:
@@ -96,6 +104,17 @@ def lease(
         raise _lost(folder, heart.successor)
 
 
+def is_held(location: str, *, but_this_process: bool = False) -> bool:
+    """Returns whether a process holds the lease, or one of another machine that may have ended.
+
+    Args:
+        location: the file of the lease.
+        but_this_process: whether this process does not count.
+    """
+    holders = [holder for holder in _parse(_content(location), location) if not holder.process.has_ended()]
+    return any(not but_this_process or holder.process != this_process() for holder in holders)
+
+
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
@@ -104,8 +123,11 @@ def _lost(folder: str, successor: Holder) -> RunError:
     return RunError(f"{folder} was taken over by {successor} while this process stood still")
 
 
-def _acquire(location: str, folder: str, mine: Holder, on_wait: Callable[[str], None]) -> None:
+def _acquire(
+    location: str, folder: str, mine: Holder, on_wait: Callable[[str], None], *, wait_s: float, cure: str
+) -> None:
     """Adds a holder as soon as nobody alive excludes it; raises `RunError` if somebody does."""
+    started = time.monotonic()
     first_seen: dict[str, tuple[int, float]] = {}  # token -> its heartbeat, and when it was seen first
     while True:
         now = time.monotonic()
@@ -116,11 +138,10 @@ def _acquire(location: str, folder: str, mine: Holder, on_wait: Callable[[str], 
         told = bool(first_seen)
         for holder in blocking:
             heartbeat, _ = first_seen.setdefault(holder.token, (holder.heartbeat, now))
-            if holder.process.is_local() or holder.heartbeat != heartbeat:
-                raise RunError(
-                    f"{folder} is in use by {holder}: wait until that run has ended, or choose another run.dir"
-                )
-        if not told:
+            lives = holder.process.is_local() or holder.heartbeat != heartbeat
+            if lives and now - started >= wait_s:
+                raise RunError(f"{folder} is in use by {holder}: {cure}")
+        if not told and not wait_s:
             on_wait(
                 f"{folder} was last in use by {blocking[0]}: waiting up to {ABANDONED_AFTER_S:.0f} s for a sign that "
                 "it is alive"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import stat
 import threading
 import uuid
@@ -16,12 +17,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from momkd_ray.errors import InputError, RunError
-from momkd_ray.storage.backend import FileInfo, Kind
+from momkd_ray.storage.backend import LEASE, FileInfo, Kind
 from momkd_ray.storage.local_lock import exclusive_file
 from momkd_ray.storage.local_retry import machine_errno, machine_failure, with_local_retries
 
 MAX_OPEN_FILES = 64  # per process; the usual limit is 1,024
 _WRITE_BUFFER = 2**20
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp|\..+\.lock\.[0-9a-f]{8}")  # also those of `local_lock`
 
 
 class LocalBackend:
@@ -89,6 +91,16 @@ class LocalBackend:
             raise InputError(
                 f"cannot remove {self.path}: {error.strerror}; give this user write access to its folder"
             ) from error
+
+    def remove_temporary(self, below: bool) -> list[FileInfo]:
+        """Removes the temporary files of killed writers in the folder, or also below it, and returns them."""
+        left = []
+        for folder in [self.path, *(at for at, _, _ in os.walk(self.path) if below and at != self.path)]:
+            for file in LocalBackend(folder).list_files():
+                if _TEMPORARY.fullmatch(file.name) and LEASE not in file.name:
+                    LocalBackend(os.path.join(folder, file.name)).delete()
+                    left.append(file)
+        return left
 
     @contextmanager
     def atomic_writer(self) -> Iterator[BinaryIO]:

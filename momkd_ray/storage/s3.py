@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 from botocore.exceptions import ClientError
 
 from momkd_ray.errors import InputError
-from momkd_ray.storage.backend import FileInfo, Kind
+from momkd_ray.storage.backend import LEASE, FileInfo, Kind
 from momkd_ray.storage.s3_client import client
 from momkd_ray.storage.s3_download import RangeRead
 from momkd_ray.storage.s3_file import ObjectFile
@@ -99,6 +99,31 @@ class S3Backend:
         with suppress(FileNotFoundError):  # other services than Amazon report it
             with_retries("remove", self.location, lambda: client().delete_object(**self.object()))
 
+    def remove_temporary(self, below: bool) -> list[FileInfo]:
+        """Aborts the uploads that killed writers have not completed, and returns what they had sent."""
+        prefix, left = self._prefix(), []
+        for upload in self._uploads():
+            name, request = upload["Key"][len(prefix) :], {"Bucket": self.bucket, "Key": upload["Key"]}
+            request["UploadId"] = upload["UploadId"]
+            if ("/" in name and not below) or name.endswith(LEASE):
+                continue
+            with suppress(FileNotFoundError):  # completed or aborted since it was listed
+                parts = with_retries("list", self.location, partial(_parts, request))
+                with_retries("remove", self.location, partial(client().abort_multipart_upload, **request))
+                left.append(FileInfo(name, sum(part["Size"] for part in parts), upload["UploadId"]))
+        return left
+
+    def _uploads(self) -> list[dict[str, Any]]:
+        """Lists the uploads under the prefix that are not complete."""
+        request: dict[str, Any] = {"Bucket": self.bucket, "Prefix": self._prefix()}
+        uploads: list[dict[str, Any]] = []
+        while True:
+            page = with_retries("list", self.location, partial(client().list_multipart_uploads, **request))
+            uploads += page.get("Uploads", [])
+            if not page.get("IsTruncated"):
+                return uploads
+            request |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
     def atomic_writer(self) -> AbstractContextManager[BinaryIO]:
         """Opens a stream whose object appears when the block ends without an exception."""
         return upload_object(self)
@@ -143,6 +168,11 @@ class S3Backend:
     def read_buffer(self) -> memoryview:
         """Reads the object into new memory."""
         return RangeRead(self).read()
+
+
+def _parts(request: dict[str, str]) -> list[dict[str, Any]]:
+    pages = client().get_paginator("list_parts").paginate(**request)
+    return [part for page in pages for part in page.get("Parts", [])]
 
 
 def _info(name: str, size: int, etag: str) -> FileInfo:

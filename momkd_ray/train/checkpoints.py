@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from momkd_ray import storage
-from momkd_ray.errors import InputError
+from momkd_ray.errors import InputError, RunError
+from momkd_ray.storage.process_identity import host_name
 
 KEPT = 2  # the newest, and the one before in case the newest is damaged
 VISIBLE_WITHIN_S = 30.0
@@ -80,7 +81,8 @@ class Checkpoints:
         """Reads a checkpoint to the CPU; only tensors and plain values are unpickled.
 
         Raises:
-            InputError: it belongs to another configuration or other data, or is not visible on this node.
+            InputError: it belongs to another configuration or other data.
+            RunError: it is not visible on this node.
         """
         location = storage.join(self.folder, name)
         serialised = self._content(name)
@@ -89,7 +91,11 @@ class Checkpoints:
             time.sleep(VISIBLE_WITHIN_S / 30)
             serialised = self._content(name)
         if serialised is None:
-            raise InputError(f"not every worker sees {location}: put run.dir where all nodes see it, such as s3://")
+            raise RunError(
+                f"the worker on {host_name()} does not see {location}, which another has written "
+                f"({VISIBLE_WITHIN_S:.0f} s waited): mount that folder on every node, or set run.dir to a folder that "
+                "all nodes share, such as s3://, then run again"
+            )
         content: dict[str, Any] = torch.load(io.BytesIO(serialised), map_location="cpu", weights_only=True)
         if content["fingerprint"] != self.fingerprint:
             raise InputError(
@@ -125,6 +131,15 @@ class Checkpoints:
         older = [other for other in self._names() if other < position]
         for other in older[: 1 - KEPT]:
             storage.delete(storage.join(self.folder, other))
+
+
+def kept_weights(content: dict[str, Any]) -> dict[str, Tensor]:
+    """Returns the weights that `train.keep` keeps, from the content of a checkpoint.
+
+    A checkpoint whose own weights are those holds them once: its `best_weights` are empty.
+    """
+    best: dict[str, Tensor] = content["progress"]["best_weights"]
+    return best or content["model"]
 
 
 def _digest(content: bytes) -> str:

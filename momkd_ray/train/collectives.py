@@ -9,6 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from momkd_ray.errors import RunError
+from momkd_ray.storage.process_identity import host_name
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -87,8 +90,19 @@ def join_process_group() -> Collective:
 
 
 def device_of_worker(gpus: float) -> torch.device:
-    """Returns the device assigned to this worker: its current GPU, or the CPU."""
-    return torch.device("cuda", torch.cuda.current_device()) if gpus else torch.device("cpu")
+    """Returns the device assigned to this worker: its current GPU, or the CPU.
+
+    Raises:
+        RunError: Ray has assigned a GPU that PyTorch cannot use.
+    """
+    if not gpus:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RunError(
+            f"Ray has given this worker a GPU of {host_name()}, which PyTorch {torch.__version__} cannot use there: "
+            "install PyTorch for CUDA on that machine, or set cluster.gpus_per_worker to 0, then run again"
+        )
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def merge_dicts(parts: Iterable[dict[K, V]]) -> dict[K, V]:

@@ -55,8 +55,8 @@ def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None, *, reports: bo
 
     file_system, path = storage.pyarrow_filesystem(task.directory.ray_train)
     resources = {"CPU": cluster.cpus_per_worker}
-    if cluster.gpus_per_worker:
-        resources["GPU"] = cluster.gpus_per_worker
+    if cluster.gpus:
+        resources["GPU"] = cluster.gpus
     trainer = TorchTrainer(
         train_loop_per_worker,
         train_loop_config={"task": task, "report": train.report if reports else None, "stop": stop},
@@ -64,7 +64,7 @@ def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None, *, reports: bo
         scaling_config=train.ScalingConfig(
             num_workers=cluster.workers,
             elastic_resize_monitor_interval_s=cluster.resize_interval_s,
-            use_gpu=bool(cluster.gpus_per_worker),
+            use_gpu=bool(cluster.gpus),
             resources_per_worker=resources,
         ),
         run_config=train.RunConfig(

@@ -25,7 +25,7 @@ from momkd_ray.model.interface import CLASSES, MILModel
 from momkd_ray.model.registry import build_model
 from momkd_ray.ray_runtime import environment
 from momkd_ray.seeds import derive_seed
-from momkd_ray.train.checkpoints import Checkpoints
+from momkd_ray.train.checkpoints import Checkpoints, kept_weights
 from momkd_ray.train.collectives import Collective, device_of_worker, from_rank_0, join_process_group, merge_dicts
 from momkd_ray.train.cuda_graphs import CudaGraphCache
 from momkd_ray.train.epoch_metrics import EpochRecord, empty_rows, gather_rows
@@ -45,8 +45,8 @@ class TrainState:
     Attributes:
         epoch, step: the next step to take, within its epoch.
         rows_NV: losses and predictions of the epoch's draws so far, of all workers.
-        best_auc, best_epoch, best_weights: validation AUC, number and weights of the epoch that `train.keep` keeps; the
-            AUC of a refit is NaN.
+        best_auc, best_epoch: validation AUC and number of the epoch that `train.keep` keeps; the AUC of a refit is NaN.
+        best_weights: of that epoch under `keep: best`; empty where they are the model's own.
         stale_epochs: epochs since then.
         history: one line of metrics per epoch.
     """
@@ -69,8 +69,8 @@ def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
             by rank 0 before each epoch, which returns whether to end the fold.
 
     Returns:
-        `best_epoch` and `val_auc`; checkpoints, metrics and slide-level predictions are in the fold's folder. None if
-        the fold was stopped.
+        `best_epoch` and `val_auc`; the number of `epochs` trained, the `device` and the `precision` of the products;
+        checkpoints, metrics and slide-level predictions are in the fold's folder. None if the fold was stopped.
     """
     task: FoldTask = loop["task"]
     report: Report = loop.get("report") or (lambda metrics: None)
@@ -106,7 +106,7 @@ class FoldTraining:
     def __init__(self, task: FoldTask, collective: Collective) -> None:
         config = task.config
         self.task, self.config, self.collective = task, config, collective
-        self.device = device_of_worker(config.cluster.gpus_per_worker)
+        self.device = device_of_worker(config.cluster.gpus)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)  # another fold may have been trained in this process
         self.data = FoldData(task, collective, self.device)
@@ -146,6 +146,7 @@ class FoldTraining:
         self.stepper.load_optimiser(content["optimiser"])
         self.scheduler.load_state_dict(content["scheduler"])
         state = TrainState(**content["progress"])
+        state.best_weights = kept_weights(content) if self.config.train.keep == "best" else {}
         position = f"epoch {state.epoch}" + (f", step {state.step}" if state.step else "")
         workers = "1 worker" if self.collective.world == 1 else f"{self.collective.world} workers"
         self.notes.append(f"fold {self.task.fold} resumes from {position} with {workers}")
@@ -199,7 +200,8 @@ class FoldTraining:
         if self.config.train.keep == "last" or (val_auc is not None and val_auc > state.best_auc):
             state.best_auc = float("nan") if val_auc is None else val_auc
             state.best_epoch, state.stale_epochs = state.epoch, 0
-            state.best_weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+            if self.config.train.keep == "best":
+                state.best_weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
         state.history.append(metrics)
         steps = record.steps(state.epoch)
         state.epoch, state.step, state.rows_NV = state.epoch + 1, 0, empty_rows()
@@ -210,14 +212,22 @@ class FoldTraining:
 
     def predict(self, state: TrainState) -> dict[str, Any]:
         """Predicts validation and test slides with the weights that are kept; rank 0 writes them."""
-        self.model.load_state_dict(state.best_weights)
+        if state.best_weights:
+            self.model.load_state_dict(state.best_weights)
         for role in ("val", "test"):
             if not self.data.by_role[role].ids:
                 continue
             slides = self._with_class_names(self._predict_role(role))
             if self.collective.rank == 0:
                 storage.write_table(self.task.directory.slides(role), slides)
-        return {"best_epoch": state.best_epoch, "val_auc": state.best_auc}
+        cuda = self.device.type == "cuda"
+        return {
+            "best_epoch": state.best_epoch,
+            "val_auc": state.best_auc,
+            "epochs": state.epoch,
+            "device": torch.cuda.get_device_name(self.device) if cuda else "CPU",
+            "precision": "bf16" if self.stepper.dtype == torch.bfloat16 else "fp32",
+        }
 
     def _with_class_names(self, slides: pd.DataFrame) -> pd.DataFrame:
         """Replaces class numbers by the user's class names, in the label and in the names of columns."""
@@ -277,8 +287,9 @@ class FoldTraining:
                 storage.write_table(self.task.directory.steps(epoch), steps)
                 storage.write_text(self.task.directory.metrics, lines)
 
+        are_best = state.step == 0 and state.best_epoch == epoch
         content = {
-            "progress": vars(state),
+            "progress": vars(state) | ({"best_weights": {}} if are_best else {}),
             "model": self.model.state_dict(),
             "optimiser": self.stepper.optimiser.state_dict(),
             "scheduler": self.scheduler.state_dict(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import h5py
 import pandas as pd
 import pytest
-from support.runs import changed, comparable, crossval, finished, inputs_of, momkd, saved
+from support.runs import changed, crossval, inputs_of
 
 from momkd_ray import storage
 from momkd_ray.bags.shared_bags import SharedBags, share_bags
@@ -350,66 +349,6 @@ def test_models_of_different_features_do_not_predict_together(
             slides=None,
             gpus=0,
         )
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_with_one_sentence_and_the_same_command_goes_on(tiny_config: Config, tmp_path: Path) -> None:
-    config = changed(tiny_config, train__epochs=25, train__patience=25)
-    path = str(saved(config, tmp_path / "c"))
-    process = momkd("crossval", "--config", path, start_new_session=True)
-    told = Path(config.run.dir) / "fold=0" / "metrics.jsonl"
-    while not told.exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, output
-    assert "run the same command again to resume" in output.strip().splitlines()[-1]
-    assert "Traceback" not in output
-    finished(momkd("crossval", "--config", path))
-
-
-@pytest.mark.slow
-def test_killed_in_the_middle_the_same_command_ends_like_an_uninterrupted_run(
-    tiny_config: Config, tmp_path: Path
-) -> None:
-    folds, epochs = 2, 20
-    settings = {"train__epochs": epochs, "train__patience": epochs, "train__bags_per_step": 2, "folds__n": folds}
-    whole = changed(tiny_config, **settings)
-    broken = changed(whole, run__dir=str(tmp_path / "broken"))
-    finished(momkd("crossval", "--config", str(saved(whole, tmp_path / "a"))))
-
-    path = str(saved(broken, tmp_path / "b"))
-    process = momkd("crossval", "--config", path, start_new_session=True)
-    last_fold = f"fold={folds - 1}"
-    told = tmp_path / "broken" / last_fold / "metrics.jsonl"
-    deadline = time.monotonic() + 300
-    while not (told.exists() and told.read_text().count("\n") >= 3):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    time.sleep(3)  # Ray's workers notice that their driver is gone
-    assert not (tmp_path / "broken" / "metrics.json").exists()
-    done = sorted(p.parent.name for p in (tmp_path / "broken").glob("fold=*/result.json"))
-    before = told.read_text()
-    epochs_before = before.count("\n")
-    assert last_fold not in done
-    assert 3 <= epochs_before < epochs
-    stamps = {name: (tmp_path / "broken" / name / "result.json").stat().st_mtime_ns for name in done}
-
-    output = finished(momkd("crossval", "--config", path))
-    if done:
-        assert f"{len(done)} of {folds} folds are finished already" in output
-    for name, stamp in stamps.items():
-        assert (tmp_path / "broken" / name / "result.json").stat().st_mtime_ns == stamp
-    # the seconds of these epochs are those measured before the kill: they were not trained again
-    assert told.read_text().startswith(before)
-    metrics, predictions = comparable(str(tmp_path / "broken"))
-    expected, expected_predictions = comparable(whole.run.dir)
-    assert metrics == expected
-    pd.testing.assert_frame_equal(predictions, expected_predictions)
 
 
 def steps_of(fold: Path) -> pd.DataFrame:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from support.command_line import outcome
-from support.runs import changed, comparable, finished, momkd, saved
+from support.runs import finished, momkd, saved
 
 from momkd_ray.config.load import Config
 from momkd_ray.run.layout import RunDirectory
@@ -36,35 +33,6 @@ def test_a_directory_in_use_is_refused_in_one_sentence(
         assert "(fold 1)" in capsys.readouterr().err
         assert outcome("train", "--fold", "7", "--config", path) == 1
         assert "there is no fold 7" in capsys.readouterr().err
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-
-
-@pytest.mark.slow
-def test_two_runs_at_once_and_a_killed_one(tiny_config: Config, tmp_path: Path) -> None:
-    config = changed(tiny_config, train__epochs=60, train__patience=60)
-    path = str(saved(config, tmp_path / "c"))
-    first = momkd("crossval", "--config", path, start_new_session=True)
-    run = Path(config.run.dir)
-    wait_for(run / "lease.json", first)
-    second = momkd("crossval", "--config", path)
-    output, _ = second.communicate(timeout=60)
-    assert second.returncode == 3
-    assert f"is in use by process {first.pid} on " in output.strip().splitlines()[-1]
-    wait_for(run / "fold=0" / "metrics.jsonl", first)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    successor = finished(momkd("crossval", "--config", path))
-    assert "sign that it is alive" not in successor
-    whole = changed(config, run__dir=str(tmp_path / "whole"))
-    finished(momkd("crossval", "--config", str(saved(whole, tmp_path / "w"))))
-    ours, theirs = comparable(config.run.dir), comparable(whole.run.dir)
-    assert ours[0] == theirs[0]
-    assert ours[1].equals(theirs[1])
 
 
 @pytest.mark.slow

@@ -63,6 +63,7 @@ def test_keys_that_do_not_agree_are_refused_before_anything_is_read(
     assert [key for key, _ in cures] == keys
     for key, value in cures:
         load_config(path, [*settings, f"{key}={value}"])
+    load_config(path, settings, trains=False)  # what `ingest`, `audit` and `split` do with it
 
 
 def test_a_search_is_checked_with_its_values_alone(tiny_config: Config, tmp_path: Path) -> None:
@@ -71,6 +72,7 @@ def test_a_search_is_checked_with_its_values_alone(tiny_config: Config, tmp_path
     load_config(path, workers)
     with pytest.raises(InputError, match=r"bags_per_step is 1, fewer"):
         load_config(path, [*workers, "search={train.bags_per_step: [1, 4]}"])
+    load_config(path, [*workers, "search={train.bags_per_step: [1, 4]}"], trains=False)
 
 
 def test_the_models_that_need_omics_are_known_without_pytorch() -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.runs import comparable, finished, momkd, saved
+from support.runs import comparable, crossval, finished, momkd, saved
 from support.s3 import FaultyProxy, S3Server
 
 from momkd_ray.bags.store import BagStore
 from momkd_ray.config.load import Config
+from momkd_ray.ray_runtime.cluster import Connection
 
 pytestmark = pytest.mark.slow
 IMPATIENT = {"MOMKD_RAY_S3_PATIENCE_S": "2"}
@@ -42,7 +43,12 @@ def failed(*arguments: str) -> str:
 
 
 def test_faults_in_the_middle_of_everything_change_no_number(
-    tiny_config: Config, remote: Config, tmp_path: Path, s3_server: S3Server, s3_proxy: FaultyProxy
+    tiny_config: Config,
+    remote: Config,
+    tmp_path: Path,
+    s3_server: S3Server,
+    s3_proxy: FaultyProxy,
+    ray_cluster: Connection,
 ) -> None:
     faults = [
         s3_proxy.inject("status", every=9),
@@ -54,7 +60,7 @@ def test_faults_in_the_middle_of_everything_change_no_number(
     assert all(fault.injected >= 5 for fault in faults)
     assert s3_proxy.count("GET", r"bags/part-") > 100, "every epoch reads the bags over HTTP"
     s3_proxy.heal()
-    finished(momkd("crossval", "--config", str(saved(tiny_config, tmp_path / "disk"))))
+    crossval(tiny_config)
     metrics, predictions = comparable(f"{s3_server.uri}/run")
     expected, expected_predictions = comparable(tiny_config.run.dir)
     assert metrics == expected

@@ -14,6 +14,7 @@ from support.s3 import S3Server
 
 from momkd_ray import __version__
 from momkd_ray.config.load import Config
+from momkd_ray.config.sections import ClusterConfig
 from momkd_ray.doctor import checks
 from momkd_ray.doctor.checks import Diagnosis, diagnose
 from momkd_ray.doctor.machine import describe_machine
@@ -49,7 +50,9 @@ def test_a_gpu_that_is_there_and_unused_is_a_fault(monkeypatch: pytest.MonkeyPat
 
 def test_gpus_and_the_configuration_are_compared(monkeypatch: pytest.MonkeyPatch, tiny_config: Config) -> None:
     usable: dict[str, Any] = {"gpus_present": 1, "gpus_usable": 1, "gpu_names": ["H100"], "cuda_build": "12.8"}
-    assert "cluster.gpus_per_worker" in said(of_machine(monkeypatch, tiny_config, **usable), "GPUs", "note")
+    assert not said(of_machine(monkeypatch, tiny_config, **usable), "GPUs", "note")  # they are chosen by `auto`
+    unused = tiny_config.model_copy(update={"cluster": ClusterConfig(gpus_per_worker=0)})
+    assert "cluster.gpus_per_worker" in said(of_machine(monkeypatch, unused, **usable), "GPUs", "note")
     tree = tiny_config.model_dump(mode="json")
     tree["cluster"]["gpus_per_worker"] = 1
     assert "this machine has none" in said(of_machine(monkeypatch, Config.model_validate(tree)), "GPUs", "note")

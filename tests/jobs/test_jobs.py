@@ -25,6 +25,7 @@ import pytest
 import yaml
 from ray._private.services import get_node_ip_address
 from ray.autoscaler._private.util import prepare_config, validate_config
+from support.held_fold import HELD_AFTER
 
 ROOT = Path(__file__).parents[2]
 FAKE_HEAD = "f" * 51 + "00000"  # the id that Ray's fake provider gives its head
@@ -38,7 +39,7 @@ PORTS = {
     "max-worker-port": 27999,
 }
 IDLE_MINUTES = 0.2
-EPOCHS = 40  # of a fold that is to be stopped: seconds longer than the command that stops it
+EPOCHS = 6  # of a fold that is stopped after a few of them
 
 
 def on_this_machine(cluster: dict[str, Any]) -> dict[str, Any]:
@@ -116,10 +117,11 @@ class Cluster:
     def command(self, verb: str, *arguments: str) -> list[str]:
         return [self.ray, "job", verb, "--address", self.dashboard, *arguments]
 
-    def submission(self, name: str, home: Path, **settings: object) -> list[str]:
-        """The demo's cross-validation, in the home directory that the job is given."""
+    def submission(self, name: str, home: Path, hook: str = "", **settings: object) -> list[str]:
+        """The demo's cross-validation, in the home directory that the job is given; its workers begin with the hook."""
         sets = [part for key, value in settings.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
-        environment = json.dumps({"env_vars": {"HOME": str(home)}})
+        hooks = {"worker_process_setup_hook": hook} if hook else {}
+        environment = json.dumps({"env_vars": {"HOME": str(home)}, **hooks})
         options = ["--submission-id", name, "--working-dir", ".", "--runtime-env-json", environment]
         return self.command(
             "submit", *options, "--", "python", "jobs/crossval.py", "--config", "jobs/configs/demo.yaml", *sets
@@ -201,7 +203,7 @@ def test_the_types_of_the_test_are_those_of_cluster_yaml() -> None:
 
 
 @pytest.mark.slow
-def test_machines_come_with_the_work_and_leave_when_idle(
+def test_machines_come_with_the_work_and_leave_when_idle_and_a_job_carries_its_exit_code(
     cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     began, timeline = time.monotonic(), ["", "seconds  event"]
@@ -214,6 +216,7 @@ def test_machines_come_with_the_work_and_leave_when_idle(
     happened("submitted to a head without workers")
     small = {"folds__n": 3, "train__epochs": 4, "synthetic__patients": 30, "synthetic__patches": 60}
     job = cluster.popen(cluster.submission("grow", tmp_path, **small))
+    wrong = cluster.popen(cluster.submission("bad", tmp_path / "bad", cohort__label="NOPE", **small))  # meanwhile
     run = tmp_path / "momkd-demo" / "run"
     folds: set[str] = set()
     while job.poll() is None:
@@ -235,6 +238,11 @@ def test_machines_come_with_the_work_and_leave_when_idle(
     with capsys.disabled():
         print("\n".join(timeline))
 
+    output, _ = wrong.communicate(timeout=60)
+    assert wrong.returncode == 1, output
+    assert "NOPE" in output
+    assert cluster.status("bad") == "FAILED"
+
     # plain lines in the log, from the first count to the final table
     code, told = cluster.run(cluster.command("logs", "grow"))
     assert code == 0
@@ -247,19 +255,12 @@ def test_machines_come_with_the_work_and_leave_when_idle(
 
 
 @pytest.mark.slow
-def test_a_job_carries_the_exit_code_of_bad_input(cluster: Cluster, tmp_path: Path) -> None:
-    code, output = cluster.run(cluster.submission("bad", tmp_path, cohort__label="NOPE"))
-    assert code == 1, output
-    assert "NOPE" in output
-    assert cluster.status("bad") == "FAILED"
-
-
-@pytest.mark.slow
 def test_a_stopped_job_leaves_a_run_that_the_next_one_finishes(cluster: Cluster, tmp_path: Path) -> None:
     settings = {"folds__n": 2, "cluster__workers": 2, "synthetic__patients": 30, "synthetic__patches": 60}
-    settings |= {"train__epochs": EPOCHS, "train__patience": EPOCHS}
+    # a refit of the first fold would wait for the machines that the second one holds
+    settings |= {"train__epochs": EPOCHS, "train__patience": EPOCHS, "train__refit": False}
     run = tmp_path / "momkd-demo" / "run"
-    laptop = cluster.popen(cluster.submission("first", tmp_path, **settings))
+    laptop = cluster.popen(cluster.submission("first", tmp_path, "support.held_fold.hold", **settings))
     until(lambda: laptop.poll() is not None or [*run.glob("fold=*/metrics.jsonl")])
     assert laptop.poll() is None, laptop.communicate()[0]
     # Ctrl-C ends the laptop's view of the job alone
@@ -270,7 +271,8 @@ def test_a_stopped_job_leaves_a_run_that_the_next_one_finishes(cluster: Cluster,
     until(lambda: [*run.glob("fold=*/result.json")])
     [finished] = run.glob("fold=*/result.json")  # either: two folds of two workers wait for room for one
     told = run / ("fold=1" if finished.parent.name == "fold=0" else "fold=0") / "metrics.jsonl"
-    until(told.exists)
+    # the second fold waits there until the job is stopped, however fast the machine is
+    until(lambda: told.exists() and told.read_text().count("\n") == HELD_AFTER)
     code, output = cluster.run(cluster.command("stop", "first"))
     assert code == 0, output
     assert cluster.status("first") == "STOPPED"
@@ -279,7 +281,7 @@ def test_a_stopped_job_leaves_a_run_that_the_next_one_finishes(cluster: Cluster,
     assert "\x1b" not in log
     until(lambda: not trainers(cluster), lambda: trainers(cluster))
     before, stamp = told.read_text(), finished.stat().st_mtime_ns
-    assert 0 < before.count("\n") < EPOCHS
+    assert before.count("\n") == HELD_AFTER < EPOCHS
     assert not (run / "metrics.json").exists()
 
     code, output = cluster.run(cluster.submission("second", tmp_path, **settings))

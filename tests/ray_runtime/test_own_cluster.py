@@ -59,6 +59,15 @@ METHODS = (
     "ray.rpc.LogService/ListLogs",
     "ray.rpc.events.EventAggregatorService/AddEvents",
 )
+# with the token those are asked that change nothing when they are given an empty message
+HARMLESS = (
+    "ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
+    "ray.rpc.NodeManagerService/GetNodeStats",
+    "ray.rpc.ObjectManagerService/FreeObjects",
+    "ray.rpc.CoreWorkerService/GetCoreWorkerStats",
+    "ray.rpc.LogService/ListLogs",
+    "ray.rpc.events.EventAggregatorService/AddEvents",
+)
 PATHS = ("/api/jobs/", "/api/cluster_status", "/get_or_create_runtime_env", "/api/v0/tasks", "/api/job_agent/jobs/")
 
 
@@ -88,23 +97,25 @@ def owned() -> Iterator[Owned]:
         process.communicate("")
 
 
-def grpc_answers(target: str) -> dict[str, tuple[str, str]]:
-    """Status and details of every method that the server at a port knows, asked without a token."""
+def grpc_answers(target: str, token: str = "") -> dict[str, tuple[str, str]]:
+    """Status and details of every method that the server at a port knows, asked without or with a token."""
     answers = {}
+    metadata = [("authorization", f"Bearer {token}")] if token else []
     with grpc.insecure_channel(target) as channel:
-        for method in METHODS:
+        for method in HARMLESS if token else METHODS:
             try:
-                channel.unary_unary(f"/{method}")(b"", timeout=10)
+                channel.unary_unary(f"/{method}")(b"", timeout=10, metadata=metadata)
                 answers[method] = ("OK", "")
             except grpc.RpcError as error:
                 answers[method] = (error.code().name, error.details())
     return {method: answer for method, answer in answers.items() if answer[0] != "UNIMPLEMENTED"}
 
 
-def http_answer(url: str) -> tuple[int, bytes] | None:
-    """Status and body of an answer without a token; None where nobody speaks HTTP."""
+def http_answer(url: str, token: str = "") -> tuple[int, bytes] | None:
+    """Status and body of an answer without or with a token; None where nobody speaks HTTP."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
             return answer.status, answer.read(200)
     except urllib.error.HTTPError as error:
         return error.code, b""
@@ -113,23 +124,54 @@ def http_answer(url: str) -> tuple[int, bytes] | None:
 
 
 def test_every_port_is_on_loopback_and_refuses_without_the_token(owned: Owned) -> None:
+    """`pytest -s -k every_port tests/ray_runtime` prints the ports and what answers there."""
     assert len(owned.facts["ports"]) >= 10
-    speakers = {"gRPC": 0, "HTTP": 0, "metrics": 0}
-    for ip, port, command in owned.facts["ports"]:
+    table = [("port", "process", "speaks", "without the token", "with the token")]
+    for ip, port, command in sorted(owned.facts["ports"], key=lambda entry: entry[1]):
         assert ip in LOOPBACK, f"{command} listens at {ip}:{port}"
-        answers = [http_answer(f"http://127.0.0.1:{port}{path}") for path in PATHS]
-        http = [answer for answer in answers if answer is not None]
+        url, target = f"http://127.0.0.1:{port}", f"127.0.0.1:{port}"
+        http = [answer for path in PATHS if (answer := http_answer(f"{url}{path}")) is not None]
         if not http:
-            refused = grpc_answers(f"127.0.0.1:{port}")
+            refused, taken = grpc_answers(target), grpc_answers(target, owned.token)
             assert refused, f"{command} at port {port} knows none of the methods that are tried"
             assert {code for code, _ in refused.values()} == {"UNAUTHENTICATED"}, (command, refused)
-            speakers["gRPC"] += 1
+            speaks, without = "gRPC", "UNAUTHENTICATED"
+            codes = {code for code, _ in taken.values()}
+            assert "UNAUTHENTICATED" not in codes, (command, taken)
+            answer = ", ".join(f"{method.rpartition('.')[2]} {code}" for method, (code, _) in taken.items()) or "-"
         elif {status for status, _ in http} == {401}:
-            speakers["HTTP"] += 1
+            speaks, without = "HTTP", "401"
+            statuses = {answer[0] for path in PATHS if (answer := http_answer(f"{url}{path}", owned.token)) is not None}
+            assert 401 not in statuses, command
+            answer = ", ".join(map(str, sorted(statuses)))
         else:  # figures for Prometheus and nothing else, whatever is asked
             assert all(status == 200 and body.startswith(b"# HELP") for status, body in http), (command, http)
-            speakers["metrics"] += 1
-    assert min(speakers.values()) > 0, speakers
+            speaks, without, answer = "HTTP", "200, metrics alone", "200, metrics alone"
+        table.append((str(port), process_name(command), speaks, without, answer))
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    spoken = {(speaks, without) for _, _, speaks, without, _ in table[1:]}
+    assert spoken == {("gRPC", "UNAUTHENTICATED"), ("HTTP", "401"), ("HTTP", "200, metrics alone")}
+
+
+def process_name(command: str) -> str:
+    """Names a process of Ray by its command line."""
+    known = (
+        "gcs_server",
+        "raylet/raylet",
+        "dashboard/agent",
+        "runtime_env/agent",
+        "dashboard/dashboard",
+        "log_monitor",
+    )
+    known += ("monitor.py", "ray-dashboard-", "ray::")
+    found = next((name for name in known if name in command), "")
+    if found in ("ray::", "ray-dashboard-"):
+        return command.split()[0]
+    if not found:
+        return "the command itself"
+    return found.replace("/", " ") if "agent" in found else found.rpartition("/")[2]
 
 
 def test_a_client_needs_the_token(owned: Owned, tmp_path: Path) -> None:

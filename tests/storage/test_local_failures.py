@@ -16,6 +16,7 @@ import pytest
 from support.bags import EXACT, listed, stored, write_h5
 
 from momkd_ray import storage
+from momkd_ray.bags.ingest import ingest
 from momkd_ray.bags.store import BagStore
 from momkd_ray.errors import InputError, RunError
 from momkd_ray.formats.bag import Recipe
@@ -124,7 +125,9 @@ def test_a_feature_file_on_a_failing_disk_is_not_damaged(
         read_bag(path, "s", Recipe())
 
 
-def test_a_file_open_for_writing_elsewhere_is_told_as_such(tmp_path: Path) -> None:
+def test_a_file_open_for_writing_elsewhere_is_told_as_such_and_never_left_out(
+    tmp_path: Path, ray_cluster: Connection
+) -> None:
     path = write_h5(tmp_path / "s.h5")
     code = f"import h5py, sys; file = h5py.File({str(path)!r}, 'a'); print('open', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
@@ -132,6 +135,14 @@ def test_a_file_open_for_writing_elsewhere_is_told_as_such(tmp_path: Path) -> No
         writer.stdout.readline()
         with pytest.raises(InputError, match=r"s\.h5 is open for writing in another program"):
             read_bag(str(path), "s", Recipe())
+        # neither way of going about bad inputs leaves it out of the cohort
+        uri = str(tmp_path / "store")
+        write_h5(tmp_path / "t.h5", seed=1)
+        slides = listed([path, tmp_path / "t.h5"])
+        for on_error in ("stop", "skip"):
+            with pytest.raises(RunError, match=r"1 of 2 feature files cannot be read now, .* left out: .*s\.h5"):
+                ingest(slides, uri, EXACT, on_error=on_error)  # type: ignore[arg-type]
+            assert not (tmp_path / "store" / "manifest.json").exists()
         writer.communicate(b"")
     assert read_bag(str(path), "s", Recipe()).n_patches == 9
 

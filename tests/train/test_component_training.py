@@ -21,6 +21,7 @@ from momkd_ray.model.explain import explain
 from momkd_ray.model.interface import MILModel
 from momkd_ray.model.memory import MomentumMemory
 from momkd_ray.model.registry import build_model
+from momkd_ray.train.checkpoints import kept_weights
 from momkd_ray.train.task import FoldTask
 from momkd_ray.train.worker import train_loop_per_worker
 
@@ -96,7 +97,7 @@ def trained_model(location: Path) -> tuple[MILModel, BagBatch]:
     task = component_task(location)
     train_loop_per_worker({"task": task})
     model = build_model(task.config.model, task.config.memory, task.config.loss, width=WIDTH, genes=GENES)
-    model.load_state_dict(state_of(location)["progress"]["best_weights"])
+    model.load_state_dict(kept_weights(state_of(location)))
     return model.eval(), collate([task.source.read("slide-03")])
 
 
