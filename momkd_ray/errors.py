@@ -50,7 +50,7 @@ def as_user_error(failure: str, error: BaseException) -> InputError | RunError:
     if input_error := input_error_within(error):
         return input_error
     run_error = run_error_within(error)
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines = _without_advice(str(error)).strip().splitlines() or [type(error).__name__]
     return RunError(f"{failure}: {run_error or lines[-1]}")
 
 
@@ -65,10 +65,17 @@ def _within(error: BaseException, kind: type[E]) -> E | None:
         if isinstance(current, kind):
             # Ray's exception for a task has its cause's type too, but its text is the task's entire traceback
             cause = getattr(current, "cause", None)
-            return cause if isinstance(cause, kind) else current
+            found = cause if isinstance(cause, kind) else current
+            found.args = tuple(_without_advice(part) if isinstance(part, str) else part for part in found.args)
+            return found
         queue += [current.__cause__, current.__context__, getattr(current, "cause", None)]
         # Ray Train collects its workers' exceptions by rank
         queue += [*getattr(current, "worker_failures", {}).values(), getattr(current, "controller_failure", None)]
     # Ray Data keeps only the text of a task's exception
     sentences = re.findall(rf"^{kind.__module__}\.{kind.__name__}: (.*)$", str(error), re.MULTILINE)
     return kind(sentences[-1]) if sentences else None
+
+
+def _without_advice(text: str) -> str:
+    """Removes what Ray Data appends to the text of a task's exception: its attempts, and how to change their number."""
+    return re.sub(r"\n?Failed to [^\n]* after \d+/\d+ attempts \(total backoff .*", "", text, flags=re.DOTALL)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal, Protocol
 
 Kind = Literal["file", "folder"]
-LEASE = "lease.json"
-"""The end of the name of a lease's file (`storage.lease`), which others may be writing at any time."""
+LEASE = "lease."
+"""Part of the name of a lease's file (`storage.lease`), which others may be writing at any time."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from momkd_ray.storage.process_identity import ProcessIdentity, host_name, this_
 HEARTBEAT_S = 10.0
 ABANDONED_AFTER_S = 60.0
 POLL_S = 1.0
+_held_here: set[str] = set()  # tokens of this process
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,11 @@ class Holder:
     process: ProcessIdentity
     since: str
     heartbeat: int = 0
+
+    def has_ended(self) -> bool:
+        """Returns whether it holds nothing any more: its process has ended, or could not give the lease back."""
+        given_up = self.process == this_process() and self.token not in _held_here
+        return given_up or self.process.has_ended()
 
     def excludes(self, other: Holder) -> bool:
         """Returns whether the two may not hold their leases at the same time."""
@@ -88,7 +94,12 @@ def lease(
         RunError: another process holds it, or took it over while this one stood still.
     """
     mine = Holder(uuid.uuid4().hex, part, host_name(), this_process(), _now())
-    _acquire(location, folder, mine, on_wait, wait_s=wait_s, cure=cure)
+    _held_here.add(mine.token)
+    try:
+        _acquire(location, folder, mine, on_wait, wait_s=wait_s, cure=cure)
+    except BaseException:
+        _held_here.discard(mine.token)
+        raise
     heart = _Heart(location, mine)
     heart.start()
     try:
@@ -99,6 +110,7 @@ def lease(
         raise _lost(folder, heart.successor) from error
     finally:
         heart.stop()
+        _held_here.discard(mine.token)
         _release(location, mine)
     if heart.successor is not None:
         raise _lost(folder, heart.successor)
@@ -111,7 +123,7 @@ def is_held(location: str, *, but_this_process: bool = False) -> bool:
         location: the file of the lease.
         but_this_process: whether this process does not count.
     """
-    holders = [holder for holder in _parse(_content(location), location) if not holder.process.has_ended()]
+    holders = [holder for holder in _parse(_content(location), location) if not holder.has_ended()]
     return any(not but_this_process or holder.process != this_process() for holder in holders)
 
 
@@ -151,7 +163,7 @@ def _acquire(
 
 def _others_hold(location: str, mine: Holder) -> bool:
     holders = _parse(_content(location), location)
-    return any(holder.token != mine.token and not holder.process.has_ended() for holder in holders)
+    return any(holder.token != mine.token and not holder.has_ended() for holder in holders)
 
 
 def _try(location: str, mine: Holder, abandoned: set[str]) -> list[Holder]:
@@ -159,7 +171,7 @@ def _try(location: str, mine: Holder, abandoned: set[str]) -> list[Holder]:
 
     def alive(content: bytes | None) -> list[Holder]:
         holders = _parse(content, location)
-        return [holder for holder in holders if holder.token not in abandoned and not holder.process.has_ended()]
+        return [holder for holder in holders if holder.token not in abandoned and not holder.has_ended()]
 
     def excluding(holders: list[Holder]) -> list[Holder]:
         return [holder for holder in holders if holder.excludes(mine)]

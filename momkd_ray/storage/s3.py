@@ -105,7 +105,7 @@ class S3Backend:
         for upload in self._uploads():
             name, request = upload["Key"][len(prefix) :], {"Bucket": self.bucket, "Key": upload["Key"]}
             request["UploadId"] = upload["UploadId"]
-            if ("/" in name and not below) or name.endswith(LEASE):
+            if ("/" in name and not below) or LEASE in name:
                 continue
             with suppress(FileNotFoundError):  # completed or aborted since it was listed
                 parts = with_retries("list", self.location, partial(_parts, request))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.held_fold import HELD_AFTER, held_workers
+from support.held_fold import HELD_AFTER
+from support.hooks import hooked
 from support.runs import changed, comparable, crossval, finished, momkd, saved
 
 from momkd_ray.config.load import Config
@@ -38,7 +39,7 @@ def test_interrupted_and_killed_the_same_command_ends_like_an_undisturbed_run(
     command, run = ("crossval", "--config", str(saved(broken, tmp_path / "b"))), Path(broken.run.dir)
 
     # one fold ends, the other waits in its middle
-    first = momkd(*command, variables=held_workers(), start_new_session=True)
+    first = momkd(*command, variables=hooked("support.held_fold.hold"), start_new_session=True)
     until(lambda: [*run.glob("fold=*/result.json")], first)
     [done] = run.glob("fold=*/result.json")
     told = run / ("fold=1" if done.parent.name == "fold=0" else "fold=0") / "metrics.jsonl"
@@ -58,7 +59,7 @@ def test_interrupted_and_killed_the_same_command_ends_like_an_undisturbed_run(
     assert "run the same command again to resume" in output.strip().splitlines()[-1]
     assert "Traceback" not in output
 
-    killed = momkd(*command, variables=held_workers(), start_new_session=True)
+    killed = momkd(*command, variables=hooked("support.held_fold.hold"), start_new_session=True)
     until(lambda: [*checkpoints.glob(f"{HELD_AFTER + 2:05d}-*.pt")], killed)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()

@@ -205,3 +205,24 @@ def test_a_lock_of_a_killed_writer_of_this_machine_does_not_delay_an_update(tmp_
     assert time.monotonic() - began < 2
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     json.loads(location.read_text())
+
+
+def test_a_lease_that_could_not_be_given_back_does_not_bind_its_own_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk, in a notebook whose process lives on."""
+    location, folder = str(tmp_path / "lease.json"), str(tmp_path)
+
+    def full(*arguments: object) -> None:
+        raise RunError("could not write: No space left on device")
+
+    def fails() -> None:
+        with lease(location, folder):
+            monkeypatch.setattr(storage, "update", full)
+            full()
+
+    with pytest.raises(RunError, match="No space left"):
+        fails()
+    monkeypatch.undo()
+    with lease(location, folder), pytest.raises(RunError, match="is in use by"), lease(location, folder):
+        pass

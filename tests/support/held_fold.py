@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -10,13 +9,6 @@ from momkd_ray import storage
 
 HELD_AFTER = 2  # epochs, whose lines metrics.jsonl has
 FIRST = ".first-fold"
-_TESTS = Path(__file__).parents[1]
-
-
-def held_workers() -> dict[str, str]:
-    """Variables of a command in whose processes `hold` is called."""
-    paths = [str(_TESTS / "support" / "held_workers"), str(_TESTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(_TESTS.parent), *paths]))}
 
 
 def hold() -> None:
