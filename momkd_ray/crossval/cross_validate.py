@@ -101,8 +101,9 @@ def train_folds(
     failed = [str(result.error).strip().splitlines()[-1] for result in results if result.error]
     failed += [result.metrics["run_failed"] for result in results if "run_failed" in (result.metrics or {})]
     if failed:
+        first = failed[0].removesuffix(", then run the same command again")
         raise RunError(
-            f"{len(failed)} of {total - done} folds failed, the first with: {failed[0]}; finished folds are kept: "
+            f"{len(failed)} of {total - done} folds failed, the first with: {first}; finished folds are kept: "
             "run the same command again to resume the others"
         )
     # after Ctrl-C, Tune returns as if it had finished

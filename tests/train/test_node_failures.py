@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from momkd_ray import storage
 from momkd_ray.train.worker import train_loop_per_worker
 
 pytestmark = pytest.mark.slow
-EPOCHS = 8
+EPOCHS = 6
 # of this machine as its drivers resolve it: in a process that is connected to an own cluster Ray would take loopback
 NODE_ADDRESS = node_ip_address_from_perspective("192.0.2.1:53")
 TESTS = Path(__file__).parents[1]
@@ -84,19 +85,31 @@ def memory_threshold() -> str:
     return f"{(total - available + 0.9 * EXCESSIVE_BYTES) / total:.4f}"
 
 
-@pytest.fixture
-def machines(s3_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machines]:
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("RAY_memory_usage_threshold", memory_threshold())
-    monkeypatch.setenv(MEMORY_CHECK_INTERVAL_MS, "0")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    client = internal_kv.internal_kv_get_gcs_client()
-    machines = Machines()
-    yield machines
-    machines.cluster.shutdown()
-    if client is not None:  # ending a cluster takes away the client of the one that this process is connected to
-        internal_kv._initialize_internal_kv(client)
+@pytest.fixture(scope="module")
+def remote(s3_endpoint: str, s3_client: Any) -> Iterator[tuple[S3Server, FaultyProxy]]:
+    """A bucket, and a proxy before it to which the environment of the cluster leads."""
+    server = S3Server(s3_endpoint, f"bucket-{uuid.uuid4().hex[:8]}", s3_client)
+    server.client.create_bucket(Bucket=server.bucket)
+    with FaultyProxy(s3_endpoint) as proxy, pytest.MonkeyPatch.context() as patched:
+        for name, value in server.environment(proxy.endpoint).items():
+            patched.setenv(name, value)
+        yield server, proxy
+
+
+@pytest.fixture(scope="module")
+def machines(remote: tuple[S3Server, FaultyProxy]) -> Iterator[Machines]:
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in ENVIRONMENT.items():
+            patched.setenv(name, value)
+        patched.setenv("RAY_memory_usage_threshold", memory_threshold())
+        patched.setenv(MEMORY_CHECK_INTERVAL_MS, "0")
+        patched.delenv("RAY_ADDRESS", raising=False)
+        client = internal_kv.internal_kv_get_gcs_client()
+        machines = Machines()
+        yield machines
+        machines.cluster.shutdown()
+        if client is not None:  # ending a cluster takes away the client of the one that this process is connected to
+            internal_kv._initialize_internal_kv(client)
 
 
 def plan_of(
@@ -160,33 +173,6 @@ def undisturbed(folder: Path) -> tuple[pd.DataFrame, ...]:
     return end_of(plan["location"])
 
 
-def test_six_failures_at_random_steps_change_no_number(
-    machines: Machines, s3_server: S3Server, s3_proxy: FaultyProxy, tmp_path: Path
-) -> None:
-    rng = random.Random(4)
-    kinds = ["exception", "killed", "memory", "node", "head", "away"]
-    rng.shuffle(kinds)
-    steps = sorted(rng.sample(range(2, 4 * EPOCHS - 2), len(kinds)))
-    print("failures", list(zip(steps, kinds, strict=True)))
-
-    def away() -> None:
-        s3_proxy.away(5).join()
-
-    def replaced() -> None:
-        machines.go()
-        time.sleep(2)
-        machines.come()
-
-    failures = list(zip(steps, kinds, strict=True))
-    plan = plan_of(tmp_path, f"{s3_server.uri}/fold", 2, failures, 0.05)
-    reports = driven(plan, machines, {"node": replaced, "head": machines.restart, "away": away})
-    assert {path.name for path in Path(plan["marks"]).iterdir()} >= set(kinds)
-    resumed = [note for line in reports for note in line["notes"] or [] if "resumes from" in note]
-    assert len(resumed) >= 3, reports
-    for end, expected in zip(end_of(plan["location"]), undisturbed(tmp_path), strict=True):
-        pd.testing.assert_frame_equal(end, expected, rtol=1e-5, atol=1e-5)
-
-
 def test_a_fold_shrinks_and_grows_in_its_middle_with_the_same_loss_curve(machines: Machines, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, str(tmp_path / "fold"), [1, 2], [(6, "node"), (12, "more")], 0.1)
     reports = driven(plan, machines, {"node": machines.go, "more": machines.come})
@@ -196,3 +182,31 @@ def test_a_fold_shrinks_and_grows_in_its_middle_with_the_same_loss_curve(machine
     assert changes == [2, 1, 2]
     for end, expected in zip(end_of(plan["location"]), undisturbed(tmp_path), strict=True):
         pd.testing.assert_frame_equal(end, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_six_failures_at_random_steps_change_no_number(
+    machines: Machines, remote: tuple[S3Server, FaultyProxy], tmp_path: Path
+) -> None:
+    server, proxy = remote
+    rng = random.Random(4)
+    kinds = ["exception", "killed", "memory", "node", "head", "away"]
+    rng.shuffle(kinds)
+    steps = sorted(rng.sample(range(2, 4 * EPOCHS - 2), len(kinds)))
+    print("failures", list(zip(steps, kinds, strict=True)))
+
+    def away() -> None:
+        proxy.away(5).join()
+
+    def replaced() -> None:
+        machines.go()
+        time.sleep(2)
+        machines.come()
+
+    failures = list(zip(steps, kinds, strict=True))
+    plan = plan_of(tmp_path, f"{server.uri}/fold", 2, failures, 0.05)
+    reports = driven(plan, machines, {"node": replaced, "head": machines.restart, "away": away})
+    assert {path.name for path in Path(plan["marks"]).iterdir()} >= set(kinds)
+    resumed = [note for line in reports for note in line["notes"] or [] if "resumes from" in note]
+    assert len(resumed) >= 3, reports
+    for end, expected in zip(end_of(plan["location"]), undisturbed(tmp_path), strict=True):
+        pd.testing.assert_frame_equal(end, expected, rtol=1e-5, atol=1e-5)
