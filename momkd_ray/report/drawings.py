@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup, escape
-from matplotlib import rc_context
+from matplotlib import font_manager, rc_context
 from matplotlib.figure import Figure
 
 from momkd_ray import storage
@@ -18,6 +20,12 @@ from momkd_ray import storage
 PNG_DPI = 200
 # Okabe and Ito's colours, distinct for readers with any colour vision
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
+
+# for names in scripts that DejaVu Sans lacks, where they are installed; a page's SVG has the viewer's fonts
+_OTHER_SCRIPTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei"),
+    *("PingFang SC", "Hiragino Sans", "Malgun Gothic", "Noto Sans Devanagari", "Noto Sans Thai"),
+)
 
 SERIES_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 
@@ -62,7 +70,8 @@ class Drawing:
 
     def write(self, folder: str) -> None:
         """Writes `<name>.png`, `<name>.svg` and `<name>.csv` into a folder."""
-        with rc_context(style(FILE_INK)):
+        with rc_context(style(FILE_INK)), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure = self.draw(FILE_INK)
             for suffix, settings in (("svg", {"metadata": _no_metadata()}), ("png", {"dpi": PNG_DPI})):
                 stream = io.BytesIO()
@@ -70,6 +79,11 @@ class Drawing:
                 storage.write_bytes(storage.join(folder, f"{self.name}.{suffix}"), stream.getvalue())
         text = self.data.to_csv(index=False, lineterminator="\n")
         storage.write_text(storage.join(folder, f"{self.name}.csv"), text)
+
+
+@cache
+def _installed_fonts() -> frozenset[str]:
+    return frozenset(font_manager.fontManager.get_font_names())
 
 
 def write_drawings(drawings: Sequence[Drawing], folder: str) -> None:
@@ -84,7 +98,7 @@ def style(ink: Ink) -> dict[str, Any]:
         "svg.fonttype": "none",
         "svg.hashsalt": "momkd-ray",
         "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
+        "font.sans-serif": ["DejaVu Sans", *(font for font in _OTHER_SCRIPTS if font in _installed_fonts())],
         "font.size": 9,
         "text.parse_math": False,  # a class may be called $x
         "text.color": ink.ink,

@@ -1,4 +1,4 @@
-"""Names in every script: classes, patients, slides, columns, sites and folders, through all verbs that train and read."""
+"""Names in every script: classes, patients, slides, columns and folders, through the verbs that train and read."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def written(config: Config, place: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_every_verb_takes_names_in_every_script(
     tiny_config: Config, ray_cluster: Connection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
