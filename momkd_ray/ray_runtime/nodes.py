@@ -40,7 +40,7 @@ def nodes_of(cluster: ClusterConfig) -> list[Node]:
             continue
         offered: dict[str, float] = node["Resources"]
         trains = offered.get("CPU", 0.0) >= cluster.cpus_per_worker
-        trains = trains and offered.get("GPU", 0.0) >= cluster.gpus_per_worker
+        trains = trains and offered.get("GPU", 0.0) >= cluster.gpus
         address, host = node["NodeManagerAddress"], node["NodeManagerHostname"]
         name = address if host in ("", address) else f"{host} ({address})"
         nodes.append(Node(node["NodeID"], name, int(offered.get("object_store_memory", 0)), trains))
