@@ -30,15 +30,19 @@ from momkd_ray.ray_runtime.cluster import connect
 with connect() as connection:
     pids = ray.get([ray.remote(lambda: os.getpid()).remote() for _ in range(4)])
     session = ray._private.worker._global_node.get_session_dir_path()
-    time.sleep(3)  # the dashboard's agent is the last to listen
-    me = psutil.Process()
-    processes = [me, *me.children(recursive=True)]
-    ports = [
-        (socket.laddr.ip, socket.laddr.port, " ".join(process.cmdline()))
-        for process in processes
-        for socket in process.net_connections(kind="inet")
-        if socket.status == "LISTEN"
-    ]
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        me = psutil.Process()
+        processes = [me, *me.children(recursive=True)]
+        ports = [
+            (socket.laddr.ip, socket.laddr.port, " ".join(process.cmdline()))
+            for process in processes
+            for socket in process.net_connections(kind="inet")
+            if socket.status == "LISTEN"
+        ]
+        if sum("DashboardAgent" in command for _, _, command in ports) >= 3:
+            break  # the last to listen, for gRPC, HTTP and metrics
+        time.sleep(0.2)
     facts = {"ports": ports, "dashboard": connection.dashboard, "token_file": connection.token_file}
     facts |= {"session": session, "address": ray.get_runtime_context().gcs_address}
     facts |= {"environment": {name: value for name, value in os.environ.items() if name.startswith("RAY_")}}

@@ -39,10 +39,18 @@ KEYS_A_PAGE = 100  # of a listing; real S3 has 1,000
 
 Kind = Literal["status", "reset", "lost", "cut", "late", "trickle"]
 
-# moto must be ready for parts of any size, which real S3 refuses below 5 MiB
+# moto must be ready for parts of any size, which real S3 refuses below 5 MiB; a condition and the write that it is for
+# are one operation of S3, and two of moto's
 _SERVER = """
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 import sys
+import threading
+writing, put = threading.Lock(), S3Response.put_object
+def put_object(self):
+    with writing:
+        return put(self)
+S3Response.put_object = put_object
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 server.start()
 print(server.get_host_and_port()[1], flush=True)
