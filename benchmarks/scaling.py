@@ -100,7 +100,7 @@ def stepping(training: FoldTraining) -> Iterator[float]:
     """Yields the seconds of each step, epoch after epoch."""
     epoch = 0
     while True:
-        for share in training.data.shares(training.data.plan(epoch), 0):
+        for share in training.data.shares(training.data.plan(epoch), 0, epoch):
             began = time.perf_counter()
             training.stepper.step(share.batches if share.draws else [], share.global_bags, filler=share.batches[0])
             yield time.perf_counter() - began

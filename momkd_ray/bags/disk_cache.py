@@ -43,6 +43,11 @@ def take_notes() -> list[str]:
     return notes
 
 
+def add_note(sentence: str) -> None:
+    """Adds a line for the user, which the next epoch's metrics carry."""
+    _notes.append(sentence)
+
+
 def default_folder() -> str:
     """Returns the folder of the cache where the configuration names none: on a disk that survives a restart."""
     base = next((path for path in ("/var/tmp", tempfile.gettempdir()) if os.access(path, os.W_OK)), ".")
@@ -196,7 +201,7 @@ class DiskCache:
             if self.off:
                 return
             self.off = f"{self.folder}: {error.strerror or error}"
-        _notes.append(f"the bags are no longer cached on disk ({self.off}); they are read from the bag store")
+        add_note(f"the bags are no longer cached on disk ({self.off}); they are read from the bag store")
 
     def _make_room(self, size: int) -> bool:
         """Removes the bags used least recently if a bag of this size would exceed the limit; False if it never fits."""

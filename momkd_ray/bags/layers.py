@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from momkd_ray import storage
+from momkd_ray.bags.bag_stream import RayDataBags
 from momkd_ray.bags.cached_bags import CachedBags
 from momkd_ray.bags.disk_cache import DiskCache, default_folder, on_network
 from momkd_ray.bags.shared_bags import BagSource, share_bags
 from momkd_ray.bags.store import BagStore
 from momkd_ray.config.sections import ClusterConfig, StoreConfig
+from momkd_ray.ray_runtime.cluster import concurrent_folds
 from momkd_ray.ray_runtime.nodes import Node, ask_nodes, nodes_of
 
 
@@ -42,19 +44,23 @@ def choose_layer(
     memory = config.memory_share * min((node.object_store_bytes for node in training or nodes), default=0)
     of_them = f"{size_text(needed)} of bags"
     if needed <= memory:
-        source = share_bags(store, slide_ids)
-        return source, f"{of_them} fit Ray's object store ({size_text(memory)} for bags on each machine that trains)"
+        return share_bags(
+            store, slide_ids
+        ), f"{of_them} fit Ray's object store ({size_text(memory)} for bags on each machine that trains)"
     more = f"{of_them} are more than fit Ray's object store ({size_text(memory)} on each machine that trains)"
-    cache = disk_cache(store, config)
-    if cache is None:
-        return store, f"{more}: they are read from {store.uri} in every epoch"
-    room = _cache_room(cache, training)
-    if needed > room:
-        return store, (
-            f"{more} and its disk ({size_text(room)} for {cache.folder}): they are read from {store.uri} in every epoch"
-        )
-    kept = f"each machine keeps them in {cache.folder} ({size_text(room)}) once they have been read"
-    return CachedBags(store, cache), f"{more}: {kept}"
+    cache, room = disk_cache(store, config), 0
+    if cache is not None:
+        room = _cache_room(cache, training)
+        more += "" if needed <= room else f" and its disk ({size_text(room)} for {cache.folder})"
+    source: BagStore | CachedBags = store
+    where = f"they are read from {store.uri} in every epoch"
+    if cache is not None and needed <= room:
+        source = CachedBags(store, cache)
+        where = f"each machine keeps them in {cache.folder} ({size_text(room)}) once they have been read"
+    if config.reader == "direct" or (config.reader == "auto" and len(training) < 2):
+        return source, f"{more}: {where}"
+    spare = max(0.0, sum(node.cpus for node in nodes) - _cpus_of_workers(cluster))
+    return RayDataBags(source, spare), f"{more}: {where}, through Ray Data"
 
 
 def disk_cache(store: BagStore, config: StoreConfig) -> DiskCache | None:
@@ -63,6 +69,11 @@ def disk_cache(store: BagStore, config: StoreConfig) -> DiskCache | None:
     if config.cache.gb == 0 or (config.cache.dir is None and path is not None and not on_network(path)):
         return None
     return DiskCache(config.cache.dir or default_folder(), config.cache.gb)
+
+
+def _cpus_of_workers(cluster: ClusterConfig) -> float:
+    """Returns the CPUs that the workers of all folds side by side take."""
+    return concurrent_folds(cluster, own=False) * cluster.most_workers * cluster.cpus_per_worker
 
 
 def _cache_room(cache: DiskCache, training: Sequence[Node]) -> int:

@@ -326,6 +326,13 @@ class BagStore:
         except (ValueError, LookupError, TypeError) as error:
             raise self._damaged(slide_id) from error
 
+    def subset(self, slide_ids: Collection[str]) -> BagStore:
+        """Returns the same store with some of its slides, to be sent to where they are read."""
+        manifest = asdict(self.format) | {"width": self.width, "encoder": self.encoder}
+        return BagStore(
+            self.uri, manifest | {"slides": [self.entry(slide_id) for slide_id in dict.fromkeys(slide_ids)]}
+        )
+
     def entry(self, slide_id: str) -> Entry:
         """Returns the manifest's entry of a slide.
 
@@ -358,7 +365,7 @@ class BagStore:
             first, end = entry["at"][0][0], sum(entry["at"][-1])
             # memory of Arrow's pool is already mapped, so it is several times faster to fill than fresh pages
             data = np.frombuffer(pa.allocate_buffer(end - first), np.uint8)
-            storage.read_into(storage.join(self.uri, entry["part"]), first, data)
+            storage.read_into(self._part(slide_id), first, data)
             row = self.row_of(slide_id, [data[start - first : start - first + size] for start, size in entry["at"]])
             if (verify or slide_id not in self._verified) and content_sha256(row) != entry["sha256"]:
                 raise self._damaged(slide_id)
@@ -370,9 +377,28 @@ class BagStore:
         self._verified.add(slide_id)
         return row
 
+    def read_features(self, slide_id: str, first: int, patches: int) -> NDArray[Any]:
+        """Reads the features of consecutive patches of a slide (patches, D), whose hash is not verified.
+
+        Raises:
+            InputError: as `read_row`.
+        """
+        dtype = _DTYPES[self.format.dtype]
+        rows_RD = np.empty((patches, self.width), dtype)
+        start, row_bytes = self.entry(slide_id)["at"][0][0], self.width * dtype.itemsize
+        try:
+            storage.read_into(self._part(slide_id), start + first * row_bytes, rows_RD.reshape(-1).view(np.uint8))
+        except OSError as error:
+            raise self._damaged(slide_id) from error
+        return rows_RD
+
+    def _part(self, slide_id: str) -> str:
+        return storage.join(self.uri, self.entries[slide_id]["part"])
+
     def _damaged(self, slide_id: str) -> InputError:
-        part = storage.join(self.uri, self.entries[slide_id]["part"])
-        return InputError(f"{part} is missing or damaged at slide {slide_id}; remove it and ingest again")
+        return InputError(
+            f"{self._part(slide_id)} is missing or damaged at slide {slide_id}; remove it and ingest again"
+        )
 
     def nbytes(self, slide_id: str) -> int:
         """Returns the bytes that a bag takes in memory."""

@@ -231,6 +231,12 @@ class StoreConfig(Section):
         description="The share of Ray's object store that bags may fill on the nodes that train; if they need more, "
         "they are read from the bag store. The default is ours: Ray Data and Ray Train need the rest.",
     )
+    reader: Literal["auto", "ray_data", "direct"] = Field(
+        default="auto",
+        description="Who reads bags that are not in the object store: `ray_data`, whose tasks run on any machine with "
+        "free CPUs, or `direct`, each worker by itself. The default is Ray Data on several machines; on one, it only "
+        "costs time (docs/benchmarks.md).",
+    )
     cache: CacheConfig = Field(default_factory=CacheConfig, description="The cache of bags on each node's own disk.")
 
 

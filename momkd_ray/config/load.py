@@ -105,7 +105,7 @@ class Config(Section):
             "features": ("dir", "format"),
             "cohort": ("clinical", "slides", "omics", "patient_column", "slide_column", "columns", "slide_labels"),
             "omics": ("orientation", "sample_sheet", "column", "leave_out", "max_missing_share"),
-            "store": ("uri", "part_mb", "memory_share", "cache"),
+            "store": ("uri", "part_mb", "memory_share", "cache", "reader"),
             "folds": ("file",),
             "train": ("patches_per_pass",),
         }

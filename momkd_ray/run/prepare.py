@@ -16,6 +16,7 @@ from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
 from momkd_ray.input_faults import REJECTED, Fault, OnError
 from momkd_ray.progress import ProgressReporter
+from momkd_ray.ray_runtime.nodes import refuse_unshared
 from momkd_ray.ray_runtime.small_work import Work, work_on_files
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.run.layout import RunDirectory
@@ -75,9 +76,13 @@ def ensure_store(
         The store, and the faults of the feature files that `on_error` left out.
 
     Raises:
-        InputError: a feature file is bad, or the run directory contains a run of other features.
+        InputError: a feature file is bad, the run directory contains a run of other features, or a machine of the
+            cluster does not see the data.
     """
     form = store_format(config)
+    features = cohort.slides.loc[cohort.slides["file"] != "", "path"].head(1)
+    folders = {config.store_uri: "store.uri"} | ({config.run.dir: "run.dir"} if for_run else {})
+    refuse_unshared(folders, dict.fromkeys(features, "features.dir"))
     _adopt_copies(config, cohort, progress)
     if is_current(config.store_uri, cohort.slides, form):
         absent = int((cohort.slides["file"] == "").sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future, as_completed, wait
 from functools import partial
 from threading import Event
@@ -14,8 +15,11 @@ from momkd_ray.errors import RunError
 from momkd_ray.storage.s3_client import client, pool
 from momkd_ray.storage.s3_retry import IncompleteResponseError, replaced_error, status_of, with_retries
 
-PIECE_BYTES = 8 * 2**20
-_SLICE_BYTES = 2**20
+PIECE_BYTES = 4 * 2**20  # at 50 MB/s a connection its first byte takes a sixth of the time
+SLOWEST_BYTES_S = 2**18
+"""A first attempt that is slower than this for `SLOW_S` is asked again."""
+SLOW_S = 10.0
+_SLICE_BYTES = 2**17  # between two of them a slow answer is noticed
 
 
 class S3Object(Protocol):
@@ -63,6 +67,7 @@ class RangeRead:
         self._source, self._offset, self._view, self._max_bytes = source, offset, view, max_bytes
         self._other_pieces: list[Future[None]] = []
         self._cancelled = Event()
+        self._attempted: set[int] = set()  # offsets of the pieces that were asked for
 
     def read(self) -> memoryview:
         """Reads the range and returns it.
@@ -90,6 +95,7 @@ class RangeRead:
     def _first_piece(self) -> memoryview:
         wanted = len(self._view) if self._view is not None else self._max_bytes
         length = PIECE_BYTES if wanted is None else min(wanted, PIECE_BYTES)
+        first = self._offset not in self._attempted
         try:
             answer = self._request(self._offset, length)
         except _EndOfObjectError:
@@ -98,7 +104,7 @@ class RangeRead:
             raise
         view = self._start_other_pieces(answer) if not self.size else self._view
         assert view is not None
-        self._fill(answer, view[:PIECE_BYTES])
+        self._fill(answer, view[:PIECE_BYTES], first)
         return view
 
     def _start_other_pieces(self, answer: dict[str, Any]) -> memoryview:
@@ -123,13 +129,18 @@ class RangeRead:
     def _other_piece(self, start: int) -> None:
         assert self._view is not None
         view = self._view[start : start + PIECE_BYTES]
-        self._fill(self._request(self._offset + start, len(view)), view)
+        first = self._offset + start not in self._attempted
+        self._fill(self._request(self._offset + start, len(view)), view, first)
 
     def _request(self, offset: int, length: int) -> dict[str, Any]:
         condition = {} if self.etag is None else {"IfMatch": self.etag}
         byte_range = f"bytes={offset}-{offset + length - 1}"
+        hasty = offset not in self._attempted
+        self._attempted.add(offset)
         try:
-            answer: dict[str, Any] = client().get_object(**self._source.object(), Range=byte_range, **condition)
+            answer: dict[str, Any] = client(hasty=hasty).get_object(
+                **self._source.object(), Range=byte_range, **condition
+            )
         except ClientError as error:
             if status_of(error) == 416:
                 raise self._end_of_object(offset + length) from error
@@ -142,14 +153,17 @@ class RangeRead:
             raise replaced_error(self._source.location)
         return answer
 
-    def _fill(self, answer: dict[str, Any], view: memoryview) -> None:
-        body, done = answer["Body"], 0
+    def _fill(self, answer: dict[str, Any], view: memoryview, hasty: bool) -> None:
+        body, done, began = answer["Body"], 0, time.monotonic()
         try:
             while done < len(view) and not self._cancelled.is_set():
                 count = body.readinto(view[done : done + _SLICE_BYTES])
                 if not count:
                     raise IncompleteResponseError(f"the answer ended after {done} of {len(view)} bytes")
                 done += count
+                seconds = time.monotonic() - began
+                if hasty and seconds > SLOW_S and done < min(len(view), SLOWEST_BYTES_S * seconds):
+                    raise IncompleteResponseError(f"{done} of {len(view)} bytes came in {seconds:.0f} s")
         finally:
             if done < len(view):  # a connection cannot be reused in the middle of an answer
                 body.close()

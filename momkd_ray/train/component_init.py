@@ -14,6 +14,7 @@ from momkd_ray.model.tissue_components import TissueComponents, fit_components
 from momkd_ray.seeds import derive_seed
 from momkd_ray.train.collectives import from_rank_0, merge_dicts
 from momkd_ray.train.fold_data import FoldData
+from momkd_ray.train.sampled_bags import sampled_bags
 
 SMALLEST_SCALE = 0.05
 """The share of the overall standard deviation that is added to each column's: a constant one is not inflated."""
@@ -28,7 +29,8 @@ def initialise_components(model: ComponentMoMKD, data: FoldData) -> None:
 
     Args:
         model: is set.
-        data: the fold's bags, which are read twice.
+        data: the fold's bags. Of a sample of them single patches are read, and then all of them once: the ridge
+            regression is fitted to the pooled vectors of all.
 
     Raises:
         InputError: there are fewer training patches than components.
@@ -63,17 +65,18 @@ def initialise_components(model: ComponentMoMKD, data: FoldData) -> None:
 
 
 def _sample_patches(data: FoldData, patches: int) -> np.ndarray:
-    """Samples patches of every training bag, about `patches` in all (N, D); the same on every rank."""
-    train = data.by_role["train"]
-    each = -(-patches // len(train.ids))
-    samples: dict[int, np.ndarray] = {}
-    for index, batch in data.single("train"):
-        rng = np.random.default_rng(derive_seed("component patches", data.config.train.seed, train.ids[index]))
-        n_patches = batch.patches_per_bag[0]
-        rows = np.sort(rng.choice(n_patches, min(n_patches, each), replace=False))
-        samples[index] = batch.features_PD[torch.from_numpy(rows)].float().cpu().numpy()
-    samples = merge_dicts(data.collective.gather(samples))
-    return np.concatenate([samples[index] for index in range(len(train.ids))])
+    """Samples about `patches` patches in all (N, D) of at most 1,000 bags; the same on every rank."""
+    train, seed = data.by_role["train"], data.config.train.seed
+    chosen = sampled_bags(train.ids, range(len(train.ids)), seed)
+    each = -(-patches // len(chosen))
+
+    def rows_of(index: int) -> np.ndarray:
+        rng = np.random.default_rng(derive_seed("component patches", seed, train.ids[index]))
+        n_patches = train.patches[index]
+        return np.sort(rng.choice(n_patches, min(n_patches, each), replace=False))
+
+    samples = merge_dicts(data.collective.gather(dict(data.sampled_patches(chosen, rows_of))))
+    return np.concatenate([samples[index] for index in chosen])
 
 
 def _scale(pooled_NKD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

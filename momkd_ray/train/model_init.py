@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import torch
 
@@ -15,6 +17,7 @@ from momkd_ray.seeds import derive_seed
 from momkd_ray.train.collectives import merge_dicts
 from momkd_ray.train.component_init import initialise_components
 from momkd_ray.train.fold_data import FoldData
+from momkd_ray.train.sampled_bags import sampled_bags
 
 
 def initialise_model(model: MILModel, data: FoldData, dtype: torch.dtype) -> None:
@@ -54,7 +57,7 @@ def _summarise(data: FoldData, *, with_means: bool) -> TrainingSummary:
 def initialise_memory(model: MoMKD, data: FoldData, dtype: torch.dtype) -> None:
     """Initialises the memory by k-means over patch projections of the training bags (docs/method.md §4).
 
-    The result is identical on every rank and for any number of ranks.
+    Of each class at most 1,000 bags are read. The result is identical on every rank and for any number of ranks.
 
     Args:
         model: its memory is set.
@@ -67,18 +70,19 @@ def initialise_memory(model: MoMKD, data: FoldData, dtype: torch.dtype) -> None:
     train, config, seed = data.by_role["train"], data.config.memory, data.config.train.seed
     samples: dict[int, np.ndarray] = {}
     model.eval()
-    for index, batch in data.single("train"):
+    of_class = [[index for index, label in enumerate(train.y) if label == y] for y in range(CLASSES)]
+    chosen = [sampled_bags(train.ids, indices, seed) for indices in of_class]
+    for index, batch in data.single("train", indices=sorted(chain.from_iterable(chosen))):
         rng = np.random.default_rng(derive_seed("memory", seed, train.ids[index]))
         n_patches = batch.patches_per_bag[0]
-        sample_size = min(n_patches, -(-config.init_patches // train.y.count(train.y[index])))
+        sample_size = min(n_patches, -(-config.init_patches // len(chosen[train.y[index]])))
         sampled = np.sort(rng.choice(n_patches, sample_size, replace=False))
         tile = make_tile(batch.graph, 0, sampled).to(data.device)
         samples[index] = model.project(batch.features_PD.to(data.device, dtype), tile).cpu().numpy()
     samples = merge_dicts(data.collective.gather(samples))
     centroids = []
     for y in range(CLASSES):
-        own = [samples[index] for index in range(len(train.ids)) if train.y[index] == y]
-        sample_NS = np.concatenate(own)
+        sample_NS = np.concatenate([samples[index] for index in chosen[y]])
         if len(sample_NS) < config.components:
             raise InputError(
                 f"memory.components is {config.components}, but fold {data.task.fold} has only "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,7 +77,7 @@ def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
     report: Report = loop.get("report") or (lambda metrics: None)
     set_determinism(task.config)
     training = FoldTraining(task, join_process_group())
-    with training.checkpoints:
+    with training.checkpoints, closing(training.data):
         state = training.resume() or training.begin()
         while not training.finished(state):
             if training.stopped(loop.get("stop")):
@@ -177,7 +178,7 @@ class FoldTraining:
         waits, saving_s = self._train_steps(state, plan)
         trained = time.monotonic()
         record = EpochRecord(state.rows_NV, plan, self.data.by_role["train"], set(self.task.omics), self.model)
-        val = self._predict_role("val")
+        val = self._predict_role("val", state.epoch)
         val_auc = patient_auc(val) if len(val) else None  # a refit has no validation patients
         metrics: dict[str, Any] = {
             "fold": self.task.fold,
@@ -246,7 +247,7 @@ class FoldTraining:
         saving_s = 0.0
         positions: list[int] = []
         values: list[Tensor] = []
-        for share in self.data.shares(plan, state.step):
+        for share in self.data.shares(plan, state.step, state.epoch):
             began = time.monotonic() - share.waited_s
             waits.append(share.waited_s)
             batches = share.batches if share.draws else []
@@ -296,11 +297,11 @@ class FoldTraining:
         }
         self.checkpoints.save(content, state.epoch, state.step, write_metrics)
 
-    def _predict_role(self, role: str) -> pd.DataFrame:
-        """Predicts the class probabilities of every bag of a role."""
+    def _predict_role(self, role: str, epoch: int | None = None) -> pd.DataFrame:
+        """Predicts the class probabilities of every bag of a role; `epoch` is the one that it validates."""
         self.model.eval()
         bags = self.data.by_role[role]
-        batches = self.data.single(role, with_omics=self.model.needs_omics_to_predict)
+        batches = self.data.single(role, with_omics=self.model.needs_omics_to_predict, epoch=epoch)
         own = {index: self.predict_batch(batch.to(self.device))[0].tolist() for index, batch in batches}
         probabilities = merge_dicts(self.collective.gather(own))
         table = pd.DataFrame({"slide_id": bags.slides, "patient_id": bags.patients, "y": bags.y})

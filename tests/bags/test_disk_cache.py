@@ -223,7 +223,7 @@ GB = 10**9
 def test_the_layer_follows_from_the_sizes_of_the_nodes_that_train(
     store: BagStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: Any, room: int, layer: str, said: str
 ) -> None:
-    found = [Node(str(i), f"host-{i}", size, trains) for i, (size, trains) in enumerate(nodes)]
+    found = [Node(str(i), f"host-{i}", size, 1.0, trains) for i, (size, trains) in enumerate(nodes)]
     monkeypatch.setattr(layers, "nodes_of", lambda cluster: found)
 
     def ask(asked: Sequence[Node], question: Any) -> dict[str, int]:
@@ -232,7 +232,7 @@ def test_the_layer_follows_from_the_sizes_of_the_nodes_that_train(
 
     monkeypatch.setattr(layers, "ask_nodes", ask)
     monkeypatch.setattr(layers, "share_bags", lambda *arguments: "shared")
-    config = StoreConfig.model_validate({"cache": {"dir": str(tmp_path / "cache")}})
+    config = StoreConfig.model_validate({"reader": "direct", "cache": {"dir": str(tmp_path / "cache")}})
     source, sentence = choose_layer(store, ids_of(store), config, ClusterConfig())
     assert (source if isinstance(source, str) else type(source).__name__) == layer
     assert re.search(said, sentence), sentence

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pyarrow import parquet as pq
-from support.s3 import KEYS_A_PAGE, PART, Fault, FaultyProxy, S3Server, content_of, written
+from support.s3 import KEYS_A_PAGE, PART, Fault, FaultyProxy, Kind, S3Server, content_of, written
 
 from momkd_ray import storage
 from momkd_ray.cli import main
@@ -23,6 +23,7 @@ from momkd_ray.errors import InputError, RunError, input_error_within, run_error
 from momkd_ray.formats.bag import Recipe
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.storage import s3_client as connection
+from momkd_ray.storage import s3_download as download
 from momkd_ray.storage import s3_retry as patience
 from momkd_ray.storage import s3_upload as upload
 
@@ -79,6 +80,7 @@ def test_a_stalled_server_is_asked_again(
     s3_server: S3Server, s3_proxy: FaultyProxy, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(connection, "HASTY_READ_TIMEOUT_S", 0.3)
     place = f"{s3_server.uri}/x"
     storage.write_text(place, "text")
     s3_proxy.inject("late", seconds=30, times=2)
@@ -346,3 +348,24 @@ def test_an_outage_is_found_inside_what_ray_raises() -> None:
     error.__cause__ = raised
     assert run_error_within(error) is outage
     assert input_error_within(error) is None
+
+
+@pytest.mark.parametrize("kind", ["late", "trickle"])
+def test_pieces_that_hang_or_crawl_are_asked_for_again(
+    s3_server: S3Server,
+    s3_proxy: FaultyProxy,
+    quick: None,
+    small_parts: None,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Kind,
+) -> None:
+    monkeypatch.setattr(connection, "HASTY_READ_TIMEOUT_S", 3)
+    monkeypatch.setattr(download, "SLOW_S", 0.3)
+    monkeypatch.setattr(download, "_SLICE_BYTES", PART // 16)
+    place, content = f"{s3_server.uri}/x", content_of(5 * PART)
+    storage.write_bytes(place, content)
+    fault = s3_proxy.inject(kind, seconds=30, times=2, method="GET")
+    before = s3_proxy.count("GET")
+    assert storage.read_range(place, 7, 4 * PART) == content[7 : 7 + 4 * PART]
+    assert fault.injected == 2
+    assert s3_proxy.count("GET") == before + 4 + 2

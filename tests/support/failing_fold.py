@@ -15,7 +15,11 @@ import numpy as np
 import torch.distributed as dist
 
 from momkd_ray import storage
-from momkd_ray.formats.bag import Bag
+from momkd_ray.bags.bag_stream import RayDataBags
+from momkd_ray.bags.cached_bags import CachedBags
+from momkd_ray.bags.disk_cache import DiskCache
+from momkd_ray.bags.shared_bags import BagSource
+from momkd_ray.bags.store import BagStore
 from momkd_ray.ray_runtime import environment
 from momkd_ray.run.layout import FoldDirectory
 from momkd_ray.train.fit import fit
@@ -34,19 +38,19 @@ def steps_done(location: str) -> int:
 
 
 @dataclass(frozen=True)
-class FailingBags:
-    """Bags whose reading causes failures, each once, after a number of steps, with a marker file.
+class Failures:
+    """Failures in the making of a batch, each once, after a number of steps, with a marker file.
 
-    `exception`, `killed` and `memory` happen in the worker that reads; for the other kinds, which a worker cannot
-    cause, the marker file asks the test to.
+    `exception`, `killed` and `memory` happen in the worker; for the other kinds, which a worker cannot cause, the
+    marker file asks the test to.
     """
 
     marks: str  # folder of the marker files
     location: str  # the fold's folder
     failures: tuple[tuple[int, str], ...]  # (steps done, kind)
-    seconds: float  # that reading a bag takes
+    seconds: float  # that the making of a batch takes for each bag
 
-    def read(self, slide_id: str) -> Bag:
+    def come(self) -> None:
         time.sleep(self.seconds)
         done = steps_done(self.location)
         for steps, kind in self.failures:
@@ -60,7 +64,6 @@ class FailingBags:
                     time.sleep(60)  # Ray's memory monitor ends this process before
                     raise MemoryError(f"{too_much.nbytes} bytes were granted")
         self._wait_for_more()
-        return GeneratedBags().read(slide_id)
 
     def _wait_for_more(self) -> None:
         """Waits while the test asks for more workers and this one is still the only one."""
@@ -78,16 +81,42 @@ class FailingBags:
         return True
 
 
+class FailingOmics(dict[str, Any]):
+    """Omics that a batch cannot be made with, whatever its bags come from."""
+
+    def __init__(self, omics: dict[str, Any], failures: Failures) -> None:
+        super().__init__(omics)
+        self.failures = failures
+
+    def get(self, patient: str, default: Any = None) -> Any:
+        self.failures.come()
+        return super().get(patient, default)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FailingOmics, (dict(self), self.failures)
+
+
+def source_of(plan: dict[str, Any]) -> BagSource:
+    """The bags in the layer that the plan names."""
+    if not plan.get("layer"):
+        return GeneratedBags()
+    store = BagStore.open(plan["store"])
+    cached = CachedBags(store, DiskCache(str(Path(plan["marks"]).parent / "cache"), None))
+    return RayDataBags(cached if plan["layer"] == "cached" else store)
+
+
 def failing_task(plan: dict[str, Any]) -> FoldTask:
     """Builds the fold of a plan: marker folder, location, workers, epochs, failures, seconds per bag."""
     task = fold_task(Path("unused"), dropout=0.4, epochs=plan["epochs"], patience=plan["epochs"])
     cluster = {"workers": plan["workers"], "checkpoint_steps": 1, "max_failures": 5, "resize_interval_s": 2}
     tree = task.config.model_dump() | {"cluster": cluster}
+    failures = Failures(plan["marks"], plan["location"], tuple(map(tuple, plan["failures"])), plan["seconds"])
     return replace(
         task,
         config=type(task.config).model_validate(tree),
         location=plan["location"],
-        source=FailingBags(plan["marks"], plan["location"], tuple(map(tuple, plan["failures"])), plan["seconds"]),
+        source=source_of(plan),
+        omics=FailingOmics(task.omics, failures),
     )
 
 

@@ -16,10 +16,12 @@ import torch
 from support.fold_tasks import GeneratedBags, fold_task, state_of
 from support.stores import write_store
 
+from momkd_ray.bags.bag_stream import BagStream, RayDataBags
 from momkd_ray.bags.cached_bags import CachedBags
 from momkd_ray.bags.disk_cache import DiskCache, take_notes
-from momkd_ray.bags.shared_bags import BagSource
+from momkd_ray.bags.shared_bags import BagSource, share_bags
 from momkd_ray.bags.store import BagStore
+from momkd_ray.ray_runtime.cluster import Connection
 from momkd_ray.train.worker import train_loop_per_worker
 
 
@@ -90,3 +92,32 @@ def test_a_cache_changes_no_number(
     ours = trained(bags, tmp_path / "fold", lambda: change(cache, monkeypatch))
     assert_same(ours, expected)
     assert len(ours["notes"]) == (change is full), ours["notes"]
+
+
+@pytest.mark.parametrize("layer", ["shared", "streamed", "streamed to the cache", "streamed on other machines"])
+def test_bags_through_ray_change_no_number(
+    store: BagStore,
+    expected: dict[str, Any],
+    tmp_path: Path,
+    ray_cluster: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    layer: str,
+) -> None:
+    take_notes()
+    delivered = []
+    close = BagStream.close
+    monkeypatch.setattr(BagStream, "close", lambda stream: (delivered.append(stream.delivered), close(stream)))
+    ids = store.slides.index.tolist()
+    cached = CachedBags(store, DiskCache(str(tmp_path / "cache"), None))
+    sources: dict[str, Callable[[], BagSource]] = {
+        "shared": lambda: share_bags(store, ids),
+        "streamed": lambda: RayDataBags(store),
+        "streamed to the cache": lambda: RayDataBags(cached),
+        "streamed on other machines": lambda: RayDataBags(store, spare_cpus=1.0),
+    }
+    ours = trained(sources[layer](), tmp_path / "fold")
+    assert_same(ours, expected)
+    assert not ours["notes"]
+    assert (sum(delivered) > 0) == (layer != "shared")
+    if "cache" in layer:
+        assert all(cached.holds(slide_id) for slide_id in ids)

@@ -19,7 +19,9 @@ from ray._private.services import node_ip_address_from_perspective
 from ray.cluster_utils import Cluster
 from ray.experimental import internal_kv
 from support.failing_fold import EXCESSIVE_BYTES, failing_task
+from support.fold_tasks import GeneratedBags, fold_task
 from support.s3 import FaultyProxy, S3Server
+from support.stores import write_store
 
 from momkd_ray import storage
 from momkd_ray.train.worker import train_loop_per_worker
@@ -113,11 +115,15 @@ def machines(remote: tuple[S3Server, FaultyProxy]) -> Iterator[Machines]:
 
 
 def plan_of(
-    folder: Path, location: str, workers: Any, failures: list[tuple[int, str]], seconds: float
+    folder: Path, location: str, workers: Any, failures: list[tuple[int, str]], seconds: float, layer: str = ""
 ) -> dict[str, Any]:
     marks = folder / "marks"
     marks.mkdir(parents=True)
+    if layer:
+        write_store(str(folder / "bags"), [GeneratedBags().read(i) for i in fold_task(folder).bags["bag_id"]])
     return {
+        "layer": layer,
+        "store": str(folder / "bags"),
         "marks": str(marks),
         "location": location,
         "workers": workers,
@@ -174,7 +180,7 @@ def undisturbed(folder: Path) -> tuple[pd.DataFrame, ...]:
 
 
 def test_a_fold_shrinks_and_grows_in_its_middle_with_the_same_loss_curve(machines: Machines, tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, str(tmp_path / "fold"), [1, 2], [(6, "node"), (12, "more")], 0.1)
+    plan = plan_of(tmp_path, str(tmp_path / "fold"), [1, 2], [(6, "node"), (12, "more")], 0.1, "streamed")
     reports = driven(plan, machines, {"node": machines.go, "more": machines.come})
     worlds = [line["workers"] for line in reports if line["workers"]]
     print("workers by epoch", worlds)
@@ -203,7 +209,7 @@ def test_six_failures_at_random_steps_change_no_number(
         machines.come()
 
     failures = list(zip(steps, kinds, strict=True))
-    plan = plan_of(tmp_path, f"{server.uri}/fold", 2, failures, 0.05)
+    plan = plan_of(tmp_path, f"{server.uri}/fold", 2, failures, 0.05, "cached")
     reports = driven(plan, machines, {"node": replaced, "head": machines.restart, "away": away})
     assert {path.name for path in Path(plan["marks"]).iterdir()} >= set(kinds)
     resumed = [note for line in reports for note in line["notes"] or [] if "resumes from" in note]
