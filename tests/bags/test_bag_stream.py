@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +137,28 @@ def test_a_bag_that_is_late_is_read_by_the_worker(
         assert_same_bag(bag, store.read(slide_id))
     assert stream.read_directly
     stream.close()
+
+
+def test_its_statistics_are_among_the_gauges_of_the_node(store: BagStore, ray_cluster: Connection) -> None:
+    import ray
+
+    ids = store.slides.index.tolist() * 20
+    items = iter([((0, i), slide_id) for i, slide_id in enumerate(ids)])
+    stream = open_stream(RayDataBags(store), items, "momkd-fold-7-rank-1", limit=1, tasks=2)
+    assert stream is not None
+    [node] = [node for node in ray.nodes() if node["Alive"]]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    deadline, page = time.monotonic() + 100, ""
+    for i, slide_id in enumerate(ids):
+        stream.take((0, i), slide_id)
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            page = answer.read().decode()
+        if re.search(r'^ray_data_output_bytes\{.*dataset="momkd-fold-7-rank-1', page, re.MULTILINE):
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    stream.close()
+    assert "ReadBags" in page
 
 
 def test_only_a_source_of_ray_data_streams(store: BagStore) -> None:

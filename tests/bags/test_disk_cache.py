@@ -22,6 +22,7 @@ from support.stores import write_store
 
 from momkd_ray import storage
 from momkd_ray.bags import layers
+from momkd_ray.bags.bag_stream import RayDataBags
 from momkd_ray.bags.cached_bags import CachedBags
 from momkd_ray.bags.disk_cache import DiskCache, on_network, take_notes
 from momkd_ray.bags.layers import choose_layer
@@ -236,6 +237,24 @@ def test_the_layer_follows_from_the_sizes_of_the_nodes_that_train(
     source, sentence = choose_layer(store, ids_of(store), config, ClusterConfig())
     assert (source if isinstance(source, str) else type(source).__name__) == layer
     assert re.search(said, sentence), sentence
+
+
+@pytest.mark.parametrize(
+    ("reader", "training", "through_ray", "spare"),
+    [("auto", 1, False, 0), ("auto", 2, True, 3), ("ray_data", 1, True, 4), ("direct", 2, False, 0)],
+)
+def test_ray_data_reads_on_several_machines_with_the_cpus_that_no_worker_takes(
+    store: BagStore, monkeypatch: pytest.MonkeyPatch, reader: str, training: int, through_ray: bool, spare: float
+) -> None:
+    found = [Node("cpu", "cpu", 1000, 4.0, False)]
+    found += [Node(str(i), f"gpu-{i}", 1000, 1.0, True) for i in range(training)]
+    monkeypatch.setattr(layers, "nodes_of", lambda cluster: found)
+    monkeypatch.setattr(layers, "concurrent_folds", lambda cluster, own: 1 if training == 1 else 3)
+    config = StoreConfig.model_validate({"reader": reader})
+    source, sentence = choose_layer(store, ids_of(store), config, ClusterConfig())
+    assert isinstance(source, RayDataBags) == through_ray == ("Ray Data" in sentence)
+    if isinstance(source, RayDataBags):
+        assert source == RayDataBags(store, spare)
 
 
 def test_a_store_on_a_local_disk_is_cached_only_where_a_folder_is_named(store: BagStore) -> None:
