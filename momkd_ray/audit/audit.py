@@ -62,7 +62,8 @@ def audit_inputs(config: Config, on_progress: Callable[[int, int], None]) -> Fin
     facts = _facts(config, slides, on_progress)
     bad = [fault for row in facts for fault in row["faults"]]
     good = {row["slide_id"]: row for row in facts if not row["faults"]}
-    bad += mixed_encoder_faults(good, slides, None) + mixed_scale_faults(good, slides, None)
+    bad += mixed_encoder_faults(good, slides, None)
+    bad += mixed_scale_faults(good, slides, None) if config.features.mixed_magnification == "refuse" else []
     bad += slide_vector_faults(good, slides) or duplicate_content_faults(good, slides)
     if cohort is not None and cohort.features_elsewhere:
         name = posixpath.basename(config.features.dir.rstrip("/"))

@@ -67,7 +67,8 @@ def mixed_scale_faults(entries: Mapping[str, Entry], slides: pd.DataFrame, store
             "mixed",
             path_of[slide_id],
             f"{path_of[slide_id]} is at {scale.text()}, but {example} at {expected.text()}; extract all slides at one "
-            "magnification and patch size, or leave one kind out of the slides table",
+            "magnification and patch size, or leave one kind out of the slides table; if they are to be mixed, set "
+            "features.mixed_magnification to allow",
         )
         for slide_id, scale in scales.items()
         if not scale.agrees(expected)

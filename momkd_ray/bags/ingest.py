@@ -118,6 +118,7 @@ def ingest(
     bag_format: StoreFormat,
     *,
     layout: Format = "auto",
+    mixed_magnification: bool = False,
     part_mb: int = 128,
     on_error: OnError = "stop",
     on_progress: OnProgress | None = None,
@@ -129,6 +130,7 @@ def ingest(
         uri: the store's folder, a local path or `s3://` URI.
         bag_format: precision and graph of the bags.
         layout: format of the feature files, `features.format`.
+        mixed_magnification: whether slides may differ in magnification and patch size.
         part_mb: approximate size limit of a part.
         on_error: whether bad feature files end the job or are left out.
         on_progress: called with the number of slides done and their total.
@@ -159,7 +161,8 @@ def ingest(
         faults += part_faults
         n_done += len(part_entries) + len(part_faults)
         report(n_done, len(slides))
-    faults += mixed_encoder_faults(entries, slides, existing) + mixed_scale_faults(entries, slides, existing)
+    faults += mixed_encoder_faults(entries, slides, existing)
+    faults += [] if mixed_magnification else mixed_scale_faults(entries, slides, existing)
     faults += slide_vector_faults(entries, slides) or duplicate_content_faults(entries, slides)
     record_faults(faults, f"{len(slides)} feature files", storage.join(uri, REJECTED), on_error)
     rejected = {fault.id for fault in faults}
@@ -305,6 +308,7 @@ def _entry(source: _Source, bag: Bag, part: str, row: Row) -> Entry:
         "n_patches": bag.n_patches,
         "width": bag.width,
         "encoder": bag.provenance.get("encoder"),
+        "format": bag.provenance["format"],
         "magnification": scale.magnification,
         "patch_px": scale.patch_px,
         "sha256": row["sha256"],

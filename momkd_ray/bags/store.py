@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -58,9 +58,12 @@ Row = dict[str, Any]
 """A bag as one row of `SCHEMA`: its buffers as anything with the buffer protocol."""
 
 Entry = dict[str, Any]
-"""A slide in the manifest: `slide_id, part, n_patches, width, encoder, magnification, patch_px, sha256, file`, `at`.
+"""A slide in the manifest.
 
-`magnification` and `patch_px` are None where the feature file does not say them, and absent in older stores.
+It has `slide_id, part, n_patches, width, encoder, format, magnification, patch_px, sha256, file` and `at`.
+
+`magnification` and `patch_px` are None where the feature file does not say them; they and `format` are absent in
+older stores.
 `file` is the stamp of the ingested feature file. `at` has `[first byte, bytes]` of each buffer in the part.
 """
 
@@ -288,8 +291,24 @@ class BagStore:
     @property
     def scale(self) -> PatchScale:
         """Magnification and patch size of most bags, as far as the feature files record them."""
-        known = Counter(scale for entry in self.entries.values() if (scale := scale_of(entry)))
-        return next((scale for scale, _ in known.most_common(1)), PatchScale())
+        return next(iter(self.scales(self.entries)), PatchScale())
+
+    def scales(self, slides: Iterable[str]) -> list[PatchScale]:
+        """Returns every magnification and patch size that the feature files of slides record, the most frequent first.
+
+        Those that agree with a more frequent one are not repeated.
+        """
+        known = Counter(scale for slide in slides if (scale := scale_of(self.entries[slide])))
+        distinct: list[PatchScale] = []
+        for scale, _ in known.most_common():
+            if not any(scale.agrees(other) for other in distinct):
+                distinct.append(scale)
+        return distinct
+
+    def feature_format(self, slides: Iterable[str]) -> str | None:
+        """Returns the layout of the feature files of slides, such as `trident`; None if unknown or several."""
+        formats = {self.entries[slide].get("format") for slide in slides}
+        return formats.pop() if len(formats) == 1 else None
 
     @classmethod
     def open(cls, uri: str) -> BagStore:

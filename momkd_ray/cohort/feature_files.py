@@ -71,7 +71,12 @@ def list_features(folder: str) -> dict[str, FeatureFile]:
     return {slide_id: best[slide_id][1] for slide_id in sorted(best)}
 
 
-def find_features(folder: str, names: Mapping[str, str], setting: str = "features.dir") -> Features:
+def find_features(
+    folder: str,
+    names: Mapping[str, str],
+    setting: str = "features.dir",
+    listed: Mapping[str, FeatureFile] | None = None,
+) -> Features:
     """Finds the feature file of every slide.
 
     A file belongs to the slide that is named like it, or else to the only slide with its name apart from suffixes of
@@ -83,6 +88,7 @@ def find_features(folder: str, names: Mapping[str, str], setting: str = "feature
         folder: of the features, local or `s3://`.
         names: slide_id -> its name or path as written.
         setting: what names the folder, for `elsewhere`.
+        listed: what `list_features` gives for the folder, if that is known already.
     """
     found, seen = dict[str, FeatureFile](), dict[str, FeatureFile]()
     by_parent: dict[str, list[str]] = {}
@@ -90,10 +96,10 @@ def find_features(folder: str, names: Mapping[str, str], setting: str = "feature
         if parent := _parent(name, folder):
             by_parent.setdefault(parent, []).append(slide)
     for parent, slides in sorted(by_parent.items()):
-        listed = list_features(storage.join(folder, parent))
-        seen |= {file.path: file for file in listed.values()}
-        found |= _matches(listed, {slide: names[slide] for slide in slides})
-    listed = list_features(folder)
+        inside = list_features(storage.join(folder, parent))
+        seen |= {file.path: file for file in inside.values()}
+        found |= _matches(inside, {slide: names[slide] for slide in slides})
+    listed = list_features(folder) if listed is None else listed
     seen |= {file.path: file for file in listed.values()}
     found |= _matches(listed, {slide: name for slide, name in names.items() if slide not in found})
     elsewhere, understood = "", list[Understood]()

@@ -177,6 +177,11 @@ class FeaturesConfig(Section):
         default="auto",
         description="The layout of the feature files; `auto` recognises it by the names of the datasets in each file.",
     )
+    mixed_magnification: Literal["refuse", "allow"] = Field(
+        default="refuse",
+        description="Whether slides of a cohort may differ in magnification or patch size. A model trained on several "
+        "predicts slides of each of them. The default is ours: a mixture is mostly an accident.",
+    )
     graph: Literal["auto", "knn", "none"] = Field(
         default="auto",
         description="The neighbour graph: `auto` takes the edges in the file (`edge_index_k<neighbors>`, as "

@@ -102,7 +102,7 @@ class Config(Section):
         unhashed_sections = {"cluster", "run", "synthetic", "watch", "compare"} | (set() if self.search else {"tuning"})
         tree = self.model_dump(mode="json", exclude=unhashed_sections)
         unhashed_keys = {
-            "features": ("dir", "format"),
+            "features": ("dir", "format", "mixed_magnification"),
             "cohort": ("clinical", "slides", "omics", "patient_column", "slide_column", "columns", "slide_labels"),
             "omics": ("orientation", "sample_sheet", "column", "leave_out", "max_missing_share"),
             "store": ("uri", "part_mb", "memory_share", "cache", "reader"),

@@ -221,6 +221,8 @@ def _save_model(
         "refit": final is not task,
         "genes": None if genes is None else genes.note,
     }
+    slides = inputs.cohort.slides["slide_id"].tolist()
+    scales = inputs.store.scales(slides)
     card = BundleCard(
         label=config.cohort.label,
         classes=inputs.cohort.classes,
@@ -231,8 +233,10 @@ def _save_model(
         bag=config.cohort.bag,
         genes=final.genes,
         encoder=inputs.store.encoder,
-        magnification=inputs.store.scale.magnification,
-        patch_px=inputs.store.scale.patch_px,
+        magnification=scales[0].magnification if scales else None,
+        patch_px=scales[0].patch_px if scales else None,
+        scales=tuple((scale.magnification, scale.patch_px) for scale in scales) if len(scales) > 1 else (),
+        feature_format=inputs.store.feature_format(slides),
         model=config.model,
         memory=config.memory,
         loss=config.loss,

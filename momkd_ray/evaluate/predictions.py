@@ -15,7 +15,7 @@ from momkd_ray.crossval.trained_run import TrainedRun
 from momkd_ray.errors import InputError
 from momkd_ray.evaluate.cohort import ExternalCohort, Labels, as_options
 from momkd_ray.input_faults import OnError, record_faults
-from momkd_ray.predict.ensemble import check_ensemble, group_bags, list_slides, predict_bags
+from momkd_ray.predict.ensemble import check_ensemble, group_bags, list_slides, other_formats, predict_bags
 from momkd_ray.progress import ProgressReporter
 
 FOLD = "fold="  # a column with the probability by one fold's model
@@ -77,6 +77,8 @@ def predict_cohort(
     for row in predict_bags(bags, run.models, gpus) if len(own) else ():
         rows.append(row)
         progress.update("predict", len(rows), len(bags), "bags")
+    for sentence in other_formats(rows, card):
+        progress.info(sentence)
     faults += [fault for row in rows for fault in row["faults"]]
     record_faults(faults, f"the tables and {len(files)} feature files", rejected, on_error)
     if faults:

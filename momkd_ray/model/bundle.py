@@ -36,6 +36,8 @@ class BundleCard(Section):
     encoder: str | None = None  # the patch encoder, if the feature files name it
     magnification: float | None = None  # of the patches, such as 20, if the feature files record it
     patch_px: int | None = None  # side of the patches in pixels, if the feature files record it
+    scales: tuple[tuple[float | None, int | None], ...] = ()  # (magnification, patch_px) of all, if it learnt several
+    feature_format: str | None = None  # layout of the feature files, such as trident, if all had one
     model: ModelConfig
     memory: MemoryConfig
     loss: LossConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -12,7 +13,7 @@ import pandas as pd
 from momkd_ray import storage
 from momkd_ray.bags.shared_bags import join_bags
 from momkd_ray.batches.collate import collate
-from momkd_ray.cohort.feature_files import find_features, list_features
+from momkd_ray.cohort.feature_files import FeatureFile, find_features, list_features
 from momkd_ray.cohort.known_columns import PATIENT_COLUMNS
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.cohort.slides import read_slides
@@ -57,7 +58,7 @@ class Ensemble:
 
         Returns:
             `bag_id`; `p`, the mean probability of the positive class, None if no file can be used; `members`, that of
-            each model; `faults` of the files that cannot.
+            each model; `faults` of the files that cannot, and the `formats` of the others.
         """
         bags: list[Bag] = []
         faults: list[Fault] = []
@@ -71,21 +72,26 @@ class Ensemble:
             batch = collate([join_bags(bag_id, bags)], device=self.device).to(self.device)
             members = [float(model.predict(batch)[0][0, 1]) for model in self.models]
             p = sum(members) / len(members)
-        return {"bag_id": bag_id, "p": p, "members": members, "faults": faults}
+        formats = [bag.provenance["format"] for bag in bags]
+        return {"bag_id": bag_id, "p": p, "members": members, "faults": faults, "formats": formats}
 
     def _bag(self, slide_id: str, path: str) -> Bag:
         bag = read_bag(path, slide_id, Recipe(self.card.neighbors, self.card.graph), self.card.width)
         encoder = bag.provenance.get("encoder")
         if self.card.encoder and encoder and encoder != self.card.encoder:
             raise FileFaultError(
-                "mixed", f"{path} contains features of {encoder}, but the model was trained on {self.card.encoder}"
+                "mixed",
+                f"{path} contains features of {encoder}, but the model was trained on {self.card.encoder}; extract "
+                f"them with {self.card.encoder}",
             )
-        scale, trained = patch_scale(bag.provenance), PatchScale(self.card.magnification, self.card.patch_px)
-        if not scale.agrees(trained):
+        scale = patch_scale(bag.provenance)
+        trained = [PatchScale(*own) for own in self.card.scales or ((self.card.magnification, self.card.patch_px),)]
+        if not any(scale.agrees(own) for own in trained):
             raise FileFaultError(
                 "mixed",
-                f"{path} is at {scale.text()}, but the model was trained at {trained.text()}; extract its features at "
-                "the magnification and patch size of the model",
+                f"{path} is at {scale.text()}, but the model was trained at "
+                f"{' and '.join(own.text() for own in trained)}; extract its features at the magnification and patch "
+                "size of the model",
             )
         return bag
 
@@ -156,6 +162,8 @@ def predict_folder(
     for row in predict_bags(bags, models, gpus):
         rows.append(row)
         progress.update("predict", len(rows), len(bags), "bags")
+    for sentence in other_formats(rows, cards[0]):
+        progress.info(sentence)
     bad_files = [fault for row in rows for fault in row["faults"]]
     faults = unmatched + bad_files
     record_faults(faults, total, rejected, on_error if bad_files else "skip")
@@ -203,6 +211,22 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def other_formats(rows: Sequence[Mapping[str, Any]], card: BundleCard) -> list[str]:
+    """Says how many predicted files have another layout than those that the model was trained on.
+
+    Args:
+        rows: of `predict_bags`.
+        card: of the model.
+    """
+    counts = Counter(own for row in rows for own in row["formats"] if own != card.feature_format)
+    return [
+        f"{number:,} feature {'file is' if number == 1 else 'files are'} of the layout {name}; the model was trained "
+        f"on {card.feature_format}, with the same encoder as far as they say"
+        for name, number in counts.items()
+        if card.feature_format
+    ]
 
 
 def check_ensemble(models: Sequence[str]) -> list[BundleCard]:
@@ -267,7 +291,9 @@ def match_patients(
     frame = read_table(slides)
     listing = read_slides(slides, patient_column or _patient_column(frame, slides), frame=frame)
     patients = dict(zip(listing.table["slide_id"], listing.table["patient_id"], strict=True))
-    found = find_features(features, listing.named, "--features")
+    rows = zip(table["slide_id"], table["path"], strict=True)
+    listed = {slide: FeatureFile(slide, path, "listed", 0) for slide, path in rows}
+    found = find_features(features, listing.named, "--features", listed)
     if found.elsewhere:
         raise InputError(found.elsewhere)
     with_file = {slide: found.files[slide] for slide in patients if found.files[slide].stamp}

@@ -108,6 +108,7 @@ def ensure_store(
         config.store_uri,
         form,
         layout=config.features.format,
+        mixed_magnification=config.features.mixed_magnification == "allow",
         part_mb=config.store.part_mb,
         on_error=on_error,
         on_progress=lambda done, of: progress.update("ingest", done, of, "slides"),

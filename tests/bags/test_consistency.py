@@ -6,14 +6,17 @@ from pathlib import Path
 
 import h5py
 import pandas as pd
+import pytest
 from support.bags import (
     FORMAT,
     listed,
     relisted,
 )
+from support.feature_files import values, write_hdf5
 
 from momkd_ray.bags.consistency import mixed_scale_faults, slide_vector_faults
 from momkd_ray.bags.ingest import ingest
+from momkd_ray.errors import InputError
 
 
 def test_the_same_content_twice_is_found_by_its_hash(tmp_path: Path, slides: pd.DataFrame) -> None:
@@ -59,3 +62,16 @@ def test_files_of_one_patch_each_are_embeddings_of_slides() -> None:
     assert [fault.id for fault in slide_vector_faults({s: {"n_patches": 1} for s in "ab"}, slides)] == ["a", "b"]
     assert not slide_vector_faults({"a": {"n_patches": 1}, "b": {"n_patches": 2}}, slides)
     assert not slide_vector_faults({"a": {"n_patches": 1}}, slides)
+
+
+def test_magnifications_may_be_mixed_on_purpose_and_the_store_knows_all(tmp_path: Path) -> None:
+    slides = pd.DataFrame({"slide_id": ["a", "b", "c"], "patient_id": ["a", "b", "c"]})
+    slides["path"] = [str(write_hdf5(tmp_path / f"{s}.h5", "trident", values(9, i))) for i, s in enumerate("abc")]
+    with h5py.File(tmp_path / "b.h5", "a") as file:
+        file["coords"].attrs["target_magnification"] = 10
+    with pytest.raises(InputError, match=r"b\.h5 is at 10x.*set features\.mixed_magnification to allow"):
+        ingest(relisted(slides), str(tmp_path / "refused"), FORMAT)
+    store, faults = ingest(relisted(slides), str(tmp_path / "store"), FORMAT, mixed_magnification=True)
+    assert not faults and store.feature_format("abc") == "trident"
+    assert [scale.magnification for scale in store.scales("abc")] == [20, 10]
+    assert [scale.magnification for scale in store.scales("ac")] == [20]

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import pandas as pd
 import pytest
+from support.feature_files import values, write_hdf5
 from support.models import card_of, small_model
 
 from momkd_ray.errors import InputError
 from momkd_ray.model.bundle import save_bundle
 from momkd_ray.model.registry import build_model
-from momkd_ray.predict.ensemble import check_ensemble, group_bags, list_slides, match_patients, named_predictions
+from momkd_ray.predict.ensemble import (
+    Ensemble,
+    check_ensemble,
+    group_bags,
+    list_slides,
+    match_patients,
+    named_predictions,
+    other_formats,
+)
 
 SLIDES = pd.DataFrame({"slide_id": ["a1", "a2", "b"], "path": ["f/a1.h5", "f/a2.h5", "f/b.h5"], "bytes": [5, 7, 11]})
 
@@ -72,3 +82,35 @@ def test_models_that_need_omics_do_not_predict_from_histology(name: str, tmp_pat
     save_bundle(str(tmp_path), model, card.model_copy(update={"model": sizes}))
     with pytest.raises(InputError, match=f"{name}, which needs omics to predict"):
         check_ensemble([str(tmp_path)])
+
+
+def test_what_is_predicted_is_compared_with_what_the_model_learnt(tmp_path: Path) -> None:
+    model = small_model()
+    learnt = {"encoder": "uni_v2", "magnification": 20, "patch_px": 256, "feature_format": "trident"}
+    folders = {
+        "one": card_of(model).model_copy(update=learnt),
+        "several": card_of(model).model_copy(update=learnt | {"scales": ((20, 256), (10, 512))}),
+    }
+    for name, card in folders.items():
+        save_bundle(str(tmp_path / name), model, card)
+    files = {}
+    for name, changes in (
+        ("same", {}),
+        ("small", {"target_magnification": 10, "patch_size": 512}),
+        ("no", {"patch_size": 99}),
+    ):
+        files[name] = str(write_hdf5(tmp_path / f"{name}.h5", "trident", values(9, width=model.width)))
+        with h5py.File(files[name], "a") as file:
+            file["coords"].attrs.update(changes)
+    files["clam"] = str(write_hdf5(tmp_path / "clam.h5", "clam", values(9, width=model.width)))
+
+    def predicted(bundle: str) -> dict[str, dict[str, object]]:
+        ensemble = Ensemble([str(tmp_path / bundle)], "cpu")
+        return {name: ensemble.predict(name, [name], [path]) for name, path in files.items()}
+
+    one, several = predicted("one"), predicted("several")
+    assert {name for name, row in one.items() if row["p"] is not None} == {"same", "clam"}
+    assert {name for name, row in several.items() if row["p"] is not None} == {"same", "small", "clam"}
+    assert "10x magnification in patches of 512" in str(one["small"]["faults"])
+    (said,) = other_formats(list(one.values()), folders["one"])
+    assert said.startswith("1 feature file is of the layout clam; the model was trained on trident")
