@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ class _Text:
 
     def records(self) -> Iterator[tuple[int, list[str]]]:
         """Yields the line in which each record begins, and its cells; blank lines are passed over."""
-        rows = csv.reader(io.StringIO(self.body, newline=""), delimiter=self.delimiter)
+        rows = csv.reader(_lines(self.body), delimiter=self.delimiter)
         line = self.first_line
         for cells in rows:
             if cells:
@@ -172,7 +171,7 @@ def _is_even(widths: Sequence[int]) -> bool:
 
 
 def _widths(body: str, delimiter: str) -> list[int]:
-    rows = csv.reader(io.StringIO(body, newline=""), delimiter=delimiter)
+    rows = csv.reader(_lines(body), delimiter=delimiter)
     try:
         return [len(row) for row in islice((row for row in rows if row), _SAMPLED)]
     except csv.Error:  # a cell without end
@@ -181,9 +180,9 @@ def _widths(body: str, delimiter: str) -> list[int]:
 
 def _check_quotes(text: _Text) -> None:
     """Refuses a quoted cell that is not closed, or whose text goes on over what look like rows."""
-    if all(line.count('"') % 2 == 0 for line in text.body.split("\n")):  # no quoted cell goes on in the next line
+    if '"' not in text.body or all(line.count('"') % 2 == 0 for line in _lines(text.body)):
         return
-    rows = csv.reader(io.StringIO(text.body, newline=""), delimiter=text.delimiter, strict=True)
+    rows = csv.reader(_lines(text.body), delimiter=text.delimiter, strict=True)
     line, width = text.first_line, 0
     try:
         for cells in rows:
@@ -250,9 +249,21 @@ def _one_cell_more(text: _Text, header: list[str]) -> str:
 
 
 def _after_header(text: _Text) -> str:
-    lines = io.StringIO(text.body, newline="")
-    next(csv.reader(lines, delimiter=text.delimiter), None)
-    return text.body[lines.tell() :] if '"' in text.body else text.body.partition("\n")[2]
+    rows = csv.reader(_lines(text.body), delimiter=text.delimiter)
+    next(rows, None)
+    end = 0
+    for _ in range(rows.line_num):
+        end = text.body.find("\n", end) + 1 or len(text.body)
+    return text.body[end:]
+
+
+def _lines(body: str) -> Iterator[str]:
+    """Yields the lines with their ends, one at a time: a table of all genes is long, and its head decides much."""
+    start = 0
+    while start < len(body):
+        end = body.find("\n", start) + 1 or len(body)
+        yield body[start:end]
+        start = end
 
 
 def _by_arrow(rows: str, delimiter: str, header: list[str], text_columns: ColumnsOf | None) -> pa.Table:
@@ -275,7 +286,7 @@ def _by_arrow(rows: str, delimiter: str, header: list[str], text_columns: Column
 
 def _arrow_csv(body: bytes, delimiter: str, names: list[str], kinds: dict[str, pa.DataType]) -> pa.Table:
     return pyarrow.csv.read_csv(
-        io.BytesIO(body),
+        pa.BufferReader(body),
         # one block: a row of 20,000 genes may not straddle two
         read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=min(len(body) + 1, 2**31 - 1)),
         parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from functools import cache
 
 # STAMP; CLAM and Patho-Bench; then cBioPortal's, the GDC's and TCGA's clinical tables
 PATIENT_COLUMNS = (
@@ -15,13 +17,19 @@ PATIENT_COLUMNS = (
     "bcr_patient_barcode",
 )
 SLIDE_COLUMNS = ("FILENAME", "slide_id", "slide", "filename", "file_name")
+_OTHERS = re.compile(r"[\W_]+")
 
 
 def is_known(name: str, known: Iterable[str]) -> bool:
     """Returns whether a name differs from a known one in case and punctuation at most."""
-    return normalised(name) in {normalised(other) for other in known}
+    return normalised(name) in _all_normalised(tuple(known))
+
+
+@cache
+def _all_normalised(known: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(normalised, known))
 
 
 def normalised(name: str) -> str:
     """Returns the letters and digits of a name, in lower case."""
-    return "".join(letter for letter in name.casefold() if letter.isalnum())
+    return _OTHERS.sub("", name.casefold())
