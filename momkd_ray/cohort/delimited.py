@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from momkd_ray.cohort.known_columns import PATIENT_COLUMNS, SLIDE_COLUMNS, is_known
@@ -23,6 +24,7 @@ ColumnsOf = Callable[[list[str]], str | Sequence[str]]
 MISSING = ("", "NA", "N/A", "NaN", "nan", "#N/A", "<NA>")
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_FORMULA = r'^="([^"]*)"$'
 _SAMPLED = 25  # rows from which the delimiter is found
 
 
@@ -74,6 +76,8 @@ def read_delimited(
     """
     text, understood = decoded(path, content)
     body, first_line, sizes = _without_preamble(path, text, understood)
+    if not sizes:
+        body, first_line = _without_title(path, body, first_line, understood)
     delimiter = _delimiter(path, body, suffix, understood)
     parts = _Text(path, body, first_line, delimiter)
     _check_quotes(parts)
@@ -83,6 +87,8 @@ def read_delimited(
         what = f"line breaks in the names of {len(broken)} columns are read as blanks, as in '{broken[0]}'"
         understood.append(Understood(path, "layout", what, len(broken)))
     table = _without_blank_columns(_parsed(parts, names, text_columns, understood), path, understood)
+    if '="' in body:
+        table = _without_formulas(table, path, understood)
     if sizes:
         table = _checked_gct(path, table, sizes, understood)
     return table, understood
@@ -116,6 +122,39 @@ def _without_preamble(path: str, text: str, understood: list[Understood]) -> tup
     if not text[position:].strip():
         raise InputError(f"{path} is empty" + (f" but for its {lines} that begin with '#'" if comments else ""))
     return body, line, sizes
+
+
+def _without_title(path: str, body: str, line: int, understood: list[Understood]) -> tuple[str, int]:
+    """Cuts lines of one cell above a header that names patients or slides; returns the rest and its first line."""
+    start = 0
+    for number, own in enumerate(islice(_lines(body), 10)):
+        for delimiter in DELIMITERS:
+            cells = [cell.strip(' "') for cell in own.rstrip("\n").split(delimiter)]
+            if len(cells) > 1 and any(is_known(cell, (*PATIENT_COLUMNS, *SLIDE_COLUMNS)) for cell in cells):
+                if number:
+                    lines = "1 line" if number == 1 else f"{number} lines"
+                    understood.append(Understood(path, "layout", f"{lines} above the header passed over", number))
+                return body[start:], line + number
+        if any(sum(bool(cell.strip()) for cell in own.split(delimiter)) > 1 for delimiter in DELIMITERS):
+            break
+        start += len(own)
+    return body, line
+
+
+def _without_formulas(table: pa.Table, path: str, understood: list[Understood]) -> pa.Table:
+    """Replaces cells such as `="007"`, by which exports keep a spreadsheet from reading a number, by their text."""
+    columns, replaced = [], 0
+    for column in table.columns:
+        if pa.types.is_string(column.type):
+            formulas = pc.match_substring_regex(column, _FORMULA)
+            if n := pc.sum(formulas).as_py() or 0:
+                replaced += n
+                column = pc.replace_substring_regex(column, _FORMULA, r"\1")
+        columns.append(column)
+    if replaced:
+        cells = "1 cell is" if replaced == 1 else f"{replaced:,} cells are"
+        understood.append(Understood(path, "layout", f'{cells} read as the text of a formula ="..."', replaced))
+    return pa.table(columns, names=[re.sub(_FORMULA, r"\1", name) for name in table.column_names])
 
 
 def _is_marked_header(line: str, after: str) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from momkd_ray import storage
 from momkd_ray.cohort.features_elsewhere import folders_below, pointer
+from momkd_ray.cohort.identifiers import number, spelling
 from momkd_ray.cohort.slide_names import (
     FEATURE_SUFFIXES,
     folder_and_name,
@@ -80,9 +82,10 @@ def find_features(
     """Finds the feature file of every slide.
 
     A file belongs to the slide that is named like it, or else to the only slide with its name apart from suffixes of
-    scanners (`S.svs.h5` and `S.ome.h5` to `S.svs`, `S.ome.tiff` and `S`) and the GDC's UUID. A folder in a slide's name
-    is looked for below the features' folder; if the file is not there, its name alone counts. If the folder has no
-    slide's file, the folders below it are read, but only if they divide the slides, such as a folder a patient.
+    scanners (`S.svs.h5` and `S.ome.h5` to `S.svs`, `S.ome.tiff` and `S`) and the GDC's UUID, then apart from case and
+    separators, then by number (`00001.h5` to `1`), or if all files continue the slides' names alike. A folder in a
+    slide's name is looked for below the features' folder; if the file is not there, its name alone counts. If the
+    folder has no slide's file, the folders below it are read, but only if they divide the slides, such as a folder a patient.
 
     Args:
         folder: of the features, local or `s3://`.
@@ -103,6 +106,11 @@ def find_features(
     seen |= {file.path: file for file in listed.values()}
     found |= _matches(listed, {slide: name for slide, name in names.items() if slide not in found})
     elsewhere, understood = "", list[Understood]()
+    if names and not found:
+        found, ending = _with_one_ending(listed, names)
+        if found:
+            what = f"the names of its {len(found):,} files continue those of the slides by '{ending}'"
+            understood.append(Understood(folder, "features", what, len(found)))
     if names and not found:
         below = {place: _matches(list_features(place), names) for place in folders_below(folder)}
         below = {place: own for place, own in below.items() if own}
@@ -125,7 +133,7 @@ def _matches(files: Mapping[str, FeatureFile], names: Mapping[str, str]) -> dict
     matched: dict[str, FeatureFile] = {}
     for of_slide, of_file in _FORMS:
         taken = {file.path for file in matched.values()}
-        slides_of, files_of = dict[str, list[str]](), dict[str, list[FeatureFile]]()
+        slides_of, files_of = dict[Hashable, list[str]](), dict[Hashable, list[FeatureFile]]()
         for slide, name in base_names.items():
             slides_of.setdefault(of_slide(name), []).append(slide)
         for stem, file in files.items():
@@ -133,19 +141,36 @@ def _matches(files: Mapping[str, FeatureFile], names: Mapping[str, str]) -> dict
                 files_of.setdefault(of_file(stem), []).append(file)
         for form, slides in slides_of.items():
             own = files_of.get(form, [])
-            if len(slides) == len(own) == 1 and slides[0] not in matched:
+            if form is not None and len(slides) == len(own) == 1 and slides[0] not in matched:
                 matched[slides[0]] = own[0]
     return {slide: FeatureFile(slide, file.path, file.stamp, file.size) for slide, file in matched.items()}
 
 
 # how a slide's name is compared with a file's without its suffix: as written at first, loosely at last
-_FORMS: tuple[tuple[Callable[[str], str], Callable[[str], str]], ...] = (
+_FORMS: tuple[tuple[Callable[[str], Hashable], Callable[[str], Hashable]], ...] = (
     (str, str),
     (without_feature_suffix, str),
     (slide_id_of, str),
     (slide_id_of, slide_id_of),
     (lambda name: without_gdc_id(slide_id_of(name)), lambda stem: without_gdc_id(slide_id_of(stem))),
+    (lambda name: spelling(slide_id_of(name)), lambda stem: spelling(slide_id_of(stem))),
+    (lambda name: number(slide_id_of(name)), lambda stem: number(slide_id_of(stem))),
 )
+
+
+def _with_one_ending(files: Mapping[str, FeatureFile], names: Mapping[str, str]) -> tuple[dict[str, FeatureFile], str]:
+    """Matches files whose names all continue those of the slides in the same way, such as `S_features.h5` for `S`."""
+    slides = {slide_id_of(folder_and_name(name)[1]): slide for slide, name in names.items()}
+    found: dict[str, dict[str, FeatureFile]] = {}
+    for stem, file in files.items():
+        cuts = [match.start() for match in re.finditer(r"[._\- ]", stem)]
+        begins = next((cut for cut in reversed(cuts) if stem[:cut] in slides), None)
+        if begins is not None and re.search(r"[a-zA-Z]{2}", stem[begins:]):
+            found.setdefault(stem[begins:], {})[slides[stem[:begins]]] = file
+    if len(found) != 1:
+        return {}, ""
+    ((ending, own),) = found.items()
+    return {slide: FeatureFile(slide, file.path, file.stamp, file.size) for slide, file in own.items()}, ending
 
 
 def _parent(name: str, folder: str) -> str:
@@ -178,5 +203,5 @@ def _otherwise_named(folder: str, found: Mapping[str, FeatureFile], names: Mappi
         return []
     files = "1 file is" if len(otherwise) == 1 else f"{len(otherwise):,} files are"
     example, written = posixpath.basename(found[otherwise[0]].path), folder_and_name(names[otherwise[0]])[1]
-    what = f"{files} matched with slides apart from the suffixes of their names, such as '{example}' with '{written}'"
+    what = f"{files} matched with slides apart from suffixes, spelling or zeros, such as '{example}' with '{written}'"
     return [Understood(folder, "features", what, len(otherwise))]

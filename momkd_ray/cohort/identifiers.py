@@ -88,7 +88,7 @@ def match_identifiers(foreign: Iterable[str], own: Iterable[str], *, barcodes: b
     {'TCGA-A0-1000-01A-11R-A12P-07': 'TCGA-A0-1000'}
     """
     names, others = list(dict.fromkeys(foreign)), list(dict.fromkeys(own))
-    levels: list[tuple[Way, Callable[[str], Hashable | None]]] = [("spelling", _spelling), ("number", _number)]
+    levels: list[tuple[Way, Callable[[str], Hashable | None]]] = [("spelling", spelling), ("number", number)]
     found: dict[str, str] = {name: name for name in set(others).intersection(names)}
     ways: dict[str, Way] = dict.fromkeys(found, "as written")
     for way, key in levels:
@@ -138,7 +138,7 @@ def join_patients(location: str, foreign: Iterable[str], own: Iterable[str], whe
     return matching
 
 
-def refuse_longer(location: str, matching: Matching, others: Iterable[str], where: str) -> None:
+def refuse_longer(location: str, matching: Matching, others: Iterable[str], where: str, kind: str = "") -> None:
     """Refuses a table of which some identifiers are patients and others begin with a patient's.
 
     Args:
@@ -146,6 +146,7 @@ def refuse_longer(location: str, matching: Matching, others: Iterable[str], wher
         matching: of its identifiers with the patients.
         others: the patients.
         where: the location of their table, for messages.
+        kind: `omics` if `omics.leave_out` can leave some of its identifiers out.
 
     Raises:
         InputError: it is so, and too often for chance.
@@ -153,18 +154,21 @@ def refuse_longer(location: str, matching: Matching, others: Iterable[str], wher
     longer = _longer(matching, others)
     if matching.own and len(longer) >= max(2, _SUSPICIOUS * (len(matching.own) + len(matching.unmatched))):
         name, patient = next(iter(longer.items()))
+        endings = {own[len(longer[own]) :] for own in longer}
+        ending = endings.pop() if kind == "omics" and len(endings) == 1 else ""
+        more = f", or leave those others out by 'omics.leave_out: [\"*{ending}\"]'" if ending else ""
         raise InputError(
             f"{location}: {len(matching.own):,} of its identifiers are patients of {where}, and {len(longer):,} others "
             f"begin with one, such as '{name}' with '{patient}': write the patient's identifier alone in every row, as "
-            "a sample's or slide's does not match it"
+            "a sample's or slide's does not match it" + more
         )
 
 
 def nearest(names: Iterable[str], others: Iterable[str]) -> tuple[str, str] | None:
     """Returns the first of the names that resembles one of the others, and that one."""
-    pool = {_spelling(other): other for other in list(others)[:2000]}
+    pool = {spelling(other): other for other in list(others)[:2000]}
     for name in list(names)[:5]:
-        near = difflib.get_close_matches(_spelling(name), pool, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(spelling(name), pool, n=1, cutoff=0.5)
         if near:
             return name, pool[near[0]]
     return None
@@ -203,13 +207,14 @@ def _by_key(names: Iterable[str], key: Callable[[str], Hashable | None]) -> dict
     return keyed
 
 
-def _spelling(name: str) -> str:
+def spelling(name: str) -> str:
     """Returns an identifier in one case and with one separator; R's leading X of a number is dropped."""
     plain = _SEPARATORS.sub("-", unicodedata.normalize("NFKC", name).casefold()).strip("-")
     return plain[1:] if re.match(r"x\d", plain) else plain
 
 
-def _number(name: str) -> int | None:
+def number(name: str) -> int | None:
+    """Returns the number that an identifier is, apart from leading zeros and decimals; None if it is none."""
     return int(float(name)) if _NUMBER.fullmatch(name) and len(name) < 16 and float(name).is_integer() else None
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +28,16 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 # neither leading zeros, as in a code, nor what is no number
 _PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d*)?")
 _SHOWN = 8
+_AROUND = re.compile(r"[\s./\[\]()*'\"_-]+")
+# how tables write that a label is missing, without case, blanks and punctuation; such a label is never of the rest
+_MISSING = frozenset(
+    re.findall(
+        r"\w+",
+        """na nan nd unknown unk notavailable notapplicable notevaluated notreported notdone notperformed
+        notassessed nottested notknown missing nodata discrepancy completed unbekannt ka keineangabe nichtbekannt fehlt
+        inconnu nondisponible nonrenseigne unspecified""",
+    )
+)
 _KEYS: tuple[Literal["positive", "negative"], ...] = ("positive", "negative")
 
 
@@ -52,7 +64,17 @@ def label_key(label: str) -> tuple[str, Hashable]:
         return "number", float(label)
     if label.casefold() in ("true", "false"):
         return "truth value", label.casefold()
-    return "text", label
+    return "text", unicodedata.normalize("NFC", label)
+
+
+def says_missing(label: str) -> bool:
+    """Returns whether a label says that there is none: `unknown`, `[Not Available]`, `n.a.`, `-`.
+
+    >>> [says_missing(label) for label in ("[Not Available]", "?", "k. A.", "none", "Equivocal")]
+    [True, True, True, False, False]
+    """
+    plain = _AROUND.sub("", label.casefold()).strip("?")
+    return not plain or plain in _MISSING
 
 
 def sort_labels(settings: CohortConfig, counts: Counter[str], path: str) -> Labelling:
@@ -76,14 +98,16 @@ def sort_labels(settings: CohortConfig, counts: Counter[str], path: str) -> Labe
             f"{path}: the '{settings.label}' '{both[0]}' is in both classes (cohort.negative '{names[0]}' "
             f"and cohort.positive '{names[1]}'): let the two exclude each other"
         )
+    negative, positive = _without_regard_to_case(negative, positive, counts, settings)
+    understood: list[Understood] = []
     if _is_rest(settings.labels_of("negative"), keys):
-        negative = set(counts) - positive
+        negative = _rest(settings, counts, positive, path, understood)
     elif _is_rest(settings.labels_of("positive"), keys):
-        positive = set(counts) - negative
+        positive = _rest(settings, counts, negative, path, understood)
     for key, own, others in (("positive", positive, negative), ("negative", negative, positive)):
         if not own:
             raise InputError(_without_label(settings, counts, key, others, path))
-    understood = [
+    understood += [
         Understood(path, "labels", _described(settings, name, own, counts), len(own))
         for name, own in ((names[1], positive), (names[0], negative))
         if own != {name}
@@ -109,17 +133,77 @@ def _claimed(given: tuple[str, ...], counts: Counter[str], keys: set[tuple[str, 
     labels = list(counts)
     own = {label_key(name) for name in given}
     claimed = {label for label in labels if label_key(label) in own}
-    numbers = numbers_of(labels)
+    ranges = _ranges(labels)
     for name in given:
         cut_off = CUT_OFF.fullmatch(name)
         if cut_off and label_key(name) not in keys:  # a label may be written so itself
             compare, limit = _COMPARE[cut_off[1]], float(cut_off[2])
-            claimed |= {
-                label
-                for label, number in zip(labels, numbers, strict=True)
-                if number is not None and compare(number, limit)
-            }
+            claimed |= {label for label, ends in ranges.items() if ends and all(compare(end, limit) for end in ends)}
     return claimed
+
+
+def _ranges(labels: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Returns the ends of the range that each label means: `30` and `30 %`, `10-20`, `<1` (up to but without 1), `>90`.
+
+    Per cent signs count only where every number has one.
+    """
+    plain = [label.strip() for label in labels]
+    numeric = [label for label in plain if re.match(r"[<>≤≥=+-]*\s*\d", label)]
+    if numeric and all(label.endswith("%") for label in numeric):
+        plain = [label.removesuffix("%").strip() for label in plain]
+    ranges: dict[str, tuple[float, ...]] = {}
+    for label, own, number in zip(labels, plain, numbers_of(plain), strict=True):
+        between = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%?\s*[-\u2013]\s*(\d+(?:\.\d+)?)", own)
+        beyond = re.fullmatch(r"(<=|>=|<|>|≤|≥)\s*(\d+(?:\.\d+)?)", own)
+        if number is not None:
+            ranges[label] = (number,)
+        elif between and float(between[1]) < float(between[2]):
+            ranges[label] = (float(between[1]), float(between[2]))
+        elif beyond:
+            limit = float(beyond[2])
+            end = limit if "=" in beyond[1] or beyond[1] in "≤≥" else math.nextafter(limit, -math.inf)
+            if beyond[1] == ">":
+                end = math.nextafter(limit, math.inf)
+            ranges[label] = (end, math.inf if beyond[1] in (">", ">=", "≥") else -math.inf)
+    return ranges
+
+
+def _without_regard_to_case(
+    negative: set[str], positive: set[str], counts: Counter[str], settings: CohortConfig
+) -> tuple[set[str], set[str]]:
+    """Adds the labels that differ from those of one class in case only; if they do from both, they are of neither."""
+
+    def folded(labels: Iterable[str]) -> set[str]:
+        return {" ".join(unicodedata.normalize("NFC", label).casefold().split()) for label in labels}
+
+    own = {"negative": folded(settings.labels_of("negative")), "positive": folded(settings.labels_of("positive"))}
+    shared = own["negative"] & own["positive"]
+    free = [label for label in counts if label not in negative | positive]
+    for label in free:
+        (form,) = folded([label])
+        if form in shared or label_key(label)[0] != "text" or form == REST:
+            continue
+        if form in own["negative"]:
+            negative = negative | {label}
+        elif form in own["positive"]:
+            positive = positive | {label}
+    return negative, positive
+
+
+def _rest(
+    settings: CohortConfig, counts: Counter[str], others: set[str], path: str, understood: list[Understood]
+) -> set[str]:
+    """Returns all labels but those of the other class and those that say that there is none, which are told."""
+    signs = any("+" in label for label in counts)  # then - is a result
+    missing = {
+        label for label in counts if label not in others and says_missing(label) and not (signs and "-" in label)
+    }
+    if missing:
+        rows = sum(counts[label] for label in missing)
+        listed = _listed(Counter({label: counts[label] for label in missing}))
+        what = f"the '{settings.label}' {listed} says that there is none, and is of neither class"
+        understood.append(Understood(path, "labels", what, rows, warning=True))
+    return set(counts) - others - missing
 
 
 def _is_rest(given: tuple[str, ...], keys: set[tuple[str, Hashable]]) -> bool:

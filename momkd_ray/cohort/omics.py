@@ -13,7 +13,7 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.cohort.anndata_files import read_h5ad
-from momkd_ray.cohort.gene_names import number_of, some_of
+from momkd_ray.cohort.gene_names import listed, number_of, some_of
 from momkd_ray.cohort.gene_scale import GeneFamily, gene_families
 from momkd_ray.cohort.gene_tables import GeneTable, read_gene_table
 from momkd_ray.cohort.identifiers import few_matched, is_normal, refuse_longer
@@ -86,8 +86,9 @@ def read_omics(
         Fault("omics", f"data row {row}", "missing value", location, blank_cell(location, column, row)) for row in rows
     ]
     tumours = [name for name in table.samples if not is_normal(name)]
-    matching = samples.matching(table.all_samples)
-    refuse_longer(location, matching, samples.patients, "the clinical table")
+    unwanted = set(listed(settings.leave_out, table.all_samples))
+    matching = samples.matching(name for name in table.all_samples if name not in unwanted)
+    refuse_longer(location, matching, samples.patients, "the clinical table", "omics")
     understood = [
         *table.understood,
         *samples.matching(tumours).understood(location, "sample"),
