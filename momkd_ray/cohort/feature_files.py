@@ -85,7 +85,7 @@ def find_features(
     scanners (`S.svs.h5` and `S.ome.h5` to `S.svs`, `S.ome.tiff` and `S`) and the GDC's UUID, then apart from case and
     separators, then by number (`00001.h5` to `1`), or if all files continue the slides' names alike. A folder in a
     slide's name is looked for below the features' folder; if the file is not there, its name alone counts. If the
-    folder has no slide's file, the folders below it are read, but only if they divide the slides, such as a folder a patient.
+    folder has no slide's file, the folders below it are read, but only if they divide the slides.
 
     Args:
         folder: of the features, local or `s3://`.

@@ -144,13 +144,13 @@ def test_a_slide_loses_only_a_recognised_suffix(name: str, expected: str) -> Non
 
 
 def test_whatever_is_left_out_has_its_reason_and_is_never_a_negative(tmp_path: Path) -> None:
-    clinical = CLINICAL + "E,Equivocal\nB,\nN,NaN\nU,Positive\nX,negative\n"
+    clinical = CLINICAL + "E,Equivocal\nB,\nN,NaN\nU,Weakly Positive\nX,negative\n"
     slides = SLIDES + "E,SE.h5\nB,SB.h5\nN,SN.h5\nU,SU.h5\nghost,SG.h5\n"
     cohort = load_cohort(write(tmp_path, clinical, slides, OMICS + "E,1,2\nghost,,\n"))
     found = reasons(cohort)
     assert cohort.patients["label"].value_counts().to_dict() == {"positive": 2, "negative": 2}
     assert "'Equivocal'" in found["patient", "E"]
-    assert "'Positive'" in found["patient", "U"]
+    assert "'Weakly Positive'" in found["patient", "U"]
     assert found["patient", "B"] == found["patient", "N"] == "the label is blank"
     assert found["patient", "X"] == "no slide"
     assert found["slide", "SG"] == "its patient is not in the clinical table"

@@ -6,7 +6,6 @@ import bz2
 import gzip
 import io
 import lzma
-import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -368,23 +367,3 @@ def test_a_text_among_the_values_of_a_gene_in_a_row_is_named(tmp_path: Path) -> 
     cells[2] = "low"
     (tmp_path / "o.tsv").write_text("\n".join([*lines[:4], "\t".join(cells), *lines[5:]]) + "\n")
     fails(config("o.tsv"), f"gene 'GENE3' of patient '{PATIENTS[1]}' is 'low', not a number")
-
-
-# --- the documentation
-
-
-def blocks_of_the_formats_page() -> list[tuple[str, str]]:
-    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
-    section = page.partition("\n## Omics\n")[2].partition("\n## ")[0]
-    return re.findall(r"```(csv|tsv|txt|gct)\n(.*?)```", section, flags=re.DOTALL)
-
-
-@pytest.mark.parametrize(("suffix", "text"), blocks_of_the_formats_page())
-def test_the_examples_of_the_documentation_are_read(tmp_path: Path, suffix: str, text: str) -> None:
-    patients = ["TCGA-A1-0001", "TCGA-A2-0002"]
-    config = study(tmp_path, patients)
-    (tmp_path / f"omics.{suffix}").write_text(text)
-    omics = load_cohort(config(f"omics.{suffix}")).omics
-    assert omics is not None
-    assert omics.index.tolist() == patients
-    assert omics.to_numpy().tolist() == [[1520, 310, 88], [12, 3, 4021]]

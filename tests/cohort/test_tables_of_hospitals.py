@@ -117,6 +117,16 @@ TEXT = "PATIENT,HER2\n" + "".join(f"{patient},{label}\n" for patient, label in R
         ("c.csv", TEXT.replace("P0", '="P0').replace(",pos", '",pos').replace(",neg", '",neg').encode(), "formula"),
         ("c.csv", ('"' + TEXT.strip().replace(",", '","').replace("\n", '"\n"') + '"\n').encode(), ""),
     ],
+    ids=[
+        "title",
+        "date",
+        "order",
+        "title in text",
+        "cells after it",
+        "sep",
+        "formula",
+        "quotes",
+    ],  # not the bytes, which have a time
 )
 def test_titles_formulas_and_dates_of_spreadsheets(tmp_path: Path, name: str, content: bytes, told: str) -> None:
     assert told in whole(cohort_of(tmp_path, content, name))
