@@ -22,6 +22,7 @@ from momkd_ray.cohort.omics import OmicsTable, read_omics
 from momkd_ray.cohort.slide_labels import label_rows, without_other_labels
 from momkd_ray.cohort.slides import SlideTable, read_slides
 from momkd_ray.cohort.table_files import read_table_file
+from momkd_ray.cohort.text_encoding import assumed_encoding
 from momkd_ray.cohort.understood import Understood, in_order
 from momkd_ray.config.load import Config
 from momkd_ray.config.sections import CohortConfig
@@ -189,6 +190,11 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
         InputError: the two classes are the same.
         FaultsError: a table or column is missing, a class has no patient or, with `stop`, a row is bad.
     """
+    with assumed_encoding(config.cohort.encoding):
+        return _load_cohort(config, on_error)
+
+
+def _load_cohort(config: Config, on_error: OnError) -> Cohort:
     settings = config.cohort
     check_classes(settings)
     slides_table = settings.slides or settings.clinical

@@ -14,6 +14,7 @@ from momkd_ray.cohort.cohort import NEVER_TESTED, NOT_TRAINED, UNKNOWN_IN_SPLIT,
 from momkd_ray.cohort.identifiers import nearest
 from momkd_ray.cohort.splits import ROLES, Split, read_split
 from momkd_ray.cohort.table_files import first_duplicate
+from momkd_ray.cohort.text_encoding import assumed_encoding
 from momkd_ray.cohort.understood import Understood
 from momkd_ray.config.load import Config
 from momkd_ray.config.sections import FoldsConfig
@@ -81,7 +82,8 @@ def make_folds(config: Config, cohort: Cohort) -> FoldPlan:
     if config.folds.file is None:
         split, remedy = _draw_folds(config.folds, patients, cohort.classes)
     else:
-        split, remedy = read_split(config, cohort), f"mend {config.folds.file}"
+        with assumed_encoding(config.cohort.encoding):
+            split, remedy = read_split(config, cohort), f"mend {config.folds.file}"
         _refuse_leaks(split.leaks, config.folds.file)
         unlisted, few = _unlisted(split, patients, config.folds.file)
         split = replace(split, understood=(*few, *split.understood))

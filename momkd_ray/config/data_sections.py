@@ -37,6 +37,14 @@ Labels = Annotated[
 ]
 
 
+def _known_encoding(name: str) -> str:
+    try:
+        "".encode(name)
+    except LookupError as error:
+        raise ValueError(f"{name!r} is no encoding that Python knows, such as gb18030, shift_jis or cp1251") from error
+    return name
+
+
 class PatientColumns(Section):
     """The patient columns of single tables, where `cohort.patient_column` does not name all of them."""
 
@@ -83,6 +91,11 @@ class CohortConfig(Section):
     )
     negative: Labels = Field(
         default="negative", description="The label of the negative class, or its labels, in the same ways."
+    )
+    encoding: Annotated[str, AfterValidator(_known_encoding)] | None = Field(
+        default=None,
+        description="The encoding of tables of text that are neither UTF-8 nor begin with a mark of UTF-16 or UTF-32, "
+        "such as `gb18030` or `shift_jis`. By default Windows-1252 is assumed, unless it looks like text of East Asia.",
     )
     slide_labels: Literal["agree", "any_positive", "leave_out"] = Field(
         default="agree",

@@ -103,7 +103,16 @@ class Config(Section):
         tree = self.model_dump(mode="json", exclude=unhashed_sections)
         unhashed_keys = {
             "features": ("dir", "format", "mixed_magnification"),
-            "cohort": ("clinical", "slides", "omics", "patient_column", "slide_column", "columns", "slide_labels"),
+            "cohort": (
+                "clinical",
+                "slides",
+                "omics",
+                "patient_column",
+                "slide_column",
+                "columns",
+                "slide_labels",
+                "encoding",
+            ),
             "omics": ("orientation", "sample_sheet", "column", "leave_out", "max_missing_share"),
             "store": ("uri", "part_mb", "memory_share", "cache", "reader"),
             "folds": ("file",),

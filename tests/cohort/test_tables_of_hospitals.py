@@ -12,6 +12,7 @@ import numpy as np
 import openpyxl
 import pandas as pd
 import pytest
+from support.cures import cures_in
 
 from momkd_ray.cohort.cohort import Cohort, load_cohort
 from momkd_ray.cohort.feature_files import find_features
@@ -88,6 +89,40 @@ def test_cut_offs_read_per_cent_ranges_and_limits(tmp_path: Path, labels: list[s
 def test_a_range_on_both_sides_of_a_cut_off_is_of_no_class(tmp_path: Path) -> None:
     cohort = cohort_of(tmp_path, ["30", "5", "20-30", ">10"] * 3, positive=">= 25", negative="< 25")
     assert len(cohort.patients) == 6
+
+
+@pytest.mark.parametrize(
+    ("encoding", "positive", "negative"),
+    [
+        ("gb18030", "阳性", "阴性"),
+        ("shift_jis", "陽性", "陰性"),
+        ("big5", "陽性", "陰性"),
+        ("euc_kr", "양성", "음성"),
+    ],
+)
+def test_text_of_east_asia_is_not_guessed_and_the_setting_reads_it(
+    tmp_path: Path, encoding: str, positive: str, negative: str
+) -> None:
+    text = "PATIENT,HER2\n" + "".join(
+        f"{p},{(negative, positive)[y]}\n" for p, y in zip(PATIENTS, [1, 0] * 6, strict=True)
+    )
+    classes = {"positive": positive, "negative": negative}
+    with pytest.raises(InputError, match=r"set cohort\.encoding to") as caught:
+        cohort_of(tmp_path, text.encode(encoding), **classes)
+    assert encoding in str(caught.value)
+    if encoding in ("gb18030", "shift_jis"):
+        assert cures_in(str(caught.value))[0] == ("cohort.encoding", encoding)
+    assert f"it is read as {encoding} text" in whole(
+        cohort_of(tmp_path, text.encode(encoding), encoding=encoding, **classes)
+    )
+    whole(cohort_of(tmp_path, text.encode(), encoding=encoding, **classes))
+
+
+@pytest.mark.parametrize("words", [("préférée", "négatif"), ("Größe", "über"), ("señal", "niño")])
+def test_accents_are_read_as_windows_1252(tmp_path: Path, words: tuple[str, str]) -> None:
+    text = "PATIENT,HER2\n" + "".join(f"{p},{words[1 - y]}\n" for p, y in zip(PATIENTS, [1, 0] * 6, strict=True))
+    cohort = cohort_of(tmp_path, text.encode("cp1252"), positive=words[0], negative=words[1])
+    assert "Windows-1252" in whole(cohort)
 
 
 def workbook(rows: Sequence[Sequence[Any]], merged: Sequence[str] = ()) -> bytes:
