@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-FEATURE_SUFFIXES = (".h5", ".hdf5", ".pt", ".pth")  # in order of preference: HDF5 files have coordinates
+EXTRACTORS_SUFFIXES = (".h5", ".hdf5", ".pt", ".pth")  # in order of preference: HDF5 files have coordinates
+FEATURE_SUFFIXES = (*EXTRACTORS_SUFFIXES, ".npz", ".npy")
 _SCANNERS = (
     ".svs .svslide .afi .tif .tiff .btf .tf2 .tf8 .gtiff .qptiff .ome .ndpi .ndpis .vms .vmu .mrxs .scn .czi .zvi .lif "
     ".lsm .vsi .ets .bif .isyntax .i2syntax .dcm .dicom .sdpc .dyqx .kfb .tmap .tron .mds .nd2 .oir .ims .zarr .jp2 "
     ".j2k .jpx .jpg .jpeg .png .bmp .wsi"
 )
-SLIDE_SUFFIXES = frozenset({*FEATURE_SUFFIXES, ".npy", ".npz", ".pkl", *_SCANNERS.split()})
+SLIDE_SUFFIXES = frozenset({*FEATURE_SUFFIXES, ".pkl", *_SCANNERS.split()})
 
 _GDC_ID = re.compile(r"\.[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}$", re.IGNORECASE)
 

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from numpy.typing import NDArray
 
-from momkd_ray.formats import hdf5, pt_file
+from momkd_ray.formats import hdf5, npy_file, pt_file
 from momkd_ray.formats.arrays import Contents, Precision, Stored, read_all, read_features
 from momkd_ray.formats.bag import Bag, Format, Indices, Recipe
 from momkd_ray.formats.coordinates import in_level0_pixels, in_nanometres
@@ -26,6 +27,7 @@ _TRIDENT_MARKS = frozenset(
 _CLAM_MARKS = frozenset({"patch_level", "downsample", "downsampled_level_dim"})
 _COORDS_NAMES = ("coords", "coordinates", "coord", "locations")
 _FEATURES_NAMES = ("feats", "patch_features", "patch_feats", "tile_features", "embeddings", "tile_embeddings")
+_CONTAINERS = {".pt": pt_file, ".pth": pt_file, ".npy": npy_file, ".npz": npy_file}
 _NAMES_SHOWN = 8  # arrays listed in the message about a file without features
 _ENCODER_NAMES = ("encoder", "patch_encoder", "extractor", "feature_extractor", "encoder_name", "model_name")
 
@@ -56,7 +58,7 @@ def read_bag(
     """Reads the bag of one feature file.
 
     Args:
-        path: a local path or `s3://` URI; `.pt` files are PyTorch's, all others HDF5.
+        path: a local path or `s3://` URI; `.pt` files are PyTorch's, `.npy` and `.npz` NumPy's, all others HDF5.
         slide_id: identifier of the slide.
         recipe: accepted layout, and source of the graph.
         expected_width: D of the cohort's other slides.
@@ -87,7 +89,8 @@ def _read_bag(path: str, slide_id: str, recipe: Recipe, expected_width: int | No
 
 @contextmanager
 def _contents(path: str) -> Iterator[Contents]:
-    container = pt_file if path.lower().endswith((".pt", ".pth")) else hdf5
+    suffix = PurePosixPath(path.lower()).suffix
+    container = _CONTAINERS.get(suffix, hdf5)
     with container.opened(find_file(path)) as contents:
         yield contents
 

@@ -13,7 +13,7 @@ from momkd_ray import storage
 from momkd_ray.cohort.feature_files import list_features
 from momkd_ray.cohort.identifiers import Matching, match_identifiers, nearest
 from momkd_ray.cohort.known_columns import PATIENT_COLUMNS, is_known
-from momkd_ray.cohort.slide_names import FEATURE_SUFFIXES, slide_id_of
+from momkd_ray.cohort.slide_names import EXTRACTORS_SUFFIXES, slide_id_of
 from momkd_ray.cohort.table_files import SUFFIXES, read_table_file
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Recipe
@@ -111,7 +111,7 @@ def list_folder(folder: str) -> Listing:
             folders.clear()
         if "manifest.json" in names and any(name.endswith(".parquet") for name in names):
             continue  # a bag store
-        if any(name.lower().endswith(FEATURE_SUFFIXES) for name in names):
+        if any(name.lower().endswith(EXTRACTORS_SUFFIXES) for name in names):
             own = place if os.path.basename(place) not in CLAM_FOLDERS else os.path.dirname(place)
             held += [own] if own not in held else []
         if "genes.txt" in names and any(name.endswith(".npy") for name in names):
