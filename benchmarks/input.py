@@ -6,6 +6,7 @@ python benchmarks/input.py [--slides 300] [--patches 1000] [--epochs 3]
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,9 @@ from published import published
 from table import machine, print_table
 
 from momkd_ray import storage
+from momkd_ray.bags.bag_stream import RayDataBags, open_stream
+from momkd_ray.bags.cached_bags import CachedBags
+from momkd_ray.bags.disk_cache import DiskCache
 from momkd_ray.bags.shared_bags import BagSource, share_bags
 from momkd_ray.bags.store import BagStore, from_row, row_at
 from momkd_ray.batches.prefetch import prefetch
@@ -66,6 +70,8 @@ def rates(store: BagStore) -> None:
     for slide_id in ids:
         store.read(slide_id)  # so that it is verified and in the page cache
     shared = share_bags(store, ids)
+    folder = tempfile.mkdtemp()
+    cached = CachedBags(store, DiskCache(folder, None))
     megabytes = int(store.slides["n_patches"].sum()) * store.width * 2 / 1e6
     rows = []
     for consumers in (1, WORKERS):
@@ -73,6 +79,8 @@ def rates(store: BagStore) -> None:
             "ray.data, read_parquet().iter_batches()": lambda n=consumers: by_ray_data(store, n, once=False),
             "ray.data, the same after materialize()": lambda n=consumers: by_ray_data(store, n, once=True),
             "the store's row groups, prefetched": lambda n=consumers: by_stream(store, ids, n),
+            "the store, by a Ray Data stream in the plan's order": lambda n=consumers: by_plan(store, ids, n),
+            "the node's cache, prefetched": lambda n=consumers: by_stream(cached, ids, n),
             "shared in the object store, prefetched": lambda n=consumers: by_stream(shared, ids, n),
         }
         peer = 0.0
@@ -89,6 +97,7 @@ def rates(store: BagStore) -> None:
         ["consumers", "read by", "first bag, ms", "MB/s with it", "MB/s after it", "against iter_batches"],
         rows,
     )
+    shutil.rmtree(folder)
 
 
 def consume(bags: Iterator[Bag]) -> tuple[float, float]:
@@ -132,6 +141,27 @@ def by_stream(source: BagSource, ids: list[str], consumers: int) -> list[tuple[f
     if consumers == 1:
         return [all_but_the_first_pass(ids)]
     take = ray.remote(num_cpus=0)(all_but_the_first_pass)
+    return list(ray.get([take.remote(ids[rank::consumers]) for rank in range(consumers)]))
+
+
+def by_plan(store: BagStore, ids: list[str], consumers: int) -> list[tuple[float, float]]:
+    import ray
+
+    def bags(mine: list[str]) -> Iterator[Bag]:
+        items = [((0, i), slide_id) for i, slide_id in enumerate(mine)]
+        stream = open_stream(RayDataBags(store), iter(items), "plan", limit=256 * 2**20, tasks=2)
+        assert stream is not None
+        for key, slide_id in items:
+            yield stream.take(key, slide_id)
+        stream.close()
+
+    def twice(mine: list[str]) -> tuple[float, float]:
+        consume(bags(mine))  # the processes of the read tasks start
+        return consume(bags(mine))
+
+    if consumers == 1:
+        return [twice(ids)]
+    take = ray.remote(num_cpus=0)(twice)
     return list(ray.get([take.remote(ids[rank::consumers]) for rank in range(consumers)]))
 
 
