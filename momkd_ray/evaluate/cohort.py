@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pandas as pd
@@ -81,6 +81,7 @@ class ExternalCohort:
         faults: bad rows of the tables.
         slides: slide -> patient by a table; None where no table names the slides.
         understood: what was recognised about the tables.
+        slide_names: slide -> its name or path as the table writes it.
     """
 
     patients: pd.DataFrame
@@ -90,6 +91,7 @@ class ExternalCohort:
     faults: tuple[Fault, ...]
     slides: dict[str, str] | None
     understood: tuple[Understood, ...]
+    slide_names: Mapping[str, str] = field(default_factory=dict)
 
     def without(self, reasons: dict[str, str], step: str) -> ExternalCohort:
         """Leaves patients out for a reason each, and names the step after which the others remain."""
@@ -157,8 +159,10 @@ def _read_cohort(labels: Labels) -> ExternalCohort:
     clinical = read_clinical(settings, None, file, column, rows)
     slides, faults, understood = None, list(clinical.faults), list(clinical.understood)
     other_slides: list[tuple[str, str, str]] = []
+    names: Mapping[str, str] = {}
     if joined is not None:
         listing = read_slides(slides_file.path, joined.column, settings.slide_column, joined.frame)
+        names = listing.named
         listing, out = without_other_labels(listing, clinical.slide_rows_out)
         other_slides = [(kind, slide, reason) for kind, slide, reason, _ in out]
         slides = dict(zip(listing.table["slide_id"], listing.table["patient_id"], strict=True))
@@ -188,7 +192,7 @@ def _read_cohort(labels: Labels) -> ExternalCohort:
         FlowStep("with the label of a class", len(patients), dict(reasons)),
     )
     excluded = excluded_table([*left_out, *other_slides])
-    return ExternalCohort(patients, excluded, flow, column, tuple(faults), slides, in_order(understood))
+    return ExternalCohort(patients, excluded, flow, column, tuple(faults), slides, in_order(understood), names)
 
 
 def _values(

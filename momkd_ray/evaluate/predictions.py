@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from momkd_ray.cohort import columns
+from momkd_ray.cohort.feature_files import FeatureFile, find_features
 from momkd_ray.cohort.identifiers import join_patients, match_identifiers
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.cohort.table_files import data_rows, read_table, rows_by_value, texts
@@ -52,7 +53,7 @@ def predict_cohort(
         InputError: a model or feature file is bad, or nobody can be predicted.
     """
     card = check_ensemble(run.models)[0]
-    files = list_slides(features)
+    files = feature_files_of(features, cohort)
     patients, faults = cohort.slides, list(cohort.faults)
     if patients is None:  # each file is a patient's, by its name
         patients = dict(match_identifiers(files["slide_id"].tolist(), cohort.patients.index.tolist()).own)
@@ -97,6 +98,23 @@ def predict_cohort(
     table = table.merge(bags[["bag_id", "patient_id"]], on="bag_id").rename(columns={"bag_id": "slide_id"})
     probabilities = [name for name in table.columns if name == "p" or name.startswith(FOLD)]
     return cohort, patient_mean(table, probabilities).set_index("patient_id")
+
+
+def feature_files_of(features: str, cohort: ExternalCohort) -> pd.DataFrame:
+    """Lists the feature files as `slide_id, path, bytes`; those of the table's slides under its names for them."""
+    files = list_slides(features)
+    if cohort.slides is None:
+        return files
+    rows = list(zip(files["slide_id"].tolist(), files["path"].tolist(), files["bytes"].tolist(), strict=True))
+    listed = {slide: FeatureFile(slide, path, "listed", size) for slide, path, size in rows}
+    found = find_features(features, cohort.slide_names, "--features", listed)
+    if found.elsewhere:
+        raise InputError(found.elsewhere)
+    matched = [(slide, file.path, file.size) for slide, file in found.files.items() if file.stamp]
+    used = {path for _, path, _ in matched}
+    others = [row for row in rows if row[1] not in used]
+    table = pd.DataFrame(sorted(matched + others), columns=["slide_id", "path", "bytes"])
+    return table.astype({"slide_id": "str", "path": "str"})
 
 
 def _by_fold(run: TrainedRun, members: Sequence[float]) -> dict[str, float]:

@@ -291,8 +291,8 @@ def match_patients(
     frame = read_table(slides)
     listing = read_slides(slides, patient_column or _patient_column(frame, slides), frame=frame)
     patients = dict(zip(listing.table["slide_id"], listing.table["patient_id"], strict=True))
-    pairs = zip(table["slide_id"], table["path"], strict=True)
-    listed = {slide: FeatureFile(slide, path, "listed", 0) for slide, path in pairs}
+    sizes = zip(table["slide_id"], table["path"], table["bytes"], strict=True)
+    listed = {slide: FeatureFile(slide, path, "listed", size) for slide, path, size in sizes}
     found = find_features(features, listing.named, "--features", listed)
     if found.elsewhere:
         raise InputError(found.elsewhere)

@@ -23,7 +23,7 @@ from momkd_ray.errors import InputError
 from momkd_ray.evaluate.cohort import Labels, read_cohort
 from momkd_ray.evaluate.decisions import at_fixed, decisions
 from momkd_ray.evaluate.options import EvaluationOptions, Subgroups, parse_subgroups
-from momkd_ray.evaluate.predictions import read_predictions
+from momkd_ray.evaluate.predictions import feature_files_of, read_predictions
 from momkd_ray.evaluate.subgroups import compare_subgroups, levels_of
 from momkd_ray.model.bundle import save_bundle
 
@@ -423,3 +423,15 @@ def test_the_folds_models_predict_the_labelled_patients(
     assert outcome("predict", *models, *rest, "--out", str(tmp_path / "p.csv")) == 0
     by_predict = pd.read_csv(tmp_path / "p.csv", index_col=0)["p_positive"]
     np.testing.assert_allclose(by_predict.loc[own.index], own["p_positive"], atol=1e-6)
+
+
+def test_files_are_matched_with_the_tables_slides_as_in_training(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("PATIENT,PR\nA,positive\nB,negative\nC,positive\nD,negative\n")
+    (tmp_path / "s.csv").write_text("PATIENT,FILENAME\nA,A.svs\nB,2\nC,deep/C.svs\nD,D.svs\n")
+    for name in ("A.svs.h5", "00002.h5", "deep/C.h5", "other.h5"):
+        (tmp_path / "f" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "f" / name).write_bytes(b"x")
+    labels = Labels(str(tmp_path / "c.csv"), "PR", (("negative",), ("positive",)), slides=str(tmp_path / "s.csv"))
+    files = feature_files_of(str(tmp_path / "f"), read_cohort(labels))
+    found = {slide: Path(path).name for slide, path, _ in files.itertuples(index=False)}
+    assert found == {"A": "A.svs.h5", "2": "00002.h5", "C": "C.h5", "other": "other.h5"}
