@@ -209,7 +209,7 @@ def test_six_failures_at_random_steps_change_no_number(
         machines.come()
 
     failures = list(zip(steps, kinds, strict=True))
-    plan = plan_of(tmp_path, f"{server.uri}/fold", 2, failures, 0.05, "cached")
+    plan = plan_of(tmp_path, f"{server.uri}/fold", 2, failures, 0.05)
     reports = driven(plan, machines, {"node": replaced, "head": machines.restart, "away": away})
     assert {path.name for path in Path(plan["marks"]).iterdir()} >= set(kinds)
     resumed = [note for line in reports for note in line["notes"] or [] if "resumes from" in note]
