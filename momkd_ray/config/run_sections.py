@@ -59,7 +59,9 @@ class ClusterConfig(Section):
         "fold it may be a fraction, so that several folds share a GPU. The default is ours.",
     )
     cpus_per_worker: Annotated[float, Field(gt=0)] = Field(
-        default=1, description="The CPUs of each worker; it computes with as many threads."
+        default=1,
+        description="The CPUs of each worker; it computes with as many threads, or with fewer where bags are too small "
+        "to occupy them.",
     )
     read_threads: Positive = Field(
         default=2,

@@ -60,6 +60,7 @@ class ComponentMoMKD(OmicsBranchModel):
     """
 
     full_precision = True
+    numbers_per_thread = 2**24  # a patch takes some ten operations a feature
     memory: ComponentMemory
     direction_DJ: Tensor
     offset_J: Tensor
@@ -122,6 +123,14 @@ class ComponentMoMKD(OmicsBranchModel):
             self.model_config.pooling_temperature,
         )
         return (pooled_BKD - self.mean_KD) / self.scale_KD, weight_PK
+
+    @torch.no_grad()
+    def predict(self, batch: BagBatch) -> tuple[Tensor, Tensor | None]:
+        """Predicts class probabilities (B, Y) and attention (P,), in evaluation mode."""
+        assert not self.training, "predict wants eval()"
+        pooled_BKD, weight_PK = self.pool(batch)
+        hidden_BKH = self.encode(pooled_BKD.flatten(0, 1)).view(len(batch), -1, self.model_config.hidden)
+        return self.classify(pooled_BKD, hidden_BKH).softmax(dim=-1), weight_PK.mean(1)
 
     def encode_components(self, pooled_BKD: Tensor) -> Tensor:
         """Projects pooled features into the space of the memory (B, K, S), without dropout; unit norm."""

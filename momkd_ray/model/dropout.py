@@ -10,13 +10,16 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # constants of the 32-bit integer hash `lowbias32` (Wellons, hash-prospector), and the step between columns, 2^32 /
 # golden ratio
 FACTOR1, FACTOR2, COLUMN = 0x7FEB352D, 0x846CA68B, 0x9E3779B9
 _LOW = 0xFFFFFFFF
+_CACHED_ENTRIES = 2**15  # of two arrays of 32 bits, half a core's second-level cache
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,30 @@ class Dropout:
 
     def keep(self, width: int) -> Tensor:
         """Returns the mask (N, width) with entries 0 and 1 / (1 - p)."""
+        if self.keys_N.device.type == "cpu":
+            return torch.from_numpy(_mask(self.keys_N.numpy().astype(np.uint32), width, self.threshold, self.p))
         column_C = torch.arange(width, device=self.keys_N.device) * COLUMN
         kept_NC = hash32((self.keys_N[:, None] + column_C) & _LOW) >= self.threshold
         return kept_NC * (1 / (1 - self.p))
+
+
+def _mask(keys_N: NDArray[np.uint32], width: int, threshold: int, p: float) -> NDArray[np.float32]:
+    """Computes `Dropout.keep` on the CPU: 32-bit products that overflow, in place, on rows that stay in the cache."""
+    mask_NC = np.empty((len(keys_N), width), np.float32)
+    column_C = np.arange(width, dtype=np.uint32) * np.uint32(COLUMN)
+    rows = max(1, _CACHED_ENTRIES // max(1, width))
+    hash_RC, shifted_RC = np.empty((2, min(rows, len(keys_N)), width), np.uint32)
+    for start in range(0, len(keys_N), rows):
+        own_R = keys_N[start : start + rows]
+        h, shifted = hash_RC[: len(own_R)], shifted_RC[: len(own_R)]
+        np.add(own_R[:, None], column_C, out=h)
+        for shift, factor in ((16, FACTOR1), (15, FACTOR2), (16, None)):
+            np.right_shift(h, np.uint32(shift), out=shifted)
+            np.bitwise_xor(h, shifted, out=h)
+            if factor is not None:
+                np.multiply(h, np.uint32(factor), out=h)
+        np.multiply(h >= np.uint32(threshold), np.float32(1 / (1 - p)), out=mask_NC[start : start + rows])
+    return mask_NC
 
 
 Layers = Mapping[str, tuple[Sequence[int], float]]

@@ -60,6 +60,7 @@ class MILModel(nn.Module, ABC):
         recordable: whether a step works on padded batches and can be recorded as a CUDA graph.
         uses_teacher: whether the losses follow `batch.targets_B`, so that a cross-fitted teacher may set them.
         full_precision: whether features must reach the model in float32.
+        numbers_per_thread: of features in a pass, from which another thread pays.
         memory: a momentum memory, moved after each step by `evidence`; None for most models.
 
     Args:
@@ -76,6 +77,7 @@ class MILModel(nn.Module, ABC):
     recordable: ClassVar[bool] = False
     uses_teacher: ClassVar[bool] = False
     full_precision: ClassVar[bool] = False
+    numbers_per_thread: ClassVar[int] = 2**17
     memory: MomentumMemory | None
 
     def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:

@@ -115,8 +115,7 @@ def _refine(
     """
     for _ in range(iterations):
         count_K = np.bincount(cluster_N, minlength=components)
-        sum_KJ = np.zeros((components, x_NJ.shape[1]))
-        np.add.at(sum_KJ, cluster_N, x_NJ)
+        sum_KJ = np.stack([np.bincount(cluster_N, x_N, components) for x_N in x_NJ.T], axis=1)
         centre_KJ = sum_KJ / np.maximum(count_K, 1)[:, None]
         weighted_KJ = centre_KJ * np.sqrt(count_K / len(x_NJ))[:, None]
         _, singular_J, rows_JJ = np.linalg.svd(weighted_KJ, full_matrices=False)

@@ -11,7 +11,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-CLIENT = {
+COMPUTE = {
+    # OpenMP's threads otherwise spin at the end of every operation, in which they wait for each other; where something
+    # else runs too, each waits for one that has no CPU, and small operations take a thousand times as long
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+"""For every process that computes, before it imports PyTorch; defaults."""
+
+CLIENT = COMPUTE | {
     # the package's own log lines are printed once, without Ray Train's prefix
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # tasks that ask for no GPU keep CUDA_VISIBLE_DEVICES as it is, which Ray otherwise warns about

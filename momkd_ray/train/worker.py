@@ -20,7 +20,6 @@ from momkd_ray import storage
 from momkd_ray.bags.disk_cache import take_notes
 from momkd_ray.batches.sampling import Step
 from momkd_ray.cohort.patient_mean import patient_mean
-from momkd_ray.config.load import Config
 from momkd_ray.errors import DivergedError
 from momkd_ray.model.interface import CLASSES, MILModel
 from momkd_ray.model.registry import build_model
@@ -35,6 +34,7 @@ from momkd_ray.train.model_init import initialise_model
 from momkd_ray.train.prometheus import GaugeReporter, used_component_share
 from momkd_ray.train.step import Stepper
 from momkd_ray.train.task import FoldTask
+from momkd_ray.train.threads import threads_of_worker
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -75,7 +75,7 @@ def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
     """
     task: FoldTask = loop["task"]
     report: Report = loop.get("report") or (lambda metrics: None)
-    set_determinism(task.config)
+    set_determinism(task)
     training = FoldTraining(task, join_process_group())
     with training.checkpoints, closing(training.data):
         state = training.resume() or training.begin()
@@ -88,9 +88,10 @@ def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
     return training.predict(state)
 
 
-def set_determinism(config: Config) -> None:
+def set_determinism(task: FoldTask) -> None:
     """Sets PyTorch's threads, and in deterministic mode restricts it to reproducible operations."""
-    torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
+    config = task.config
+    torch.set_num_threads(threads_of_worker(task))
     if config.train.deterministic:
         environment.set_defaults(environment.DETERMINISTIC_CUDA)
     torch.use_deterministic_algorithms(config.train.deterministic)
