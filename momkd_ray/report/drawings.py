@@ -6,8 +6,8 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import astuple, dataclass
+from functools import cache, cached_property
 from typing import Any
 
 import pandas as pd
@@ -63,20 +63,25 @@ class Drawing:
     draw: Callable[[Ink], Figure]
     data: pd.DataFrame
 
+    @cached_property
+    def _svg(self) -> str:
+        """The figure as SVG with placeholders for the greys; drawn once for page and file."""
+        with rc_context(style(PAGE_INK)):
+            return _svg_of(self.draw(PAGE_INK))
+
     def inline(self) -> Markup:
         """Renders it for a page: text is kept as text, and greys follow light and dark mode."""
-        with rc_context(style(PAGE_INK)):
-            return inline_svg(self.draw(PAGE_INK), self.name, self.alt)
+        return _inline(self._svg, self.name, self.alt)
 
     def write(self, folder: str) -> None:
         """Writes `<name>.png`, `<name>.svg` and `<name>.csv` into a folder."""
         with rc_context(style(FILE_INK)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure = self.draw(FILE_INK)
-            for suffix, settings in (("svg", {"metadata": _no_metadata()}), ("png", {"dpi": PNG_DPI})):
-                stream = io.BytesIO()
-                figure.savefig(stream, format=suffix, facecolor="white", **settings)
-                storage.write_bytes(storage.join(folder, f"{self.name}.{suffix}"), stream.getvalue())
+            stream = io.BytesIO()
+            figure.savefig(stream, format="png", facecolor="white", dpi=PNG_DPI)
+            storage.write_bytes(storage.join(folder, f"{self.name}.png"), stream.getvalue())
+        storage.write_text(storage.join(folder, f"{self.name}.svg"), _on_white(self._svg))
         text = self.data.to_csv(index=False, lineterminator="\n")
         storage.write_text(storage.join(folder, f"{self.name}.csv"), text)
 
@@ -125,9 +130,24 @@ def short(name: str) -> str:
 
 def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
     """Renders a figure to inline SVG whose ids begin with `name`, described by `alt`."""
+    return _inline(_svg_of(figure), name, alt)
+
+
+def _svg_of(figure: Figure) -> str:
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata=_no_metadata())
-    svg = stream.getvalue()
+    return stream.getvalue()
+
+
+def _on_white(svg: str) -> str:
+    """Returns the content of an SVG file: the greys of files, on a white ground."""
+    for page, file in zip(astuple(PAGE_INK), astuple(FILE_INK), strict=True):
+        svg = svg.replace(page, file)
+    first = svg.index(">", svg.index("<svg")) + 1
+    return f'{svg[:first]}\n <rect width="100%" height="100%" fill="white"/>{svg[first:]}'
+
+
+def _inline(svg: str, name: str, alt: str) -> Markup:
     svg = svg[svg.index("<svg") :]
     # matplotlib's ids are unique within a figure, and the page has several
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
