@@ -68,7 +68,7 @@ def predict_slides(
         patient_column: the column of patients in `slides`; by default it is recognised.
 
     Returns:
-        The written table: `slide_id` (not by patient), `patient_id`, `p_<negative>`, `p_<positive>`, `predicted`.
+        The written table: `slide_id` (not by patient), `patient_id`, `p_<class>` of each, `predicted`.
 
     Raises:
         InputError: a model or feature file is bad; the message names it and its remedy.

@@ -328,11 +328,12 @@ def _cross_validate(
 
 def metrics_table(metrics: dict[str, Any]) -> str:
     """Returns the metrics as plain text: mean +- sd over folds, pooled value and interval."""
-    lines = [f"{'':<12} {'mean +- sd over folds':>22}   {'pooled':>6}   95 % interval"]
+    width = max(12, *map(len, metrics))
+    lines = [f"{'':<{width}} {'mean +- sd over folds':>22}   {'pooled':>6}   95 % interval"]
     for name, m in metrics.items():
         low, high = m["interval"]
         spread = f"{m['mean']:.3f} +- {m['sd']:.3f}"
-        lines.append(f"{name:<12} {spread:>22}   {m['pooled']:>6.3f}   {low:.3f} to {high:.3f}")
+        lines.append(f"{name:<{width}} {spread:>22}   {m['pooled']:>6.3f}   {low:.3f} to {high:.3f}")
     return "\n".join(lines)
 
 

@@ -32,7 +32,8 @@ class BagBatch:
         patches_B: number of patches of each bag, float32.
         patches_per_bag, messages_per_bag: the same counts, and those of the graph's messages, as Python integers.
         labels_B: class of each bag.
-        targets_B: probability of class 1 that each bag is trained towards; None for its label.
+        targets_B: of two classes, the probability of class 1 that each bag is trained towards; None for its label.
+        targets_BY: of more classes, the probability of each.
         omics_RG: one row for each of the R <= B bags whose patient has omics.
         omics_bag_R: index of the bag of each row of `omics_RG`.
         omics_per_bag: 1 where a bag has omics, else 0.
@@ -50,6 +51,7 @@ class BagBatch:
     messages_per_bag: tuple[int, ...]
     labels_B: Tensor | None = None
     targets_B: Tensor | None = None
+    targets_BY: Tensor | None = None
     omics_RG: Tensor | None = None
     omics_bag_R: Tensor | None = None
     omics_per_bag: tuple[int, ...] = ()  # 1 where a bag has omics, else 0
@@ -67,6 +69,13 @@ class BagBatch:
             return self.targets_B
         assert self.labels_B is not None
         return self.labels_B.to(torch.float32)
+
+    def class_targets_BY(self, classes: int) -> Tensor:
+        """Returns the probabilities (B, Y) that each bag is trained towards: its targets, or 1 for its label."""
+        if self.targets_BY is not None:
+            return self.targets_BY
+        assert self.labels_B is not None
+        return torch.nn.functional.one_hot(self.labels_B, classes).to(torch.float32)
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> BagBatch:
         """Moves the batch to `device` and casts its features to `dtype`; copies nothing that is already there."""
@@ -93,7 +102,7 @@ def collate(
     omics: Sequence[np.ndarray | None] | None = None,
     seeds: Sequence[int] | None = None,
     device: torch.device = _CPU,
-    targets: Sequence[float] | None = None,
+    targets: Sequence[float | Sequence[float]] | None = None,
 ) -> BagBatch:
     """Concatenates bags into a batch.
 
@@ -106,12 +115,14 @@ def collate(
         omics: the (G,) float32 vector of each bag, or None where the patient has no omics.
         seeds: the dropout seed of each bag.
         device: the device that the batch will be moved to.
-        targets: the probability of class 1 that each bag is trained towards, if it is not its label.
+        targets: what each bag is trained towards, if it is not its label: the probability of class 1 or, of more than
+            two classes, those of all.
     """
     sizes = [bag.n_patches for bag in bags]
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     graph = _graph_of(bags, offsets.tolist())
     present = [(b, row) for b, row in enumerate(omics or []) if row is not None]
+    target = None if targets is None else torch.tensor(list(targets), dtype=torch.float32)
     batch = BagBatch(
         bag_ids=tuple(bag.slide_id for bag in bags),
         features_PD=_concatenate_features(bags, offsets.tolist(), device),
@@ -121,7 +132,8 @@ def collate(
         patches_per_bag=tuple(sizes),
         messages_per_bag=tuple(graph.received_P1[torch.from_numpy(offsets)].diff().tolist()),
         labels_B=None if labels is None else torch.tensor(list(labels), dtype=torch.int64),
-        targets_B=None if targets is None else torch.tensor(list(targets), dtype=torch.float32),
+        targets_B=target if target is not None and target.ndim == 1 else None,
+        targets_BY=target if target is not None and target.ndim == 2 else None,
         omics_RG=torch.from_numpy(np.stack([row for _, row in present]).astype(np.float32)) if present else None,
         omics_bag_R=torch.tensor([b for b, _ in present]) if present else None,
         omics_per_bag=tuple(int(row is not None) for row in omics or [None] * len(bags)),

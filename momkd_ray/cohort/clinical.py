@@ -34,7 +34,7 @@ class ClinicalTable:
         rows: number of rows.
         faults: of kind patient.
         named: every patient that a row names, those with faults too.
-        y: label as written -> 1 for the positive class, 0 for the negative.
+        y: label as written -> number of its class; of two, 1 is the positive one.
         understood: what was recognised.
         left_out: patients who are left out although they have a label, each with the reason.
         label_table: the table that has the labels.

@@ -19,7 +19,7 @@ from momkd_ray.cohort.joining import clinical_column, join_slides, unusual_colum
 from momkd_ray.cohort.labels import check_classes
 from momkd_ray.cohort.no_genes import Label
 from momkd_ray.cohort.omics import OmicsTable, read_omics
-from momkd_ray.cohort.slide_labels import label_rows, without_other_labels
+from momkd_ray.cohort.slide_labels import label_rows, none_of, without_other_labels
 from momkd_ray.cohort.slides import SlideTable, read_slides
 from momkd_ray.cohort.table_files import read_table_file
 from momkd_ray.cohort.text_encoding import assumed_encoding
@@ -49,12 +49,12 @@ class Cohort:
     """The patients of a study with their labels, slides and omics.
 
     Attributes:
-        patients: index `patient_id` (sorted), columns `label` (the user's class name), `y` (1 = positive) and, if
-            `folds.site` names one, `site`.
+        patients: index `patient_id` (sorted), columns `label` (the user's class name), `y` (its number; of two, 1 is
+            the positive one) and, if `folds.site` names one, `site`.
         slides: columns `slide_id` (sorted), `patient_id`, and of the feature file `path`, `file` (size and time of
             change, '' if there is none) and `bytes`.
         omics: index `patient_id` (sorted, some or all patients), float32 genes, NaN where blank; None without omics.
-        classes: (negative, positive).
+        classes: names in order; of two, the second is the positive one.
         excluded: columns `kind` (patient, slide or omics), `id`, `reason`, and `problem`: '' for entries excluded by
             the configuration and what follows from it, `unmatched` for entries that match nothing. None is a fault.
         patient_column: name of the clinical table's patient column.
@@ -68,7 +68,7 @@ class Cohort:
     patients: pd.DataFrame
     slides: pd.DataFrame
     omics: pd.DataFrame | None
-    classes: tuple[str, str]
+    classes: tuple[str, ...]
     excluded: pd.DataFrame
     patient_column: str = "patient_id"
     rejected: tuple[Fault, ...] = ()
@@ -107,7 +107,8 @@ class Cohort:
     def summary(self) -> list[str]:
         """Describes the cohort: likely mistakes, its counts, what was recognised, and everything left out and why."""
         counts = self.patients["label"].value_counts()
-        per_class = ", ".join(f"{int(counts[name]):,} {name}" for name in reversed(self.classes))
+        shown = reversed(self.classes) if len(self.classes) == 2 else self.classes
+        per_class = ", ".join(f"{int(counts[name]):,} {name}" for name in shown)
         several = int((self.slides["patient_id"].value_counts() > 1).sum())
         warnings = [entry.sentence() for entry in self.understood if entry.warning]
         recognised = [entry.sentence() for entry in self.understood if not entry.warning]
@@ -178,8 +179,8 @@ def exclusion_sentences(left_out: Iterable[tuple[Any, ...]]) -> list[str]:
 def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
     """Reads the tables of `config.cohort` and joins them by patient.
 
-    Patients with another label than the two classes, or without a slide, are left out, and so are slides and omics of
-    patients who are not in the cohort. A missing feature file is not refused here.
+    Patients with another label than those of the classes, or without a slide, are left out, and so are slides and omics
+    of patients who are not in the cohort. A missing feature file is not refused here.
 
     Args:
         config: the resolved configuration.
@@ -187,7 +188,7 @@ def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
             and lists them in `rejected`. A patient with bad omics stays, without omics.
 
     Raises:
-        InputError: the two classes are the same.
+        InputError: two classes are the same.
         FaultsError: a table or column is missing, a class has no patient or, with `stop`, a row is bad.
     """
     with assumed_encoding(config.cohort.encoding):
@@ -226,7 +227,7 @@ def _load_cohort(config: Config, on_error: OnError) -> Cohort:
         patients=patients,
         slides=slides,
         omics=omics.values if omics else None,
-        classes=settings.classes,
+        classes=settings.class_names,
         excluded=_excluded([*left_out, *other_slides, *slides_out, *_omics_out(omics, clinical)]),
         patient_column=clinical.patient_column,
         rejected=tuple(sorted(faults)),
@@ -280,7 +281,7 @@ def _refuse_rows(faults: Sequence[Fault], settings: CohortConfig, rows: dict[str
 
 def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: SlideTable) -> tuple[pd.DataFrame, LeftOut]:
     """Divides the patients into those in the cohort and those left out."""
-    classes, with_slide = settings.classes, set(listing.table["patient_id"])
+    classes, with_slide = settings.class_names, set(listing.table["patient_id"])
     kept: dict[str, str] = {}
     left_out: list[Row] = []
     others = {label for label in clinical.labels.values() if label is not None and label not in clinical.y}
@@ -293,7 +294,7 @@ def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: Slide
             left_out.append(("patient", patient, "no slide with a label", "" if patient in with_slide else "unmatched"))
         elif label not in clinical.y:
             which = f"is '{label}'" if len(others) <= OTHER_LABELS else f"is one of {len(others)} others"
-            reason = f"the label {which}, neither '{classes[1]}' nor '{classes[0]}'"
+            reason = f"the label {which}, {none_of(classes)}"
             left_out.append(("patient", patient, reason, ""))
         elif patient in with_slide:
             kept[patient] = classes[clinical.y[label]]
@@ -305,9 +306,10 @@ def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: Slide
     for name in classes:
         if name not in kept.values():
             if clinical.left_out:
+                both, cure = ("both", "any_positive") if len(classes) == 2 else ("several", "agree")
                 raise InputError(
-                    f"no patient of class '{name}' is left, because {len(clinical.left_out):,} have slides of both "
-                    f"classes in {clinical.label_table}: set cohort.slide_labels to any_positive"
+                    f"no patient of class '{name}' is left, because {len(clinical.left_out):,} have slides of {both} "
+                    f"classes in {clinical.label_table}: set cohort.slide_labels to {cure}"
                 )
             raise InputError(
                 f"no patient of class '{name}' has a slide in {settings.slides or settings.clinical}: compare its "
@@ -315,7 +317,7 @@ def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: Slide
             )
     table = pd.DataFrame(index=pd.Index(list(kept), name="patient_id", dtype="str"))
     table["label"] = pd.Series(list(kept.values()), table.index, dtype="str")
-    table["y"] = [int(label == classes[1]) for label in kept.values()]
+    table["y"] = [classes.index(label) for label in kept.values()]
     if clinical.sites:
         table["site"] = pd.Series([clinical.sites[patient] for patient in kept], table.index, dtype="str")
     return table, left_out
@@ -354,7 +356,7 @@ def _reason_outside(patient: str, clinical: ClinicalTable) -> tuple[str, str]:
     return "its patient is not in the clinical table", "unmatched"
 
 
-def _check_classes_left(labels: Iterable[str], classes: tuple[str, str], faults: Sequence[Fault]) -> None:
+def _check_classes_left(labels: Iterable[str], classes: tuple[str, ...], faults: Sequence[Fault]) -> None:
     """Raises if bad rows or files left a class without patients."""
     remaining = set(labels)
     for name in classes:

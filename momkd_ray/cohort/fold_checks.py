@@ -36,7 +36,7 @@ def check_gene_selection(config: Config, cohort: Cohort, plan: FoldPlan) -> None
 
 
 def folds_without_gene_selection(config: Config, cohort: Cohort, plan: FoldPlan) -> list[Fault]:
-    """Lists a fault for each fold without training patients with omics of both classes."""
+    """Lists a fault for each fold without training patients with omics of every class."""
     if cohort.omics is None:
         return []
     where = config.cohort.omics or "the omics"
@@ -46,7 +46,7 @@ def folds_without_gene_selection(config: Config, cohort: Cohort, plan: FoldPlan)
         roles = plan.roles(fold)
         patients = roles.index[roles == "train"]
         classes = set(cohort.patients["label"].loc[patients[patients.isin(cohort.omics.index)]])
-        if len(classes) == 2:
+        if len(classes) == len(cohort.classes):
             continue
         lacking = " or ".join(f"'{name}'" for name in cohort.classes if name not in classes)
         # with patients of one class only, no gene can be ranked by its association with the label
@@ -65,7 +65,10 @@ def few_validated(config: Config, cohort: Cohort, plan: FoldPlan) -> list[Fault]
     for fold in plan.folds:
         roles = plan.roles(fold)
         labels = cohort.patients["label"].loc[roles.index[roles == "val"]]
-        counts = {name: int((labels == name).sum()) for name in reversed(cohort.classes)}
+        counts = {
+            name: int((labels == name).sum())
+            for name in (reversed(cohort.classes) if len(cohort.classes) == 2 else cohort.classes)
+        }
         if min(counts.values()) < FEW:
             per_class = " and ".join(f"{count} of class '{name}'" for name, count in counts.items())
             reason = f"fold {fold} validates on {per_class}: its epoch and threshold depend on few patients"

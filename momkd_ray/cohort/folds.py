@@ -205,7 +205,7 @@ def _roles_of(table: pd.DataFrame) -> pd.DataFrame:
     return table[[name for name in table.columns if name.startswith(ROLE)]]
 
 
-def _draw_folds(settings: FoldsConfig, patients: pd.DataFrame, classes: tuple[str, str]) -> tuple[Split, str]:
+def _draw_folds(settings: FoldsConfig, patients: pd.DataFrame, classes: tuple[str, ...]) -> tuple[Split, str]:
     """Draws folds in which every patient is tested once; returns them with the remedy if one lacks a class."""
     if settings.kind == "leave_one_site_out":
         return _leave_one_site_out(settings, patients)
@@ -265,7 +265,7 @@ def _check_sites(settings: FoldsConfig, sites: int) -> None:
         )
 
 
-def _check_part(fold: int, role: str, role_N: RoleNames, y_N: Integers, classes: tuple[str, str], remedy: str) -> None:
+def _check_part(fold: int, role: str, role_N: RoleNames, y_N: Integers, classes: tuple[str, ...], remedy: str) -> None:
     verb = {"train": "train on", "val": "validate on", "test": "test"}[role]
     for y, name in enumerate(classes):
         if not np.any((role_N == role) & (y_N == y)):
@@ -273,7 +273,7 @@ def _check_part(fold: int, role: str, role_N: RoleNames, y_N: Integers, classes:
 
 
 def _cut_validation(
-    settings: FoldsConfig, fold: int, role_N: RoleNames, y_N: Integers, classes: tuple[str, str]
+    settings: FoldsConfig, fold: int, role_N: RoleNames, y_N: Integers, classes: tuple[str, ...]
 ) -> None:
     """Moves some of a fold's training patients to its validation set, drawn class by class."""
     for y, name in enumerate(classes):

@@ -1,4 +1,4 @@
-"""Sorts the labels of the clinical table into the two classes: by name, by a cut-off, or as the rest."""
+"""Sorts the labels of the clinical table into the classes: by name, by a cut-off, or as the rest."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import operator
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import combinations
 
 from momkd_ray.cohort.number_text import numbers_of
 from momkd_ray.cohort.understood import Understood
-from momkd_ray.config.data_sections import CUT_OFF, REST
+from momkd_ray.config.data_sections import CUT_OFF, RANGE, REST
 from momkd_ray.config.sections import CohortConfig
 from momkd_ray.errors import InputError
 
@@ -38,7 +38,6 @@ _MISSING = frozenset(
         inconnu nondisponible nonrenseigne unspecified""",
     )
 )
-_KEYS: tuple[Literal["positive", "negative"], ...] = ("positive", "negative")
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Labelling:
     """The class of each label.
 
     Attributes:
-        y: label as written in the table -> 1 for the positive class, 0 for the negative.
+        y: label as written in the table -> number of its class; of two, 1 is the positive one.
         understood: how several labels, cut-offs or the rest were read.
     """
 
@@ -89,43 +88,58 @@ def sort_labels(settings: CohortConfig, counts: Counter[str], path: str) -> Labe
         InputError: both classes claim a label, or a class has none.
     """
     check_classes(settings)
-    names = settings.classes
+    names = settings.class_names
     keys = {label_key(label) for label in counts}
-    negative, positive = (_claimed(settings.labels_of(key), counts, keys) for key in ("negative", "positive"))
-    both = sorted(negative & positive)
-    if both:
-        raise InputError(
-            f"{path}: the '{settings.label}' '{both[0]}' is in both classes (cohort.negative '{names[0]}' "
-            f"and cohort.positive '{names[1]}'): let the two exclude each other"
-        )
-    negative, positive = _without_regard_to_case(negative, positive, counts, settings)
+    claimed = [_claimed(settings.labels_of(y), counts, keys) for y in range(len(names))]
+    for first, second in combinations(range(len(names)), 2):
+        if both := sorted(claimed[first] & claimed[second]):
+            raise InputError(
+                f"{path}: the '{settings.label}' '{both[0]}' is in both classes ({_place(settings, first)} "
+                f"and {_place(settings, second)}): let the two exclude each other"
+            )
+    claimed = _without_regard_to_case(claimed, counts, settings)
     understood: list[Understood] = []
-    if _is_rest(settings.labels_of("negative"), keys):
-        negative = _rest(settings, counts, positive, path, understood)
-    elif _is_rest(settings.labels_of("positive"), keys):
-        positive = _rest(settings, counts, negative, path, understood)
-    for key, own, others in (("positive", positive, negative), ("negative", negative, positive)):
-        if not own:
-            raise InputError(_without_label(settings, counts, key, others, path))
+    rest = next((y for y in range(len(names)) if _is_rest(settings.labels_of(y), keys)), None)
+    if rest is not None:
+        named: set[str] = set().union(*(own for y, own in enumerate(claimed) if y != rest))
+        claimed[rest] = _rest(settings, counts, named, path, understood)
+    shown = _shown_order(len(names))
+    for y in shown:
+        if not claimed[y]:
+            others = set().union(*(own for other, own in enumerate(claimed) if other != y))
+            raise InputError(_without_label(settings, counts, y, others, path))
     understood += [
-        Understood(path, "labels", _described(settings, name, own, counts), len(own))
-        for name, own in ((names[1], positive), (names[0], negative))
-        if own != {name}
+        Understood(path, "labels", _described(settings, names[y], claimed[y], counts), len(claimed[y]))
+        for y in shown
+        if claimed[y] != {names[y]}
     ]
     understood += _in_vain(settings, keys, path)
-    return Labelling(dict.fromkeys(negative, 0) | dict.fromkeys(positive, 1), tuple(understood))
+    return Labelling({label: y for y, own in enumerate(claimed) for label in own}, tuple(understood))
 
 
 def check_classes(settings: CohortConfig) -> None:
-    """Raises if the two classes name the same label.
+    """Raises if two classes name the same label.
 
     Raises:
         InputError: they do.
     """
-    negative = {label_key(label) for label in settings.labels_of("negative")}
-    both = next((label for label in settings.labels_of("positive") if label_key(label) in negative), None)
-    if both is not None:
-        raise InputError(f"cohort.positive and cohort.negative are both '{both}': name two classes")
+    own = [{label_key(label) for label in settings.labels_of(y)} for y in range(len(settings.class_names))]
+    for first, second in combinations(range(len(own)), 2):
+        both = next((label for label in settings.labels_of(second) if label_key(label) in own[first]), None)
+        if both is not None and settings.classes is None:
+            raise InputError(f"cohort.positive and cohort.negative are both '{both}': name two classes")
+        if both is not None:
+            names = settings.class_names
+            raise InputError(f"cohort.classes gives '{both}' to '{names[first]}' and to '{names[second]}': to one only")
+
+
+def _place(settings: CohortConfig, y: int) -> str:
+    return f"{settings.key_of(y)} '{settings.class_names[y]}'"
+
+
+def _shown_order(classes: int) -> Sequence[int]:
+    """Returns the order in which messages name the classes: of two the positive one first."""
+    return (1, 0) if classes == 2 else range(classes)
 
 
 def _claimed(given: tuple[str, ...], counts: Counter[str], keys: set[tuple[str, Hashable]]) -> set[str]:
@@ -135,10 +149,13 @@ def _claimed(given: tuple[str, ...], counts: Counter[str], keys: set[tuple[str, 
     claimed = {label for label in labels if label_key(label) in own}
     ranges = _ranges(labels)
     for name in given:
-        cut_off = CUT_OFF.fullmatch(name)
-        if cut_off and label_key(name) not in keys:  # a label may be written so itself
-            compare, limit = _COMPARE[cut_off[1]], float(cut_off[2])
-            claimed |= {label for label, ends in ranges.items() if ends and all(compare(end, limit) for end in ends)}
+        cut_offs = CUT_OFF.findall(name) if is_cut_off(name) else []
+        if cut_offs and label_key(name) not in keys:  # a label may be written so itself
+            claimed |= {
+                label
+                for label, ends in ranges.items()
+                if ends and all(_COMPARE[sign](end, float(limit)) for sign, limit in cut_offs for end in ends)
+            }
     return claimed
 
 
@@ -169,25 +186,22 @@ def _ranges(labels: Sequence[str]) -> dict[str, tuple[float, ...]]:
 
 
 def _without_regard_to_case(
-    negative: set[str], positive: set[str], counts: Counter[str], settings: CohortConfig
-) -> tuple[set[str], set[str]]:
-    """Adds the labels that differ from those of one class in case only; if they do from both, they are of neither."""
+    claimed: Sequence[set[str]], counts: Counter[str], settings: CohortConfig
+) -> list[set[str]]:
+    """Adds the labels that differ from those of one class in case only; if they do from several, they are of none."""
 
-    def folded(labels: Iterable[str]) -> set[str]:
-        return {" ".join(unicodedata.normalize("NFC", label).casefold().split()) for label in labels}
+    def folded(label: str) -> str:
+        return " ".join(unicodedata.normalize("NFC", label).casefold().split())
 
-    own = {"negative": folded(settings.labels_of("negative")), "positive": folded(settings.labels_of("positive"))}
-    shared = own["negative"] & own["positive"]
-    free = [label for label in counts if label not in negative | positive]
-    for label in free:
-        (form,) = folded([label])
-        if form in shared or label_key(label)[0] != "text" or form == REST:
+    own = [{folded(label) for label in settings.labels_of(y)} for y in range(len(claimed))]
+    found = [set(labels) for labels in claimed]
+    for label in counts:
+        if any(label in labels for labels in claimed) or label_key(label)[0] != "text" or folded(label) == REST:
             continue
-        if form in own["negative"]:
-            negative = negative | {label}
-        elif form in own["positive"]:
-            positive = positive | {label}
-    return negative, positive
+        alike = [y for y, forms in enumerate(own) if folded(label) in forms]
+        if len(alike) == 1:
+            found[alike[0]].add(label)
+    return found
 
 
 def _rest(
@@ -201,9 +215,15 @@ def _rest(
     if missing:
         rows = sum(counts[label] for label in missing)
         listed = _listed(Counter({label: counts[label] for label in missing}))
-        what = f"the '{settings.label}' {listed} says that there is none, and is of neither class"
+        none = "neither" if len(settings.class_names) == 2 else "no"
+        what = f"the '{settings.label}' {listed} says that there is none, and is of {none} class"
         understood.append(Understood(path, "labels", what, rows, warning=True))
     return set(counts) - others - missing
+
+
+def is_cut_off(name: str) -> bool:
+    """Returns whether a class is given by a cut-off, or by a range of two."""
+    return bool(CUT_OFF.fullmatch(name) or RANGE.fullmatch(name))
 
 
 def _is_rest(given: tuple[str, ...], keys: set[tuple[str, Hashable]]) -> bool:
@@ -212,33 +232,35 @@ def _is_rest(given: tuple[str, ...], keys: set[tuple[str, Hashable]]) -> bool:
 
 def _in_vain(settings: CohortConfig, keys: set[tuple[str, Hashable]], path: str) -> list[Understood]:
     """Warns of labels in a list that no row has, which may be misspelt."""
-    listed = {key: settings.labels_of(key) for key in _KEYS}
+    listed = {y: settings.labels_of(y) for y in _shown_order(len(settings.class_names))}
     return [
-        Understood(path, "labels", f"no '{settings.label}' is '{name}' (cohort.{key})", 0, warning=True)
-        for key, names in listed.items()
+        Understood(path, "labels", f"no '{settings.label}' is '{name}' ({settings.key_of(y)})", 0, warning=True)
+        for y, names in listed.items()
         for name in names
-        if len(names) > 1 and label_key(name) not in keys and not CUT_OFF.fullmatch(name)
+        if len(names) > 1 and label_key(name) not in keys and not is_cut_off(name)
     ]
 
 
-def _without_label(settings: CohortConfig, counts: Counter[str], key: str, others: set[str], path: str) -> str:
+def _without_label(settings: CohortConfig, counts: Counter[str], y: int, others: set[str], path: str) -> str:
     """Builds the sentence about a class that no row has, with the labels that there are."""
-    name = settings.classes[key == "positive"]
-    is_a = "fulfils" if CUT_OFF.fullmatch(name) else "is"
+    name, key = settings.class_names[y], settings.key_of(y)
+    if settings.classes is not None:
+        name = " or ".join(settings.labels_of(y))
+    is_a = "fulfils" if is_cut_off(name) else "is"
     more = f" and {len(counts) - _SHOWN} other values" if len(counts) > _SHOWN else ""
     free = [label for label in counts if label not in others]
-    if others and len(free) == 1 and not CUT_OFF.fullmatch(free[0]):
-        cure = f"; set cohort.{key} to {_quoted(free[0])}"
+    if settings.classes is not None:
+        cure = f"; name the classes in {key} by these values" if counts else ""
+    elif others and len(free) == 1 and not is_cut_off(free[0]):
+        cure = f"; set {key} to {_quoted(free[0])}"
     elif others and len(free) > 1:
-        cure = (
-            f"; name one of them or a list of them, or set cohort.{key} to {REST} for all but those of the other class"
-        )
+        cure = f"; name one of them or a list of them, or set {key} to {REST} for all but those of the other class"
     else:
         cure = ""
     if name in ("True", "False"):
         cure += " (YAML reads an unquoted yes or no as True or False: quote it in YAML)"
     return (
-        f"{path}: no '{settings.label}' {is_a} '{name}' (cohort.{key}); its values are "
+        f"{path}: no '{settings.label}' {is_a} '{name}' ({key}); its values are "
         f"{_listed(counts) or 'all blank'}{more}{cure}"
     )
 

@@ -13,6 +13,7 @@ from momkd_ray.config.sections import CohortConfig
 from momkd_ray.input_faults import Kind
 
 BOTH_CLASSES = "its slides are of both classes (cohort.slide_labels: leave_out)"
+SEVERAL_CLASSES = "its slides are of several classes (cohort.slide_labels: leave_out)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ def patient_label(settings: CohortConfig, rows: LabelRows, patient: str, y: Mapp
         settings: the configuration's `cohort` section.
         rows: where the labels are.
         patient: as the clinical table writes it.
-        y: label as written -> 1 for the positive class, 0 for the negative.
+        y: label as written -> number of its class; of two, 1 is the positive one.
     """
     numbers = rows.rows_of.get(patient, ())
     own = [rows.labels[row - 1] for row in numbers]
@@ -99,7 +100,8 @@ def patient_label(settings: CohortConfig, rows: LabelRows, patient: str, y: Mapp
     if len({y[str(label)] for label in of_class}) == 1:
         return PatientLabel(of_class[0])
     if settings.slide_labels == "leave_out":
-        return PatientLabel(of_class[0], left_out=BOTH_CLASSES, both=True)
+        reason = BOTH_CLASSES if len(settings.class_names) == 2 else SEVERAL_CLASSES
+        return PatientLabel(of_class[0], left_out=reason, both=True)
     return PatientLabel(next(label for label in of_class if y[str(label)] == 1), both=True)
 
 
@@ -107,11 +109,10 @@ def rows_of_neither(settings: CohortConfig, rows: LabelRows, y: Mapping[str, int
     """Returns the rows of slides that are left out for their own label, each with the reason."""
     if not rows.of_slides or settings.slide_labels == "agree":
         return {}
-    negative, positive = settings.classes
     return {
         row: "the slide's label is blank"
         if label is None
-        else f"the slide's label is '{label}', neither '{positive}' nor '{negative}'"
+        else f"the slide's label is '{label}', {none_of(settings.class_names)}"
         for row, label in enumerate(rows.labels, start=1)
         if label not in y
     }
@@ -142,13 +143,14 @@ def of_both_classes(
     if not patients:
         return []
     have = "1 patient has" if len(patients) == 1 else f"{len(patients):,} patients have"
-    what = f"{have} slides of both classes, such as '{patients[0]}' ({data_rows(rows.rows_of[patients[0]])})"
+    both = "both" if len(settings.class_names) == 2 else "several"
+    what = f"{have} slides of {both} classes, such as '{patients[0]}' ({data_rows(rows.rows_of[patients[0]])})"
     if settings.slide_labels == "leave_out":
         what += ", and are left out (cohort.slide_labels: leave_out)"
     else:
         negative = sum(y.get(rows.labels[row - 1] or "") == 0 for own in patients for row in rows.rows_of[own])
         slides = "1 slide" if negative == 1 else f"{negative:,} slides"
-        what += f", and are of '{settings.classes[1]}' (cohort.slide_labels: any_positive)"
+        what += f", and are of '{settings.class_names[1]}' (cohort.slide_labels: any_positive)"
         if settings.bag == "slide":
             what += f"; their {slides} of the other class train as positive bags (cohort.bag: patient makes one bag)"
     return [Understood(rows.path, "labels", what, len(patients))]
@@ -190,3 +192,11 @@ def differing(
             f"positive), or to leave_out (such patients are left out); or else {cure}"
         )
     return f"has several values of '{column}' ({', '.join(parts)}): {cure}"
+
+
+def none_of(classes: Sequence[str], *, negative_first: bool = False) -> str:
+    """Says that a label is of none of the classes, of two the positive one first."""
+    if len(classes) == 2:
+        first, second = classes if negative_first else reversed(classes)
+        return f"neither '{first}' nor '{second}'"
+    return f"none of {', '.join(map(repr, classes[:-1]))} and {classes[-1]!r}"

@@ -25,18 +25,19 @@ class Difference:
     """A model's AUC minus the reference's, by two methods, each with an interval and a p-value corrected by Holm.
 
     Attributes:
-        delong, delong_interval, delong_p, delong_p_holm: of the predictions averaged over seeds (DeLong).
+        delong, delong_interval, delong_p, delong_p_holm: of the predictions averaged over seeds (DeLong); None with
+            more than two classes, for which it is not.
         bootstrap, bootstrap_interval, bootstrap_p, bootstrap_p_holm: of the mean AUC over seeds, with patients and
             seeds resampled.
     """
 
-    delong: float
-    delong_interval: Interval
-    delong_p: float
+    delong: float | None
+    delong_interval: Interval | None
+    delong_p: float | None
     bootstrap: float
     bootstrap_interval: Interval
     bootstrap_p: float
-    delong_p_holm: float = 1.0
+    delong_p_holm: float | None = None
     bootstrap_p_holm: float = 1.0
 
 
@@ -76,17 +77,25 @@ class Row:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """All rows, best pooled AUC first, the name of the reference, and the models that are not comparable."""
+    """All rows, best pooled AUC first, the name of the reference, and the models that are not comparable.
+
+    `classes` has the number of patients of each of more than two classes, and AUCs are then means over classes of each
+    against the rest; it is None with two, of which `positives` are positive.
+    """
 
     rows: list[Row]
     reference: str
     patients: int
     positives: int
     diverged: list[str]
+    classes: dict[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values for a JSON file."""
-        return asdict(self)
+        plain = asdict(self)
+        if self.classes is None:
+            del plain["classes"]
+        return plain
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,9 @@ class _Model:
     """Predictions and costs of one label, by seed."""
 
     entries: list[Entry]
-    p_SN: np.ndarray  # pooled probability of the positive class, patients in one order for all models
+    # of each seed the pooled probability of the positive class (N,) or those of more than two classes (N, Y), patients
+    # in one order for all models
+    p_S: np.ndarray
     fold_aucs: list[list[float]]
     costs: list[dict[str, Any]]
 
@@ -118,7 +129,11 @@ def build_leaderboard(inputs: RunInputs, entries: Sequence[Entry]) -> Leaderboar
     y_N, models = _read(inputs, {label: of for label, of in by_label.items() if label not in lost})
     rows = _rows(y_N, models, reference, inputs.config.folds.seed)
     rows.sort(key=lambda row: -row.pooled)
-    return Leaderboard(rows, reference, len(y_N), int(y_N.sum()), lost)
+    names = inputs.cohort.classes
+    if len(names) == 2:
+        return Leaderboard(rows, reference, len(y_N), int(y_N.sum()), lost)
+    counts = {name: int((y_N == y).sum()) for y, name in enumerate(names)}
+    return Leaderboard(rows, reference, len(y_N), 0, lost, counts)
 
 
 def _lost(inputs: RunInputs, setting: int) -> bool:
@@ -129,36 +144,41 @@ def _read(
     inputs: RunInputs, by_label: Mapping[str, Sequence[tuple[int, Entry]]]
 ) -> tuple[np.ndarray, dict[str, _Model]]:
     """Reads the predictions of all folds, pooled by patient, the folds' AUCs and their costs."""
-    positive = inputs.cohort.classes[1]
+    classes = inputs.cohort.classes
+    number = {name: y for y, name in enumerate(classes)}
+    columns: str | list[str] = f"p_{classes[1]}" if len(classes) == 2 else [f"p_{name}" for name in classes]
     models: dict[str, _Model] = {}
-    y = pd.Series(dtype=bool)
+    y = pd.Series(dtype=np.int64)
     for label, settings in by_label.items():
         pooled, aucs, costs = [], [], []
         for setting, _ in settings:
             folders = [inputs.fold_directory(fold, setting) for fold in inputs.plan.folds]
             tables = [storage.read_table(folder.test_predictions) for folder in folders]
             by_patient = pd.concat(tables).sort_values(["patient_id", "fold"]).groupby("patient_id", sort=True)
-            pooled.append(by_patient[f"p_{positive}"].mean().to_numpy())
-            y = by_patient["label"].first() == positive
+            pooled.append(by_patient[columns].mean().to_numpy())
+            y = by_patient["label"].first().map(number)
             results = [storage.read_json(folder.result) for folder in folders]
             aucs.append([float(result["test_scores"]["auc"]) for result in results])
             costs += [storage.read_json(folder.cost) for folder in folders]
         models[label] = _Model([entry for _, entry in settings], np.stack(pooled), aucs, costs)
-    return y.to_numpy(dtype=bool), models
+    return y.to_numpy(dtype=np.int64), models
 
 
 def _rows(y_N: np.ndarray, models: Mapping[str, _Model], reference: str, seed: int) -> list[Row]:
-    bootstrap = paired_bootstrap(y_N, {label: list(model.p_SN) for label, model in models.items()}, seed)
+    bootstrap = paired_bootstrap(y_N, {label: list(model.p_S) for label, model in models.items()}, seed)
     labels = list(models)
-    averaged = delong(y_N, np.stack([models[label].p_SN.mean(axis=0) for label in labels]))
+    two = models[reference].p_S.ndim == 2
+    averaged = delong(y_N, np.stack([models[label].p_S.mean(axis=0) for label in labels])) if two else None
     differences: dict[str, Difference] = {}
     for label in labels:
         if label == reference:
             continue
-        by_delong = averaged.difference(labels.index(label), labels.index(reference))
+        by_delong: tuple[float | None, Interval | None, float | None] = (None, None, None)
+        if averaged is not None:
+            by_delong = averaged.difference(labels.index(label), labels.index(reference))
         differences[label] = Difference(*by_delong, *bootstrap.difference(label, reference))
     corrected = zip(
-        holm([d.delong_p for d in differences.values()]),
+        _holm([d.delong_p for d in differences.values()]),
         holm([d.bootstrap_p for d in differences.values()]),
         strict=True,
     )
@@ -169,6 +189,11 @@ def _rows(y_N: np.ndarray, models: Mapping[str, _Model], reference: str, seed: i
         _row(model, bootstrap.auc[label], bootstrap.interval(label), differences.get(label))
         for label, model in models.items()
     ]
+
+
+def _holm(p_values: Sequence[float | None]) -> list[float | None]:
+    known = [p for p in p_values if p is not None]
+    return list(holm(known)) if len(known) == len(p_values) else list(p_values)
 
 
 def _row(model: _Model, pooled: float, interval: Interval, difference: Difference | None) -> Row:

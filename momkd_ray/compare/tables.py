@@ -31,7 +31,7 @@ def cells(row: Row) -> tuple[str, ...]:
         compared = (
             f"{difference.bootstrap:+.3f} [{low:+.3f}, {high:+.3f}]",
             f"{difference.bootstrap_p_holm:.3f}",
-            f"{difference.delong_p_holm:.3f}",
+            "" if difference.delong_p_holm is None else f"{difference.delong_p_holm:.3f}",
         )
     memory = "" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**20:,.0f} MiB"
     return (
@@ -49,13 +49,17 @@ def cells(row: Row) -> tuple[str, ...]:
 def footnotes(leaderboard: Leaderboard) -> list[str]:
     """Says in sentences what the figures are."""
     seeds = sorted({seed for row in leaderboard.rows for seed in row.seeds})
+    several = leaderboard.classes is not None
+    of_classes = ", ".join(f"{count} {name}" for name, count in (leaderboard.classes or {}).items())
+    tested = "for two classes only, so there is none here" if several else "of the predictions averaged over seeds"
     notes = [
-        f"{leaderboard.patients} patients, {leaderboard.positives} of them positive; "
+        f"{leaderboard.patients} patients, {of_classes or f'{leaderboard.positives} of them positive'}; "
         f"seeds {', '.join(map(str, seeds))}.",
+        *(["AUCs are means over classes of each against the rest (macro)."] if several else []),
         "Mean and standard deviation of the test AUC are over folds and seeds. The pooled AUC is that of all folds' "
         "test patients together, averaged over seeds.",
         f"Differences are of pooled AUCs, to {leaderboard.reference}. Their intervals resample patients, paired "
-        "between models, and each model's seeds; DeLong's test is of the predictions averaged over seeds. Models are "
+        f"between models, and each model's seeds; DeLong's test is {tested}. Models are "
         "not trained again on resampled patients. p-values are corrected by Holm over all rows.",
         "Times and memory are medians over folds and seeds, on whatever else the machine did at the time.",
     ]
@@ -78,7 +82,8 @@ def to_csv(leaderboard: Leaderboard) -> str:
     for row in leaderboard.rows:
         compared: list[float | str] = [""] * 10
         if (d := row.difference) is not None:
-            compared = [d.delong, *d.delong_interval, d.delong_p, d.delong_p_holm]
+            found = [d.delong, *(d.delong_interval or (None, None)), d.delong_p, d.delong_p_holm]
+            compared = ["" if value is None else value for value in found]
             compared += [d.bootstrap, *d.bootstrap_interval, d.bootstrap_p, d.bootstrap_p_holm]
         writer.writerow(
             [row.label, row.model, row.label_fraction, row.omics_fraction, " ".join(map(str, row.seeds)), row.mean,

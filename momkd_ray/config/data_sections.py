@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from momkd_ray.config.dotted_keys import Section
 from momkd_ray.config.values import Location, Positive, Seed, Share, resolve_location
@@ -16,6 +25,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isin
 
 REST = "rest"
 CUT_OFF = re.compile(r"(>=|<=|>|<|≥|≤)\s*([+-]?\d+(?:\.\d+)?)")
+RANGE = re.compile(rf"({CUT_OFF.pattern})\s+and\s+({CUT_OFF.pattern})")
 
 
 def _labels(value: Any) -> Any:
@@ -43,6 +53,53 @@ def _known_encoding(name: str) -> str:
     except LookupError as error:
         raise ValueError(f"{name!r} is no encoding that Python knows, such as gb18030, shift_jis or cp1251") from error
     return name
+
+
+def _classes(value: Any) -> Any:
+    """Makes pairs of a class's name and its labels of a list of names or of a mapping; None stays None."""
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        given = [(str(_labels(name)), _labels(labels)) for name, labels in value.items()]
+    elif isinstance(value, (list, tuple)) and all(isinstance(entry, tuple) for entry in value):
+        given = list(value)
+    elif isinstance(value, (list, tuple)):
+        labels = [_labels(entry) for entry in value]
+        given = [(label if isinstance(label, str) else "+".join(label), label) for label in labels]
+    else:
+        raise ValueError("name the classes in a list, or in a mapping of each name to its labels")
+    if len(given) < 2:
+        raise ValueError(f"{len(given)} class is named; two or more are needed")
+    names = [name for name, _ in given]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"'{twice}' is named twice")
+    return tuple((name, (own,) if isinstance(own, str) else tuple(own)) for name, own in given)
+
+
+def class_labels(value: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Returns the name and the labels of each class of `cohort.classes` as a configuration has them.
+
+    Raises:
+        ValueError: it names no classes.
+    """
+    found = _classes(value)
+    if found is None:
+        raise ValueError("cohort.classes")
+    return tuple(found)
+
+
+def _as_mapping(classes: Any) -> Any:
+    """Writes classes as a mapping of each name to its labels."""
+    return None if classes is None else {name: list(own) if len(own) > 1 else own[0] for name, own in classes}
+
+
+Classes = Annotated[
+    tuple[tuple[str, tuple[str, ...]], ...] | None,
+    BeforeValidator(_classes),
+    PlainSerializer(_as_mapping),
+    WithJsonSchema({"type": "list of names, or mapping of names to labels"}),
+]
 
 
 class PatientColumns(Section):
@@ -97,6 +154,17 @@ class CohortConfig(Section):
         description="The encoding of tables of text that are neither UTF-8 nor begin with a mark of UTF-16 or UTF-32, "
         "such as `gb18030` or `shift_jis`. By default Windows-1252 is assumed, unless it looks like text of East Asia.",
     )
+    classes: Classes = Field(
+        default=None,
+        description="Several classes, in order: a list of labels such as `[zero, low, positive]`, or a mapping of each "
+        "class's name to its label, a list of labels, a cut-off or a range such as `'>= 11 and <= 25'`. By default the "
+        "classes are `negative` and `positive`; of two that are named here, the second is the positive one.",
+    )
+    ordered: bool = Field(
+        default=True,
+        description="Whether several classes have the order in which `classes` names them, as grades have: then the "
+        "quadratic-weighted kappa is reported, too. Subtypes such as PAM50's have none. Two classes do not use it.",
+    )
     slide_labels: Literal["agree", "any_positive", "leave_out"] = Field(
         default="agree",
         description="What a patient's label is where each row of the table of slides has one: `agree` refuses patients "
@@ -109,16 +177,43 @@ class CohortConfig(Section):
         "slides of a patient into one bag.",
     )
 
-    @property
-    def classes(self) -> tuple[str, str]:
-        """The names of the negative and the positive class; several labels of a class are joined by `+`."""
-        negative, positive = ("+".join(self.labels_of(name)) for name in ("negative", "positive"))
-        return negative, positive
+    @model_validator(mode="after")
+    def _classes_are_named_once(self) -> CohortConfig:
+        if self.classes is not None:
+            given = [key for key in ("positive", "negative") if getattr(self, key) != key]
+            if given:
+                raise ValueError(f"classes and {given[0]} are both given: leave {' and '.join(given)} out")
+            if self.slide_labels == "any_positive" and len(self.classes) > 2:
+                raise ValueError(
+                    "slide_labels is any_positive, which is for two classes: set slide_labels to agree or leave_out"
+                )
+        return self
 
-    def labels_of(self, name: Literal["positive", "negative"]) -> tuple[str, ...]:
-        """Returns the labels, cut-offs or `rest` of a class."""
-        labels: str | tuple[str, ...] = getattr(self, name)
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes in order: the negative and the positive one, unless `classes` names others.
+
+        Several labels of a class without a name of its own are joined by `+`.
+        """
+        if self.classes is not None:
+            return tuple(name for name, _ in self.classes)
+        return tuple("+".join(self.labels_of(y)) for y in range(2))
+
+    @property
+    def has_order(self) -> bool:
+        """Whether there are more than two classes, and in an order."""
+        return self.ordered and len(self.class_names) > 2
+
+    def labels_of(self, y: int) -> tuple[str, ...]:
+        """Returns the labels, cut-offs or `rest` of a class by its number."""
+        if self.classes is not None:
+            return self.classes[y][1]
+        labels = (self.negative, self.positive)[y]
         return (labels,) if isinstance(labels, str) else labels
+
+    def key_of(self, y: int) -> str:
+        """Returns the key that names a class, for messages."""
+        return "cohort.classes" if self.classes is not None else ("cohort.negative", "cohort.positive")[y]
 
     def patient_column_of(self, table: Literal["clinical", "slides", "omics"]) -> str | None:
         """Returns the configured patient column of a table; None if it is to be found."""
@@ -330,4 +425,9 @@ class SyntheticConfig(Section):
     )
     width: Positive = Field(default=256, description="The width of the features. The default is the demo's.")
     genes: Positive = Field(default=200, description="The number of genes. The default is the demo's.")
+    classes: Annotated[int, Field(ge=2, le=9)] = Field(
+        default=2,
+        description="The number of classes: two, `negative` and `positive`, or more, named `grade 1`, `grade 2` and so "
+        "on in the order of the latent variable.",
+    )
     seed: Seed = Field(default=7, description="The seed of the cohort. The default is the demo's.")

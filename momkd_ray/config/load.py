@@ -123,6 +123,8 @@ class Config(Section):
                 del tree[section][key]
         # runs from before there were these keys stay valid
         for section, key, default in (
+            ("cohort", "classes", None),
+            ("cohort", "ordered", True),
             ("model", "name", DEFAULT_MODEL),
             ("omics", "fraction", 1),
             ("omics", "keep", []),

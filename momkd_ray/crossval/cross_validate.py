@@ -11,7 +11,8 @@ import pandas as pd
 from momkd_ray import storage
 from momkd_ray.bags.layers import choose_layer
 from momkd_ray.crossval.early_checks import check_memory_sizes
-from momkd_ray.crossval.evaluate import FoldResult, summarise
+from momkd_ray.crossval.evaluate import summarise
+from momkd_ray.crossval.fold_result import FoldResult
 from momkd_ray.crossval.median_stopping import SettingScores, read_stop_decisions
 from momkd_ray.crossval.optuna_journal import write_study
 from momkd_ray.crossval.progress_callback import ProgressCallback
@@ -178,7 +179,8 @@ def _write_results(inputs: RunInputs, chosen: dict[int, int]) -> dict[str, Any]:
     results = [_result(inputs, fold, setting) for fold, setting in chosen.items()]
     frames = [storage.read_table(inputs.fold_directory(fold, s).test_predictions) for fold, s in chosen.items()]
     pooled = pd.concat(frames).sort_values(["patient_id", "fold"]).reset_index(drop=True)
-    metrics = summarise(results, pooled, inputs.cohort.classes, inputs.config.folds.seed)
+    cohort, config = inputs.cohort, inputs.config
+    metrics = summarise(results, pooled, cohort.classes, config.folds.seed, ordered=config.cohort.ordered)
     metrics |= {
         "cohort": inputs.cohort.summary(),
         "thresholds": {str(r.fold): r.threshold for r in results},

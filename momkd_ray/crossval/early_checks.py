@@ -58,7 +58,7 @@ def check_memory_sizes(inputs: RunInputs, settings: Sequence[Mapping[str, Any]],
         fewest, fold, y = min(
             (_sampled_patches(bags, y, config.memory.init_patches), fold, y)
             for fold, bags in bags_of.items()
-            for y in (0, 1)
+            for y in range(len(inputs.cohort.classes))
         )
         if fewest < wanted:
             raise InputError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from momkd_ray.crossval.class_evaluate import evaluate_fold_of_classes, summarise_classes
+from momkd_ray.crossval.fold_result import FoldResult
 from momkd_ray.crossval.metrics import (
     METRICS,
     Bools,
@@ -22,45 +23,15 @@ from momkd_ray.crossval.threshold import best_threshold
 from momkd_ray.errors import InputError
 
 
-@dataclass(frozen=True)
-class FoldResult:
-    """The result of one fold; counts are of patients.
-
-    Attributes:
-        epochs: number of epochs that were trained, without those of a refit; None in runs of earlier versions.
-        device: on which the fold was trained: `CPU`, or the GPU's name.
-        precision: of the matrix products: `fp32` or `bf16`.
-    """
-
-    fold: int
-    threshold: float
-    n_train: int
-    n_val: int
-    n_test: int
-    best_epoch: int
-    val_scores: dict[str, float]
-    test_scores: dict[str, float]
-    epochs: int | None = None
-    device: str = ""
-    precision: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns plain values for a JSON file."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> FoldResult:
-        """Reads what `to_json` returned."""
-        return cls(**value)
-
-
 def evaluate_fold(
     fold: int,
     val_slides: pd.DataFrame,
     test_slides: pd.DataFrame,
-    classes: tuple[str, str],
+    classes: tuple[str, ...],
     n_train: int,
     best_epoch: int,
+    *,
+    ordered: bool = True,
 ) -> tuple[FoldResult, pd.DataFrame]:
     """Chooses the threshold on the validation patients and applies it to the test patients (docs/method.md §5).
 
@@ -68,9 +39,10 @@ def evaluate_fold(
         fold: its number.
         val_slides: one row per slide: `slide_id, patient_id, label, p_<negative>, p_<positive>`.
         test_slides: the same of the test patients; their labels are used for the scores only.
-        classes: names of the negative and the positive class.
+        classes: names of the negative and the positive class; or of more classes, of which the likeliest is predicted.
         n_train: number of training patients.
         best_epoch: the epoch of the model's weights.
+        ordered: whether more than two classes are in an order.
 
     Returns:
         The result, and one row per test patient:
@@ -83,6 +55,8 @@ def evaluate_fold(
     shared = sorted(set(validation["patient_id"]) & set(test["patient_id"]))
     if shared:
         raise InputError(f"fold {fold}: patient {shared[0]} is both validated and tested on: correct the folds")
+    if len(classes) > 2:
+        return evaluate_fold_of_classes(fold, val_slides, test_slides, classes, n_train, best_epoch, ordered=ordered)
     y_V, p_V = _truth(validation, classes, f"the validation patients of fold {fold}")
     y_T, p_T = _truth(test, classes, f"the test patients of fold {fold}")
     threshold = best_threshold(y_V, p_V)
@@ -101,7 +75,9 @@ def evaluate_fold(
     return result, test[columns].assign(predicted=predicted, fold=fold)
 
 
-def summarise(results: list[FoldResult], pooled: pd.DataFrame, classes: tuple[str, str], seed: int) -> dict[str, Any]:
+def summarise(
+    results: list[FoldResult], pooled: pd.DataFrame, classes: tuple[str, ...], seed: int, *, ordered: bool = True
+) -> dict[str, Any]:
     """Computes the figures of metrics.json; they do not depend on the order of folds or patients.
 
     Args:
@@ -110,6 +86,7 @@ def summarise(results: list[FoldResult], pooled: pd.DataFrame, classes: tuple[st
             returns them. Pooled metrics are of the patients of `pool_patients`.
         classes: names of the negative and the positive class.
         seed: of the bootstrap.
+        ordered: whether more than two classes are in an order.
 
     Returns:
         `metrics`: for each metric `mean` and `sd` (of a sample, n - 1) over folds, `pooled`, `interval` (95 %, see
@@ -121,9 +98,11 @@ def summarise(results: list[FoldResult], pooled: pd.DataFrame, classes: tuple[st
     """
     results = sorted(results, key=lambda result: result.fold)
     _check_pooled(results, pooled)
-    ordered = pool_patients(pooled, {result.fold: result.threshold for result in results}, classes)
-    y_N, p_N = _truth(ordered, classes, "the pooled test patients")
-    predicted_N = _as_positive(ordered["predicted"], classes, "the pooled predictions")
+    if len(classes) > 2:
+        return summarise_classes(results, pooled, classes, seed, ordered=ordered)
+    patients = pool_patients(pooled, {one.fold: one.threshold for one in results if one.threshold is not None}, classes)
+    y_N, p_N = _truth(patients, classes, "the pooled test patients")
+    predicted_N = _as_positive(patients["predicted"], classes, "the pooled predictions")
     pooled_scores = scores_of_predictions(y_N, p_N, predicted_N)
     intervals = bootstrap_intervals(y_N, p_N, predicted_N, seed)
     metrics = {}
@@ -137,11 +116,11 @@ def summarise(results: list[FoldResult], pooled: pd.DataFrame, classes: tuple[st
             "folds": values,
         }
     per_class = {classes[0]: int((~y_N).sum()), classes[1]: int(y_N.sum())}
-    counts = {"patients": len(ordered), "classes": per_class}
+    counts = {"patients": len(patients), "classes": per_class}
     return {"metrics": metrics, "counts": counts, "folds": [result.to_json() for result in results]}
 
 
-def pool_patients(predictions: pd.DataFrame, thresholds: Mapping[int, float], classes: tuple[str, str]) -> pd.DataFrame:
+def pool_patients(predictions: pd.DataFrame, thresholds: Mapping[int, float], classes: tuple[str, ...]) -> pd.DataFrame:
     """Combines the predictions of each patient's folds, for splits that test patients several times.
 
     The probability is the mean over those folds, and the class is the one that most of them predict. In a tie it is the
@@ -196,7 +175,7 @@ def _check_pooled(results: list[FoldResult], pooled: pd.DataFrame) -> None:
         raise InputError(f"the pooled predictions have {counts} patients by fold, but the folds tested {expected}")
 
 
-def _truth(patients: pd.DataFrame, classes: tuple[str, str], whose: str) -> tuple[Bools, Floats]:
+def _truth(patients: pd.DataFrame, classes: tuple[str, ...], whose: str) -> tuple[Bools, Floats]:
     """Returns whether each patient is positive (N,), and its predicted probability of the positive class (N,)."""
     for column in ("label", *(f"p_{name}" for name in classes)):
         if column not in patients.columns:
@@ -208,7 +187,7 @@ def _truth(patients: pd.DataFrame, classes: tuple[str, str], whose: str) -> tupl
     return y_N, patients[f"p_{classes[1]}"].to_numpy(dtype=float)
 
 
-def _as_positive(names: pd.Series[Any], classes: tuple[str, str], whose: str) -> Bools:
+def _as_positive(names: pd.Series[Any], classes: tuple[str, ...], whose: str) -> Bools:
     unknown = names[~names.isin(classes)]
     if len(unknown):
         raise InputError(f"{whose} have the label {unknown.iloc[0]!r}, not {classes[0]!r} or {classes[1]!r}")

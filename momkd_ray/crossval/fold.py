@@ -15,7 +15,8 @@ from momkd_ray.cohort.genes import GeneTransform, fit_genes
 from momkd_ray.config.load import Config
 from momkd_ray.config.model_names import DEFAULT_MODEL
 from momkd_ray.crossval.cost import reset_peak_memory, write_cost
-from momkd_ray.crossval.evaluate import FoldResult, evaluate_fold
+from momkd_ray.crossval.evaluate import evaluate_fold
+from momkd_ray.crossval.fold_result import FoldResult
 from momkd_ray.crossval.teacher import cross_fitted_targets
 from momkd_ray.errors import InputError, RunError, diverged_error_within
 from momkd_ray.model.bundle import BundleCard, save_bundle
@@ -25,7 +26,7 @@ from momkd_ray.run.layout import FoldDirectory
 from momkd_ray.seeds import derive_seed
 from momkd_ray.train.checkpoints import Checkpoints, kept_weights
 from momkd_ray.train.fit import fit
-from momkd_ray.train.task import FoldTask
+from momkd_ray.train.task import FoldTask, Target
 
 
 def run_fold(
@@ -123,7 +124,7 @@ def fold_task(
 
 def _fit_fold_genes(
     inputs: RunInputs, config: Config, bags: pd.DataFrame, directory: FoldDirectory, fold: int
-) -> tuple[GeneTransform | None, dict[str, np.ndarray], dict[str, float]]:
+) -> tuple[GeneTransform | None, dict[str, np.ndarray], dict[str, Target]]:
     """Selects and scales genes on the fold's training patients with omics, or reads the earlier selection.
 
     Returns:
@@ -156,11 +157,12 @@ def _fit_fold_genes(
     else:
         genes = fit_genes(with_omics, y_N, config.genes, config.folds.seed, families)
         genes.save(directory.genes)
-    targets: dict[str, float] = {}
+    targets: dict[str, Target] = {}
     if chosen.uses_teacher and config.omics.teacher == "cross_fitted":
         all_genes = config.genes.model_copy(update={"select": "all"})
         every_gene = fit_genes(with_omics, y_N, all_genes, config.folds.seed, families)
-        targets = cross_fitted_targets(with_omics, y_N, every_gene, derive_seed("teacher", config.train.seed, fold))
+        seed, classes = derive_seed("teacher", config.train.seed, fold), len(inputs.cohort.classes)
+        targets = cross_fitted_targets(with_omics, y_N, every_gene, seed, classes)
     if chosen.needs_omics_to_predict:
         tested = bags.loc[bags["role"] != "train", "patient_id"]
         with_omics = omics.loc[omics.index.isin([*training, *tested])]
@@ -190,7 +192,10 @@ def _evaluate(inputs: RunInputs, task: FoldTask, trained: Mapping[str, Any]) -> 
     val = storage.read_table(task.directory.slides("val"))
     test = storage.read_table(task.directory.slides("test"))
     n_train = task.bags.loc[task.bags["role"] == "train", "patient_id"].nunique()
-    result, patients = evaluate_fold(task.fold, val, test, inputs.cohort.classes, int(n_train), trained["best_epoch"])
+    ordered = inputs.config.cohort.ordered
+    result, patients = evaluate_fold(
+        task.fold, val, test, inputs.cohort.classes, int(n_train), trained["best_epoch"], ordered=ordered
+    )
     return replace(result, **{name: trained[name] for name in ("epochs", "device", "precision")}), patients
 
 
@@ -205,7 +210,9 @@ def _save_model(
 ) -> int:
     """Writes the bundle of the kept weights, from the newest checkpoint; returns its number of parameters."""
     config = task.config
-    model = build_model(config.model, config.memory, config.loss, width=task.width, genes=final.genes)
+    model = build_model(
+        config.model, config.memory, config.loss, width=task.width, genes=final.genes, classes=task.classes
+    )
     newest = checkpoints.newest()
     if newest is None:
         raise RunError(f"{checkpoints.folder} holds no intact checkpoint any more; run the same command again")

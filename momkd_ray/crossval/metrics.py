@@ -5,6 +5,9 @@ Shapes: N patients, R bootstrap replicates, G distinct scores. Class 1 is the po
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -119,21 +122,41 @@ def bootstrap_intervals(
     # a canonical order, so that the replicates depend only on the seed and not on the order of the patients
     order = np.lexsort((predicted, y, p))
     y, p, predicted = y[order], p[order], predicted[order]
+    return percentile_intervals(
+        y, lambda weights_RN: weighted_scores(y, p, predicted, weights_RN), seed=seed, n=n, level=level
+    )
+
+
+def percentile_intervals(
+    y_N: NDArray[Any], scores_of: Callable[[Floats], dict[str, Floats]], *, seed: int, n: int, level: float
+) -> dict[str, tuple[float, float]]:
+    """Resamples patients within their classes, and takes percentiles of every score.
+
+    Args:
+        y_N: class of each patient.
+        scores_of: computes every score (R,) with each patient counted `weights_RN` times.
+        seed: of the draws.
+        n: number of replicates.
+        level: nominal coverage.
+
+    Returns:
+        (low, high) of each score.
+    """
     rng = np.random.default_rng(seed)
     passes = [min(_REPLICATES_PER_PASS, n - done) for done in range(0, n, _REPLICATES_PER_PASS)]
-    drawn = [weighted_scores(y, p, predicted, _resampled(y, size, rng)) for size in passes]
+    drawn = [scores_of(_resampled(y_N, size, rng)) for size in passes]
     tails = [(1 - level) / 2, (1 + level) / 2]
     intervals = {}
-    for name in METRICS:
+    for name in drawn[0]:
         low, high = np.quantile(np.concatenate([one[name] for one in drawn]), tails)
         intervals[name] = (float(low), float(high))
     return intervals
 
 
-def _resampled(y_N: Bools, size: int, rng: np.random.Generator) -> Floats:
+def _resampled(y_N: NDArray[Any], size: int, rng: np.random.Generator) -> Floats:
     """Draws replicates; returns how often each patient is in each replicate (R, N)."""
     weights_RN = np.zeros((size, len(y_N)))
-    for of_class in (np.flatnonzero(~y_N), np.flatnonzero(y_N)):
+    for of_class in (np.flatnonzero(y_N == y) for y in np.unique(y_N)):
         count = len(of_class)
         drawn_RC = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
         weights_RN[:, of_class] = np.bincount(drawn_RC.ravel(), minlength=size * count).reshape(size, count)

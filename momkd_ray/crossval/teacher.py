@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 from momkd_ray.cohort.genes import GeneTransform
+from momkd_ray.train.task import Target
 
 SPLITS = 5
 """Models of the teacher, each fitted on the patients of the other splits."""
@@ -18,8 +19,8 @@ INVERSE_PENALTY = 5.0
 
 
 def cross_fitted_targets(
-    omics_train: pd.DataFrame, y_train: npt.NDArray[np.integer], transform: GeneTransform, seed: int
-) -> dict[str, float]:
+    omics_train: pd.DataFrame, y_train: npt.NDArray[np.integer], transform: GeneTransform, seed: int, classes: int = 2
+) -> dict[str, Target]:
     """Predicts the class of each training patient from all genes, by a model fitted on other training patients.
 
     A regression fitted on the patient itself would repeat its label; one that never saw it also says how sure the genes
@@ -30,20 +31,23 @@ def cross_fitted_targets(
         y_train: class of each.
         transform: selects all genes and scales them on these patients.
         seed: of the splits.
+        classes: Y.
 
     Returns:
-        Patient -> probability of class 1; empty if a class has fewer than two patients.
+        Patient -> probability of class 1 or, of more than two classes, those of all; empty if a class has fewer than
+        two patients.
     """
-    splits = min(SPLITS, int(np.bincount(y_train, minlength=2).min()))
+    splits = min(SPLITS, int(np.bincount(y_train, minlength=classes).min()))
     if splits < 2:
         return {}
     x_NG = transform.apply(omics_train).astype(np.float64) / np.sqrt(len(transform.genes))
     # the penalty is the same in every orthogonal basis, and the patients span only n of the genes' directions
     vectors_NR, singular_R, _ = np.linalg.svd(x_NG, full_matrices=False)
     x_NR = vectors_NR * singular_R
-    p_N = np.zeros(len(x_NR))
+    p_NY = np.zeros((len(x_NR), classes))
     folds = StratifiedKFold(splits, shuffle=True, random_state=seed % 2**32)
     for fitted, held_out in folds.split(x_NR, y_train):
         teacher = LogisticRegression(C=INVERSE_PENALTY, max_iter=1000).fit(x_NR[fitted], y_train[fitted])
-        p_N[held_out] = teacher.predict_proba(x_NR[held_out])[:, 1]
-    return {str(patient): float(p) for patient, p in zip(omics_train.index, p_N, strict=True)}
+        p_NY[held_out] = teacher.predict_proba(x_NR[held_out])
+    targets = [float(p_Y[1]) if classes == 2 else tuple(map(float, p_Y)) for p_Y in p_NY]
+    return dict(zip(map(str, omics_train.index), targets, strict=True))

@@ -13,7 +13,7 @@ import yaml
 from momkd_ray.cohort.table_files import read_table, texts
 from momkd_ray.crossval.metrics import patient_table
 from momkd_ray.errors import InputError
-from momkd_ray.run.finished import label_and_classes, parquet, read_finished
+from momkd_ray.run.finished import label_and_classes, pair, parquet, read_finished
 from momkd_ray.run.layout import RunDirectory
 from momkd_ray.statistics.calibration import LogisticMap, prevalence_shift, recalibration
 
@@ -104,8 +104,10 @@ def read_run(location: str) -> TrainedRun:
     read_finished(directory, directory.folds, bytes.decode)
     table = read_table(directory.folds)
     try:
-        label, classes = label_and_classes(tree)
-        names = [tree["cohort"][key] for key in ("negative", "positive")]
+        label, names_of_classes = label_and_classes(tree)
+        classes = pair(names_of_classes, "evaluate")
+        given = tree["cohort"].get("classes")
+        names = list(given.values()) if given else [tree["cohort"][key] for key in ("negative", "positive")]
         results = metrics["folds"]
         thresholds = {int(one["fold"]): float(one["threshold"]) for one in sorted(results, key=lambda one: one["fold"])}
         positive_column = f"p_{classes[1]}"

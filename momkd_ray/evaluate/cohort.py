@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
 from momkd_ray.cohort.clinical import read_clinical
 from momkd_ray.cohort.columns import has_row_per_slide
 from momkd_ray.cohort.joining import clinical_column, join_slides
-from momkd_ray.cohort.slide_labels import label_rows, without_other_labels
+from momkd_ray.cohort.slide_labels import label_rows, none_of, without_other_labels
 from momkd_ray.cohort.slides import read_slides
 from momkd_ray.cohort.table_files import read_table_file, require_columns, rows_by_value, texts
 from momkd_ray.cohort.understood import Understood, in_order
@@ -30,6 +30,7 @@ _OPTIONS = {
     "cohort.slide_column": "--slide-column",
     "cohort.slide_labels": "--slide-labels",
     "cohort.slides": "--slides",
+    "cohort.classes": "the run's cohort.classes",
     "cohort.positive": "--positive",
     "cohort.negative": "--negative",
 }
@@ -42,7 +43,8 @@ class Labels:
     Attributes:
         clinical: the table.
         label: its column.
-        classes: the labels, cut-offs or `rest` of the negative and the positive class there.
+        classes: the labels, cut-offs or `rest` of each class there; of two, of the negative class first.
+        names: of more than two classes; None with two.
         slides: the table of slides; None where the clinical table has a row per slide, or each file is a patient.
         patient_column, slides_patient_column, slide_column: None to find them by name or values.
         subgroups: columns to compare patients by.
@@ -51,13 +53,14 @@ class Labels:
 
     clinical: str
     label: str
-    classes: tuple[tuple[str, ...], tuple[str, ...]]
+    classes: tuple[tuple[str, ...], ...]
     slides: str | None = None
     patient_column: str | None = None
     slides_patient_column: str | None = None
     slide_column: str | None = None
     subgroups: tuple[str, ...] = ()
     slide_labels: Literal["agree", "any_positive", "leave_out"] = "agree"
+    names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class ExternalCohort:
     """The patients with the label of a class.
 
     Attributes:
-        patients: index `patient_id` (sorted), `y` (1 = positive), and a column of text for each subgroup.
+        patients: index `patient_id` (sorted), `y` (number of the class; of two, 1 is the positive one), and a column of
+            text for each subgroup.
         excluded: everybody and everything left out so far, columns `EXCLUDED`.
         flow: the steps from all that the clinical table names to those who are left.
         patient_column: name of the patient column.
@@ -133,6 +137,12 @@ def read_cohort(labels: Labels) -> ExternalCohort:
         raise InputError(as_options(str(error))) from error
 
 
+def _classes(labels: Labels) -> dict[str, Any]:
+    if labels.names is None:
+        return {"positive": labels.classes[1], "negative": labels.classes[0]}
+    return {"classes": dict(zip(labels.names, labels.classes, strict=True))}
+
+
 def _settings(labels: Labels, row_per_slide: bool) -> CohortConfig:
     return CohortConfig(
         clinical=labels.clinical,
@@ -141,8 +151,7 @@ def _settings(labels: Labels, row_per_slide: bool) -> CohortConfig:
         slide_column=labels.slide_column if labels.slides or row_per_slide else None,
         label=labels.label,
         slide_labels=labels.slide_labels,
-        positive=labels.classes[1],
-        negative=labels.classes[0],
+        **_classes(labels),
     )
 
 
@@ -167,7 +176,6 @@ def _read_cohort(labels: Labels) -> ExternalCohort:
         other_slides = [(kind, slide, reason) for kind, slide, reason, _ in out]
         slides = dict(zip(listing.table["slide_id"], listing.table["patient_id"], strict=True))
         faults, understood = [*faults, *listing.faults], [*understood, *joined.understood]
-    negative, positive = settings.classes
     kept: dict[str, int] = {}
     left_out = [("patient", fault.id, fault.reason) for fault in clinical.faults]
     for patient, label in clinical.labels.items():
@@ -178,7 +186,7 @@ def _read_cohort(labels: Labels) -> ExternalCohort:
         elif label in clinical.y:
             kept[patient] = clinical.y[label]
         else:
-            neither = f"'{labels.label}' is '{label}', neither '{negative}' nor '{positive}'"
+            neither = f"'{labels.label}' is '{label}', {none_of(settings.class_names, negative_first=True)}"
             left_out.append(("patient", patient, neither))
     patients = pd.DataFrame({"y": kept}, dtype=int).rename_axis("patient_id").sort_index()
     rows_of, _ = rows_by_value(frame[column])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from momkd_ray.cli_options import AddressOption, JsonOption, show
 from momkd_ray.config.values import resolve_location
+
+if TYPE_CHECKING:
+    from momkd_ray.progress import ProgressReporter
 
 DEFAULT_OUT = "evaluation"
 
@@ -63,7 +66,9 @@ def evaluate(
         raise typer.BadParameter("give one of --features and --predictions", param_hint="--features")
     from momkd_ray import storage
     from momkd_ray.cohort.table_files import read_table
+    from momkd_ray.crossval.classes_run import read_classes_run
     from momkd_ray.crossval.trained_run import read_run
+    from momkd_ray.evaluate.classes import classes_summary, evaluate_classes, refuse_options
     from momkd_ray.evaluate.cohort import Labels
     from momkd_ray.evaluate.options import EvaluationOptions, parse_subgroups
     from momkd_ray.evaluate.run import evaluate_run
@@ -71,8 +76,39 @@ def evaluate(
     from momkd_ray.progress import ProgressReporter
 
     run_dir = resolve_location(run)
-    trained = read_run(run_dir)
     table = resolve_location(clinical)
+    folder = resolve_location(out) if out else storage.join(run_dir, DEFAULT_OUT)
+    several = read_classes_run(run_dir)
+    if several is not None:
+        of_two = {"positive": positive, "negative": negative, "against": against, "subgroups": subgroups}
+        refuse_options(of_two | {"prevalence": prevalence}, several.classes)
+        labels = Labels(
+            clinical=table,
+            label=label or several.label,
+            classes=several.labels_of,
+            slides=resolve_location(slides) if slides else None,
+            patient_column=patient_column,
+            slides_patient_column=slides_patient_column,
+            slide_column=slide_column,
+            slide_labels=slide_labels,
+            names=several.classes,
+        )
+        with ProgressReporter() as progress:
+            evaluation = evaluate_classes(
+                several,
+                labels,
+                folder,
+                progress,
+                features=resolve_location(features) if features else None,
+                predictions=resolve_location(predictions) if predictions else None,
+                gpus=gpus,
+                address=address,
+                on_error=on_error,
+            )
+            _tell(progress, evaluation)
+        show(f"{classes_summary(evaluation)}\n\n{storage.join(folder, 'evaluation.html')}", evaluation, as_json=as_json)
+        return
+    trained = read_run(run_dir)
     groups = parse_subgroups(subgroups, list(read_table(table).columns)) if subgroups else ()
     labels = Labels(
         clinical=table,
@@ -85,7 +121,6 @@ def evaluate(
         subgroups=tuple(group.column for group in groups),
         slide_labels=slide_labels,
     )
-    folder = resolve_location(out) if out else storage.join(run_dir, DEFAULT_OUT)
     options = EvaluationOptions(tuple(sensitivity), tuple(specificity), tuple(prevalence), groups)
     with ProgressReporter() as progress:
         evaluation = evaluate_run(
@@ -101,10 +136,14 @@ def evaluate(
             address=address,
             on_error=on_error,
         )
-        for step in evaluation["cohort"]["flow"]:
-            progress.info(f"{step['patients']} patients {step['step']}")
-            for reason, count in step["left_out"].items():
-                progress.info(f"  {count} left out: {reason}")
-        for note in evaluation["notes"]:
-            progress.info(f"Note: {note}")
+        _tell(progress, evaluation)
     show(f"{text_summary(evaluation)}\n\n{storage.join(folder, 'evaluation.html')}", evaluation, as_json=as_json)
+
+
+def _tell(progress: ProgressReporter, evaluation: dict[str, Any]) -> None:
+    for step in evaluation["cohort"]["flow"]:
+        progress.info(f"{step['patients']} patients {step['step']}")
+        for reason, count in step["left_out"].items():
+            progress.info(f"  {count} left out: {reason}")
+    for note in evaluation["notes"]:
+        progress.info(f"Note: {note}")

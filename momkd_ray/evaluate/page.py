@@ -122,6 +122,19 @@ def _spread(table: pd.DataFrame, y_N: np.ndarray, positive: str) -> Drawing:
     )
 
 
+def environment() -> Environment:
+    """Returns Jinja's environment with the templates of evaluations and reports."""
+    found = Environment(
+        loader=ChoiceLoader([PackageLoader("momkd_ray.evaluate", ""), PackageLoader("momkd_ray.report", "")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.globals |= {"shown": shown, "p_value": p_value}
+    return found
+
+
 def render_page(evaluation: Mapping[str, Any], drawings: Mapping[str, Drawing], figures: str) -> str:
     """Renders the page.
 
@@ -130,22 +143,18 @@ def render_page(evaluation: Mapping[str, Any], drawings: Mapping[str, Drawing], 
         drawings: by name.
         figures: folder of the figures' files beside the page.
     """
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("momkd_ray.evaluate", ""), PackageLoader("momkd_ray.report", "")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"shown": shown, "p_value": p_value}
-    return environment.get_template("evaluation.html.jinja").render(
-        e=evaluation,
-        drawings=drawings,
-        figures=figures,
-        verdict=verdict(evaluation),
-        measures=MEASURES,
-        decisions=_decision_rows(evaluation),
-        version=__version__,
+    return (
+        environment()
+        .get_template("evaluation.html.jinja")
+        .render(
+            e=evaluation,
+            drawings=drawings,
+            figures=figures,
+            verdict=verdict(evaluation),
+            measures=MEASURES,
+            decisions=_decision_rows(evaluation),
+            version=__version__,
+        )
     )
 
 

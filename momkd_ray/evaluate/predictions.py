@@ -12,6 +12,7 @@ from momkd_ray.cohort.feature_files import FeatureFile, find_features
 from momkd_ray.cohort.identifiers import join_patients, match_identifiers
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.cohort.table_files import data_rows, read_table, rows_by_value, texts
+from momkd_ray.crossval.classes_run import ClassesRun
 from momkd_ray.crossval.trained_run import TrainedRun
 from momkd_ray.errors import InputError
 from momkd_ray.evaluate.cohort import ExternalCohort, Labels, as_options
@@ -23,7 +24,7 @@ FOLD = "fold="  # a column with the probability by one fold's model
 
 
 def predict_cohort(
-    run: TrainedRun,
+    run: TrainedRun | ClassesRun,
     cohort: ExternalCohort,
     labels: Labels,
     features: str,
@@ -47,7 +48,7 @@ def predict_cohort(
 
     Returns:
         The cohort without those who cannot be predicted, and a table with the index `patient_id`: `p` of the positive
-        class, the mean over the models, and `fold=<k>`, each model's.
+        class, the mean over the models, and `fold=<k>`, each model's; of more than two classes `p_<class>` of each.
 
     Raises:
         InputError: a model or feature file is bad, or nobody can be predicted.
@@ -93,10 +94,10 @@ def predict_cohort(
             "names of files, slides and patients, or give --slides"
         )
     table = pd.DataFrame(
-        [{"bag_id": row["bag_id"], "p": row["p"], **_by_fold(run, row["members"])} for row in predicted]
+        [{"bag_id": row["bag_id"], **_probabilities(run, row["p"], row["members"])} for row in predicted]
     )
     table = table.merge(bags[["bag_id", "patient_id"]], on="bag_id").rename(columns={"bag_id": "slide_id"})
-    probabilities = [name for name in table.columns if name == "p" or name.startswith(FOLD)]
+    probabilities = [name for name in table.columns if name == "p" or name.startswith((FOLD, "p_"))]
     return cohort, patient_mean(table, probabilities).set_index("patient_id")
 
 
@@ -117,8 +118,10 @@ def feature_files_of(features: str, cohort: ExternalCohort) -> pd.DataFrame:
     return table.astype({"slide_id": "str", "path": "str"})
 
 
-def _by_fold(run: TrainedRun, members: Sequence[float]) -> dict[str, float]:
-    return {f"{FOLD}{fold}": p for fold, p in zip(run.thresholds, members, strict=True)}
+def _probabilities(run: TrainedRun | ClassesRun, p: Any, members: Sequence[Any]) -> dict[str, float]:
+    if isinstance(run, ClassesRun):
+        return {f"p_{name}": own for name, own in zip(run.classes, p, strict=True)}
+    return {"p": p, **{f"{FOLD}{fold}": own for fold, own in zip(run.thresholds, members, strict=True)}}
 
 
 def _unpredicted(
@@ -145,22 +148,23 @@ def _unpredicted(
 
 
 def read_predictions(
-    path: str, classes: tuple[str, str], label: str, cohort: ExternalCohort, patient_column: str | None = None
+    path: str, classes: tuple[str, ...], label: str, cohort: ExternalCohort, patient_column: str | None = None
 ) -> pd.DataFrame:
     """Reads a file of predictions: of `predict`, of a run, of an earlier evaluation, or STAMP's.
 
-    The column with the probability of the positive class is `p_<positive>`, or `<label>_<positive>` as STAMP writes.
+    The column with the probability of the positive class is `p_<positive>`, or `<label>_<positive>` as STAMP writes; of
+    more than two classes each has one.
 
     Args:
         path: `.csv`, `.tsv`, `.parquet` or `.xlsx`.
-        classes: names of the negative and the positive class.
+        classes: names of the classes; of two, the positive one is the second.
         label: name of the label.
         cohort: whose patients it is joined with, however the file spells them.
         patient_column: None to find it by name.
 
     Returns:
-        The index `patient_id`, sorted: `p`, and `fold=<k>` where the file has each fold's. Slides of a patient are
-        averaged.
+        The index `patient_id`, sorted: `p`, and `fold=<k>` where the file has each fold's; of more than two classes
+        `p_<class>` of each. Slides of a patient are averaged.
 
     Raises:
         InputError: a column is missing, a row has no probability, or a patient has two rows that are no slides.
@@ -170,18 +174,15 @@ def read_predictions(
         patient = columns.patient_column(frame.columns, path, patient_column)
     except InputError as error:
         raise InputError(as_options(str(error))) from error
-    names = [f"p_{classes[1]}", f"{label}_{classes[1]}"]
-    column = next((name for name in names if name in frame.columns), None)
-    if column is None:
-        shown = ", ".join(f"'{name}'" for name in list(frame.columns)[:12])
-        raise InputError(
-            f"{path} has no column '{names[0]}' with the probability of '{classes[1]}'; its columns are {shown}: give "
-            "the file that momkd-ray predict wrote, or rename the column"
-        )
+    two = len(classes) == 2
+    renamed = {
+        _probability_column(frame, path, name, label): "p" if two else f"p_{name}"
+        for name in (classes[1:] if two else classes)
+    }
     rows, blank = rows_by_value(frame[patient])
     if blank:
         raise InputError(f"{path}: '{patient}' is blank in {data_rows(blank)}: fill it in or remove the row")
-    own = [column, *(name for name in frame.columns if str(name).startswith(FOLD))]
+    own = [*renamed, *(name for name in frame.columns if two and str(name).startswith(FOLD))]
     numbers = frame[own].apply(pd.to_numeric, errors="coerce")
     bad = (~((numbers >= 0) & (numbers <= 1))).any(axis=1)
     if bad.any():
@@ -189,7 +190,7 @@ def read_predictions(
         raise InputError(
             f"{path}: {data_rows(where)} has no probability between 0 and 1: predict again, or remove the row"
         )
-    table = numbers.rename(columns={column: "p"}).astype(float)
+    table = numbers.rename(columns=renamed).astype(float)
     table["patient_id"] = texts(frame[patient])
     slides = columns.has_row_per_slide(frame.columns, None)
     twice = [patient for patient, of in rows.items() if len(of) > 1]
@@ -202,12 +203,31 @@ def read_predictions(
     everybody = [*cohort.patients.index, *cohort.excluded.loc[cohort.excluded["kind"] == "patient", "id"]]
     own_names = join_patients(path, rows, everybody, "the clinical table").own
     meant = {name: own_names.get(name, name) for name in rows}
-    if two := next((name for name in rows if list(meant.values()).count(meant[name]) > 1), None):
-        raise InputError(f"{path}: two identifiers mean the patient '{meant[two]}', one is '{two}': keep one of them")
+    if other := next((name for name in rows if list(meant.values()).count(meant[name]) > 1), None):
+        raise InputError(
+            f"{path}: two identifiers mean the patient '{meant[other]}', one is '{other}': keep one of them"
+        )
     table["patient_id"] = table["patient_id"].map(meant)
     return patient_mean(table, [name for name in table.columns if name not in ("patient_id", "slide_id")]).set_index(
         "patient_id"
     )
+
+
+def _probability_column(frame: pd.DataFrame, path: str, name: str, label: str) -> str:
+    """Finds the column with the probability of a class.
+
+    Raises:
+        InputError: there is none.
+    """
+    names = [f"p_{name}", f"{label}_{name}"]
+    column = next((one for one in names if one in frame.columns), None)
+    if column is None:
+        shown = ", ".join(f"'{one}'" for one in list(frame.columns)[:12])
+        raise InputError(
+            f"{path} has no column '{names[0]}' with the probability of '{name}'; its columns are {shown}: give "
+            "the file that momkd-ray predict wrote, or rename the column"
+        )
+    return column
 
 
 def join_predictions(

@@ -19,6 +19,7 @@ from momkd_ray import __version__, storage
 from momkd_ray.errors import InputError
 from momkd_ray.export.program import TOLERANCE, example, expected
 from momkd_ray.model.bundle import BUNDLE_FILES, BundleCard, load_bundle
+from momkd_ray.predict.ensemble import mean_threshold
 
 FORMAT = 1
 MANIFEST, README, METADATA = "manifest.json", "README.md", "metadata.json"
@@ -26,9 +27,9 @@ EXAMPLE, EXPECTED = "example_input.safetensors", "expected_output.json"
 EXAMPLE_PATCHES = 50
 _NO_DATE = (1980, 1, 1, 0, 0, 0)  # the same ensemble gives the same bytes
 _CARD = """\
-# {label}: {negative} or {positive} from histology
+# {label}: {told} from histology
 
-An ensemble of {n} models of type `{name}` that predicts {label} ({negative} or {positive}) of a {bag} from patch
+An ensemble of {n} models of type `{name}` that predicts {label} ({told}) of a {bag} from patch
 features. Written by momkd-ray {version}.
 
 ## Intended use
@@ -44,8 +45,7 @@ Patch features of width {width}, extracted with {encoder}, and the graph of the 
 
 ## Output
 
-The probability of {positive}; at or above {threshold:.4g} a {bag} is called {positive}. The threshold was
-chosen on validation patients.
+{output}
 
 ## Training
 
@@ -127,7 +127,8 @@ def _json(value: Any) -> bytes:
 def model_card(cards: Sequence[BundleCard], about: About, file: str) -> str:
     """Returns the model card: Markdown behind the front matter that Hugging Face reads."""
     first = cards[0]
-    negative, positive = first.classes
+    told = " or ".join(first.classes) if len(first.classes) == 2 else ", ".join(first.classes)
+    threshold = mean_threshold(cards)
     measured = (about.metrics or {}).get("metrics", {})
     front: dict[str, Any] = {
         "library_name": "momkd-ray",
@@ -140,20 +141,19 @@ def model_card(cards: Sequence[BundleCard], about: About, file: str) -> str:
             {"type": name, "value": round(float(m["mean"]), 4), "name": f"{name} (mean over folds)"}
             for name, m in measured.items()
         ]
-        task = {"type": "image-classification", "name": f"{first.label}: {negative} or {positive}"}
+        task = {"type": "image-classification", "name": f"{first.label}: {told}"}
         dataset = {"type": "private", "name": str(first.origin.get("fingerprint") or "the training cohort")}
         model = {"name": f"{first.label} {first.model.name}"}
         front["metrics"] = sorted(measured)
         front["model-index"] = [{**model, "results": [{"task": task, "dataset": dataset, "metrics": results}]}]
     rows = [
         f"| {i:02d} | {_cell(c, 'fingerprint')} | {_cell(c, 'fold')} | {_cell(c, 'seed')} | {_cell(c, 'val_auc')} | "
-        f"{c.threshold:.4g} |"
+        f"{_threshold(c.threshold)} |"
         for i, c in enumerate(cards)
     ]
     body = _CARD.format(
         label=first.label,
-        negative=negative,
-        positive=positive,
+        told=told,
         n=len(cards),
         name=first.model.name,
         bag=first.bag,
@@ -163,13 +163,27 @@ def model_card(cards: Sequence[BundleCard], about: About, file: str) -> str:
         encoder=first.encoder or "an encoder that the feature files do not name",
         neighbors=first.neighbors,
         graph=first.graph,
-        threshold=sum(card.threshold for card in cards) / len(cards),
+        output=_output(first, threshold),
         rows="\n".join(rows),
         metrics=_metrics(measured),
         data_license=about.data_license,
         file=file,
     )
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n{body}"
+
+
+def _output(card: BundleCard, threshold: float | None) -> str:
+    if threshold is None:
+        return f"The probability of each class, {', '.join(card.classes)}; a {card.bag} is called the likeliest."
+    positive = card.classes[1]
+    return (
+        f"The probability of {positive}; at or above {threshold:.4g} a {card.bag} is called {positive}. "
+        "The threshold was\nchosen on validation patients."
+    )
+
+
+def _threshold(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"
 
 
 def _cell(card: BundleCard, key: str) -> str:
@@ -197,7 +211,6 @@ def monai_metadata(cards: Sequence[BundleCard], about: About) -> dict[str, Any]:
     import torch
 
     first = cards[0]
-    negative, positive = first.classes
     features = {
         "type": "tuples",
         "format": "features",
@@ -209,12 +222,12 @@ def monai_metadata(cards: Sequence[BundleCard], about: About) -> dict[str, Any]:
     probability = {
         "type": "probabilities",
         "format": "classes",
-        "num_channels": 2,
+        "num_channels": len(first.classes),
         "spatial_shape": [],
         "dtype": "float32",
         "value_range": [0, 1],
         "is_patch_data": False,
-        "channel_def": {"0": negative, "1": positive},
+        "channel_def": {str(y): name for y, name in enumerate(first.classes)},
     }
     return {
         "version": "0.1.0",

@@ -45,7 +45,7 @@ def export(
     from momkd_ray.export.archive import About, write_archive
     from momkd_ray.export.program import export_program
     from momkd_ray.model.bundle import load_bundle
-    from momkd_ray.predict.ensemble import check_ensemble
+    from momkd_ray.predict.ensemble import check_ensemble, mean_threshold
     from momkd_ray.run.layout import RunDirectory
 
     bundles = list(dict.fromkeys(resolve_location(model) for model in models))
@@ -60,7 +60,7 @@ def export(
         checked, content = "", {}
         write_archive(bundles, cards, About(intended_use, license_, data_license, authors, metrics), location)
     else:
-        threshold = sum(card.threshold for card in cards) / len(cards)
+        threshold = mean_threshold(cards)
         card = cards[0].model_copy(update={"threshold": threshold})
         worst = export_program([load_bundle(bundle)[0] for bundle in bundles], card, form, location)
         checked = f"Checked against the bundles: probabilities differ by {worst:.1e} at most\n"

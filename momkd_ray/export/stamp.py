@@ -13,7 +13,7 @@ from momkd_ray.errors import InputError
 from momkd_ray.run.layout import RunDirectory
 
 
-def stamp_table(predictions: pd.DataFrame, patient_column: str, label: str, classes: tuple[str, str]) -> pd.DataFrame:
+def stamp_table(predictions: pd.DataFrame, patient_column: str, label: str, classes: tuple[str, ...]) -> pd.DataFrame:
     """Returns predictions in STAMP's columns, sorted by the loss as STAMP does.
 
     Args:
@@ -55,10 +55,9 @@ def write_stamp(run: str, out: str) -> list[str]:
         raise InputError(f"{run} holds no finished cross-validation: run momkd-ray crossval first") from error
     patient_column = str(pd.read_csv(io.StringIO(header)).columns[0])
     columns = [str(name)[2:] for name in predictions.columns if str(name).startswith("p_")]
-    negative, positive = columns[0], columns[1]
     locations = []
     for fold, rows in predictions.groupby("fold", sort=True):
-        table = stamp_table(rows, patient_column, str(cohort["label"]), (negative, positive))
+        table = stamp_table(rows, patient_column, str(cohort["label"]), tuple(columns))
         location = storage.join(out, f"split-{fold}", "patient-preds.csv")
         with storage.atomic_writer(location) as stream:
             table.to_csv(stream, index=False)

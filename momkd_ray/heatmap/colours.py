@@ -20,7 +20,7 @@ from momkd_ray.errors import InputError
 
 ATTENTION_MAP = "cividis"
 CONTRIBUTION_MAP = "PuOr_r"
-_CLASS_MAPS = ("Blues", "Oranges")
+_CLASS_MAPS = ("Blues", "Oranges", "Greens", "Purples", "Reds", "Greys")
 _LIGHTEST, _DARKEST = 0.30, 1.0
 ATTENTION_RANGE = 16.0  # a patch's attention is shown from 1/16 to 16 times the mean patch's
 
@@ -86,17 +86,17 @@ def round_up(value: float) -> float:
 def component_colour(y: int, k: int, components: int) -> Rgb:
     """Returns the colour of component k of class y: the class's hue, darker with k."""
     share = 1.0 if components == 1 else k / (components - 1)
-    return _rgb(matplotlib.colormaps[_CLASS_MAPS[y]](_LIGHTEST + share * (_DARKEST - _LIGHTEST)))
+    return _rgb(matplotlib.colormaps[_CLASS_MAPS[y % len(_CLASS_MAPS)]](_LIGHTEST + share * (_DARKEST - _LIGHTEST)))
 
 
 def side_colour(y: int) -> Rgb:
     """Returns the colour of a class."""
-    return _rgb(matplotlib.colormaps[_CLASS_MAPS[y]](0.7))
+    return _rgb(matplotlib.colormaps[_CLASS_MAPS[y % len(_CLASS_MAPS)]](0.7))
 
 
-def component_colours(components: int) -> NDArray[np.float64]:
-    """Returns the colours (2 K, 3) of all components, between 0 and 1, those of class 0 first."""
-    return np.array([component_colour(y, k, components) for y in (0, 1) for k in range(components)]) / 255
+def component_colours(components: int, classes: int = 2) -> NDArray[np.float64]:
+    """Returns the colours (Y K, 3) of all components, between 0 and 1, those of class 0 first."""
+    return np.array([component_colour(y, k, components) for y in range(classes) for k in range(components)]) / 255
 
 
 def _rgb(colour: tuple[float, float, float, float]) -> Rgb:

@@ -68,14 +68,14 @@ def _file_name(model: str) -> str:
 def _figure(
     best: pd.DataFrame,
     shares: pd.Series[float],
-    classes: tuple[str, str],
+    classes: tuple[str, ...],
     components: int,
     images: Mapping[str, str],
     title: str,
     top: int,
 ) -> Figure:
     """Draws a row for each component: its number, the share of patches nearest to it, and its nearest patches."""
-    rows = [(y, k) for y in (0, 1) for k in range(components)]
+    rows = [(y, k) for y in range(len(classes)) for k in range(components)]
     with_tiles = bool(set(best["slide_id"]) & set(images))
     columns = top if with_tiles else 0
     figure = Figure(figsize=(4 + 0.8 * columns, 0.6 + len(rows) * (0.8 if with_tiles else 0.3)), dpi=110)
@@ -113,7 +113,7 @@ def _figure(
 def _montage(
     best: pd.DataFrame,
     rows: Sequence[tuple[int, int]],
-    classes: tuple[str, str],
+    classes: tuple[str, ...],
     images: Mapping[str, str],
     columns: int,
 ) -> np.ndarray:

@@ -146,12 +146,18 @@ def _cut_out(name: str, table: pd.DataFrame, summary: SlideSummary, image: Slide
                 tile.save(stream, format="png")
 
 
+def _probabilities(summary: SlideSummary) -> dict[str, float]:
+    if len(summary.classes) == 2:
+        return {f"p_{summary.classes[1]}": summary.probability}
+    return {f"p_{name}": p for name, p in zip(summary.classes, summary.probabilities, strict=True)}
+
+
 def _write_slides(location: str, summaries: Sequence[SlideSummary]) -> None:
     rows = [
         {
             "slide_id": s.slide_id,
             "patient_id": s.patient_id,
-            f"p_{s.classes[1]}": s.probability,
+            **_probabilities(s),
             "model": s.model,
             "tile_px": s.tile_px,
             "tile_px_from": s.tile_from,

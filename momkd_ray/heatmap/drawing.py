@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 from dataclasses import dataclass
+from string import ascii_uppercase
 
 import numpy as np
 import pandas as pd
@@ -147,10 +148,9 @@ def draw_slide(
 
 
 def _title(summary: SlideSummary) -> str:
-    _, positive = summary.classes
     return (
-        f"{summary.slide_id}\n{summary.label}: probability of {positive} {summary.probability:.3f} ({summary.model}), "
-        f"patient {summary.patient_id}"
+        f"{summary.slide_id}\n{summary.label}: probability of {summary.shown_class} {summary.probability:.3f} "
+        f"({summary.model}), patient {summary.patient_id}"
     )
 
 
@@ -221,24 +221,26 @@ def _draw_values(
 
 def _draw_components(axis: Axes, key: Axes, table: pd.DataFrame, summary: SlideSummary, box: Box, alpha: float) -> None:
     """Draws the nearest component of each patch, with a legend of the most frequent ones."""
-    first = np.where(table["component_class"] == summary.classes[0], 0, summary.components)
-    index_P = first + table["component"].to_numpy(dtype=np.int64)
+    classes = {name: y for y, name in enumerate(summary.classes)}
+    index_P = table["component_class"].map(classes).to_numpy(dtype=np.int64) * summary.components + table[
+        "component"
+    ].to_numpy(dtype=np.int64)
     grid = Grid.over(table, box, summary.tile_px)
     painted = grid.paint_categories(table, index_P)
-    colours = component_colours(summary.components)
+    colours = component_colours(summary.components, len(summary.classes))
     rgba = np.zeros((*painted.shape, 4))
     known = painted >= 0
     rgba[known, :3] = colours[painted[known]]
     rgba[known, 3] = alpha
     axis.imshow(rgba, extent=grid.extent, interpolation="nearest")
     _frame(axis, box, "nearest memory component")
-    counts = np.bincount(index_P, minlength=2 * summary.components)
+    counts = np.bincount(index_P, minlength=len(summary.classes) * summary.components)
     frequent = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
     for index in frequent[:_NUMBERED]:
         of_component = np.flatnonzero(index_P == index)
         best = table.iloc[of_component[table["similarity"].to_numpy()[of_component].argmax()]]
         axis.text(
-            best["x"] + summary.tile_px / 2, best["y"] + summary.tile_px / 2, _mark(index, summary.components),
+            best["x"] + summary.tile_px / 2, best["y"] + summary.tile_px / 2, _mark(index, summary),
             ha="center", va="center", fontsize=8, color="black",
             path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
         )  # fmt: skip
@@ -247,7 +249,7 @@ def _draw_components(axis: Axes, key: Axes, table: pd.DataFrame, summary: SlideS
             facecolor=colours[i],
             edgecolor="0.4",
             linewidth=0.5,
-            label=f"{_mark(i, summary.components)} ({summary.classes[i // summary.components]}): "
+            label=f"{_mark(i, summary)} ({summary.classes[i // summary.components]}): "
             f"{100 * counts[i] / len(table):.0f} %",
         )
         for i in sorted(frequent[:_LEGEND_ROWS])
@@ -259,6 +261,7 @@ def _draw_components(axis: Axes, key: Axes, table: pd.DataFrame, summary: SlideS
     )  # fmt: skip
 
 
-def _mark(index: int, components: int) -> str:
-    """Names a component shortly: - for the negative class or + for the positive one, and its number."""
-    return f"{'-+'[index // components]}{index % components}"
+def _mark(index: int, summary: SlideSummary) -> str:
+    """Names a component shortly: by - or + of two classes or the letter of one of more, and its number."""
+    y, k = divmod(index, summary.components)
+    return f"{('-+' if len(summary.classes) == 2 else ascii_uppercase)[y % 26]}{k}"

@@ -82,23 +82,23 @@ def explain_bag(bag: BagToExplain, source: Source, options: HeatmapOptions) -> l
     ]
     explained = _mean([_explain(model, location, join_bags(bag.bag_id, slides)) for location, model, _ in loaded])
     card = loaded[0][2]
-    probability = float(np.mean(explained.probabilities))
+    probabilities = np.mean(explained.probabilities, axis=0)
     results, start = [], 0
     for slide in slides:
         end = start + slide.n_patches
         if not options.only or slide.slide_id in options.only:
             part = explained.patches(start, end)
-            results.append(_write_slide(slide, part, explained.total, probability, bag, card, options))
+            results.append(_write_slide(slide, part, explained.total, probabilities, bag, card, options))
         start = end
     return results
 
 
 @dataclass(frozen=True)
 class _Mean:
-    """The mean of several models' explanations, and the probability of each."""
+    """The mean of several models' explanations, and the probabilities of the classes by each."""
 
     explanation: Explanation
-    probabilities: tuple[float, ...]
+    probabilities: list[list[float]]
 
     @property
     def total(self) -> int:
@@ -127,8 +127,15 @@ def _mean(explanations: Sequence[Explanation]) -> _Mean:
         similarity_P=first.similarity_P if one else None,
         components=first.components if one else 0,
     )
-    odds = (float(e.logits_Y[1]) - float(e.logits_Y[0]) for e in explanations)
-    return _Mean(mean, tuple(float(1 / (1 + np.exp(-o))) for o in odds))
+    return _Mean(mean, [_probabilities(e.logits_Y) for e in explanations])
+
+
+def _probabilities(logits_Y: np.ndarray) -> list[float]:
+    if len(logits_Y) == 2:
+        positive = float(1 / (1 + np.exp(float(logits_Y[0]) - float(logits_Y[1]))))
+        return [1 - positive, positive]
+    odds_Y = np.exp(logits_Y.astype(np.float64) - float(logits_Y.max()))
+    return [float(p) for p in odds_Y / odds_Y.sum()]
 
 
 def _explain(model: MILModel, location: str, bag: Bag) -> Explanation:
@@ -160,7 +167,7 @@ def _write_slide(
     slide: Bag,
     part: Explanation,
     patches_of_bag: int,
-    probability: float,
+    probabilities: np.ndarray,
     bag: BagToExplain,
     card: BundleCard,
     options: HeatmapOptions,
@@ -175,17 +182,19 @@ def _write_slide(
             f"{options.images[slide.slide_id]} is a picture of slide {slide.slide_id} at an unknown scale: its feature "
             "file does not state the slide's level0_width and level0_height; give the slide itself"
         )
+    several = tuple(map(float, probabilities)) if len(card.classes) > 2 else None
     summary = SlideSummary(
         slide_id=slide.slide_id,
         patient_id=bag.patient_id,
         model=bag.model_name,
-        probability=probability,
+        probability=float(probabilities[1] if several is None else probabilities.max()),
         label=card.label,
         classes=card.classes,
         tile_px=edge,
         tile_from=edge_from,
         components=part.components,
         level0_size=size,
+        probabilities=several or (),
     )
     table = patch_table(xy_P2, part, card.classes, patches_of_bag)
     write_csv(storage.join(options.out, f"{slide.slide_id}.csv"), table)

@@ -30,12 +30,13 @@ class SlideSummary:
     Attributes:
         slide_id, patient_id: identifiers.
         model: the fold whose model explained the slide (`fold=0`), or `given models`.
-        probability: of the positive class, for the bag.
-        label, classes: the user's names; the positive class is the second.
+        probability: of the `shown_class`, for the bag.
+        label, classes: the user's names; of two classes, the positive one is the second.
         tile_px: edge of a patch in level-0 pixels.
         tile_from: where that is from, in words.
         components: K, memory components of each class; 0 without a memory.
         level0_size: width and height of the slide in level-0 pixels, if the feature file states it.
+        probabilities: of more than two classes, those of all, for the bag.
     """
 
     slide_id: str
@@ -43,11 +44,17 @@ class SlideSummary:
     model: str
     probability: float
     label: str
-    classes: tuple[str, str]
+    classes: tuple[str, ...]
     tile_px: float
     tile_from: str
     components: int
     level0_size: tuple[int, int] | None
+    probabilities: tuple[float, ...] = ()
+
+    @property
+    def shown_class(self) -> str:
+        """The class whose probability is shown: the positive one or, of more than two, the likeliest."""
+        return self.classes[1] if len(self.classes) == 2 else self.classes[int(np.argmax(self.probabilities))]
 
     def to_json(self) -> dict[str, object]:
         """Returns plain values for a JSON file."""

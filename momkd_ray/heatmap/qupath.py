@@ -27,7 +27,6 @@ def class_names(table: pd.DataFrame, summary: SlideSummary) -> tuple[list[str], 
 
     With a memory it is the nearest component; without one, the class that the patch speaks for.
     """
-    negative, positive = summary.classes
     if "component" in table.columns:
         pairs = list(zip(table["component_class"], table["component"].tolist(), strict=True))
         colours = {
@@ -36,8 +35,9 @@ def class_names(table: pd.DataFrame, summary: SlideSummary) -> tuple[list[str], 
             for k in range(summary.components)
         }
         return [f"{summary.label} {name}: component {k}" for name, k in pairs], colours
-    for_positive = table[f"{CONTRIBUTION}{positive}"] > table[f"{CONTRIBUTION}{negative}"]
-    names = [f"{summary.label}: for {positive if up else negative}" for up in for_positive]
+    # a tie is for the first of the classes
+    for_P = np.nan_to_num(table[[f"{CONTRIBUTION}{name}" for name in summary.classes]].to_numpy()).argmax(axis=1)
+    names = [f"{summary.label}: for {summary.classes[y]}" for y in for_P]
     return names, {f"{summary.label}: for {name}": side_colour(y) for y, name in enumerate(summary.classes)}
 
 

@@ -164,6 +164,9 @@ def _choose_label(draft: Draft, table: Table, patient: str, label: str | None, b
     draft.tree["cohort"] |= {"label": chosen, "positive": positive, "negative": negative}
     if not certain:
         draft.note("cohort", f"CHECK: which of {positive!r} and {negative!r} is the positive class?")
+    if (several := len(candidates[chosen])) > 2:
+        what = f"{chosen} has {several} values, of which two are trained"
+        draft.note("cohort", f"CHECK: {what}; cohort.classes, in place of positive and negative, takes all, in order")
     for name, counts in list(candidates.items())[:_SHOWN]:
         values = ", ".join(f"{value} {count}" for value, count in counts.most_common())
         draft.note("cohort", f"{'Label' if name == chosen else 'Other label'}: {name} ({values})")

@@ -26,8 +26,8 @@ class BundleCard(Section):
 
     format: Literal[1] = 1
     label: str
-    classes: tuple[str, str]  # (negative, positive), the user's names
-    threshold: float = Field(ge=0, le=1)  # on the probability of the positive class
+    classes: tuple[str, ...] = Field(min_length=2)  # the user's names in order; of two, the second is the positive one
+    threshold: float | None = Field(ge=0, le=1)  # on the probability of the positive class; None: the likeliest class
     width: int  # D of the features the model was trained on
     neighbors: int  # k of the graph
     graph: Literal["auto", "knn", "none"] = "auto"  # edges of the feature file, by coordinates, or none
@@ -81,7 +81,9 @@ def load_bundle(location: str) -> tuple[MILModel, BundleCard]:
         raise InputError(f"{location}/model.json is not a card this version reads: {reason}") from error
     if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
         raise InputError(f"{location}/weights.safetensors is damaged: its SHA-256 differs from model.json's")
-    model = build_model(card.model, card.memory, card.loss, width=card.width, genes=card.genes)
+    model = build_model(
+        card.model, card.memory, card.loss, width=card.width, genes=card.genes, classes=len(card.classes)
+    )
     try:
         model.load_state_dict(safetensors.torch.load(weights))
     except (RuntimeError, SafetensorError) as error:

@@ -17,9 +17,8 @@ from momkd_ray.model import losses
 from momkd_ray.model.component_memory import ComponentMemory
 from momkd_ray.model.dropout import Layers, apply_dropout
 from momkd_ray.model.explain import Readout
-from momkd_ray.model.interface import CLASSES
 from momkd_ray.model.omics_branch import OmicsBranchModel
-from momkd_ray.model.ridge import RidgeFit
+from momkd_ray.model.ridge import ClassesRidgeFit, RidgeFit
 from momkd_ray.model.tissue_components import TissueComponents, pool_by_component
 
 TRAINED_SHARE = 0.1
@@ -69,9 +68,13 @@ class ComponentMoMKD(OmicsBranchModel):
     scale_KD: Tensor
     ridge_KD: Tensor
     ridge_bias: Tensor
+    ridge_YKD: Tensor
+    ridge_bias_Y: Tensor
 
-    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
-        super().__init__(model, memory, loss, width=width, genes=genes)
+    def __init__(
+        self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
+    ) -> None:
+        super().__init__(model, memory, loss, width=width, genes=genes, classes=classes)
         components = memory.components
         directions = max(1, min(width, components - 1))
         self.register_buffer("direction_DJ", torch.zeros(width, directions))
@@ -79,15 +82,19 @@ class ComponentMoMKD(OmicsBranchModel):
         self.register_buffer("centre_KJ", torch.zeros(components, directions))
         self.register_buffer("mean_KD", torch.zeros(components, width))
         self.register_buffer("scale_KD", torch.ones(components, width))
-        self.register_buffer("ridge_KD", torch.zeros(components, width))
-        self.register_buffer("ridge_bias", torch.zeros(()))
+        if classes == 2:
+            self.register_buffer("ridge_KD", torch.zeros(components, width))
+            self.register_buffer("ridge_bias", torch.zeros(()))
+        else:
+            self.register_buffer("ridge_YKD", torch.zeros(classes, components, width))
+            self.register_buffer("ridge_bias_Y", torch.zeros(classes))
         self.encode = nn.Linear(width, model.hidden)
         self.project_slide = nn.Linear(model.hidden, model.shared)
-        self.classifier = nn.Linear(components * model.hidden, CLASSES)
+        self.classifier = nn.Linear(components * model.hidden, classes)
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
         self.build_omics_branch()
-        self.memory = ComponentMemory(memory, CLASSES, model.shared)
+        self.memory = ComponentMemory(memory, classes, model.shared)
 
     @torch.no_grad()
     def set_components(self, fitted: TissueComponents) -> None:
@@ -106,8 +113,12 @@ class ComponentMoMKD(OmicsBranchModel):
         self.scale_KD.copy_(scale_KD)
 
     @torch.no_grad()
-    def set_classifier(self, ridge: RidgeFit) -> None:
+    def set_classifier(self, ridge: RidgeFit | ClassesRidgeFit) -> None:
         """Sets the ridge regression that the logits start from."""
+        if isinstance(ridge, ClassesRidgeFit):
+            self.ridge_YKD.copy_(torch.from_numpy(ridge.weight_YF).view_as(self.ridge_YKD))
+            self.ridge_bias_Y.copy_(torch.from_numpy(ridge.bias_Y))
+            return
         self.ridge_KD.copy_(torch.from_numpy(ridge.weight_F).view_as(self.ridge_KD))
         self.ridge_bias.fill_(ridge.bias)
 
@@ -138,8 +149,10 @@ class ComponentMoMKD(OmicsBranchModel):
 
     def classify(self, pooled_BKD: Tensor, hidden_BKH: Tensor) -> Tensor:
         """Computes the logits (B, Y): a ridge regression of pooled features, and the trained part of hidden ones."""
-        half_B = ((pooled_BKD * self.ridge_KD).sum((1, 2)) + self.ridge_bias) / 2
         trained_BY: Tensor = TRAINED_SHARE * self.classifier(hidden_BKH.flatten(1))
+        if self.classes != 2:
+            return trained_BY + torch.einsum("bkd,ykd->by", pooled_BKD, self.ridge_YKD) + self.ridge_bias_Y
+        half_B = ((pooled_BKD * self.ridge_KD).sum((1, 2)) + self.ridge_bias) / 2
         return trained_BY + torch.stack([-half_B, half_B], dim=1)
 
     def forward(self, batch: BagBatch) -> ComponentOutput:
@@ -164,6 +177,8 @@ class ComponentMoMKD(OmicsBranchModel):
         The target of a bag is its patient's cross-fitted probability where there is one, and else the label.
         """
         assert batch.labels_B is not None, "losses need labels"
+        if self.classes != 2:
+            return self._losses_of_classes(output, batch)
         c, target_B = self.loss_config, batch.class_targets_B
         between_KS = output.components_YKS[1] - output.components_YKS[0]
         delta_BK = torch.einsum("bks,ks->bk", output.slide_BKS, between_KS)
@@ -182,15 +197,35 @@ class ComponentMoMKD(OmicsBranchModel):
             align_R = losses.soft_angle_of_target(delta_R, target_R, c.sharpness, c.margin)
         return self.complete_losses(terms, align_R, output.reconstruction_RG, batch)
 
+    def _losses_of_classes(self, output: ComponentOutput, batch: BagBatch) -> dict[str, Tensor]:
+        """Computes the same for more than two classes: each class leads the nearest of the others by the margin."""
+        c, target_BY = self.loss_config, batch.class_targets_BY(self.classes)
+        affinity_BKY = torch.einsum("bks,yks->bky", output.slide_BKS, output.components_YKS)
+        own_BKS = output.components_YKS.detach()[batch.labels_B]
+        align_BK = losses.soft_angle_of_targets(affinity_BKY, target_BY[:, None], c.sharpness, c.margin)
+        terms = {
+            "ce": losses.cross_entropy_of_targets(output.logits_BY, target_BY),
+            "memory": (output.slide_BKS - own_BKS).square().mean(dim=(1, 2)),
+            "align_slide": losses.certainty(target_BY) * align_BK.mean(dim=1),
+        }
+        align_R = None
+        if output.omics_RS is not None:
+            phi_RY = losses.class_affinity(output.omics_RS, output.components_YKS, c.aggregation)
+            align_R = losses.soft_angle_of_targets(phi_RY, target_BY[batch.omics_bag_R], c.sharpness, c.margin)
+        return self.complete_losses(terms, align_R, output.reconstruction_RG, batch)
+
     def evidence(self, output: ComponentOutput, batch: BagBatch) -> tuple[Tensor, Tensor]:
         """Collects the memory's evidence.
 
         Returns:
             Vectors (N, S): the bags' pooled components and their omics, detached; and the weight of each vector for
-            every memory component (N, Y K): a slide's component k moves component k of both classes, by their shares.
+            every memory component (N, Y K): a slide's component k moves component k of every class, by their shares.
         """
-        target_B, slide_BKS = batch.class_targets_B, output.slide_BKS.detach()
-        share_BY = torch.stack([1 - target_B, target_B], dim=1)
+        slide_BKS = output.slide_BKS.detach()
+        if self.classes == 2:
+            share_BY = torch.stack([1 - batch.class_targets_B, batch.class_targets_B], dim=1)
+        else:
+            share_BY = batch.class_targets_BY(self.classes)
         components = slide_BKS.shape[1]
         own_KK = torch.eye(components, device=slide_BKS.device) / components
         weights_BKYK = share_BY[:, None, :, None] * own_KK[None, :, None, :]
@@ -210,9 +245,13 @@ class ComponentMoMKD(OmicsBranchModel):
         features_PD = batch.features_PD.float()
         pooled_1KD, weight_PK = self.pool(batch)
         logits_1Y = self.classify(pooled_1KD, self.encode(pooled_1KD))
-        by_component_YKH = self.classifier.weight.view(CLASSES, -1, self.model_config.hidden)
-        sign_Y = torch.tensor([-0.5, 0.5], device=features_PD.device)
-        gradient_YKD = TRAINED_SHARE * by_component_YKH @ self.encode.weight + sign_Y[:, None, None] * self.ridge_KD
+        by_component_YKH = self.classifier.weight.view(self.classes, -1, self.model_config.hidden)
+        if self.classes == 2:
+            sign_Y = torch.tensor([-0.5, 0.5], device=features_PD.device)
+            ridge_YKD = sign_Y[:, None, None] * self.ridge_KD
+        else:
+            ridge_YKD = self.ridge_YKD
+        gradient_YKD = TRAINED_SHARE * by_component_YKH @ self.encode.weight + ridge_YKD
         value_PYK = torch.einsum("pd,ykd->pyk", features_PD, gradient_YKD / self.scale_KD)
         attention_P = weight_PK.mean(1)
         summed_PY = torch.einsum("pyk,pk->py", value_PYK, weight_PK)
@@ -226,13 +265,13 @@ class ComponentMoMKD(OmicsBranchModel):
         )
 
     def _similarity_to_own_tissue(self, features_PD: Tensor) -> Tensor:
-        """Returns each patch's cosine with both classes' component of its nearest tissue; -1 for all others."""
+        """Returns each patch's cosine with every class's component of its nearest tissue; -1 for all others."""
         nearest_P = torch.cdist(features_PD @ self.direction_DJ - self.offset_J, self.centre_KJ).argmin(dim=1)
         scaled_PD = (features_PD - self.mean_KD[nearest_P]) / self.scale_KD[nearest_P]
         projection_PS = self.encode_components(scaled_PD)
         own_PYS = self.memory.components[:, nearest_P].transpose(0, 1)
-        similarity_PYK = features_PD.new_full((len(features_PD), CLASSES, self.memory_config.components), -1.0)
-        index_PY1 = nearest_P[:, None, None].expand(-1, CLASSES, 1)
+        similarity_PYK = features_PD.new_full((len(features_PD), self.classes, self.memory_config.components), -1.0)
+        index_PY1 = nearest_P[:, None, None].expand(-1, self.classes, 1)
         return similarity_PYK.scatter(2, index_PY1, torch.einsum("ps,pys->py", projection_PS, own_PYS)[..., None])
 
     def dropout_layers(self, batch: BagBatch) -> Layers:

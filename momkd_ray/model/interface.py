@@ -16,8 +16,6 @@ from momkd_ray.model.dropout import Dropout, Layers, draw_dropout, dropout_piece
 from momkd_ray.model.explain import Readout
 from momkd_ray.model.memory import MomentumMemory
 
-CLASSES = 2
-
 
 class Output(Protocol):
     """The part of a forward pass's result that every model has."""
@@ -58,7 +56,7 @@ class MILModel(nn.Module, ABC):
         needs_omics_to_predict: whether validation and test patients' omics are read too (upper references).
         needs_bag_means: whether `prepare` needs the mean feature of every training bag.
         recordable: whether a step works on padded batches and can be recorded as a CUDA graph.
-        uses_teacher: whether the losses follow `batch.targets_B`, so that a cross-fitted teacher may set them.
+        uses_teacher: whether the losses follow the batch's targets, so that a cross-fitted teacher may set them.
         full_precision: whether features must reach the model in float32.
         numbers_per_thread: of features in a pass, from which another thread pays.
         memory: a momentum memory, moved after each step by `evidence`; None for most models.
@@ -67,6 +65,7 @@ class MILModel(nn.Module, ABC):
         model, memory, loss: sections of the configuration.
         width: D, the width of the patch features.
         genes: G, the number of omics inputs; 0 without omics.
+        classes: Y.
     """
 
     loss_names: ClassVar[tuple[str, ...]] = ("ce", "total")
@@ -80,10 +79,12 @@ class MILModel(nn.Module, ABC):
     numbers_per_thread: ClassVar[int] = 2**17
     memory: MomentumMemory | None
 
-    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
+    def __init__(
+        self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
+    ) -> None:
         super().__init__()
         self.model_config, self.memory_config, self.loss_config = model, memory, loss
-        self.width, self.genes = width, genes
+        self.width, self.genes, self.classes = width, genes, classes
         self.memory = None
 
     @abstractmethod

@@ -31,22 +31,55 @@ def soft_angle(
 
     Args:
         f_NS: unit vectors of slides or of omics.
-        labels_N: class of each, 0 or 1.
+        labels_N: class of each.
         components_YKS: unit memory components.
         aggregation: inverse temperature of `class_affinity`.
         sharpness: slope of the softplus.
-        margin: the wanted Delta, the affinity with the own class minus that with the other class.
+        margin: the wanted Delta, the affinity with the own class minus the highest with another class.
     """
-    phi_NY = class_affinity(f_NS, components_YKS, aggregation)
-    sign_N = 2.0 * labels_N - 1.0
-    delta_N = sign_N * (phi_NY[:, 1] - phi_NY[:, 0])
+    delta_NY = lead(class_affinity(f_NS, components_YKS, aggregation))
+    delta_N = delta_NY.gather(1, labels_N[:, None])[:, 0]
     return F.softplus(sharpness * (margin - delta_N))
+
+
+def lead(affinity_NY: Tensor) -> Tensor:
+    """Returns for each class its affinity minus the highest of the other classes, which are in the last dimension."""
+    classes = affinity_NY.shape[-1]
+    itself_YY = torch.eye(classes, dtype=torch.bool, device=affinity_NY.device)
+    others_NYY = affinity_NY[..., None, :].masked_fill(itself_YY, -torch.inf)
+    return affinity_NY - others_NYY.amax(dim=-1)
 
 
 def cross_entropy_of_target(logits_BY: Tensor, target_B: Tensor) -> Tensor:
     """Cross-entropy (B,) of two classes with the probability of class 1 as the target."""
     log_BY = logits_BY.log_softmax(dim=-1)
     return -(target_B * log_BY[:, 1] + (1 - target_B) * log_BY[:, 0])
+
+
+def cross_entropy_of_targets(logits_BY: Tensor, target_BY: Tensor) -> Tensor:
+    """Cross-entropy (B,) of several classes with their probabilities as the target."""
+    return -(target_BY * logits_BY.log_softmax(dim=-1)).sum(dim=-1)
+
+
+def soft_angle_of_targets(affinity_NY: Tensor, target_NY: Tensor, sharpness: float, margin: float) -> Tensor:
+    """Soft-angle alignment loss towards the probabilities of several classes: the mean of their losses by them.
+
+    Args:
+        affinity_NY: affinity with each class, in the last dimension.
+        target_NY: probability of each class, which broadcasts to it.
+        sharpness: slope of the softplus.
+        margin: the wanted lead of a class over all others.
+
+    Returns:
+        One value for each row (N).
+    """
+    return (target_NY * F.softplus(sharpness * (margin - lead(affinity_NY)))).sum(dim=-1)
+
+
+def certainty(target_BY: Tensor) -> Tensor:
+    """Returns how sure a target is (B,): 0 where all classes are equally likely, 1 where one is certain."""
+    classes = target_BY.shape[-1]
+    return (classes * target_BY.amax(dim=-1) - 1) / (classes - 1)
 
 
 def soft_angle_of_target(delta_N: Tensor, target_N: Tensor, sharpness: float, margin: float) -> Tensor:

@@ -35,7 +35,6 @@ from momkd_ray.model import losses
 from momkd_ray.model.dropout import Dropout, Layers, apply_dropout
 from momkd_ray.model.explain import Readout
 from momkd_ray.model.gatv2 import Masks, SlideEncoder
-from momkd_ray.model.interface import CLASSES
 from momkd_ray.model.memory import MomentumMemory
 from momkd_ray.model.omics_branch import OmicsBranchModel
 
@@ -78,16 +77,18 @@ class MoMKD(OmicsBranchModel):
     recordable = True
     memory: MomentumMemory
 
-    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
-        super().__init__(model, memory, loss, width=width, genes=genes)
+    def __init__(
+        self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
+    ) -> None:
+        super().__init__(model, memory, loss, width=width, genes=genes, classes=classes)
         self.slide_encoder = SlideEncoder(width, model.hidden, model.heads, model.dropout)
         self.project_patch = nn.Linear(model.hidden, model.shared)
         self.project_slide = nn.Linear(model.hidden, model.shared)
         self.build_omics_branch()
-        self.memory = MomentumMemory(memory, CLASSES, model.shared)
+        self.memory = MomentumMemory(memory, classes, model.shared)
         self.classifier_norm = nn.LayerNorm(model.hidden)
         self.classifier1 = nn.Linear(model.hidden, model.classifier_hidden)
-        self.classifier2 = nn.Linear(model.classifier_hidden, CLASSES)
+        self.classifier2 = nn.Linear(model.classifier_hidden, classes)
         self.log_tau = nn.Parameter(torch.tensor(math.log(0.2)))
 
     def forward(self, batch: BagBatch) -> MoMKDOutput:
@@ -125,9 +126,7 @@ class MoMKD(OmicsBranchModel):
             output.patches_PS, batch.bag_of_patch_P, labels_B, self.memory.raw_YKS, batch.patches_B
         )
         terms = {
-            "ce": F.cross_entropy(output.logits_BY, labels_B, reduction="none")
-            if batch.targets_B is None
-            else losses.cross_entropy_of_target(output.logits_BY, batch.targets_B),
+            "ce": self._cross_entropy(output.logits_BY, batch),
             "memory": commitment_B + c.orthogonality * losses.orthogonality(components_YKS)[labels_B],
             "align_slide": losses.soft_angle(output.slide_BS, labels_B, components_YKS, *angle),
         }
@@ -135,6 +134,15 @@ class MoMKD(OmicsBranchModel):
         if output.omics_RS is not None:
             align_R = losses.soft_angle(output.omics_RS, labels_B[batch.omics_bag_R], components_YKS, *angle)
         return self.complete_losses(terms, align_R, output.reconstruction_RG, batch)
+
+    def _cross_entropy(self, logits_BY: Tensor, batch: BagBatch) -> Tensor:
+        """Computes the cross-entropy per bag (B,) with the batch's targets or else its labels."""
+        assert batch.labels_B is not None
+        if batch.targets_BY is not None:
+            return losses.cross_entropy_of_targets(logits_BY, batch.targets_BY)
+        if batch.targets_B is not None:
+            return losses.cross_entropy_of_target(logits_BY, batch.targets_B)
+        return F.cross_entropy(logits_BY, batch.labels_B, reduction="none")
 
     def evidence(self, output: MoMKDOutput, batch: BagBatch) -> tuple[Tensor, Tensor]:
         """Collects the memory's evidence (docs/method.md §4).
@@ -225,13 +233,18 @@ class MoMKD(OmicsBranchModel):
 
         Returns:
             The unit patch projections z (P, S), and the attention scores (P,): a patch's cosine with its nearest
-            component of class 1 minus that of class 0, divided by the learned temperature tau.
+            component of class 1 minus that of class 0 (of more than two classes: that of the nearest class minus the
+            mean of the others), divided by the learned temperature tau.
         """
         patches_PS = F.normalize(self.project_patch(context_PH), dim=-1)
         similarity_PYK = torch.einsum("ps,yks->pyk", patches_PS, components_YKS)
         nearest_PY = similarity_PYK.amax(dim=-1)
         tau = self.log_tau.exp().clamp(0.01, 2.0)
-        return patches_PS, (nearest_PY[:, 1] - nearest_PY[:, 0]) / tau
+        if self.classes == 2:
+            return patches_PS, (nearest_PY[:, 1] - nearest_PY[:, 0]) / tau
+        highest_P = nearest_PY.amax(dim=-1)
+        others_P = (nearest_PY.sum(dim=-1) - highest_P) / (self.classes - 1)
+        return patches_PS, (highest_P - others_P) / tau
 
     def _classify(self, pooled_BH: Tensor, dropout: dict[str, Dropout]) -> Tensor:
         """Maps pooled slides (B, H) to logits (B, Y): LayerNorm - Linear - ReLU - Dropout - Linear."""

@@ -17,7 +17,9 @@ def model_class(model: ModelConfig) -> type[MILModel]:
     return found
 
 
-def build_model(model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> MILModel:
+def build_model(
+    model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
+) -> MILModel:
     """Builds the network of a configuration.
 
     Args:
@@ -26,5 +28,6 @@ def build_model(model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, w
         loss: its section `loss`.
         width: D, the width of the patch features.
         genes: G, the number of omics inputs; 0 without omics.
+        classes: Y.
     """
-    return model_class(model)(model, memory, loss, width=width, genes=genes)
+    return model_class(model)(model, memory, loss, width=width, genes=genes, classes=classes)

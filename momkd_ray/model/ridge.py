@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,75 @@ def fit_ridge(x_NF: Doubles, target_N: Doubles) -> RidgeFit:
     weight_F = x_NF.T @ (vector_NN @ (rotated_N / (eigenvalue_N + penalty)))
     slope, bias = _calibrate(held_out_N, target_N)
     return RidgeFit(weight_F * slope, bias, penalty)
+
+
+@dataclass(frozen=True)
+class ClassesRidgeFit:
+    """A linear model of the logits of several classes.
+
+    Attributes:
+        weight_YF: of each class and input.
+        bias_Y: the logits where all inputs are 0.
+        penalty: the chosen one, of all classes.
+    """
+
+    weight_YF: Doubles
+    bias_Y: Doubles
+    penalty: float
+
+
+AnyRidgeFit: TypeAlias = RidgeFit | ClassesRidgeFit
+
+
+def fit_classes_ridge(x_NF: Doubles, target_NY: Doubles) -> ClassesRidgeFit:
+    """Does the same for several classes, one against the rest, with one penalty.
+
+    What is regressed is the logarithm of each class's probability minus the mean over classes, which is half the
+    log-odds if there are two. One slope and an intercept for each class are then calibrated.
+
+    Args:
+        x_NF: as of `fit_ridge`.
+        target_NY: probabilities of the classes, or 1 for the label.
+    """
+    p_NY = np.clip(target_NY, CERTAINTY, 1 - CERTAINTY)
+    log_NY = np.log(p_NY / p_NY.sum(axis=1, keepdims=True))
+    log_NY -= log_NY.mean(axis=1, keepdims=True)
+    centred_NY = log_NY - log_NY.mean(axis=0)
+    eigenvalue_N, vector_NN = np.linalg.eigh(x_NF @ x_NF.T)
+    eigenvalue_N = np.clip(eigenvalue_N, 0, None)
+    rotated_NY = vector_NN.T @ centred_NY
+    best: tuple[float, float, Doubles] | None = None
+    for penalty in PENALTIES:
+        share_N = eigenvalue_N / (eigenvalue_N + penalty)
+        residual_NY = centred_NY - vector_NN @ (share_N[:, None] * rotated_NY)
+        leverage_N = np.minimum(vector_NN**2 @ share_N + 1 / len(x_NF), 1 - 1e-6)
+        error_NY = residual_NY / (1 - leverage_N)[:, None]
+        error = float(np.square(error_NY).mean())
+        if best is None or error < best[0]:
+            best = (error, float(penalty), centred_NY - error_NY)
+    assert best is not None
+    _, penalty, held_out_NY = best
+    weight_FY = x_NF.T @ (vector_NN @ (rotated_NY / (eigenvalue_N + penalty)[:, None]))
+    slope, bias_Y = _calibrate_classes(held_out_NY, target_NY)
+    return ClassesRidgeFit(weight_FY.T * slope, bias_Y, penalty)
+
+
+def _calibrate_classes(score_NY: Doubles, target_NY: Doubles) -> tuple[float, Doubles]:
+    """Fits one slope and the intercepts of the logits to the targets; the slope is 1 if the scores mislead."""
+    from scipy.optimize import minimize  # as below
+    from scipy.special import logsumexp
+
+    def loss_and_gradient(parameters: Doubles) -> tuple[float, Doubles]:
+        logits_NY = parameters[0] * score_NY + parameters[1:]
+        log_NY = logits_NY - logsumexp(logits_NY, axis=1, keepdims=True)
+        excess_NY = (np.exp(log_NY) - target_NY) / len(score_NY)
+        gradient = np.concatenate([[float((excess_NY * score_NY).sum())], excess_NY.sum(axis=0)])
+        return -float((target_NY * log_NY).sum()) / len(score_NY), gradient
+
+    start = np.concatenate([[1.0], np.zeros(score_NY.shape[1])])
+    fitted = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B").x
+    bias_Y = fitted[1:] - fitted[1:].mean()
+    return (float(fitted[0]), bias_Y) if fitted[0] > 0 else (1.0, bias_Y)
 
 
 def _calibrate(score_N: Doubles, target_N: Doubles) -> tuple[float, float]:

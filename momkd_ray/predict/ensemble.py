@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pandas as pd
 
 from momkd_ray import storage
@@ -57,8 +58,9 @@ class Ensemble:
             paths: their feature files.
 
         Returns:
-            `bag_id`; `p`, the mean probability of the positive class, None if no file can be used; `members`, that of
-            each model; `faults` of the files that cannot, and the `formats` of the others.
+            `bag_id`; `p`, the mean probability of the positive class or, of more than two classes, the list of those of
+            all; None if no file can be used; `members`, that of each model; `faults` of the files that
+            cannot, and the `formats` of the others.
         """
         bags: list[Bag] = []
         faults: list[Fault] = []
@@ -67,11 +69,17 @@ class Ensemble:
                 bags.append(self._bag(slide_id, path))
             except FileFaultError as error:
                 faults.append(Fault("slide", slide_id, error.problem, path, str(error)))
-        p, members = None, []
+        p: float | list[float] | None = None
+        members: list[Any] = []
         if bags:
             batch = collate([join_bags(bag_id, bags)], device=self.device).to(self.device)
-            members = [float(model.predict(batch)[0][0, 1]) for model in self.models]
-            p = sum(members) / len(members)
+            predicted = [model.predict(batch)[0][0] for model in self.models]
+            if len(self.card.classes) == 2:
+                members = [float(p_Y[1]) for p_Y in predicted]
+                p = sum(members) / len(members)
+            else:
+                members = [p_Y.tolist() for p_Y in predicted]
+                p = [sum(own) / len(own) for own in zip(*members, strict=True)]
         formats = [bag.provenance["format"] for bag in bags]
         return {"bag_id": bag_id, "p": p, "members": members, "faults": faults, "formats": formats}
 
@@ -134,7 +142,7 @@ def predict_folder(
         patient_column: the column of patients in the table of slides; by default it is recognised.
 
     Returns:
-        The written table: `slide_id` (not if by patient), `patient_id`, `p_<negative>`, `p_<positive>`, `predicted`.
+        The written table: `slide_id` (not if by patient), `patient_id`, `p_<class>` of each, `predicted`.
 
     Raises:
         InputError: a model or feature file is bad, or a model reads patients' bags and no table of slides is given.
@@ -177,6 +185,12 @@ def predict_folder(
     named = named_predictions(result, cards, by_patient=by_patient or joint)
     _write(named, out)
     return named
+
+
+def mean_threshold(cards: Sequence[BundleCard]) -> float | None:
+    """Returns the threshold of an ensemble; None with more than two classes, of which the likeliest is predicted."""
+    thresholds = [card.threshold for card in cards if card.threshold is not None]
+    return sum(thresholds) / len(thresholds) if thresholds else None
 
 
 def _write(table: pd.DataFrame, out: str) -> None:
@@ -366,14 +380,24 @@ def group_bags(table: pd.DataFrame, patients: Mapping[str, str], *, joint: bool)
 def named_predictions(bags: pd.DataFrame, cards: Sequence[BundleCard], *, by_patient: bool) -> pd.DataFrame:
     """Returns the table of predictions with the user's class names, by the models' mean threshold.
 
+    Of more than two classes the likeliest is predicted.
+
     Args:
-        bags: `bag_id, patient_id, p` of the positive class.
+        bags: `bag_id, patient_id, p` as `Ensemble.predict` returns it.
         cards: of the models.
         by_patient: one row per patient, the mean of its bags, instead of one row per bag.
     """
-    negative, positive = cards[0].classes
-    threshold = sum(card.threshold for card in cards) / len(cards)
+    classes = cards[0].classes
     table = bags[["bag_id", "patient_id", "p"]].rename(columns={"bag_id": "slide_id"})
+    if len(classes) > 2:
+        columns = [f"p_{name}" for name in classes]
+        table[columns] = np.array(table.pop("p").tolist())
+        if by_patient:
+            table = patient_mean(table, columns)
+        return table.assign(predicted=[classes[y] for y in table[columns].to_numpy().argmax(axis=1)])
+    negative, positive = classes
+    threshold = mean_threshold(cards)
+    assert threshold is not None
     if by_patient:
         table = patient_mean(table, ["p"])
     p = table.pop("p")

@@ -84,9 +84,7 @@ def pr_figure(
     return Drawing("precision-recall", "Precision and recall: each fold (thin) and pooled (bold).", alt, draw, data)
 
 
-def histogram_figure(
-    y_N: np.ndarray, p_N: np.ndarray, thresholds: Sequence[float], classes: tuple[str, str]
-) -> Drawing:
+def histogram_figure(y_N: np.ndarray, p_N: np.ndarray, thresholds: Sequence[float], classes: Sequence[str]) -> Drawing:
     """Draws histograms of the probabilities of the patients of each true class, and the thresholds."""
     bins = np.linspace(0, 1, 21)
 
@@ -135,17 +133,17 @@ def training_figure(fold: int, epochs: pd.DataFrame, best_epoch: int) -> Drawing
     return Drawing(f"training-fold-{fold}", f"Fold {fold}", alt, draw, data)
 
 
-def memory_use_figure(epochs_by_fold: Mapping[int, pd.DataFrame], classes: tuple[str, str]) -> Drawing | None:
+def memory_use_figure(epochs_by_fold: Mapping[int, pd.DataFrame], classes: Sequence[str]) -> Drawing | None:
     """Draws the share of each class's memory components in use over training; None if it was not recorded."""
-    columns = ["memory_use_0", "memory_use_1"]
+    columns = [f"memory_use_{y}" for y in range(len(classes))]
     known = {fold: table for fold, table in epochs_by_fold.items() if set(columns) <= set(table.columns)}
     known = {fold: table for fold, table in known.items() if table[columns].notna().all(axis=None)}
     if not known:
         return None
 
     def draw(ink: Ink) -> Figure:
-        figure = Figure(figsize=(6.4, 3.2))
-        panels = figure.subplots(1, 2, sharey=True)
+        figure = Figure(figsize=(3.2 * len(classes), 3.2))
+        panels = figure.subplots(1, len(classes), sharey=True)
         for axes, column, name in zip(panels, columns, classes, strict=True):
             for index, (fold, table) in enumerate(known.items()):
                 axes.plot(table["epoch"], table[column], **_fold_line(index), label=f"fold {fold}")
@@ -159,12 +157,12 @@ def memory_use_figure(epochs_by_fold: Mapping[int, pd.DataFrame], classes: tuple
 
     data = pd.concat([table[["epoch", *columns]].assign(fold=fold) for fold, table in known.items()])
     data = data.rename(columns=dict(zip(columns, classes, strict=True)))
-    alt = f"Share of the memory components of {classes[0]} and {classes[1]} in use over the epochs of each fold"
+    alt = f"Share of the memory components of {listed(classes)} in use over the epochs of each fold"
     caption = "Memory components in use: those whose mass is at least a tenth of their class's mean."
     return Drawing("memory-use", caption, alt, draw, data)
 
 
-def memory_similarity_figure(fold: int, components_YKS: np.ndarray, classes: tuple[str, str]) -> Drawing:
+def memory_similarity_figure(fold: int, components_YKS: np.ndarray, classes: Sequence[str]) -> Drawing:
     """Draws the cosine between all pairs of memory components of a fold's model."""
     classes_n, count, width = components_YKS.shape
     flat = components_YKS.reshape(classes_n * count, width)
@@ -174,9 +172,10 @@ def memory_similarity_figure(fold: int, components_YKS: np.ndarray, classes: tup
         figure = Figure(figsize=(4.6, 4.0))
         axes = figure.subplots()
         image = axes.imshow(cosine, cmap="RdBu_r", vmin=-1, vmax=1)
-        axes.axhline(count - 0.5, color=ink.ink, linewidth=1)
-        axes.axvline(count - 0.5, color=ink.ink, linewidth=1)
-        places = [count / 2 - 0.5, 1.5 * count - 0.5]
+        for y in range(1, classes_n):
+            axes.axhline(y * count - 0.5, color=ink.ink, linewidth=1)
+            axes.axvline(y * count - 0.5, color=ink.ink, linewidth=1)
+        places = [(y + 0.5) * count - 0.5 for y in range(classes_n)]
         axes.set_xticks(places, [short(name) for name in classes])
         axes.set_yticks(places, [short(name) for name in classes], rotation=90, va="center")
         axes.grid(visible=False)
@@ -188,7 +187,7 @@ def memory_similarity_figure(fold: int, components_YKS: np.ndarray, classes: tup
     names = [f"{name} {k}" for name in classes for k in range(count)]
     data = pd.DataFrame(cosine, columns=names)
     data.insert(0, "component", names)
-    alt = f"Fold {fold}: cosine between the memory components of {classes[0]} and {classes[1]}"
+    alt = f"Fold {fold}: cosine between the memory components of {listed(classes)}"
     caption = f"Fold {fold}: cosine between components. Off the diagonal, dark red within a class: they hold the same."
     return Drawing(f"memory-similarity-fold-{fold}", caption, alt, draw, data)
 
@@ -213,6 +212,11 @@ def gene_figure(genes: pd.DataFrame, folds: int) -> Drawing:
 
     alt = f"The {len(genes)} genes chosen most often over {folds} folds, with their mean importance"
     return Drawing("genes", f"{alt}.", alt, draw, genes)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns names as an enumeration."""
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _curve_table(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], x: str, y: str) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import yaml
 
 from momkd_ray import storage
 from momkd_ray.cohort.table_files import read_table
+from momkd_ray.crossval.class_evaluate import pool_classes
 from momkd_ray.crossval.evaluate import pool_patients
 from momkd_ray.crossval.trained_run import TrainedRun, read_run
 from momkd_ray.errors import InputError
@@ -30,7 +31,7 @@ class FinishedRun:
         configuration: the text of run.yaml.
         tree: its content.
         label: name of the label.
-        classes: names of the negative and the positive class.
+        classes: names of the classes in order; of two, the negative one first.
         epochs: metrics of each fold's epochs.
         provenance: fingerprint and versions.
         excluded: excluded.csv.
@@ -47,7 +48,7 @@ class FinishedRun:
     configuration: str
     tree: dict[str, Any]
     label: str
-    classes: tuple[str, str]
+    classes: tuple[str, ...]
     epochs: dict[int, pd.DataFrame]
     provenance: dict[str, Any]
     excluded: pd.DataFrame
@@ -65,6 +66,8 @@ class FinishedRun:
     @property
     def patients(self) -> pd.DataFrame:
         """One row per tested patient, as pooled in metrics.json."""
+        if len(self.classes) > 2:
+            return pool_classes(self.predictions, self.classes)
         return pool_patients(self.predictions, self.thresholds, self.classes)
 
     def section(self, name: str) -> dict[str, Any]:
@@ -107,7 +110,7 @@ def read_finished_run(directory: RunDirectory) -> FinishedRun:
         epochs=epochs,
         provenance=_optional(directory, directory.provenance, json.loads, {}),
         excluded=_optional(directory, directory.excluded, _csv, pd.DataFrame(columns=["kind", "id", "reason"])),
-        trained=read_run(directory.location) if has_folds and validated else None,
+        trained=read_run(directory.location) if has_folds and validated and len(classes) == 2 else None,
         genes={fold: table for fold, table in genes.items() if len(table)},
         slides=pd.concat([own.assign(fold=fold) for fold, own in zip(folds, slides, strict=True) if len(own)])
         if any(map(len, slides))
@@ -118,7 +121,7 @@ def read_finished_run(directory: RunDirectory) -> FinishedRun:
 
 
 def _check(
-    directory: RunDirectory, metrics: dict[str, Any], predictions: pd.DataFrame, classes: tuple[str, str]
+    directory: RunDirectory, metrics: dict[str, Any], predictions: pd.DataFrame, classes: tuple[str, ...]
 ) -> None:
     missing = [name for name in ("metrics", "counts", "folds") if name not in metrics]
     if missing:

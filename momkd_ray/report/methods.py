@@ -48,7 +48,12 @@ def methods_block(run: FinishedRun, cards: list[BundleCard]) -> list[tuple[str, 
         ("Validation share of the training patients", folds.get("validation")),
         ("Seed of folds, genes and bootstrap", folds.get("seed")),
         ("Seed of weights, sampling and dropout", train.get("seed")),
-        ("Sampling", "both classes equally often" if train.get("balanced", True) else "every bag once an epoch"),
+        (
+            "Sampling",
+            f"{'both' if len(run.classes) == 2 else 'all'} classes equally often"
+            if train.get("balanced", True)
+            else "every bag once an epoch",
+        ),
         ("Largest number of epochs", train.get("epochs")),
         ("Learning rate, weight decay", _joined(train.get("lr"), train.get("weight_decay"))),
         ("Bags per step", train.get("bags_per_step")),

@@ -11,6 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from momkd_ray import __version__, storage
 from momkd_ray.crossval.progress_callback import format_setting
 from momkd_ray.report import figures
+from momkd_ray.report.classes_page import TEMPLATE as CLASSES_TEMPLATE
+from momkd_ray.report.classes_page import classes_content, wrong_classes
 from momkd_ray.report.curves import ForestRow, calibration_drawing, decision_drawing, forest_drawing
 from momkd_ray.report.drawings import Drawing, write_drawings
 from momkd_ray.report.finished_run import FinishedRun, read_finished_run
@@ -25,6 +27,7 @@ from momkd_ray.report.patients import (
     wrong_calls,
 )
 from momkd_ray.report.tripod import checklist
+from momkd_ray.run.finished import pair
 from momkd_ray.run.layout import RunDirectory
 from momkd_ray.statistics.calibration import brier, calibration_intercept, calibration_slope, scaled_brier
 
@@ -53,7 +56,8 @@ def write_report(run_dir: str) -> str:
     """
     directory = RunDirectory(run_dir)
     run = read_finished_run(directory)
-    content = _content(run)
+    several = len(run.classes) > 2
+    content = classes_content(run) if several else _content(run)
     environment = Environment(
         loader=PackageLoader("momkd_ray.report", ""),
         autoescape=True,
@@ -61,10 +65,10 @@ def write_report(run_dir: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("page.html.jinja").render(content)
+    page = environment.get_template(CLASSES_TEMPLATE if several else "page.html.jinja").render(content)
     write_drawings([one for one in content["drawings"].values() if one is not None], directory.figures)
-    wrong = wrong_calls(run).to_csv(index=False, lineterminator="\n")
-    storage.write_text(directory.wrong_calls, wrong)
+    wrong = wrong_classes(run) if several else wrong_calls(run)
+    storage.write_text(directory.wrong_calls, wrong.to_csv(index=False, lineterminator="\n"))
     storage.write_text(directory.report, page)
     return directory.report
 
@@ -117,7 +121,7 @@ def _content(run: FinishedRun) -> dict[str, Any]:
 
 
 def _verdict(run: FinishedRun) -> str:
-    negative, positive = run.classes
+    negative, positive = pair(run.classes, "this page")
     auc = run.figures["metrics"]["auc"]
     low, high = auc["interval"]
     counts = run.figures["counts"]

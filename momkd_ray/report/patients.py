@@ -109,7 +109,7 @@ def site_column(run: FinishedRun, table: pd.DataFrame) -> str | None:
     return next((str(name) for name in table.columns if str(name).casefold() in _SITES), None)
 
 
-def group_rows(groups: dict[str, pd.DataFrame], classes: tuple[str, str]) -> list[dict[str, Any]]:
+def group_rows(groups: dict[str, pd.DataFrame], classes: tuple[str, ...]) -> list[dict[str, Any]]:
     """Returns for each group of patients its counts and its AUC with DeLong's interval, if it has two of each class."""
     rows: list[dict[str, Any]] = []
     for name, own in groups.items():

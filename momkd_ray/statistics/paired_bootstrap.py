@@ -48,20 +48,21 @@ def paired_bootstrap(
     a wide interval. With one seed only patients are resampled.
 
     Args:
-        y_N: (N,) classes, 0 or 1.
-        scores: for each model its scores (N,) with each seed.
+        y_N: (N,) classes, 0 or 1, or of more classes their numbers.
+        scores: for each model its scores (N,) with each seed; of more than two classes those of all (N, Y), whose AUCs
+            against the rest are averaged.
         seed: of the draws.
         replicates: R.
 
     Raises:
         ValueError: a class has no patient.
     """
-    y = np.asarray(y_N).astype(bool)
-    if not y.any() or y.all():
+    y = np.asarray(y_N).astype(np.int64)
+    if len(np.unique(y)) < 2:
         raise ValueError("the bootstrap takes patients of both classes")
     rng = np.random.default_rng(seed)
     ranked = {
-        model: [_Ranked(y, np.asarray(s, dtype=np.float64)) for s in of_seeds] for model, of_seeds in scores.items()
+        model: [_ranked(y, np.asarray(s, dtype=np.float64)) for s in of_seeds] for model, of_seeds in scores.items()
     }
     once_1N = np.ones((1, len(y)))
     auc = {m: float(np.mean([r.auc(once_1N)[0] for r in of_seeds])) for m, of_seeds in ranked.items()}
@@ -95,10 +96,26 @@ class _Ranked:
         return auc_R
 
 
-def _resample(y_N: NDArray[np.bool_], size: int, rng: np.random.Generator) -> Floats:
+class _RankedClasses:
+    """The scores of several classes, each sorted once: the mean of their AUCs against the rest."""
+
+    def __init__(self, y_N: NDArray[np.int64], score_NY: Floats) -> None:
+        self.classes = [_Ranked(y_N == y, score_NY[:, y]) for y in range(score_NY.shape[1])]
+
+    def auc(self, weights_RN: Floats) -> Floats:
+        """Computes the mean AUC (R,) of patients counted `weights_RN` times."""
+        auc_R: Floats = np.mean([ranked.auc(weights_RN) for ranked in self.classes], axis=0)
+        return auc_R
+
+
+def _ranked(y_N: NDArray[np.int64], score: Floats) -> _Ranked | _RankedClasses:
+    return _Ranked(y_N == 1, score) if score.ndim == 1 else _RankedClasses(y_N, score)
+
+
+def _resample(y_N: NDArray[np.int64], size: int, rng: np.random.Generator) -> Floats:
     """Draws how often each patient counts in each replicate (R, N)."""
     weights_RN = np.zeros((size, len(y_N)))
-    for of_class in (np.flatnonzero(~y_N), np.flatnonzero(y_N)):
+    for of_class in (np.flatnonzero(y_N == y) for y in np.unique(y_N)):
         count = len(of_class)
         weights_RN[:, of_class] = rng.multinomial(count, np.full(count, 1 / count), size=size)
     return weights_RN

@@ -1,8 +1,8 @@
 """Generates cohorts in the users' file formats, with one signal in the omics and in the histology.
 
-Each patient has a latent variable t, and the label is t > 0. A tenth of the genes depend on t strongly. The histology
-depends on it weakly: features shift with t only in a contiguous region of a fifth of the patches, which has an offset
-of its own; the other patches vary along the same directions independently of t.
+Each patient has a latent variable t, and the label is t > 0 or, of several classes, a grade of t. A tenth of the genes
+depend on t strongly. The histology depends on it weakly: features shift with t only in a contiguous region of a fifth
+of the patches, which has an offset of its own; the other patches vary along the same directions independently of t.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def generate_cohort(settings: SyntheticConfig) -> None:
     folder = settings.dir
     if "://" in folder:
         raise InputError(f"synthetic.dir is {folder}: a cohort is generated in a local folder only")
-    record = {"format": FORMAT} | settings.model_dump(mode="json", exclude={"dir"})
+    record = _record(settings)
     if _already_there(folder, record):
         return
     parent = os.path.dirname(folder)
@@ -91,6 +91,25 @@ def generate_cohort(settings: SyntheticConfig) -> None:
         _take_place(temporary, folder, record)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _record(settings: SyntheticConfig) -> dict[str, object]:
+    record = {"format": FORMAT} | settings.model_dump(mode="json", exclude={"dir"})
+    if settings.classes == 2:  # cohorts from before there was a choice stay valid
+        del record["classes"]
+    return record
+
+
+def class_names(classes: int) -> tuple[str, ...]:
+    """Returns the labels of a generated cohort, in the order of the latent variable."""
+    return ("negative", "positive") if classes == 2 else tuple(f"grade {y + 1}" for y in range(classes))
+
+
+def _labels(t_N: Floats, classes: int) -> list[str]:
+    """Labels patients by t: positive above 0 or, of several classes, equally many of each grade."""
+    names = class_names(classes)
+    limits = [0.0] if classes == 2 else np.quantile(t_N, np.arange(1, classes) / classes)
+    return [names[y] for y in np.searchsorted(limits, t_N)]
 
 
 def _already_there(folder: str, record: dict[str, object]) -> bool:
@@ -130,7 +149,7 @@ def _write(folder: str, settings: SyntheticConfig) -> None:
     who_rng, omics_rng, direction_rng, slide_rng = (np.random.default_rng(seed) for seed in seeds[:4])
     t_N = _latent(settings.patients, who_rng)
     patients = [f"TCGA-{'ABCDEFGH'[i % 8]}{i % 9 + 1}-{_code(who_rng)}{i:03d}" for i in range(len(t_N))]
-    labels = ["positive" if t > 0 else "negative" for t in t_N[: settings.patients]]
+    labels = _labels(t_N[: settings.patients], settings.classes)
     clinical = pd.DataFrame({"PATIENT": patients, "LABEL": [*labels, *OTHER_LABELS]})
     clinical.to_csv(os.path.join(folder, "clinical.csv"), index=False)
     _omics(patients, t_N, settings.genes, omics_rng).to_parquet(os.path.join(folder, "rna.parquet"), index=False)

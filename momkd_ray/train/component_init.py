@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 
 from momkd_ray.errors import InputError
 from momkd_ray.model.component_momkd import ComponentMoMKD
-from momkd_ray.model.ridge import fit_ridge
+from momkd_ray.model.ridge import AnyRidgeFit, Doubles, fit_classes_ridge, fit_ridge
 from momkd_ray.model.tissue_components import TissueComponents, fit_components
 from momkd_ray.seeds import derive_seed
 from momkd_ray.train.collectives import from_rank_0, merge_dicts
@@ -54,14 +56,21 @@ def initialise_components(model: ComponentMoMKD, data: FoldData) -> None:
     mean_KD, scale_KD = _scale(pooled_NKD)
     model.set_scale(torch.from_numpy(mean_KD), torch.from_numpy(scale_KD))
     scaled_NKD = (pooled_NKD - mean_KD) / scale_KD
-    ridge = None
+    ridge: Any = None
     if collective.rank == 0:
         target_N = np.array([data.target(index) for index in range(len(scaled_NKD))])
-        ridge = fit_ridge(scaled_NKD.reshape(len(scaled_NKD), -1).astype(np.float64), target_N)
+        ridge = _fit_ridge(scaled_NKD.reshape(len(scaled_NKD), -1).astype(np.float64), target_N)
     model.set_classifier(from_rank_0(collective, ridge))
     start_KS = _mean_projection(model, torch.from_numpy(scaled_NKD)) if collective.rank == 0 else None
-    start_KS = from_rank_0(collective, start_KS).to(model.ridge_KD.device)
+    start_KS = from_rank_0(collective, start_KS).to(model.mean_KD.device)
     model.memory.initialise(start_KS.expand(len(model.memory.raw_YKS), -1, -1))
+
+
+def _fit_ridge(x_NF: Doubles, target: Doubles) -> AnyRidgeFit:
+    """Fits the targets of two classes (N,) or of more (N, Y)."""
+    if target.ndim == 1:
+        return fit_ridge(x_NF, target)
+    return fit_classes_ridge(x_NF, target)
 
 
 def _sample_patches(data: FoldData, patches: int) -> np.ndarray:
@@ -88,6 +97,6 @@ def _scale(pooled_NKD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _mean_projection(model: ComponentMoMKD, scaled_NKD: Tensor) -> Tensor:
     """Returns the mean direction of each component's projection over the training bags (K, S), on the CPU."""
-    device = model.ridge_KD.device
+    device = model.mean_KD.device
     sums = [model.encode_components(part.to(device)).sum(0) for part in torch.split(scaled_NKD, 64)]
     return F.normalize(torch.stack(sums).sum(0), dim=-1).cpu()

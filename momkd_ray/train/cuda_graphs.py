@@ -62,7 +62,7 @@ class StaticBuffers:
         padded_P, padded_M = padded_size(patches), padded_size(messages)
         unpadded: dict[str, Any] = {
             name: self._copy(name, value, len(value))
-            for name in ("labels_B", "patches_B", "omics_RG", "omics_bag_R")
+            for name in ("labels_B", "targets_B", "targets_BY", "patches_B", "omics_RG", "omics_bag_R")
             if (value := getattr(batch, name)) is not None
         }
         padded = replace(

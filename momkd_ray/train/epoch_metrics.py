@@ -7,16 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from momkd_ray.batches.sampling import Step
-from momkd_ray.model.interface import CLASSES, MILModel
+from momkd_ray.model.interface import MILModel
+from momkd_ray.train.class_auc import auc_of_classes
 from momkd_ray.train.collectives import Collective
 from momkd_ray.train.task import RoleBags
 
 PROBABILITY = "p_1"
-"""The last column of a row; before it are the draw's position in the epoch and the model's losses."""
+"""The last column of a row; before it are the draw's position in the epoch and the model's losses.
+
+Of more than two classes, the last columns are `p_0`, `p_1` and so on.
+"""
 
 
 def empty_rows() -> Tensor:
@@ -54,6 +57,7 @@ class EpochRecord:
         bags: the training bags.
         with_omics: patients that have omics.
         model: gives the names of the losses.
+        classes: Y.
     """
 
     def __init__(
@@ -63,11 +67,13 @@ class EpochRecord:
         bags: RoleBags,
         with_omics: set[str],
         model: MILModel | type[MILModel],
+        classes: int = 2,
     ) -> None:
         self.loss_names, self.omics_loss_names = model.loss_names, model.omics_loss_names
+        self.probabilities = [PROBABILITY] if classes == 2 else [f"p_{y}" for y in range(classes)]
         draws = [draw for step in plan for draw in step]
         assert rows_NV[:, 0].tolist() == [draw.position for draw in draws], "every draw has one row"
-        self.table = pd.DataFrame(rows_NV[:, 1:].numpy(), columns=[*self.loss_names, PROBABILITY])
+        self.table = pd.DataFrame(rows_NV[:, 1:].numpy(), columns=[*self.loss_names, *self.probabilities])
         self.table["step"] = np.repeat(np.arange(len(plan)), [len(step) for step in plan])
         self.table["y"] = [bags.y[draw.bag] for draw in draws]
         self.omics_N = np.array([bags.patients[draw.bag] in with_omics for draw in draws])
@@ -86,10 +92,13 @@ class EpochRecord:
         return table.reset_index()[["epoch", "step", "bags", *(f"loss_{name}" for name in self.loss_names)]]
 
     def auc(self) -> float | None:
-        """Computes the AUC over the draws from the predictions of training; None if all are of one class."""
-        if self.table["y"].nunique() < CLASSES:
+        """Computes the AUC over the draws from the predictions of training; None if a class was not drawn.
+
+        Of more than two classes it is the mean over classes of each against the rest.
+        """
+        if self.table["y"].nunique() < max(2, len(self.probabilities)):
             return None
-        return float(roc_auc_score(self.table["y"], self.table[PROBABILITY]))
+        return auc_of_classes(self.table["y"].to_numpy(), self.table[self.probabilities].to_numpy())
 
     def _counted(self, name: str) -> np.ndarray:
         """Selects the draws over which a loss term is averaged."""

@@ -21,7 +21,7 @@ from momkd_ray.cohort.splits import ROLES
 from momkd_ray.formats.bag import Bag
 from momkd_ray.seeds import derive_seed
 from momkd_ray.train.collectives import Collective
-from momkd_ray.train.task import FoldTask, RoleBags
+from momkd_ray.train.task import FoldTask, RoleBags, Target
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -200,10 +200,12 @@ class FoldData:
         )
         return [self.transfer.send(batch) for batch in batches]
 
-    def target(self, index: int) -> float:
-        """Returns the probability of class 1 that a training bag is trained towards."""
-        bags = self.by_role["train"]
-        return self.task.targets.get(bags.patients[index], float(bags.y[index]))
+    def target(self, index: int) -> Target:
+        """Returns what a training bag is trained towards: its patient's target, or else its label."""
+        bags, classes = self.by_role["train"], self.task.classes
+        y = bags.y[index]
+        label = float(y) if classes == 2 else tuple(float(y == other) for other in range(classes))
+        return self.task.targets.get(bags.patients[index], label)
 
     def _prefetch(
         self, tasks: Iterable[Task], make: Callable[[Task], Result], patches: Callable[[Task], int]

@@ -10,7 +10,7 @@ import torch
 from momkd_ray.batches.tiles import make_tile
 from momkd_ray.errors import InputError
 from momkd_ray.model.component_momkd import ComponentMoMKD
-from momkd_ray.model.interface import CLASSES, MILModel, TrainingSummary
+from momkd_ray.model.interface import MILModel, TrainingSummary
 from momkd_ray.model.memory import spherical_kmeans
 from momkd_ray.model.momkd import MoMKD
 from momkd_ray.seeds import derive_seed
@@ -70,7 +70,7 @@ def initialise_memory(model: MoMKD, data: FoldData, dtype: torch.dtype) -> None:
     train, config, seed = data.by_role["train"], data.config.memory, data.config.train.seed
     samples: dict[int, np.ndarray] = {}
     model.eval()
-    of_class = [[index for index, label in enumerate(train.y) if label == y] for y in range(CLASSES)]
+    of_class = [[index for index, label in enumerate(train.y) if label == y] for y in range(model.classes)]
     chosen = [sampled_bags(train.ids, indices, seed) for indices in of_class]
     for index, batch in data.single("train", indices=sorted(chain.from_iterable(chosen))):
         rng = np.random.default_rng(derive_seed("memory", seed, train.ids[index]))
@@ -81,7 +81,7 @@ def initialise_memory(model: MoMKD, data: FoldData, dtype: torch.dtype) -> None:
         samples[index] = model.project(batch.features_PD.to(data.device, dtype), tile).cpu().numpy()
     samples = merge_dicts(data.collective.gather(samples))
     centroids = []
-    for y in range(CLASSES):
+    for y in range(model.classes):
         sample_NS = np.concatenate([samples[index] for index in chosen[y]])
         if len(sample_NS) < config.components:
             raise InputError(

@@ -68,8 +68,8 @@ class Stepper:
             filler: any labelled bag, needed if `batches` is empty: it takes part with weight 0.
 
         Returns:
-            (B, losses + 1) for this rank's bags in their order, on the device: each of `loss_names`, and the
-            probability of class 1.
+            (B, losses + predicted classes) for this rank's bags in their order, on the device: each of `loss_names`,
+            and the probability of class 1 or, of more than two classes, those of all.
         """
         self.model.train()
         # a recording holds the learning rate, which one cycle changes in every step
@@ -94,7 +94,8 @@ class Stepper:
             classes = [y for _, (_, y) in outcomes] or [torch.zeros(0, dtype=torch.int64)]
             evidence_NS, classes_N = torch.cat(evidence).to(self.device), torch.cat(classes).to(self.device)
             self.model.memory.update(evidence_NS, classes_N, sum(len(b) for b in batches))
-        empty = torch.zeros(0, len(self.model.loss_names) + 1, device=self.device)
+        predicted = 1 if self.model.classes == 2 else self.model.classes
+        empty = torch.zeros(0, len(self.model.loss_names) + predicted, device=self.device)
         return torch.cat([empty, *(values_BV for values_BV, _ in outcomes)])
 
     def _backward(self, batch: BagBatch, scale: float, last: bool) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -112,8 +113,9 @@ class Stepper:
             torch.autograd.backward(loss)
         empty = torch.zeros(0, device=self.device)
         evidence = (empty, empty) if self.model.memory is None else self.model.evidence(output, batch)
-        positive_B = output.logits_BY.detach().softmax(-1)[:, 1]
-        values_BV = torch.stack([*(terms[name].detach() for name in self.model.loss_names), positive_B], dim=1)
+        p_BY = output.logits_BY.detach().softmax(-1)
+        predicted = [p_BY[:, 1]] if self.model.classes == 2 else p_BY.unbind(1)
+        values_BV = torch.stack([*(terms[name].detach() for name in self.model.loss_names), *predicted], dim=1)
         return values_BV, evidence
 
 

@@ -11,6 +11,9 @@ from momkd_ray.bags.shared_bags import BagSource
 from momkd_ray.config.load import Config
 from momkd_ray.run.layout import FoldDirectory
 
+Target = float | tuple[float, ...]
+"""What a bag is trained towards: the probability of class 1 or, of more than two classes, those of all."""
+
 
 @dataclass(frozen=True)
 class FoldTask:
@@ -27,7 +30,7 @@ class FoldTask:
         location: the fold's folder in the run directory.
         fingerprint: of configuration, data and folds; a checkpoint with another fingerprint is refused.
         setting: number of the search's setting; 0 without a search.
-        targets: patient -> probability of class 1 that its bags are trained towards, where it is not the label.
+        targets: patient -> what its bags are trained towards, where it is not the label.
     """
 
     config: Config
@@ -40,7 +43,12 @@ class FoldTask:
     location: str
     fingerprint: str
     setting: int = 0
-    targets: dict[str, float] = field(default_factory=dict)
+    targets: dict[str, Target] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> int:
+        """Y."""
+        return len(self.config.cohort.class_names)
 
     @property
     def directory(self) -> FoldDirectory:

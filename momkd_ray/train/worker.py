@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
@@ -21,11 +20,12 @@ from momkd_ray.bags.disk_cache import take_notes
 from momkd_ray.batches.sampling import Step
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.errors import DivergedError
-from momkd_ray.model.interface import CLASSES, MILModel
+from momkd_ray.model.interface import MILModel
 from momkd_ray.model.registry import build_model
 from momkd_ray.ray_runtime import environment
 from momkd_ray.seeds import derive_seed
 from momkd_ray.train.checkpoints import Checkpoints, kept_weights
+from momkd_ray.train.class_auc import auc_of_classes
 from momkd_ray.train.collectives import Collective, device_of_worker, from_rank_0, join_process_group, merge_dicts
 from momkd_ray.train.cuda_graphs import CudaGraphCache
 from momkd_ray.train.epoch_metrics import EpochRecord, empty_rows, gather_rows
@@ -113,10 +113,11 @@ class FoldTraining:
             torch.cuda.reset_peak_memory_stats(self.device)  # another fold may have been trained in this process
         self.data = FoldData(task, collective, self.device)
         self.checkpoints = Checkpoints(task.directory.checkpoints, task.fingerprint)
-        classes = config.cohort.classes
+        classes = config.cohort.class_names
         self.gauges = GaugeReporter(config.run.dir, task.fold, task.setting, collective.rank, classes)
         torch.manual_seed(derive_seed("weights", config.train.seed, task.fold) % 2**63)
-        model = build_model(config.model, config.memory, config.loss, width=task.width, genes=task.genes)
+        sizes = {"width": task.width, "genes": task.genes, "classes": task.classes}
+        model = build_model(config.model, config.memory, config.loss, **sizes)
         self.stepper = Stepper(model, config.train, collective, self.device)
         self.predict_batch = CudaGraphCache(lambda batch: self.model.predict(batch)[0], self.device, model)
         self.scheduler = self._make_scheduler()
@@ -178,7 +179,9 @@ class FoldTraining:
         plan = self.data.plan(state.epoch)
         waits, saving_s = self._train_steps(state, plan)
         trained = time.monotonic()
-        record = EpochRecord(state.rows_NV, plan, self.data.by_role["train"], set(self.task.omics), self.model)
+        record = EpochRecord(
+            state.rows_NV, plan, self.data.by_role["train"], set(self.task.omics), self.model, self.task.classes
+        )
         val = self._predict_role("val", state.epoch)
         val_auc = patient_auc(val) if len(val) else None  # a refit has no validation patients
         metrics: dict[str, Any] = {
@@ -233,7 +236,7 @@ class FoldTraining:
 
     def _with_class_names(self, slides: pd.DataFrame) -> pd.DataFrame:
         """Replaces class numbers by the user's class names, in the label and in the names of columns."""
-        classes = self.config.cohort.classes
+        classes = self.config.cohort.class_names
         named = slides.assign(label=[classes[y] for y in slides["y"]])
         named = named.rename(columns={f"p_{y}": f"p_{name}" for y, name in enumerate(classes)})
         return named[["slide_id", "patient_id", "label", *(f"p_{name}" for name in classes)]]
@@ -306,15 +309,17 @@ class FoldTraining:
         own = {index: self.predict_batch(batch.to(self.device))[0].tolist() for index, batch in batches}
         probabilities = merge_dicts(self.collective.gather(own))
         table = pd.DataFrame({"slide_id": bags.slides, "patient_id": bags.patients, "y": bags.y})
-        p_NY = np.array([probabilities[index] for index in range(len(bags.ids))]).reshape(-1, CLASSES)
+        p_NY = np.array([probabilities[index] for index in range(len(bags.ids))]).reshape(-1, self.task.classes)
         if not np.isfinite(p_NY).all():
             raise DivergedError(f"fold {self.task.fold}: the model predicts NaN; lower train.lr")
-        for y in range(CLASSES):
+        for y in range(self.task.classes):
             table[f"p_{y}"] = p_NY[:, y]
         return table
 
 
 def patient_auc(slides: pd.DataFrame) -> float:
-    """Computes the AUC over patients, each with the mean probability (`p_1`) of its slides."""
-    patients = patient_mean(slides, ["y", "p_1"])
-    return float(roc_auc_score(patients["y"], patients["p_1"]))
+    """Computes the AUC over patients, each with the mean probabilities of its slides (see `auc_of_classes`)."""
+    names = [name for name in slides.columns if str(name).startswith("p_")]
+    names = ["p_1"] if len(names) == 2 else names
+    patients = patient_mean(slides, ["y", *names])
+    return auc_of_classes(patients["y"].to_numpy(), patients[names].to_numpy())

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from sklearn import metrics as sk
 
-from momkd_ray.crossval.evaluate import FoldResult, evaluate_fold, pool_patients, summarise
+from momkd_ray.crossval.evaluate import evaluate_fold, pool_patients, summarise
+from momkd_ray.crossval.fold_result import FoldResult
 from momkd_ray.crossval.metrics import (
     METRICS,
     bootstrap_intervals,

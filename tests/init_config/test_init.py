@@ -173,7 +173,7 @@ def test_stamp_s_configuration_is_translated(own: Path, tmp_path: Path, capsys: 
     assert outcome("init", "--from", str(stamp(own, tmp_path / "stamp.yaml")), "--out", str(out)) == 0
     config = load_config(out)
     assert config.cohort.label == "LABEL"
-    assert config.cohort.classes == ("negative", "positive")
+    assert config.cohort.class_names == ("negative", "positive")
     assert config.folds.n == 2
     assert config.run.dir == str(tmp_path / "stamp-out" / "momkd-ray")
     assert outcome("split", "--config", str(out)) == 0

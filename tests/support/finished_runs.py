@@ -15,7 +15,9 @@ from momkd_ray.crossval.evaluate import evaluate_fold, summarise
 CLASSES = ("negative", "positive")
 
 
-def slides(rng: np.random.Generator, patients: list[str], classes: tuple[str, str], spread: float = 1) -> pd.DataFrame:
+def slides(rng: np.random.Generator, patients: list[str], classes: tuple[str, ...], spread: float = 1) -> pd.DataFrame:
+    if len(classes) > 2:
+        return slides_of_classes(rng, patients, classes, spread)
     rows = []
     for place, patient in enumerate(patients):
         y = place % 3 == 0
@@ -25,9 +27,21 @@ def slides(rng: np.random.Generator, patients: list[str], classes: tuple[str, st
     return pd.DataFrame(rows, columns=["slide_id", "patient_id", "label", f"p_{classes[0]}", f"p_{classes[1]}"])
 
 
+def slides_of_classes(
+    rng: np.random.Generator, patients: list[str], classes: tuple[str, ...], spread: float
+) -> pd.DataFrame:
+    rows = []
+    for place, patient in enumerate(patients):
+        y = place % len(classes)
+        for slide in range(1 + place % 2):
+            odds = np.exp(1.5 * (np.arange(len(classes)) == y) + rng.normal(scale=spread, size=len(classes)))
+            rows.append((f"{patient}-{slide}", patient, classes[y], *(odds / odds.sum())))
+    return pd.DataFrame(rows, columns=["slide_id", "patient_id", "label", *(f"p_{name}" for name in classes)])
+
+
 def write_run(
     folder: Path,
-    classes: tuple[str, str] = CLASSES,
+    classes: tuple[str, ...] = CLASSES,
     label: str = "PR",
     folds: int = 5,
     *,
@@ -75,7 +89,10 @@ def write_run(
     }
     storage.write_json(f"{folder}/metrics.json", figures)
     pooled.to_parquet(folder / "predictions.parquet")
-    cohort = {"label": label, "negative": classes[0], "positive": classes[1], "clinical": clinical}
+    named = {"negative": classes[0], "positive": classes[1]}
+    if len(classes) > 2:
+        named = {"classes": {name: name for name in classes}}  # type: ignore[dict-item]
+    cohort = {"label": label, **named, "clinical": clinical}
     tree = {"cohort": cohort, "train": {"epochs": 18, "balanced": balanced, "seed": 1}, "folds": {"seed": 1}}
     storage.write_text(f"{folder}/run.yaml", yaml.safe_dump(tree))
     excluded = [("patient", f"X{i}", "no slide", "unmatched") for i in range(3)]

@@ -36,11 +36,12 @@ class GeneratedBags:
         return Bag(slide_id, features, coords.astype(np.int32), indptr, indices, {})
 
 
-def fold_task(location: Path, *, omics: bool = True, **train: Any) -> FoldTask:
+def fold_task(location: Path, *, omics: bool = True, classes: int = 2, **train: Any) -> FoldTask:
     """14 training slides (steps of 4 leave a last one of 2), 6 to validate, 6 to test; a third without omics."""
     config = Config.model_validate(
         {
-            "cohort": {"clinical": "c.csv", "slides": "s.csv", "label": "PR"},
+            "cohort": {"clinical": "c.csv", "slides": "s.csv", "label": "PR"}
+            | ({"classes": [f"grade {y}" for y in range(classes)]} if classes > 2 else {}),
             "features": {"dir": "features"},
             "model": {
                 "pooling": train.pop("pooling", "attention"),
@@ -72,7 +73,7 @@ def fold_task(location: Path, *, omics: bool = True, **train: Any) -> FoldTask:
             "bag_id": ids,
             "slides": ids,
             "patient_id": [f"P{i:02d}" for i in range(26)],
-            "y": [i % 2 for i in range(26)],
+            "y": [i % classes for i in range(26)],
             "role": ["train"] * 14 + ["val"] * 6 + ["test"] * 6,
             "patches": [GeneratedBags().read(s).n_patches for s in ids],
         }

@@ -20,11 +20,20 @@ WITHOUT_OMICS = [name for name in PEERS if name not in ("omics_only", "late_fusi
 WIDTH, GENES = 12, 6
 
 
-def peer(name: str, *, hidden: int = 16, dropout: float = 0.0, width: int = WIDTH, seed: int = 0) -> MILModel:
+def peer(
+    name: str,
+    *,
+    hidden: int = 16,
+    dropout: float = 0.0,
+    width: int = WIDTH,
+    seed: int = 0,
+    classes: int = 2,
+    pooling: str = "attention",
+) -> MILModel:
     torch.manual_seed(seed)
     sizes = {"omics_hidden": 10, "omics_embedding": 10, "omics_dropout": dropout, "shared": 8}
-    config = ModelConfig(name=name, hidden=hidden, dropout=dropout, **sizes)  # type: ignore[arg-type]
-    return build_model(config, MemoryConfig(components=4), LossConfig(), width=width, genes=GENES)
+    config = ModelConfig(name=name, hidden=hidden, dropout=dropout, pooling=pooling, **sizes)  # type: ignore[arg-type]
+    return build_model(config, MemoryConfig(components=4), LossConfig(), width=width, genes=GENES, classes=classes)
 
 
 def bag(patches: int, label: int, seed: int, width: int = WIDTH) -> Bag:
@@ -36,9 +45,11 @@ def bag(patches: int, label: int, seed: int, width: int = WIDTH) -> Bag:
     return Bag(f"s{seed}", features, coords, *knn_graph(coords, 4), {})
 
 
-def batch_of(sizes: Sequence[int], *, first_seed: int = 0, width: int = WIDTH, omics: bool = True) -> BagBatch:
+def batch_of(
+    sizes: Sequence[int], *, first_seed: int = 0, width: int = WIDTH, omics: bool = True, classes: int = 2
+) -> BagBatch:
     """Bags of these sizes and alternating labels; every third has no omics."""
-    labels = [i % 2 for i in range(len(sizes))]
+    labels = [i % classes for i in range(len(sizes))]
     seeds = range(first_seed, first_seed + len(sizes))
     rows = [
         np.random.default_rng(seed).standard_normal(GENES).astype(np.float32) + label if omics and i % 3 else None

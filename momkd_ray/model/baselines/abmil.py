@@ -21,10 +21,12 @@ class ABMIL(SlideModel):
 
     gated: ClassVar[bool] = False
 
-    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
-        super().__init__(model, memory, loss, width=width, genes=genes)
+    def __init__(
+        self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
+    ) -> None:
+        super().__init__(model, memory, loss, width=width, genes=genes, classes=classes)
         self.score = AttentionScore(model.hidden, ATTENTION_WIDTH, gated=self.gated)
-        self.classifier = linear_classifier(model.hidden)
+        self.classifier = linear_classifier(model.hidden, classes)
 
     def pool(self, batch: BagBatch, dropout: dict[str, Dropout]) -> tuple[Tensor, Tensor]:
         """Computes attention (P,) and the bags' embeddings (B, H)."""

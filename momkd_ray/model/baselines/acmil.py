@@ -42,11 +42,13 @@ class ACMIL(SlideModel):
 
     loss_names = ("ce", "branches", "diversity", "total")
 
-    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
-        super().__init__(model, memory, loss, width=width, genes=genes)
+    def __init__(
+        self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
+    ) -> None:
+        super().__init__(model, memory, loss, width=width, genes=genes, classes=classes)
         self.score = AttentionScore(model.hidden, ATTENTION_WIDTH, gated=True, branches=BRANCHES)
-        self.branch_classifiers = nn.ModuleList([linear_classifier(model.hidden) for _ in range(BRANCHES)])
-        self.classifier = linear_classifier(model.hidden)
+        self.branch_classifiers = nn.ModuleList([linear_classifier(model.hidden, classes) for _ in range(BRANCHES)])
+        self.classifier = linear_classifier(model.hidden, classes)
 
     def forward(self, batch: BagBatch) -> ACMILOutput:
         """Pools and classifies the bags by every branch and by all together."""

@@ -42,9 +42,11 @@ class BatchAlignment(GatedABMIL):
     omics_loss_names = ("align", "omics")
     uses_omics = True
 
-    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
-        super().__init__(model, memory, loss, width=width, genes=genes)
-        self.omics = OmicsClassifier(model, genes)
+    def __init__(
+        self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
+    ) -> None:
+        super().__init__(model, memory, loss, width=width, genes=genes, classes=classes)
+        self.omics = OmicsClassifier(model, genes, classes)
         self.project_slide = nn.Linear(model.hidden, model.shared)
         self.project_omics = nn.Linear(model.omics_embedding, model.shared)
 

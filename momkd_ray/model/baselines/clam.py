@@ -13,7 +13,6 @@ from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model.baselines.abmil import GatedABMIL
 from momkd_ray.model.baselines.segments import pool_by_attention, rank_in_bag, sum_by_bag
 from momkd_ray.model.baselines.slide_classifier import SlideOutput
-from momkd_ray.model.interface import CLASSES
 
 SAMPLED_PATCHES = 8  # B of the paper
 BAG_WEIGHT = 0.7  # c_1 of the paper; the instance loss has 1 - c_1
@@ -31,15 +30,17 @@ class CLAMSB(GatedABMIL):
     """Gated attention pooling with clustering of the patches of highest and lowest attention.
 
     Each class has its own classifier of patches. For the bag's class, the B patches of highest attention are positive
-    and the B of lowest are negative; for the other class, those of highest attention are negative. The loss of a
+    and the B of lowest are negative; for the other classes, those of highest attention are negative. The loss of a
     patch is the smooth top-1 SVM loss (paper, Methods, "Instance-level clustering" and "Smooth SVM loss").
     """
 
     loss_names = ("ce", "instance", "total")
 
-    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
-        super().__init__(model, memory, loss, width=width, genes=genes)
-        self.patch_classifiers = nn.ModuleList([nn.Linear(model.hidden, 2) for _ in range(CLASSES)])
+    def __init__(
+        self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
+    ) -> None:
+        super().__init__(model, memory, loss, width=width, genes=genes, classes=classes)
+        self.patch_classifiers = nn.ModuleList([nn.Linear(model.hidden, 2) for _ in range(classes)])
 
     def forward(self, batch: BagBatch) -> CLAMOutput:
         """Pools and classifies the bags."""
@@ -72,7 +73,7 @@ class CLAMSB(GatedABMIL):
             # the bag's own class has 2 B patches, another class B
             share_N = (own_N | is_highest_N) / (sampled_B[bag_N] * (1 + own_N.long()))
             total_B = total_B + sum_by_bag(share_N * loss_N, bag_N, len(batch))
-        return total_B / CLASSES
+        return total_B / self.classes
 
 
 def smooth_svm(logits_NY: Tensor, target_N: Tensor) -> Tensor:

@@ -20,55 +20,85 @@ QUERY_WIDTH = 128  # of q, as in the authors' experiments
 
 @dataclass(frozen=True)
 class DSMILOutput(SlideOutput):
-    """The result of one forward pass, with each stream's score of class 1."""
+    """The result of one forward pass, with each stream's scores: of class 1 alone, or of each of several classes.
 
-    critical_B: Tensor
-    bag_B: Tensor
+    `attention_PC` is the attention of each score.
+    """
+
+    critical_BC: Tensor
+    bag_BC: Tensor
+    attention_PC: Tensor
 
 
 class DSMIL(SlideModel):
     """Scores a bag by its critical patch and by attention to it, and averages the two streams.
 
     First stream: `c_m = max_p W_0 h_p`, whose patch m is the critical one. Second stream: `c_b = W_b sum_p u_p h_p`
-    with `u = softmax_p <q_p, q_m> / sqrt(d)`, q = W_q h. The score of class 1 is (c_m + c_b) / 2 (equations 3 to 7).
+    with `u = softmax_p <q_p, q_m> / sqrt(d)`, q = W_q h. The score of class 1 is (c_m + c_b) / 2 (equations 3 to 7). Of
+    more than two classes each has its own W_0, W_b, critical patch and attention, and the classes exclude each other.
+
+    Shape suffix: C scores, 1 for two classes or else Y.
     """
 
     loss_names = ("critical", "bag", "total")
 
-    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
-        super().__init__(model, memory, loss, width=width, genes=genes)
+    def __init__(
+        self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
+    ) -> None:
+        super().__init__(model, memory, loss, width=width, genes=genes, classes=classes)
+        scores = 1 if classes == 2 else classes
         self.query = Linear(model.hidden, QUERY_WIDTH)
-        self.patch_classifier = nn.Linear(model.hidden, 1)
-        self.bag_classifier = nn.Linear(model.hidden, 1)
+        self.patch_classifier = nn.Linear(model.hidden, scores)
+        self.bag_classifier = nn.Linear(model.hidden, scores)
 
     def forward(self, batch: BagBatch) -> DSMILOutput:
-        """Computes both streams."""
+        """Computes both streams; the attention is the mean of the classes'."""
         h_PH = self.embed(batch, self.draw_dropout(batch))
-        score_P = self.patch_classifier(h_PH)[:, 0]
-        critical_B = (rank_in_bag(score_P, batch) == 0).nonzero()[:, 0]  # one per bag, in their order
-        query_PF = self.query(h_PH)
-        similarity_P = (query_PF * query_PF[critical_B][batch.bag_of_patch_P]).sum(dim=1) / QUERY_WIDTH**0.5
-        attention_P, pooled_BH = pool_by_attention(similarity_P, h_PH, batch.bag_of_patch_P, len(batch))
-        critical_score_B, bag_score_B = score_P[critical_B], self.bag_classifier(pooled_BH)[:, 0]
-        mean_B = (critical_score_B + bag_score_B) / 2
-        logits_BY = torch.stack([torch.zeros_like(mean_B), mean_B], dim=1)
-        return DSMILOutput(logits_BY, attention_P, critical_score_B, bag_score_B)
+        score_PC, query_PF = self.patch_classifier(h_PH), self.query(h_PH)
+        attention, critical, bag = [], [], []
+        for c in range(score_PC.shape[1]):
+            critical_B = (rank_in_bag(score_PC[:, c], batch) == 0).nonzero()[:, 0]  # one per bag, in their order
+            similarity_P = (query_PF * query_PF[critical_B][batch.bag_of_patch_P]).sum(dim=1) / QUERY_WIDTH**0.5
+            attention_P, pooled_BH = pool_by_attention(similarity_P, h_PH, batch.bag_of_patch_P, len(batch))
+            attention.append(attention_P)
+            critical.append(score_PC[critical_B, c])
+            bag.append(self.bag_classifier(pooled_BH)[:, c])
+        attention_PC = torch.stack(attention, dim=1)
+        critical_BC, bag_BC = torch.stack(critical, dim=1), torch.stack(bag, dim=1)
+        attention_P = attention_PC[:, 0] if len(attention) == 1 else attention_PC.mean(dim=1)
+        return DSMILOutput(_logits((critical_BC + bag_BC) / 2), attention_P, critical_BC, bag_BC, attention_PC)
 
     def readout(self, batch: BagBatch) -> Readout:
         """Returns how the second stream pools one bag; the score of the critical patch counts as a constant."""
         output = self(batch)
         assert output.attention_P is not None
-
-        def classify(pooled_NH: Tensor) -> Tensor:
-            mean_N = (output.critical_B + self.bag_classifier(pooled_NH)[:, 0]) / 2
-            return torch.stack([torch.zeros_like(mean_N), mean_N], dim=1)
-
-        return Readout(self.embed(batch, {}), output.attention_P, classify)
+        if self.classes == 2:
+            return Readout(
+                self.embed(batch, {}),
+                output.attention_P,
+                lambda pooled_NH: _logits((output.critical_BC + self.bag_classifier(pooled_NH)) / 2),
+            )
+        # each class has its own attention: a patch is worth its score by its share of the mean attention
+        own_PC = self.embed(batch, {}) @ self.bag_classifier.weight.T * output.attention_PC
+        value_PC = own_PC / output.attention_P[:, None].clamp(min=1e-30)
+        constant_1C = output.critical_BC + self.bag_classifier.bias
+        return Readout(value_PC, output.attention_P, lambda pooled_NC: (constant_1C + pooled_NC) / 2)
 
     def losses(self, output: SlideOutput, batch: BagBatch) -> dict[str, Tensor]:
         """Computes the cross-entropy of each stream and their mean per bag (B,)."""
         assert isinstance(output, DSMILOutput) and batch.labels_B is not None
-        target_B = batch.labels_B.to(output.bag_B.dtype)
-        critical_B = F.binary_cross_entropy_with_logits(output.critical_B, target_B, reduction="none")
-        bag_B = F.binary_cross_entropy_with_logits(output.bag_B, target_B, reduction="none")
+        if self.classes == 2:
+            target_B = batch.labels_B.to(output.bag_BC.dtype)
+            critical_B, bag_B = (
+                F.binary_cross_entropy_with_logits(score_BC[:, 0], target_B, reduction="none")
+                for score_BC in (output.critical_BC, output.bag_BC)
+            )
+        else:
+            critical_B = F.cross_entropy(output.critical_BC, batch.labels_B, reduction="none")
+            bag_B = F.cross_entropy(output.bag_BC, batch.labels_B, reduction="none")
         return {"critical": critical_B, "bag": bag_B, "total": (critical_B + bag_B) / 2}
+
+
+def _logits(score_BC: Tensor) -> Tensor:
+    """Returns the logits (B, Y): of two classes, class 0 has the score 0."""
+    return torch.cat([torch.zeros_like(score_BC), score_BC], dim=1) if score_BC.shape[1] == 1 else score_BC

@@ -38,12 +38,14 @@ class DTFDMIL(SlideModel):
 
     loss_names = ("ce", "pseudo_bags", "total")
 
-    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
-        super().__init__(model, memory, loss, width=width, genes=genes)
+    def __init__(
+        self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
+    ) -> None:
+        super().__init__(model, memory, loss, width=width, genes=genes, classes=classes)
         self.score1 = AttentionScore(model.hidden, ATTENTION_WIDTH, gated=True)
         self.score2 = AttentionScore(model.hidden, ATTENTION_WIDTH, gated=True)
-        self.classifier1 = linear_classifier(model.hidden)
-        self.classifier2 = linear_classifier(model.hidden)
+        self.classifier1 = linear_classifier(model.hidden, classes)
+        self.classifier2 = linear_classifier(model.hidden, classes)
 
     def forward(self, batch: BagBatch) -> DTFDOutput:
         """Pools and classifies pseudo-bags and bags."""

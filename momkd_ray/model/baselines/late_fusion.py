@@ -33,9 +33,11 @@ class LateFusion(GatedABMIL):
     uses_omics = True
     needs_omics_to_predict = True
 
-    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
-        super().__init__(model, memory, loss, width=width, genes=genes)
-        self.omics = OmicsClassifier(model, genes)
+    def __init__(
+        self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
+    ) -> None:
+        super().__init__(model, memory, loss, width=width, genes=genes, classes=classes)
+        self.omics = OmicsClassifier(model, genes, classes)
 
     def forward(self, batch: BagBatch) -> FusionOutput:
         """Classifies slide and omics of the bags; the attention is the slide's."""

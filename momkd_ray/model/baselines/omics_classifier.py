@@ -16,11 +16,11 @@ from momkd_ray.model.omics import OmicsMLP
 class OmicsClassifier(nn.Module):
     """MoMKD's omics encoder with a linear classifier behind it."""
 
-    def __init__(self, model: ModelConfig, genes: int) -> None:
+    def __init__(self, model: ModelConfig, genes: int, classes: int) -> None:
         super().__init__()
         self.p = model.omics_dropout
         self.encoder = OmicsMLP(genes, model.omics_hidden, model.omics_embedding)
-        self.classifier = linear_classifier(model.omics_embedding)
+        self.classifier = linear_classifier(model.omics_embedding, classes)
 
     def forward(self, omics_RG: Tensor, dropout: Dropout | None = None) -> tuple[Tensor, Tensor]:
         """(R, G) -> embeddings (R, E) and logits (R, Y)."""

@@ -13,7 +13,7 @@ from momkd_ray.batches.collate import BagBatch
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model.baselines.segments import mean_by_bag
 from momkd_ray.model.baselines.slide_classifier import SlideOutput
-from momkd_ray.model.interface import CLASSES, MILModel, TrainingSummary
+from momkd_ray.model.interface import MILModel, TrainingSummary
 
 MIN_SD = 1e-6  # a feature that varies less over the training bags is centred only
 
@@ -28,11 +28,13 @@ class MeanPool(MILModel):
     mean_D: Tensor
     scale_D: Tensor
 
-    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
-        super().__init__(model, memory, loss, width=width, genes=genes)
+    def __init__(
+        self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
+    ) -> None:
+        super().__init__(model, memory, loss, width=width, genes=genes, classes=classes)
         self.register_buffer("mean_D", torch.zeros(width))
         self.register_buffer("scale_D", torch.ones(width))
-        self.classifier = nn.Linear(width, CLASSES)
+        self.classifier = nn.Linear(width, classes)
 
     def prepare(self, summary: TrainingSummary) -> None:
         """Takes the mean and standard deviation of the training bags' mean features."""

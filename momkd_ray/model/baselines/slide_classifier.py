@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from momkd_ray.batches.collate import BagBatch
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model.dropout import Dropout, Layers, apply_dropout
-from momkd_ray.model.interface import CLASSES, MILModel
+from momkd_ray.model.interface import MILModel
 from momkd_ray.model.kernels.linear import Linear
 
 
@@ -47,8 +47,10 @@ class AttentionScore(nn.Module):
 class SlideModel(MILModel):
     """A model that embeds each patch by one linear layer, `h = dropout(relu(W x))`, before anything else."""
 
-    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
-        super().__init__(model, memory, loss, width=width, genes=genes)
+    def __init__(
+        self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
+    ) -> None:
+        super().__init__(model, memory, loss, width=width, genes=genes, classes=classes)
         self.embedding = Linear(width, model.hidden)
 
     def embed(self, batch: BagBatch, dropout: dict[str, Dropout]) -> Tensor:
@@ -70,6 +72,6 @@ class SlideModel(MILModel):
         return {"ce": ce_B, "total": ce_B}
 
 
-def linear_classifier(width: int) -> nn.Linear:
+def linear_classifier(width: int, classes: int) -> nn.Linear:
     """Builds the linear layer from a bag's embedding to its logits."""
-    return nn.Linear(width, CLASSES)
+    return nn.Linear(width, classes)

@@ -39,9 +39,11 @@ class SoftLabels(GatedABMIL):
     omics_loss_names = ("soft_labels",)
     uses_omics = True
 
-    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
-        super().__init__(model, memory, loss, width=width, genes=genes)
-        self.teacher = OmicsClassifier(model, genes).requires_grad_(False)
+    def __init__(
+        self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
+    ) -> None:
+        super().__init__(model, memory, loss, width=width, genes=genes, classes=classes)
+        self.teacher = OmicsClassifier(model, genes, classes).requires_grad_(False)
 
     def prepare(self, summary: TrainingSummary) -> None:
         """Trains the teacher by full-batch steps, so that the result does not depend on an order."""

@@ -98,8 +98,10 @@ class TransMIL(SlideModel):
     Landmarks are half the hidden width. Bags of one size share a pass.
     """
 
-    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
-        super().__init__(model, memory, loss, width=width, genes=genes)
+    def __init__(
+        self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
+    ) -> None:
+        super().__init__(model, memory, loss, width=width, genes=genes, classes=classes)
         hidden = model.hidden
         heads = math.gcd(hidden, HEADS)
         self.class_token = nn.Parameter(torch.randn(1, 1, hidden) * 0.02)
@@ -107,7 +109,7 @@ class TransMIL(SlideModel):
         self.attention1 = NystromAttention(hidden, heads, max(1, hidden // 2))
         self.attention2 = NystromAttention(hidden, heads, max(1, hidden // 2))
         self.position = PyramidPosition(hidden)
-        self.classifier = linear_classifier(hidden)
+        self.classifier = linear_classifier(hidden, classes)
 
     def forward(self, batch: BagBatch) -> SlideOutput:
         """Encodes and classifies the bags; there is no attention that sums to 1 over patches."""

@@ -31,14 +31,16 @@ class WiKG(SlideModel):
     gradient, and again with it for the k chosen: memory is linear in the patches.
     """
 
-    def __init__(self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int) -> None:
-        super().__init__(model, memory, loss, width=width, genes=genes)
+    def __init__(
+        self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
+    ) -> None:
+        super().__init__(model, memory, loss, width=width, genes=genes, classes=classes)
         hidden = model.hidden
         self.head, self.tail = Linear(hidden, hidden), Linear(hidden, hidden)
         self.update_sum, self.update_product = Linear(hidden, hidden), Linear(hidden, hidden)
         self.read1, self.read2 = Linear(hidden, max(1, hidden // 2)), nn.Linear(max(1, hidden // 2), 1)
         self.norm = nn.LayerNorm(hidden)
-        self.classifier = linear_classifier(hidden)
+        self.classifier = linear_classifier(hidden, classes)
 
     def forward(self, batch: BagBatch) -> SlideOutput:
         """Builds the graph, updates the patches and classifies the bags; the attention is that of the readout."""

@@ -93,7 +93,7 @@ def test_dsmil() -> None:
     copy(theirs.bag_classifier, ours.bag_classifier)
     bag, attention = theirs(batch.features_PD[None], return_att=True)
     output = ours(batch)
-    torch.testing.assert_close(output.bag_B, bag.view(-1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.bag_BC[:, 0], bag.view(-1), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(output.attention_P, attention.view(-1), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(difference(output.logits_BY), theirs.predict(batch.features_PD[None]).view(-1))
 

@@ -1,0 +1,134 @@
+"""The content of report.html for more than two classes, where the likeliest class is predicted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from momkd_ray import __version__
+from momkd_ray.crossval.class_evaluate import numbers_of_classes
+from momkd_ray.crossval.class_metrics import auc_name, confusion_counts
+from momkd_ray.report import figures
+from momkd_ray.report.class_figures import classes_roc_figure, confusion_figure
+from momkd_ray.report.curves import calibration_drawing
+from momkd_ray.report.drawings import Drawing
+from momkd_ray.report.finished_run import FinishedRun
+from momkd_ray.report.methods import MOST_GENES, bundles_of, gene_frequencies, methods_block
+from momkd_ray.report.patients import MOST_WRONG, described, flow_of, table_one
+from momkd_ray.statistics.calibration import brier, calibration_intercept, calibration_slope
+
+TEMPLATE = "classes.html.jinja"
+_NAMES = {
+    "auc": "macro AUC, one against the rest",
+    "auprc": "macro AUPRC (average precision)",
+    "macro_f1": "macro F1",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy (mean sensitivity)",
+    "kappa": "quadratic-weighted kappa",
+}
+
+
+def metric_name(key: str, classes: tuple[str, ...]) -> str:
+    """Returns a metric's name in words."""
+    of_class = {auc_name(name): f"AUC of {name} against the rest" for name in classes}
+    return _NAMES.get(key) or of_class.get(key, key)
+
+
+def classes_content(run: FinishedRun) -> dict[str, Any]:
+    """Collects what the page of several classes shows, drawings included."""
+    patients, bundles, seed = run.patients, bundles_of(run), int(run.section("folds").get("seed", 1))
+    y_N = numbers_of_classes(patients["label"], run.classes, "the pooled patients")
+    p_NY = patients[[f"p_{name}" for name in run.classes]].to_numpy(dtype=float)
+    predicted_N = numbers_of_classes(patients["predicted"], run.classes, "the pooled predictions")
+    confusion_YY = confusion_counts(y_N, predicted_N, np.ones((1, len(y_N))), len(run.classes))[0].astype(int)
+    metrics = run.figures["metrics"]
+    genes = gene_frequencies(run)
+    best = {fold["fold"]: fold["best_epoch"] for fold in run.figures["folds"]}
+    aucs = {name: metrics[auc_name(name)]["pooled"] for name in run.classes}
+    calibrations = [
+        calibration_drawing(y_N == y, {"raw": p_NY[:, y]}, name, seed, f"calibration-{y}")
+        for y, name in enumerate(run.classes)
+    ]
+    found: list[Drawing | None] = [
+        classes_roc_figure(y_N, p_NY, run.classes, aucs, metrics["auc"]["pooled"]),
+        confusion_figure(confusion_YY, run.classes),
+        *calibrations,
+        *(figures.training_figure(fold, epochs, best[fold]) for fold, epochs in run.epochs.items()),
+        figures.memory_use_figure(run.epochs, run.classes),
+        *(
+            figures.memory_similarity_figure(fold, components, run.classes)
+            for fold, (components, _) in bundles.items()
+            if components is not None
+        ),
+        figures.gene_figure(genes.head(MOST_GENES), len(run.genes)) if len(genes) else None,
+    ]
+    table = described(run)
+    wrong = wrong_classes(run)
+    return {
+        "version": __version__,
+        "label": run.label,
+        "classes": run.classes,
+        "ordered": "kappa" in metrics,
+        "verdict": _verdict(run),
+        "counts": run.figures["counts"],
+        "flow": flow_of(run),
+        "table_one": {by: table_one(table, by) for by in ("class", "fold")},
+        "cohort": run.figures.get("cohort", []),
+        "metrics": [{"name": metric_name(key, run.classes), **value} for key, value in metrics.items()],
+        "folds": run.figures["folds"],
+        "calibration": [
+            [
+                name,
+                f"{p_NY[:, y].mean():.3f}",
+                f"{np.mean(y_N == y):.3f}",
+                calibration_intercept(y_N == y, p_NY[:, y]).text,
+                calibration_slope(y_N == y, p_NY[:, y]).text,
+                f"{brier(y_N == y, p_NY[:, y]):.3f}",
+            ]
+            for y, name in enumerate(run.classes)
+        ],
+        "calibrations": [drawing.name for drawing in calibrations],
+        "wrong": [[str(cell) for cell in row] for row in wrong.head(MOST_WRONG).to_numpy().tolist()],
+        "wrong_columns": list(wrong.columns),
+        "n_wrong": len(wrong),
+        "memory": [f"memory-similarity-fold-{fold}" for fold, (own, _) in bundles.items() if own is not None],
+        "training": [f"training-fold-{fold}" for fold in run.epochs],
+        "methods": methods_block(run, [card for _, card in bundles.values()]),
+        "configuration": run.configuration,
+        "drawings": {drawing.name: drawing for drawing in found if drawing is not None},
+        "figures_folder": "figures",
+    }
+
+
+def wrong_classes(run: FinishedRun) -> pd.DataFrame:
+    """Lists the wrongly called test patients, those of the smallest probability of their own class first.
+
+    Returns:
+        `patient_id, fold, label, predicted, p_label, p_predicted`.
+    """
+    wrong = run.predictions[run.predictions["label"] != run.predictions["predicted"]].copy()
+    for name in ("label", "predicted"):
+        wrong[f"p_{name} "] = [row[f"p_{row[name]}"] for row in wrong.to_dict("records")]
+    table = wrong[["patient_id", "fold", "label", "predicted"]].copy()
+    table["p_label"], table["p_predicted"] = wrong["p_label "].round(6), wrong["p_predicted "].round(6)
+    return table.sort_values(["p_label", "patient_id"]).reset_index(drop=True)
+
+
+def _verdict(run: FinishedRun) -> str:
+    auc, counts = run.figures["metrics"]["auc"], run.figures["counts"]
+    low, high = auc["interval"]
+    chance = "its interval includes chance (0.5)" if low <= 0.5 <= high else "its interval excludes chance (0.5)"
+    kappa = run.figures["metrics"].get("kappa")
+    agreement = (
+        ""
+        if kappa is None
+        else f" The quadratic-weighted kappa of the predicted classes is {kappa['pooled']:.3f} "
+        f"({kappa['interval'][0]:.3f} to {kappa['interval'][1]:.3f})."
+    )
+    return (
+        f"{run.label}, {figures.listed(run.classes)}: tested on {counts['patients']:,} patients whom the models had "
+        f"not seen, the pooled macro AUC is {auc['pooled']:.3f} (95 % interval {low:.3f} to {high:.3f}); {chance}."
+        f"{agreement}"
+    )
