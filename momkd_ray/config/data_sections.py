@@ -230,9 +230,10 @@ class OmicsConfig(Section):
     )
     teacher: Literal["cross_fitted", "none"] = Field(
         default="cross_fitted",
-        description="What `momkd` learns to predict for training patients with omics: `cross_fitted` is the "
-        "probability that a logistic regression on all genes gives them, fitted on other training patients; `none` is "
-        "the label. The default is ours; the paper has none.",
+        description="What `momkd` learns to predict for training patients with omics: `cross_fitted` lies between the "
+        "label and the probability that a logistic regression on all genes gives them, fitted on other training "
+        "patients, the nearer to the latter the better it predicts; `none` is the label. The default is ours; the "
+        "paper has none.",
     )
     fraction: Annotated[float, Field(ge=0, le=1)] = Field(
         default=1.0,

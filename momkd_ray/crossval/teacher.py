@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
 from momkd_ray.cohort.genes import GeneTransform
@@ -25,6 +26,7 @@ def cross_fitted_targets(
 
     A regression fitted on the patient itself would repeat its label; one that never saw it also says how sure the genes
     are, which is what the slide branch learns (docs/method.md §9).
+    The label keeps the share of the target that the genes have not earned (`teacher_trust`).
 
     Args:
         omics_train: (n, all genes) of the training patients with omics.
@@ -34,8 +36,8 @@ def cross_fitted_targets(
         classes: Y.
 
     Returns:
-        Patient -> probability of class 1 or, of more than two classes, those of all; empty if a class has fewer than
-        two patients.
+        Patient -> target between label and prediction, as the probability of class 1 or, of more than two classes,
+        those of all; empty if a class has fewer than two patients.
     """
     splits = min(SPLITS, int(np.bincount(y_train, minlength=classes).min()))
     if splits < 2:
@@ -49,5 +51,24 @@ def cross_fitted_targets(
     for fitted, held_out in folds.split(x_NR, y_train):
         teacher = LogisticRegression(C=INVERSE_PENALTY, max_iter=1000).fit(x_NR[fitted], y_train[fitted])
         p_NY[held_out] = teacher.predict_proba(x_NR[held_out])
-    targets = [float(p_Y[1]) if classes == 2 else tuple(map(float, p_Y)) for p_Y in p_NY]
+    trust = teacher_trust(p_NY, y_train)
+    target_NY = trust * p_NY + (1 - trust) * np.eye(classes)[y_train]
+    targets = [float(t_Y[1]) if classes == 2 else tuple(map(float, t_Y)) for t_Y in target_NY]
     return dict(zip(map(str, omics_train.index), targets, strict=True))
+
+
+def teacher_trust(p_NY: npt.NDArray[np.float64], y_train: npt.NDArray[np.integer]) -> float:
+    """Computes how far the teacher is trusted: 2 AUC - 1 of its cross-fitted predictions, at least 0 (Somers' D).
+
+    Genes that say nothing of the label are not trusted at all, so that nothing is learnt from noise.
+
+    Args:
+        p_NY: cross-fitted probabilities.
+        y_train: class of each patient.
+
+    Returns:
+        0 to 1; of more than two classes, of the mean AUC of each against the rest.
+    """
+    columns = (1,) if p_NY.shape[1] == 2 else range(p_NY.shape[1])
+    aucs = [roc_auc_score(y_train == y, p_NY[:, y]) for y in columns]
+    return max(0.0, 2 * float(np.mean(aucs)) - 1)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from momkd_ray.cohort.genes import GeneTransform, fit_genes
 from momkd_ray.config.sections import GenesConfig
-from momkd_ray.crossval.teacher import cross_fitted_targets
+from momkd_ray.crossval.teacher import cross_fitted_targets, teacher_trust
 
 
 def cohort(signal: float, patients: int = 80, genes: int = 300) -> tuple[pd.DataFrame, np.ndarray]:
@@ -24,19 +26,34 @@ def every_gene(omics: pd.DataFrame, y_N: np.ndarray) -> GeneTransform:
     return fit_genes(omics, y_N, GenesConfig(select="all"), 1)
 
 
-def test_informative_genes_teach_and_noise_does_not_repeat_the_labels() -> None:
-    for signal, low, high in ((1.5, 0.9, 1.0), (0.0, 0.2, 0.75)):
+def test_informative_genes_teach_and_noise_leaves_the_labels() -> None:
+    for signal, least, most in ((1.5, 0.1, 1.0), (0.0, 0.0, 0.05)):
         omics, y_N = cohort(signal)
         targets = cross_fitted_targets(omics, y_N, every_gene(omics, y_N), seed=3)
         assert list(targets) == list(omics.index)
-        assert low < roc_auc_score(y_N, list(targets.values())) <= high
+        away_N = np.abs(np.array(list(targets.values())) - y_N)
+        assert least <= away_N.mean() <= most
+        assert roc_auc_score(y_N, list(targets.values())) > 0.9
+
+
+@given(st.integers(2, 4), st.integers(0, 2**32 - 1))
+def test_a_teacher_is_trusted_as_far_as_it_orders_patients(classes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    y_N = rng.permutation(np.arange(400) % classes)
+    perfect_NY = np.eye(classes)[y_N]
+    assert teacher_trust(perfect_NY, y_N) == 1
+    assert teacher_trust(1 - perfect_NY, y_N) == 0
+    assert teacher_trust(np.full((400, classes), 1 / classes), y_N) == 0
+    noise_NY = rng.dirichlet(np.ones(classes), 400)
+    assert teacher_trust(noise_NY, y_N) < 0.25
+    assert 0.25 < teacher_trust(0.5 * perfect_NY + 0.5 * noise_NY, y_N) <= 1
 
 
 def test_a_patients_target_comes_from_a_model_that_never_saw_its_label() -> None:
     """With one patient a class in each split, each target follows from the others' labels alone."""
     omics, y_N = cohort(1.5, patients=10)
     before = cross_fitted_targets(omics, y_N, every_gene(omics, y_N), seed=3)
-    assert all(0 < p < 1 for p in before.values())
+    assert all(0 < abs(t - y) < 1 for t, y in zip(before.values(), y_N, strict=True))
     assert before == cross_fitted_targets(omics, y_N, every_gene(omics, y_N), seed=3)
 
 
