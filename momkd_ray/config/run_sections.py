@@ -193,12 +193,6 @@ class WatchConfig(Section):
         description="MLflow's tracking URI, such as `http://mlflow:5000`, or `$VARIABLE` that holds it; it needs "
         "`pip install 'momkd-ray[mlflow]'`. By default MLflow is not used.",
     )
-    wandb: str | None = Field(
-        default=None,
-        description="The project of Weights & Biases; it needs `pip install 'momkd-ray[wandb]'` and `WANDB_API_KEY`, "
-        "or `WANDB_MODE=offline`, which keeps the records below `tune/` in the run directory. By default it is "
-        "not used.",
-    )
 
 
 class RunConfig(Section):

@@ -1,4 +1,4 @@
-"""Logs a run's folds to MLflow and to Weights & Biases, if `watch` asks for them."""
+"""Logs a run's folds to MLflow, if `watch.mlflow` is set."""
 
 from __future__ import annotations
 
@@ -14,21 +14,14 @@ from momkd_ray.errors import InputError
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime import environment
 
-_NO_KEY = "0" * 40  # offline no key is needed, but Ray's logger wants one
-
 
 def trackers(config: Config, progress: ProgressReporter, fingerprint: str) -> list[LoggerCallback]:
-    """Returns Tune's loggers that `watch` asks for; each logs a run per fold.
+    """Returns Tune's MLflow logger, which logs an MLflow run per fold; an empty list if `watch.mlflow` is not set.
 
     Raises:
-        InputError: MLflow cannot be reached at the tracking URI, or Weights & Biases has no key.
+        InputError: MLflow cannot be reached at the tracking URI.
     """
-    found = []
-    if config.watch.mlflow is not None:
-        found.append(_mlflow(config, progress, fingerprint))
-    if config.watch.wandb is not None:
-        found.append(_wandb(config, progress, fingerprint))
-    return found
+    return [] if config.watch.mlflow is None else [_mlflow(config, progress, fingerprint)]
 
 
 def _mlflow(config: Config, progress: ProgressReporter, fingerprint: str) -> LoggerCallback:
@@ -46,35 +39,7 @@ def _mlflow(config: Config, progress: ProgressReporter, fingerprint: str) -> Log
         logger.setup()
     except Exception as error:
         raise InputError(redact(f"watch.mlflow {uri} cannot be used: {_first_sentence(error)}")) from None
-    return Tracker("MLflow", logger, progress, lambda trial: None)
-
-
-def _wandb(config: Config, progress: ProgressReporter, fingerprint: str) -> LoggerCallback:
-    from ray.air.integrations.wandb import WandbLoggerCallback
-
-    offline = os.environ.get("WANDB_MODE") == "offline"
-    # its process does not inherit this one's environment on a cluster that was there before
-    logger = WandbLoggerCallback(
-        project=config.watch.wandb,
-        group=os.path.basename(config.run.dir),
-        api_key=_NO_KEY if offline else None,
-        tags=[config.cohort.label, fingerprint],
-        mode=os.environ.get("WANDB_MODE"),
-        settings={"silent": True},
-    )
-    try:
-        logger.setup()
-    except Exception as error:
-        raise InputError(
-            f"watch.wandb {config.watch.wandb} cannot be used: {_first_sentence(error)}; set WANDB_API_KEY, or "
-            "WANDB_MODE=offline to keep the records in the run directory"
-        ) from None
-    return Tracker("Weights & Biases", logger, progress, _make_folder)
-
-
-def _make_folder(trial: Any) -> None:
-    """Makes the folder of a trial, in which the logger's process works: Tune makes it later."""
-    os.makedirs(trial.local_path, exist_ok=True)
+    return Tracker("MLflow", logger, progress)
 
 
 class Tracker(LoggerCallback):  # type: ignore[misc]  # Ray carries no types
@@ -84,13 +49,10 @@ class Tracker(LoggerCallback):  # type: ignore[misc]  # Ray carries no types
         service: its name, for the message.
         logger: Tune's own callback, set up.
         progress: receives the message.
-        prepare: called with a trial before its first message.
     """
 
-    def __init__(
-        self, service: str, logger: Any, progress: ProgressReporter | None, prepare: Callable[[Any], None]
-    ) -> None:
-        self.service, self.logger, self.progress, self.prepare = service, logger, progress, prepare
+    def __init__(self, service: str, logger: Any, progress: ProgressReporter | None) -> None:
+        self.service, self.logger, self.progress = service, logger, progress
         self.failed = False
 
     def setup(self, *arguments: Any, **settings: Any) -> None:
@@ -98,7 +60,7 @@ class Tracker(LoggerCallback):  # type: ignore[misc]  # Ray carries no types
 
     def log_trial_start(self, trial: Any) -> None:
         """Begins the record of a fold."""
-        self._try(self._start, trial)
+        self._try(self.logger.log_trial_start, trial)
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
         """Logs the metrics of an epoch."""
@@ -111,10 +73,6 @@ class Tracker(LoggerCallback):  # type: ignore[misc]  # Ray carries no types
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """Waits for what is still to be sent."""
         self._try(self.logger.on_experiment_end, trials, **info)
-
-    def _start(self, trial: Any) -> None:
-        self.prepare(trial)
-        self.logger.log_trial_start(trial)
 
     def _try(self, log: Callable[..., None], *arguments: Any, **named: Any) -> None:
         if self.failed:

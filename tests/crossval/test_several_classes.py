@@ -62,7 +62,7 @@ def test_three_classes_the_whole_way(tiny_config: Config, ray_cluster: Connectio
     table = pd.read_csv(run / "heatmaps" / "slides.csv").set_index("slide_id")
     np.testing.assert_allclose(table[COLUMNS].iloc[0], slides[COLUMNS].iloc[0], atol=1e-4)
 
-    assert outcome("export", bundle, "--out", str(tmp_path / "m.zip"), "--run", str(run)) == 0
+    assert outcome("export", bundle, "--format", "zip", "--out", str(tmp_path / "m.zip"), "--run", str(run)) == 0
     assert outcome("import", str(tmp_path / "m.zip"), "--out", str(tmp_path / "again")) == 0
     assert outcome("export", "--run", str(run), "--format", "stamp", "--out", str(tmp_path / "stamp")) == 0
     stamp = pd.read_csv(tmp_path / "stamp" / "split-0" / "patient-preds.csv")

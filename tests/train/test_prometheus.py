@@ -273,7 +273,7 @@ def test_mlflow_that_goes_away_does_not_stop_the_run(monkeypatch: pytest.MonkeyP
     progress = ProgressReporter()
     monkeypatch.setattr(progress, "info", said.append)
     logger = MLflowLoggerCallback("http://127.0.0.1:1", experiment_name="run")
-    tracker = Tracker("MLflow", logger, progress, lambda trial: None)
+    tracker = Tracker("MLflow", logger, progress)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     # of MLflow's server there is only its absence here: the first request fails as it would when it is gone
     logger.mlflow_util._mlflow.set_tracking_uri("http://127.0.0.1:1")
@@ -293,34 +293,6 @@ def test_asking_for_mlflow_without_having_it_is_told(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"momkd-ray\[mlflow\]"):
         load_config(path, ["watch.mlflow=http://mlflow:5000"])
-    with pytest.raises(InputError, match=r"momkd-ray\[wandb\]"):
-        load_config(path, ["watch.wandb=project"])
-
-
-def test_weights_and_biases_has_a_record_a_fold_and_watching_changes_no_result(
-    tiny_config: Config, ray_cluster: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("wandb", reason="wandb is not installed: pip install -e '.[wandb]'")
-    # of the service there is only what its client keeps for it: no server of its can be had here
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    tracked = changed(tiny_config, watch__wandb="project", train__epochs=1)
-    assert tracked.answer_fingerprint() == changed(tiny_config, train__epochs=1).answer_fingerprint()
-    crossval(tracked)
-    for fold in (0, 1):
-        [record] = Path(tiny_config.run.dir, "tune").glob(f"fold={fold}*/wandb/offline-run-*/run-*.wandb")
-        assert b"val_auc" in record.read_bytes()
-
-
-def test_weights_and_biases_without_a_key_is_told_before_anything_is_trained(
-    tiny_config: Config, ray_cluster: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("wandb", reason="wandb is not installed: pip install -e '.[wandb]'")
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(InputError, match=r"watch\.wandb project cannot be used: .*WANDB_MODE=offline"):
-        crossval(changed(tiny_config, watch__wandb="project"))
-    assert not list(Path(tiny_config.run.dir).glob("fold=*/metrics.jsonl"))
 
 
 def test_gauges_stay_while_nothing_new_happens(watched: str) -> None:
