@@ -68,6 +68,8 @@ def _within(error: BaseException, kind: type[E]) -> E | None:
             found = cause if isinstance(cause, kind) else current
             found.args = tuple(_without_advice(part) if isinstance(part, str) else part for part in found.args)
             return found
+        if kind is InputError and isinstance(current, RunError) and not hasattr(current, "cause"):
+            continue  # what looked like bad input was the machine's failure, as whoever raised this has found
         queue += [current.__cause__, current.__context__, getattr(current, "cause", None)]
         # Ray Train collects its workers' exceptions by rank
         queue += [*getattr(current, "worker_failures", {}).values(), getattr(current, "controller_failure", None)]

@@ -28,7 +28,7 @@ def remote(tiny_config: Config, s3_server: S3Server, s3_proxy: FaultyProxy) -> C
     for name in ("clinical", "slides", "omics"):
         tree["cohort"][name] = f"{s3_server.uri}/cohort/{Path(tree['cohort'][name]).name}"
     tree["features"]["dir"] = f"{s3_server.uri}/cohort/features"
-    tree["store"]["memory_share"] = 0.0
+    tree["store"] |= {"memory_share": 0.0, "cache": {"gb": 0}}  # every epoch reads over HTTP
     tree["run"]["dir"] = f"{s3_server.uri}/run"
     return Config.model_validate(tree)
 
