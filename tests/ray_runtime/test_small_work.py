@@ -17,7 +17,7 @@ from support.bags import write_h5
 from support.models import card_of, small_model
 
 from momkd_ray.config.load import Config
-from momkd_ray.errors import InputError, RunError
+from momkd_ray.errors import InputError, RunError, as_user_error
 from momkd_ray.model.bundle import save_bundle
 from momkd_ray.ray_runtime import parallel_map as parallel_map_module
 from momkd_ray.ray_runtime import small_work
@@ -169,3 +169,15 @@ def test_prediction_imports_no_more_than_torch(tmp_path: Path) -> None:
     said = run_in_one_process([([*predict, "--out", str(tmp_path / "p.csv")], ["sklearn", *HEAVY])])
     assert "Without a Ray cluster: 3 items" in said
     assert "predict: 3/3" in said
+
+
+def test_a_failure_of_the_machine_behind_bad_input_is_no_bad_input() -> None:
+    try:
+        try:
+            raise InputError("the file is damaged")
+        except InputError as damaged:
+            raise RunError("could not read the file: Input/output error") from damaged
+    except RunError as error:
+        found = as_user_error("the slides could not be read", error)
+    assert not isinstance(found, InputError)
+    assert "Input/output error" in str(found)
