@@ -44,24 +44,34 @@ def fit_ridge(x_NF: Doubles, target_N: Doubles) -> RidgeFit:
     """
     p_N = np.clip(target_N, CERTAINTY, 1 - CERTAINTY)
     odds_N = np.log(p_N / (1 - p_N))
-    centred_N = odds_N - odds_N.mean()
+    weight_F, penalty, held_out_N = _regress(x_NF, odds_N)
+    slope, bias = _calibrate(held_out_N, target_N)
+    return RidgeFit(weight_F * slope, bias, penalty)
+
+
+def _regress(x_NF: Doubles, y_N: Doubles) -> tuple[Doubles, float, Doubles]:
+    """Fits a ridge regression of one target (N,), or of several (N, Y) with one penalty.
+
+    Returns:
+        The weights (F,) or (F, Y), the penalty of the smallest leave-one-out error, and the leave-one-out predictions,
+        shaped as the targets.
+    """
+    centred_N = y_N - y_N.mean(axis=0)
     eigenvalue_N, vector_NN = np.linalg.eigh(x_NF @ x_NF.T)
     eigenvalue_N = np.clip(eigenvalue_N, 0, None)
     rotated_N = vector_NN.T @ centred_N
     best: tuple[float, float, Doubles] | None = None
     for penalty in PENALTIES:
         share_N = eigenvalue_N / (eigenvalue_N + penalty)
-        fitted_N = vector_NN @ (share_N * rotated_N)
+        fitted_N = vector_NN @ (share_N * rotated_N.T).T
         leverage_N = np.minimum(vector_NN**2 @ share_N + 1 / len(x_NF), 1 - 1e-6)
-        held_out_N = centred_N - (centred_N - fitted_N) / (1 - leverage_N)
+        held_out_N = centred_N - ((centred_N - fitted_N).T / (1 - leverage_N)).T
         error = float(np.square(held_out_N - centred_N).mean())
         if best is None or error < best[0]:
             best = (error, float(penalty), held_out_N)
     assert best is not None
     _, penalty, held_out_N = best
-    weight_F = x_NF.T @ (vector_NN @ (rotated_N / (eigenvalue_N + penalty)))
-    slope, bias = _calibrate(held_out_N, target_N)
-    return RidgeFit(weight_F * slope, bias, penalty)
+    return x_NF.T @ (vector_NN @ (rotated_N.T / (eigenvalue_N + penalty)).T), penalty, held_out_N
 
 
 @dataclass(frozen=True)
@@ -95,22 +105,7 @@ def fit_classes_ridge(x_NF: Doubles, target_NY: Doubles) -> ClassesRidgeFit:
     p_NY = np.clip(target_NY, CERTAINTY, 1 - CERTAINTY)
     log_NY = np.log(p_NY / p_NY.sum(axis=1, keepdims=True))
     log_NY -= log_NY.mean(axis=1, keepdims=True)
-    centred_NY = log_NY - log_NY.mean(axis=0)
-    eigenvalue_N, vector_NN = np.linalg.eigh(x_NF @ x_NF.T)
-    eigenvalue_N = np.clip(eigenvalue_N, 0, None)
-    rotated_NY = vector_NN.T @ centred_NY
-    best: tuple[float, float, Doubles] | None = None
-    for penalty in PENALTIES:
-        share_N = eigenvalue_N / (eigenvalue_N + penalty)
-        residual_NY = centred_NY - vector_NN @ (share_N[:, None] * rotated_NY)
-        leverage_N = np.minimum(vector_NN**2 @ share_N + 1 / len(x_NF), 1 - 1e-6)
-        error_NY = residual_NY / (1 - leverage_N)[:, None]
-        error = float(np.square(error_NY).mean())
-        if best is None or error < best[0]:
-            best = (error, float(penalty), centred_NY - error_NY)
-    assert best is not None
-    _, penalty, held_out_NY = best
-    weight_FY = x_NF.T @ (vector_NN @ (rotated_NY / (eigenvalue_N + penalty)[:, None]))
+    weight_FY, penalty, held_out_NY = _regress(x_NF, log_NY)
     slope, bias_Y = _calibrate_classes(held_out_NY, target_NY)
     return ClassesRidgeFit(weight_FY.T * slope, bias_Y, penalty)
 
