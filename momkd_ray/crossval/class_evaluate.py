@@ -9,23 +9,22 @@ import numpy as np
 import pandas as pd
 
 from momkd_ray.crossval.class_metrics import Integers, class_intervals, class_metric_names, class_scores
-from momkd_ray.crossval.fold_result import FoldResult
-from momkd_ray.crossval.metrics import Floats, patient_table
+from momkd_ray.crossval.fold_result import FoldResult, summarise_metrics
+from momkd_ray.crossval.metrics import Floats
 from momkd_ray.errors import InputError
 
 
 def evaluate_fold_of_classes(
     fold: int,
-    val_slides: pd.DataFrame,
-    test_slides: pd.DataFrame,
+    validation: pd.DataFrame,
+    test: pd.DataFrame,
     classes: Sequence[str],
     n_train: int,
     best_epoch: int,
     *,
     ordered: bool,
 ) -> tuple[FoldResult, pd.DataFrame]:
-    """Scores the validation and the test patients; see `evaluate_fold`. No threshold is chosen."""
-    validation, test = patient_table(val_slides), patient_table(test_slides)
+    """Scores the validation and the test patients, one row each; see `evaluate_fold`. No threshold is chosen."""
     y_V, p_VY = truth_of_classes(validation, classes, f"the validation patients of fold {fold}")
     y_T, p_TY = truth_of_classes(test, classes, f"the test patients of fold {fold}")
     predicted_T = p_TY.argmax(axis=1)
@@ -63,16 +62,7 @@ def summarise_classes(
     predicted_N = numbers_of_classes(patients["predicted"], classes, "the pooled predictions")
     pooled_scores = class_scores(y_N, p_NY, predicted_N, classes, ordered=ordered)
     intervals = class_intervals(y_N, p_NY, predicted_N, classes, seed, ordered=ordered)
-    metrics = {}
-    for name in class_metric_names(classes, ordered=ordered):
-        values = [result.test_scores[name] for result in results]
-        metrics[name] = {
-            "mean": float(np.mean(values)),
-            "sd": float(np.std(values, ddof=1)),
-            "pooled": pooled_scores[name],
-            "interval": list(intervals[name]),
-            "folds": values,
-        }
+    metrics = summarise_metrics(class_metric_names(classes, ordered=ordered), results, pooled_scores, intervals)
     counts = {
         "patients": len(patients),
         "classes": {name: int((y_N == y).sum()) for y, name in enumerate(classes)},
@@ -114,14 +104,24 @@ def truth_of_classes(patients: pd.DataFrame, classes: Sequence[str], whose: str)
     Raises:
         InputError: a column or a class is missing, or a label is none of a class.
     """
+    check_columns(patients, classes, whose)
+    y_N = numbers_of_classes(patients["label"], classes, whose)
+    check_every_class(y_N, classes, whose)
+    return y_N, patients[[f"p_{name}" for name in classes]].to_numpy(dtype=float)
+
+
+def check_columns(patients: pd.DataFrame, classes: Sequence[str], whose: str) -> None:
+    """Raises `InputError` if a table of predictions lacks the label or a class's probability."""
     for column in ("label", *(f"p_{name}" for name in classes)):
         if column not in patients.columns:
             raise InputError(f"{whose} lack the column {column}")
-    y_N = numbers_of_classes(patients["label"], classes, whose)
+
+
+def check_every_class(y_N: Integers, classes: Sequence[str], whose: str) -> None:
+    """Raises `InputError` if no patient is of one of the classes, by their numbers."""
     for y, name in enumerate(classes):
         if y not in y_N:
             raise InputError(f"{whose} include no patient of class {name!r}: use fewer, stratified folds")
-    return y_N, patients[[f"p_{name}" for name in classes]].to_numpy(dtype=float)
 
 
 def numbers_of_classes(names: pd.Series[Any], classes: Sequence[str], whose: str) -> Integers:

@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from momkd_ray.crossval.class_evaluate import evaluate_fold_of_classes, summarise_classes
-from momkd_ray.crossval.fold_result import FoldResult
+from momkd_ray.crossval.class_evaluate import (
+    check_columns,
+    check_every_class,
+    evaluate_fold_of_classes,
+    summarise_classes,
+)
+from momkd_ray.crossval.fold_result import FoldResult, summarise_metrics
 from momkd_ray.crossval.metrics import (
     METRICS,
     Bools,
@@ -56,7 +61,7 @@ def evaluate_fold(
     if shared:
         raise InputError(f"fold {fold}: patient {shared[0]} is both validated and tested on: correct the folds")
     if len(classes) > 2:
-        return evaluate_fold_of_classes(fold, val_slides, test_slides, classes, n_train, best_epoch, ordered=ordered)
+        return evaluate_fold_of_classes(fold, validation, test, classes, n_train, best_epoch, ordered=ordered)
     y_V, p_V = _truth(validation, classes, f"the validation patients of fold {fold}")
     y_T, p_T = _truth(test, classes, f"the test patients of fold {fold}")
     threshold = best_threshold(y_V, p_V)
@@ -105,16 +110,7 @@ def summarise(
     predicted_N = _as_positive(patients["predicted"], classes, "the pooled predictions")
     pooled_scores = scores_of_predictions(y_N, p_N, predicted_N)
     intervals = bootstrap_intervals(y_N, p_N, predicted_N, seed)
-    metrics = {}
-    for name in METRICS:
-        values = [result.test_scores[name] for result in results]
-        metrics[name] = {
-            "mean": float(np.mean(values)),
-            "sd": float(np.std(values, ddof=1)),
-            "pooled": pooled_scores[name],
-            "interval": list(intervals[name]),
-            "folds": values,
-        }
+    metrics = summarise_metrics(METRICS, results, pooled_scores, intervals)
     per_class = {classes[0]: int((~y_N).sum()), classes[1]: int(y_N.sum())}
     counts = {"patients": len(patients), "classes": per_class}
     return {"metrics": metrics, "counts": counts, "folds": [result.to_json() for result in results]}
@@ -177,13 +173,9 @@ def _check_pooled(results: list[FoldResult], pooled: pd.DataFrame) -> None:
 
 def _truth(patients: pd.DataFrame, classes: tuple[str, ...], whose: str) -> tuple[Bools, Floats]:
     """Returns whether each patient is positive (N,), and its predicted probability of the positive class (N,)."""
-    for column in ("label", *(f"p_{name}" for name in classes)):
-        if column not in patients.columns:
-            raise InputError(f"{whose} lack the column {column}")
+    check_columns(patients, classes, whose)
     y_N = _as_positive(patients["label"], classes, whose)
-    for name, present in ((classes[0], (~y_N).any()), (classes[1], y_N.any())):
-        if not present:
-            raise InputError(f"{whose} include no patient of class {name!r}: use fewer, stratified folds")
+    check_every_class(y_N.astype(np.int64), classes, whose)
     return y_N, patients[f"p_{classes[1]}"].to_numpy(dtype=float)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,33 @@ class FoldResult:
     def from_json(cls, value: dict[str, Any]) -> FoldResult:
         """Reads what `to_json` returned."""
         return cls(**value)
+
+
+def summarise_metrics(
+    names: Iterable[str],
+    results: Sequence[FoldResult],
+    pooled: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]],
+) -> dict[str, dict[str, Any]]:
+    """Summarises each metric of the test patients over the folds.
+
+    Args:
+        names: of the metrics.
+        results: sorted by fold.
+        pooled: the metrics of all folds' test patients together.
+        intervals: theirs.
+
+    Returns:
+        For each metric `mean` and `sd` (of a sample, n - 1) over folds, `pooled`, `interval` and the `folds`' values.
+    """
+    summaries = {}
+    for name in names:
+        values = [result.test_scores[name] for result in results]
+        summaries[name] = {
+            "mean": float(np.mean(values)),
+            "sd": float(np.std(values, ddof=1)),
+            "pooled": pooled[name],
+            "interval": list(intervals[name]),
+            "folds": values,
+        }
+    return summaries
