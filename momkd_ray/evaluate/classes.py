@@ -16,11 +16,10 @@ from momkd_ray.errors import InputError
 from momkd_ray.evaluate.cohort import ExternalCohort, Labels, read_cohort
 from momkd_ray.evaluate.decisions import plain
 from momkd_ray.evaluate.page import environment
-from momkd_ray.evaluate.predictions import join_predictions, predict_cohort, read_predictions
+from momkd_ray.evaluate.predictions import predicted_cohort
 from momkd_ray.evaluate.tables import shown
-from momkd_ray.input_faults import REJECTED, OnError, record_faults
+from momkd_ray.input_faults import REJECTED, OnError
 from momkd_ray.progress import ProgressReporter
-from momkd_ray.ray_runtime.cluster import connect
 from momkd_ray.report.class_figures import classes_roc_figure, confusion_figure
 from momkd_ray.report.classes_page import metric_name
 from momkd_ray.report.curves import calibration_drawing
@@ -58,7 +57,7 @@ def evaluate_classes(
         features: folder of feature files, which the folds' models predict; or else
         predictions: a file of predictions.
         gpus: number of GPUs of each task of prediction.
-        address: of a running Ray cluster; by default one is started for the predictions.
+        address: of a running Ray cluster; by default one is started if the predictions take long.
         on_error: whether bad rows and feature files end it or are left out; all are listed in rejected.csv.
 
     Returns:
@@ -71,18 +70,18 @@ def evaluate_classes(
     cohort = read_cohort(labels)
     for entry in cohort.understood:
         progress.info(entry.sentence())
-    rejected = storage.join(out, REJECTED)
-    if features is not None:
-        with connect(address):
-            cohort, table = predict_cohort(
-                run, cohort, labels, features, rejected, progress, gpus=gpus, on_error=on_error
-            )
-    elif predictions is not None:
-        record_faults(cohort.faults, f"the patients of {labels.clinical}", rejected, on_error)
-        given = read_predictions(predictions, run.classes, run.label, cohort)
-        cohort, table = join_predictions(cohort, given, predictions)
-    else:
-        raise InputError("neither features nor predictions are given: name the folder, or the file")
+    cohort, table = predicted_cohort(
+        run,
+        cohort,
+        labels,
+        storage.join(out, REJECTED),
+        progress,
+        features=features,
+        predictions=predictions,
+        gpus=gpus,
+        address=address,
+        on_error=on_error,
+    )
     table = cohort.patients.join(table, how="inner")
     evaluation = evaluate_patients_of_classes(table, run)
     evaluation["cohort"] |= {"flow": [asdict(step) for step in cohort.flow]}

@@ -79,65 +79,39 @@ def evaluate(
     table = resolve_location(clinical)
     folder = resolve_location(out) if out else storage.join(run_dir, DEFAULT_OUT)
     several = read_classes_run(run_dir)
-    if several is not None:
-        of_two = {"positive": positive, "negative": negative, "against": against, "subgroups": subgroups}
-        refuse_options(of_two | {"prevalence": prevalence}, several.classes)
-        labels = Labels(
-            clinical=table,
-            label=label or several.label,
-            classes=several.labels_of,
-            slides=resolve_location(slides) if slides else None,
-            patient_column=patient_column,
-            slides_patient_column=slides_patient_column,
-            slide_column=slide_column,
-            slide_labels=slide_labels,
-            names=several.classes,
-        )
-        with ProgressReporter() as progress:
-            evaluation = evaluate_classes(
-                several,
-                labels,
-                folder,
-                progress,
-                features=resolve_location(features) if features else None,
-                predictions=resolve_location(predictions) if predictions else None,
-                gpus=gpus,
-                address=address,
-                on_error=on_error,
-            )
-            _tell(progress, evaluation)
-        show(f"{classes_summary(evaluation)}\n\n{storage.join(folder, 'evaluation.html')}", evaluation, as_json=as_json)
-        return
-    trained = read_run(run_dir)
-    groups = parse_subgroups(subgroups, list(read_table(table).columns)) if subgroups else ()
-    labels = Labels(
-        clinical=table,
-        label=label or trained.label,
-        classes=(tuple(negative) or trained.labels_of[0], tuple(positive) or trained.labels_of[1]),
-        slides=resolve_location(slides) if slides else None,
-        patient_column=patient_column,
-        slides_patient_column=slides_patient_column,
-        slide_column=slide_column,
-        subgroups=tuple(group.column for group in groups),
-        slide_labels=slide_labels,
-    )
-    options = EvaluationOptions(tuple(sensitivity), tuple(specificity), tuple(prevalence), groups)
+    columns: dict[str, Any] = {
+        "slides": resolve_location(slides) if slides else None,
+        "patient_column": patient_column,
+        "slides_patient_column": slides_patient_column,
+        "slide_column": slide_column,
+        "slide_labels": slide_labels,
+    }
+    source: dict[str, Any] = {
+        "features": resolve_location(features) if features else None,
+        "predictions": resolve_location(predictions) if predictions else None,
+        "gpus": gpus,
+        "address": address,
+        "on_error": on_error,
+    }
     with ProgressReporter() as progress:
-        evaluation = evaluate_run(
-            run_dir,
-            labels,
-            folder,
-            options,
-            progress,
-            features=resolve_location(features) if features else None,
-            predictions=resolve_location(predictions) if predictions else None,
-            against=[resolve_location(path) for path in against],
-            gpus=gpus,
-            address=address,
-            on_error=on_error,
-        )
+        if several is not None:
+            of_two = {"positive": positive, "negative": negative, "against": against, "subgroups": subgroups}
+            refuse_options(of_two | {"prevalence": prevalence}, several.classes)
+            labels = Labels(table, label or several.label, several.labels_of, names=several.classes, **columns)
+            evaluation = evaluate_classes(several, labels, folder, progress, **source)
+            summary = classes_summary(evaluation)
+        else:
+            trained = read_run(run_dir)
+            groups = parse_subgroups(subgroups, list(read_table(table).columns)) if subgroups else ()
+            labels_of = (tuple(negative) or trained.labels_of[0], tuple(positive) or trained.labels_of[1])
+            compared = tuple(group.column for group in groups)
+            labels = Labels(table, label or trained.label, labels_of, subgroups=compared, **columns)
+            options = EvaluationOptions(tuple(sensitivity), tuple(specificity), tuple(prevalence), groups)
+            source["against"] = [resolve_location(path) for path in against]
+            evaluation = evaluate_run(run_dir, labels, folder, options, progress, **source)
+            summary = text_summary(evaluation)
         _tell(progress, evaluation)
-    show(f"{text_summary(evaluation)}\n\n{storage.join(folder, 'evaluation.html')}", evaluation, as_json=as_json)
+    show(f"{summary}\n\n{storage.join(folder, 'evaluation.html')}", evaluation, as_json=as_json)
 
 
 def _tell(progress: ProgressReporter, evaluation: dict[str, Any]) -> None:

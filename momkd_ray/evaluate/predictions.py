@@ -19,8 +19,52 @@ from momkd_ray.evaluate.cohort import ExternalCohort, Labels, as_options
 from momkd_ray.input_faults import OnError, record_faults
 from momkd_ray.predict.ensemble import check_ensemble, group_bags, list_slides, other_formats, predict_bags
 from momkd_ray.progress import ProgressReporter
+from momkd_ray.ray_runtime.small_work import connect_if_named
 
 FOLD = "fold="  # a column with the probability by one fold's model
+
+
+def predicted_cohort(
+    run: TrainedRun | ClassesRun,
+    cohort: ExternalCohort,
+    labels: Labels,
+    rejected: str,
+    progress: ProgressReporter,
+    *,
+    features: str | None,
+    predictions: str | None,
+    gpus: float,
+    address: str | None,
+    on_error: OnError,
+) -> tuple[ExternalCohort, pd.DataFrame]:
+    """Predicts the labelled patients, or reads their predictions from a file.
+
+    Args:
+        run: whose folds' models predict.
+        cohort: the labelled patients.
+        labels: where the slides of each patient are named.
+        rejected: where bad rows and files are listed.
+        progress: receives the count of bags.
+        features: folder of feature files; or else
+        predictions: a file of predictions.
+        gpus: number of GPUs of each task of prediction.
+        address: of a running Ray cluster; by default one is started if the predictions take long.
+        on_error: whether bad rows and files end it, or are left out.
+
+    Returns:
+        As `predict_cohort`.
+
+    Raises:
+        InputError: as `predict_cohort` and `read_predictions`; or neither features nor predictions are given.
+    """
+    if features is not None:
+        with connect_if_named(address):
+            return predict_cohort(run, cohort, labels, features, rejected, progress, gpus=gpus, on_error=on_error)
+    if predictions is not None:
+        record_faults(cohort.faults, f"the patients of {labels.clinical}", rejected, on_error)
+        given = read_predictions(predictions, run.classes, run.label, cohort)
+        return join_predictions(cohort, given, predictions)
+    raise InputError("neither features nor predictions are given: name the folder, or the file")
 
 
 def predict_cohort(

@@ -10,18 +10,16 @@ import pandas as pd
 
 from momkd_ray import __version__, storage
 from momkd_ray.crossval.trained_run import TrainedRun, read_run
-from momkd_ray.errors import InputError
 from momkd_ray.evaluate.against import check_shared
 from momkd_ray.evaluate.cohort import ExternalCohort, Labels, read_cohort
 from momkd_ray.evaluate.evaluation import evaluate_patients, with_probabilities
 from momkd_ray.evaluate.options import EvaluationOptions
 from momkd_ray.evaluate.page import drawings_of, render_page
-from momkd_ray.evaluate.predictions import FOLD, join_predictions, predict_cohort, read_predictions
+from momkd_ray.evaluate.predictions import FOLD, predicted_cohort, read_predictions
 from momkd_ray.evaluate.subgroups import levels_of
 from momkd_ray.evaluate.tables import comparison_table, performance_table, subgroup_table
-from momkd_ray.input_faults import REJECTED, OnError, record_faults
+from momkd_ray.input_faults import REJECTED, OnError
 from momkd_ray.progress import ProgressReporter
-from momkd_ray.ray_runtime.small_work import connect_if_named
 from momkd_ray.report.drawings import write_drawings
 from momkd_ray.run.layout import EXCLUDED
 
@@ -68,23 +66,23 @@ def evaluate_run(
     cohort = read_cohort(labels)
     for entry in cohort.understood:
         progress.info(entry.sentence())
-    rejected = storage.join(out, REJECTED)
     others = {path: read_predictions(path, run.classes, run.label, cohort) for path in against}
     # what is wrong with them is said before any model runs
     check_shared(cohort.patients, others)
     for group in options.subgroups:
         levels_of(cohort.patients[group.column], group)
-    if features is not None:
-        with connect_if_named(address):
-            cohort, table = predict_cohort(
-                run, cohort, labels, features, rejected, progress, gpus=gpus, on_error=on_error
-            )
-    elif predictions is not None:
-        record_faults(cohort.faults, f"the patients of {labels.clinical}", rejected, on_error)
-        given = read_predictions(predictions, run.classes, run.label, cohort)
-        cohort, table = join_predictions(cohort, given, predictions)
-    else:
-        raise InputError("neither features nor predictions are given: name the folder, or the file")
+    cohort, table = predicted_cohort(
+        run,
+        cohort,
+        labels,
+        storage.join(out, REJECTED),
+        progress,
+        features=features,
+        predictions=predictions,
+        gpus=gpus,
+        address=address,
+        on_error=on_error,
+    )
     return _evaluate(run, cohort, table, options, others, out, {"features": features, "predictions": predictions})
 
 
