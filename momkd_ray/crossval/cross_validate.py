@@ -14,10 +14,10 @@ from momkd_ray.crossval.early_checks import check_memory_sizes
 from momkd_ray.crossval.evaluate import summarise
 from momkd_ray.crossval.fold_result import FoldResult
 from momkd_ray.crossval.median_stopping import SettingScores, read_stop_decisions
+from momkd_ray.crossval.mlflow_callback import trackers
 from momkd_ray.crossval.optuna_journal import write_study
 from momkd_ray.crossval.progress_callback import ProgressCallback
 from momkd_ray.crossval.search import Search
-from momkd_ray.crossval.trackers import trackers
 from momkd_ray.crossval.tune_trials import build_tuner, concurrency_limit, pending_trials, threads_of_folds
 from momkd_ray.errors import InputError, RunError, StoppedError
 from momkd_ray.model.bundle import BUNDLE_FILES

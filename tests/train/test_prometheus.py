@@ -265,19 +265,18 @@ def test_a_password_for_mlflow_comes_from_a_variable_and_is_written_nowhere(
 def test_mlflow_that_goes_away_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow", reason="mlflow is not installed: pip install -e '.[mlflow]'")
     from ray import cloudpickle
-    from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    from momkd_ray.crossval.trackers import Tracker
+    from momkd_ray.crossval.mlflow_callback import _Tracker
 
     said: list[str] = []
     progress = ProgressReporter()
     monkeypatch.setattr(progress, "info", said.append)
-    logger = MLflowLoggerCallback("http://127.0.0.1:1", experiment_name="run")
-    tracker = Tracker("MLflow", logger, progress)
+    tracker = _Tracker("http://127.0.0.1:1", experiment_name="run")
+    tracker.progress = progress
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     # of MLflow's server there is only its absence here: the first request fails as it would when it is gone
-    logger.mlflow_util._mlflow.set_tracking_uri("http://127.0.0.1:1")
-    logger._trial_runs, logger.tags = {}, {}
+    tracker.mlflow_util._mlflow.set_tracking_uri("http://127.0.0.1:1")
+    tracker._trial_runs, tracker.tags = {}, {}
     for _ in range(3):
         tracker.log_trial_start(None)
     [sentence] = said
