@@ -160,8 +160,7 @@ def audit(
         findings = audit_inputs(settings, lambda done, of: progress.update("audit", done, of, "slides"))
     findings.write(folder)
     table = storage.join(folder, "audit.csv")
-    content = storage.read_json(storage.join(folder, "audit.json")) | {"table": table}
-    show(f"{findings.text()}\n\nAll faults: {table}", content, as_json=as_json)
+    show(f"{findings.text()}\n\nAll faults: {table}", findings.to_json() | {"table": table}, as_json=as_json)
     if on_error == "skip" or all(fault.problem == OPEN_ELSEWHERE for fault in findings.faults):
         raise_open_elsewhere(findings.faults, "the inputs")
     if not findings.ok and on_error == "stop":

@@ -72,7 +72,11 @@ class Findings:
     def write(self, folder: str) -> None:
         """Writes `audit.csv` (faults, notes and what was recognised) and `audit.json` (also what remains)."""
         storage.write_text(storage.join(folder, "audit.csv"), self.table().to_csv(index=False, lineterminator="\n"))
-        content = {
+        storage.write_json(storage.join(folder, "audit.json"), self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content of `audit.json`."""
+        return {
             "ok": self.ok,
             "verdict": self.verdict(),
             "faults": [asdict(fault) for fault in self.faults],
@@ -82,7 +86,6 @@ class Findings:
             "remaining": self.remaining,
             "folds": self.folds.to_dict("records"),
         }
-        storage.write_json(storage.join(folder, "audit.json"), content)
 
     def text(self) -> str:
         """Formats the findings as plain text."""
