@@ -16,6 +16,7 @@ import torch
 from support.fold_tasks import GeneratedBags, fold_task, state_of
 from support.stores import write_store
 
+from momkd_ray.bags import bag_stream
 from momkd_ray.bags.bag_stream import BagStream, RayDataBags
 from momkd_ray.bags.cached_bags import CachedBags
 from momkd_ray.bags.disk_cache import DiskCache, take_notes
@@ -104,6 +105,7 @@ def test_bags_through_ray_change_no_number(
     layer: str,
 ) -> None:
     take_notes()
+    monkeypatch.setattr(bag_stream, "FIRST_PATIENCE_S", bag_stream.PATIENCE_S)  # Ray may start as slowly as it likes
     delivered = []
     close = BagStream.close
     monkeypatch.setattr(BagStream, "close", lambda stream: (delivered.append(stream.delivered), close(stream)))
