@@ -243,7 +243,9 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Predict slides from histology alone."""
+    from momkd_ray import storage
     from momkd_ray.api import predict_slides
+    from momkd_ray.predict.ensemble import metrics_location
 
     bundles = [*model, *(models or [])]
     if not bundles:
@@ -260,6 +262,8 @@ def predict(
         patient_column=patient_column,
     )
     content = {"table": resolve_location(out), "predictions": predictions.to_dict("records")}
+    if storage.exists(metrics_location(resolve_location(out))):
+        content["metrics"] = storage.read_json(metrics_location(resolve_location(out)))
     show(resolve_location(out), content, as_json=as_json)
 
 

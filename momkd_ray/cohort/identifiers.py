@@ -213,6 +213,16 @@ def spelling(name: str) -> str:
     return plain[1:] if re.match(r"x\d", plain) else plain
 
 
+def canonical(name: str) -> str:
+    """Returns the same text for all identifiers that `match_identifiers` takes for one patient's.
+
+    >>> canonical("TCGA-A0-1000-01Z-00-DX1"), canonical("0012"), canonical("P 7")
+    ('tcga-a0-1000', '12', 'p-7')
+    """
+    as_number = number(name)
+    return spelling(_patient_of(name) or (name if as_number is None else str(as_number)))
+
+
 def number(name: str) -> int | None:
     """Returns the number that an identifier is, apart from leading zeros and decimals; None if it is none."""
     return int(float(name)) if _NUMBER.fullmatch(name) and len(name) < 16 and float(name).is_integer() else None

@@ -21,6 +21,7 @@ from momkd_ray.crossval.teacher import cross_fitted_targets
 from momkd_ray.errors import InputError, RunError, diverged_error_within
 from momkd_ray.model.bundle import BundleCard, save_bundle
 from momkd_ray.model.registry import build_model, model_class
+from momkd_ray.model.training_patients import TrainingPatients
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.run.layout import FoldDirectory
 from momkd_ray.seeds import derive_seed
@@ -248,6 +249,14 @@ def _save_model(
         memory=config.memory,
         loss=config.loss,
         origin=origin,
+        trained_on=_trained_on(task, inputs),
     )
     save_bundle(task.directory.model, model, card)
     return sum(p.numel() for p in model.parameters())
+
+
+def _trained_on(task: FoldTask, inputs: RunInputs) -> TrainingPatients:
+    """Hashes the patients whose labels the fold's model has seen: those of training, and those of validation."""
+    seen = set(task.bags.loc[task.bags["role"].isin(("train", "val")), "patient_id"])
+    slides = inputs.cohort.slides
+    return TrainingPatients.of(seen, slides.loc[slides["patient_id"].isin(seen), "slide_id"], inputs.fingerprint)

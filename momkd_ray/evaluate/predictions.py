@@ -17,7 +17,8 @@ from momkd_ray.crossval.trained_run import TrainedRun
 from momkd_ray.errors import InputError
 from momkd_ray.evaluate.cohort import ExternalCohort, Labels, as_options
 from momkd_ray.input_faults import OnError, record_faults
-from momkd_ray.predict.ensemble import check_ensemble, group_bags, list_slides, other_formats, predict_bags
+from momkd_ray.predict.ensemble import check_ensemble, other_formats, predict_bags
+from momkd_ray.predict.slides import group_bags, list_slides
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.small_work import connect_if_named
 

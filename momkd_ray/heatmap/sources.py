@@ -15,7 +15,8 @@ from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Recipe
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.input_faults import raise_faults
-from momkd_ray.predict.ensemble import bad_rows, check_ensemble, group_bags, list_slides, match_patients
+from momkd_ray.predict.ensemble import check_ensemble
+from momkd_ray.predict.slides import bad_rows, group_bags, list_slides, match_patients
 from momkd_ray.run.layout import RunDirectory
 
 GIVEN_MODELS = "given models"

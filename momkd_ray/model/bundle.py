@@ -16,6 +16,7 @@ from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.errors import InputError
 from momkd_ray.model.interface import MILModel
 from momkd_ray.model.registry import build_model
+from momkd_ray.model.training_patients import TrainingPatients
 
 _WEIGHTS, _CARD = "weights.safetensors", "model.json"
 BUNDLE_FILES = (_WEIGHTS, _CARD)  # the card last: a bundle with a card is complete
@@ -44,6 +45,7 @@ class BundleCard(Section):
     origin: dict[str, str | int | float | None] = Field(
         default_factory=dict
     )  # fold, seed, fingerprints, validation AUC
+    trained_on: TrainingPatients | None = None  # hashes of the patients of training and validation
     version: str = __version__
     weights_sha256: str = ""
 

@@ -14,10 +14,7 @@ import pandas as pd
 from momkd_ray import storage
 from momkd_ray.bags.shared_bags import join_bags
 from momkd_ray.batches.collate import collate
-from momkd_ray.cohort.feature_files import FeatureFile, find_features, list_features
-from momkd_ray.cohort.known_columns import PATIENT_COLUMNS
 from momkd_ray.cohort.patient_mean import patient_mean
-from momkd_ray.cohort.slides import read_slides
 from momkd_ray.cohort.table_files import read_table
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Recipe
@@ -25,6 +22,16 @@ from momkd_ray.formats.patch_scale import PatchScale, patch_scale
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, raise_faults, record_faults
 from momkd_ray.model.bundle import BundleCard, load_bundle
+from momkd_ray.predict.known_patients import count_training, training_note
+from momkd_ray.predict.labels import classes_of_patients, metrics_of, metrics_sentence
+from momkd_ray.predict.slides import (
+    bad_rows,
+    column_of_patients,
+    group_bags,
+    list_slides,
+    match_patients,
+    without_counterpart,
+)
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.parallel_map import parallel_map
 from momkd_ray.ray_runtime.small_work import connect_if_worth, work_on_files
@@ -142,7 +149,9 @@ def predict_folder(
         patient_column: the column of patients in the table of slides; by default it is recognised.
 
     Returns:
-        The written table: `slide_id` (not if by patient), `patient_id`, `p_<class>` of each, `predicted`.
+        The written table: `slide_id` (not if by patient), `patient_id`, `p_<class>` of each, `predicted` and, if the
+        bundles tell, `trained_on`, the number of models that learnt from the patient. If the table of slides has the
+        label, `<out>.metrics.json` is written, too.
 
     Raises:
         InputError: a model or feature file is bad, or a model reads patients' bags and no table of slides is given.
@@ -160,17 +169,40 @@ def predict_folder(
     table, patients, unmatched = match_patients(slides, table, features, patient_column)
     rejected, total = f"{out}.{REJECTED}", f"{len(table)} feature files"
     record_faults(unmatched, total, rejected, on_error if bad_rows(unmatched) else "skip")
-    for sentence in _in_vain(unmatched, slides):
+    for sentence in without_counterpart(unmatched, slides):
         progress.info(sentence)
     if not patients:
         raise_faults(unmatched, total, rejected)
     table = table[table["slide_id"].isin(list(patients))]
     bags = group_bags(table, patients, joint=joint)
+    result = _predict_all(bags, models, gpus, cards[0], unmatched, total, rejected, on_error, progress)
+    named = count_training(named_predictions(result, cards, by_patient=by_patient or joint), cards)
+    if note := training_note(named, len(cards)):
+        progress.info(note)
+    _write(named, out)
+    by_patients = count_training(named_predictions(result, cards, by_patient=True), cards)
+    if said := _write_metrics(by_patients, cards, slides, patient_column, out):
+        progress.info(said)
+    return named
+
+
+def _predict_all(
+    bags: pd.DataFrame,
+    models: Sequence[str],
+    gpus: float,
+    card: BundleCard,
+    unmatched: list[Fault],
+    total: str,
+    rejected: str,
+    on_error: OnError,
+    progress: ProgressReporter,
+) -> pd.DataFrame:
+    """Predicts bags, and adds `p` to those that can be predicted; records the faults of the others."""
     rows: list[dict[str, Any]] = []
     for row in predict_bags(bags, models, gpus):
         rows.append(row)
         progress.update("predict", len(rows), len(bags), "bags")
-    for sentence in other_formats(rows, cards[0]):
+    for sentence in other_formats(rows, card):
         progress.info(sentence)
     bad_files = [fault for row in rows for fault in row["faults"]]
     faults = unmatched + bad_files
@@ -181,10 +213,29 @@ def predict_folder(
     result = pd.DataFrame(rows, columns=["bag_id", "p", "faults"]).dropna(subset=["p"])
     if result.empty:
         raise_faults(faults, total, rejected)
-    result = result.merge(bags, on="bag_id").sort_values("bag_id").reset_index(drop=True)
-    named = named_predictions(result, cards, by_patient=by_patient or joint)
-    _write(named, out)
-    return named
+    return result.merge(bags, on="bag_id").sort_values("bag_id").reset_index(drop=True)
+
+
+def metrics_location(out: str) -> str:
+    """Returns where the metrics of predictions are written, if their table of slides has the label."""
+    return f"{out}.metrics.json"
+
+
+def _write_metrics(
+    patients: pd.DataFrame, cards: Sequence[BundleCard], slides: str | None, patient_column: str | None, out: str
+) -> str | None:
+    """Writes the metrics of the patients that have a label; returns what to say of them, None without labels."""
+    location = metrics_location(out)
+    storage.delete(location)  # of an earlier prediction
+    if slides is None:
+        return None
+    frame = read_table(slides)
+    labels = classes_of_patients(frame, column_of_patients(frame, slides, patient_column), cards[0])
+    if labels is None:
+        return None
+    content = metrics_of(patients, labels[0], cards[0], mean_threshold(cards))
+    storage.write_json(location, content)
+    return metrics_sentence(content, labels[1], slides, location)
 
 
 def mean_threshold(cards: Sequence[BundleCard]) -> float | None:
@@ -267,114 +318,6 @@ def check_ensemble(models: Sequence[str]) -> list[BundleCard]:
                     "with each alone"
                 )
     return cards
-
-
-def list_slides(features: str) -> pd.DataFrame:
-    """Lists the feature files of a folder as `slide_id, path, bytes`, sorted.
-
-    Raises:
-        InputError: there is none.
-    """
-    files = list_features(features)
-    if not files:
-        raise InputError(f"{features} contains no .h5 or .pt feature files: name the folder that does")
-    rows = [{"slide_id": file.slide_id, "path": file.path, "bytes": file.size} for file in files.values()]
-    return pd.DataFrame(rows)
-
-
-def match_patients(
-    slides: str | None, table: pd.DataFrame, features: str, patient_column: str | None = None
-) -> tuple[pd.DataFrame, dict[str, str], list[Fault]]:
-    """Finds the patient of each slide.
-
-    Args:
-        slides: the table of patients and slides; without it each slide is its own patient.
-        table: the feature files as `slide_id, path, bytes`.
-        features: their folder.
-        patient_column: the table's column of patients; None to recognise it.
-
-    Returns:
-        The feature files of the table's slides, the patient of each, and the faults: slides without patient, and rows
-        without feature file.
-
-    Raises:
-        InputError: the table lacks a column, or several may name the patients and group the slides differently.
-    """
-    if slides is None:
-        return table, {slide: slide for slide in table["slide_id"]}, []
-    frame = read_table(slides)
-    listing = read_slides(slides, patient_column or _patient_column(frame, slides), frame=frame)
-    patients = dict(zip(listing.table["slide_id"], listing.table["patient_id"], strict=True))
-    sizes = zip(table["slide_id"], table["path"], table["bytes"], strict=True)
-    listed = {slide: FeatureFile(slide, path, "listed", size) for slide, path, size in sizes}
-    found = find_features(features, listing.named, "--features", listed)
-    if found.elsewhere:
-        raise InputError(found.elsewhere)
-    with_file = {slide: found.files[slide] for slide in patients if found.files[slide].stamp}
-    faults = list(listing.faults)
-    of_rows = {file.path for file in found.files.values() if file.stamp}
-    faults += [
-        Fault("slide", slide, "unmatched", path, f"{slides} names no patient for slide {slide} ({path}); add its row")
-        for slide, path in zip(table["slide_id"], table["path"], strict=True)
-        if path not in of_rows
-    ]
-    for slide in sorted(set(patients) - set(with_file)):
-        reason = f"{slides} lists slide {slide}, which has no feature file in {features}; extract it or remove its row"
-        faults.append(Fault("slide", slide, "missing", storage.join(features, slide), reason))
-    rows = [(slide, file.path, file.size) for slide, file in sorted(with_file.items())]
-    files = pd.DataFrame(rows, columns=["slide_id", "path", "bytes"]).astype({"slide_id": "str", "path": "str"})
-    return files, {slide: patients[slide] for slide in with_file}, faults
-
-
-def _patient_column(frame: pd.DataFrame, path: str) -> str | None:
-    """Returns the column of patients if several may be meant and all group the rows alike; None if one is.
-
-    Raises:
-        InputError: they group the rows differently.
-    """
-    candidates = [name for name in PATIENT_COLUMNS if name in frame.columns]
-    if len(candidates) < 2:
-        return None
-    groups = {tuple(pd.factorize(frame[name])[0].tolist()) for name in candidates}
-    if len(groups) == 1:
-        return candidates[0]
-    several = ", ".join(f"'{name}'" for name in candidates)
-    cures = ", or ".join(f"pass --patient-column {name}" for name in candidates)
-    raise InputError(
-        f"{path} has several columns that may name the patients ({several}), which group its rows differently: {cures}"
-    )
-
-
-def bad_rows(faults: Sequence[Fault]) -> list[Fault]:
-    """Returns the faults of rows, without slides that have no row and rows that have no feature file."""
-    return [fault for fault in faults if fault.problem not in ("missing", "unmatched")]
-
-
-def _in_vain(faults: Sequence[Fault], slides: str | None) -> list[str]:
-    """Says how many slides have no row, and how many rows no feature file, with examples."""
-    sentences = []
-    for problem, words in (("missing", "of {} without a feature file"), ("unmatched", "without a row in {}")):
-        names = [fault.id for fault in faults if fault.problem == problem]
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            count = "1 slide" if len(names) == 1 else f"{len(names)} slides"
-            sentences.append(f"{count} {words.format(slides)}, not predicted: {', '.join(names[:3])}{more}")
-    return sentences
-
-
-def group_bags(table: pd.DataFrame, patients: Mapping[str, str], *, joint: bool) -> pd.DataFrame:
-    """Groups slides into bags, of one slide or, if `joint`, of all slides of a patient.
-
-    Returns:
-        One row per bag: `bag_id, patient_id`, lists of `slides` and their `paths`, and their `bytes`.
-    """
-    slides = table.assign(patient_id=[patients[slide] for slide in table["slide_id"]])
-    slides["bag_id"] = slides["patient_id" if joint else "slide_id"]
-    by_bag = slides.groupby("bag_id", sort=True)
-    bags = by_bag.agg(
-        patient_id=("patient_id", "first"), slides=("slide_id", list), paths=("path", list), bytes=("bytes", "sum")
-    )
-    return bags.reset_index()
 
 
 def named_predictions(bags: pd.DataFrame, cards: Sequence[BundleCard], *, by_patient: bool) -> pd.DataFrame:

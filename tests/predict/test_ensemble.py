@@ -16,12 +16,10 @@ from momkd_ray.model.registry import build_model
 from momkd_ray.predict.ensemble import (
     Ensemble,
     check_ensemble,
-    group_bags,
-    list_slides,
-    match_patients,
     named_predictions,
     other_formats,
 )
+from momkd_ray.predict.slides import group_bags, list_slides, match_patients
 
 SLIDES = pd.DataFrame({"slide_id": ["a1", "a2", "b"], "path": ["f/a1.h5", "f/a2.h5", "f/b.h5"], "bytes": [5, 7, 11]})
 

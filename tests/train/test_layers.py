@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import ray
 import torch
 from support.fold_tasks import GeneratedBags, fold_task, state_of
 from support.stores import write_store
@@ -93,6 +94,24 @@ def test_a_cache_changes_no_number(
     ours = trained(bags, tmp_path / "fold", lambda: change(cache, monkeypatch))
     assert_same(ours, expected)
     assert len(ours["notes"]) == (change is full), ours["notes"]
+
+
+def test_bags_that_the_object_store_loses_are_read_from_the_store(
+    store: BagStore, expected: dict[str, Any], tmp_path: Path, ray_cluster: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_notes()
+    shared = share_bags(store, store.slides.index.tolist())
+
+    def lost(block: Any) -> Any:  # a real loss takes a node that dies with it
+        raise ray.exceptions.ObjectLostError(block.hex(), None, "")
+
+    def lose() -> None:
+        monkeypatch.setattr(ray, "get", lost)
+        shared._opened_blocks.clear()  # as in a worker that is started again
+
+    ours = trained(shared, tmp_path / "fold", lose)
+    assert not shared._opened_blocks, "the second epoch found a block that was lost"
+    assert_same(ours, expected)
 
 
 @pytest.mark.parametrize("layer", ["shared", "streamed", "streamed to the cache", "streamed on other machines"])
