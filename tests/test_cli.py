@@ -247,7 +247,7 @@ def test_one_fold_can_be_trained_and_predicts_new_slides(
     assert outcome(*common, "--json") == 0
     table = pd.read_parquet(out)
     assert json.loads(capsys.readouterr().out) == {"table": str(out), "predictions": table.to_dict("records")}
-    assert list(table.columns) == ["slide_id", "patient_id", "p_negative", "p_positive", "predicted"]
+    assert list(table.columns) == ["slide_id", "patient_id", "p_negative", "p_positive", "predicted", "trained_on"]
     assert (table["slide_id"] == table["patient_id"]).all()
     assert len(table) == len(list(Path(features).iterdir()))
 
