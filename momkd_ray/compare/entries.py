@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from momkd_ray.compare.variants import variants_of
 from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
 
@@ -25,6 +26,7 @@ class Entry:
         model: `model.name`.
         seed: `train.seed`.
         label_fraction, omics_fraction: `train.fraction` and `omics.fraction`.
+        own: values by dotted key in which the model differs from the configuration, whatever seed and fractions.
         settings: all of it as dotted keys.
         folder: its folder in the run directory, named by its content, so that models can be added later.
     """
@@ -34,6 +36,7 @@ class Entry:
     seed: int
     label_fraction: float
     omics_fraction: float
+    own: Mapping[str, Any]
     settings: Mapping[str, Any]
     folder: str
 
@@ -52,19 +55,18 @@ def entries_of(config: Config) -> list[Entry]:
     several = len(compare.label_fractions) > 1 or len(compare.omics_fractions) > 1
     entries: dict[str, Entry] = {}
     fractions = list(itertools.product(compare.label_fractions, compare.omics_fractions))
-    for model, (labels, omics), seed in itertools.product(compare.models, fractions, compare.seeds):
-        settings = {"train.fraction": labels, "omics.fraction": omics, **model["set"]}
-        settings |= {"model.name": model["name"], "train.seed": seed}
+    for variant, (labels, omics), seed in itertools.product(variants_of(config, compare), fractions, compare.seeds):
+        settings = {"train.fraction": labels, "omics.fraction": omics, **variant.own}
+        settings |= {"model.name": variant.model, "train.seed": seed}
         for key in settings:
             if key.split(".")[0] not in _VARIABLE:
-                raise InputError(
-                    f"compare.models: '{key}' of {model['label']} cannot vary, only {', '.join(_VARIABLE)}"
-                )
-        config.with_settings(settings)
+                raise InputError(f"compare.models: '{key}' of {variant.label} cannot vary, only {', '.join(_VARIABLE)}")
+        config.with_settings(settings, source=f"compare.models: {variant.label}")
         # a model whose own settings give a fraction is trained with that one alone
         labels, omics = settings["train.fraction"], settings["omics.fraction"]
-        label = model["label"] + (f" ({labels:g} labels, {omics:g} omics)" if several else "")
-        entry = Entry(label, model["name"], seed, labels, omics, settings, _folder(model["label"], settings))
+        label = variant.label + (f" ({labels:g} labels, {omics:g} omics)" if several else "")
+        folder = _folder(variant.label, settings)
+        entry = Entry(label, variant.model, seed, labels, omics, variant.own, settings, folder)
         entries.setdefault(entry.folder, entry)
     _check_reference(compare.reference, entries)
     return list(entries.values())

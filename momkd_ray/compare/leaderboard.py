@@ -47,6 +47,7 @@ class Row:
 
     Attributes:
         label, model: of the entry.
+        own: values by dotted key in which the model differs from the configuration.
         label_fraction, omics_fraction: that it was trained with.
         seeds: of its runs.
         fold_aucs: test AUC of each seed (rows) and fold (columns).
@@ -60,6 +61,7 @@ class Row:
 
     label: str
     model: str
+    own: Mapping[str, Any]
     label_fraction: float
     omics_fraction: float
     seeds: list[int]
@@ -206,6 +208,7 @@ def _row(model: _Model, pooled: float, interval: Interval, difference: Differenc
     return Row(
         label=first.label,
         model=first.model,
+        own=dict(first.own),
         label_fraction=first.label_fraction,
         omics_fraction=first.omics_fraction,
         seeds=[entry.seed for entry in model.entries],

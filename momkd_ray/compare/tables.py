@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
+from typing import Any
 
 from momkd_ray.compare.leaderboard import Leaderboard, Row
 
@@ -70,27 +72,39 @@ def footnotes(leaderboard: Leaderboard) -> list[str]:
 
 def to_csv(leaderboard: Leaderboard) -> str:
     """Writes one line per model with all figures at full precision."""
+    lines = [_csv_line(row) for row in leaderboard.rows]
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    names = ("delong", "bootstrap")
-    parts = ("", "_low", "_high", "_p", "_p_holm")
-    writer.writerow(
-        ["label", "model", "label_fraction", "omics_fraction", "seeds", "auc_mean", "auc_sd", "auc_pooled", "auc_low",
-         "auc_high", *(f"{name}{part}" for name in names for part in parts), "parameters", "training_seconds",
-         "prediction_seconds_per_bag", "peak_memory_bytes"]
-    )  # fmt: skip
-    for row in leaderboard.rows:
-        compared: list[float | str] = [""] * 10
-        if (d := row.difference) is not None:
-            found = [d.delong, *(d.delong_interval or (None, None)), d.delong_p, d.delong_p_holm]
-            compared = ["" if value is None else value for value in found]
-            compared += [d.bootstrap, *d.bootstrap_interval, d.bootstrap_p, d.bootstrap_p_holm]
-        writer.writerow(
-            [row.label, row.model, row.label_fraction, row.omics_fraction, " ".join(map(str, row.seeds)), row.mean,
-             row.sd, row.pooled, *row.interval, *compared, int(row.parameters), row.training_seconds,
-             row.prediction_seconds_per_bag, row.peak_memory_bytes or ""]
-        )  # fmt: skip
+    writer = csv.DictWriter(stream, list(lines[0]) if lines else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     return stream.getvalue()
+
+
+def _csv_line(row: Row) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "label": row.label,
+        "model": row.model,
+        "own_values": json.dumps(dict(row.own)),
+        "label_fraction": row.label_fraction,
+        "omics_fraction": row.omics_fraction,
+        "seeds": " ".join(map(str, row.seeds)),
+        "auc_mean": row.mean,
+        "auc_sd": row.sd,
+        "auc_pooled": row.pooled,
+        "auc_low": row.interval[0],
+        "auc_high": row.interval[1],
+    }
+    d = row.difference
+    by_delong = (d.delong, *(d.delong_interval or (None, None)), d.delong_p, d.delong_p_holm) if d else ("",) * 5
+    by_bootstrap = (d.bootstrap, *d.bootstrap_interval, d.bootstrap_p, d.bootstrap_p_holm) if d else ("",) * 5
+    for name, values in (("delong", by_delong), ("bootstrap", by_bootstrap)):
+        line |= dict(zip((name + part for part in ("", "_low", "_high", "_p", "_p_holm")), values, strict=True))
+    return line | {
+        "parameters": int(row.parameters),
+        "training_seconds": row.training_seconds,
+        "prediction_seconds_per_bag": row.prediction_seconds_per_bag,
+        "peak_memory_bytes": row.peak_memory_bytes or "",
+    }
 
 
 def to_markdown(leaderboard: Leaderboard) -> str:

@@ -19,6 +19,7 @@ def disagreement(config: Config) -> str:
     checks: dict[tuple[str, ...], Callable[[Config], str]] = {
         ("train.bags_per_step",): _bags_for_every_worker,
         ("model.name",): _omics_for_the_model,
+        ("model.name", "model.pooling", "model.attention", "model.graph"): _pooling_with_attention_and_graph,
         ("model.name", "memory.components", "memory.init_patches"): _patches_for_every_component,
     }
     for keys, check in checks.items():
@@ -45,6 +46,17 @@ def _omics_for_the_model(config: Config) -> str:
     return (
         f"model.name is {name}, which learns from omics, but cohort.omics is null: name the table of omics, or set "
         f"model.name to {DEFAULT_MODEL}, which trains without"
+    )
+
+
+def _pooling_with_attention_and_graph(config: Config) -> str:
+    model = config.model
+    if model.name != DEFAULT_MODEL or model.pooling == "attention" or (model.attention == "memory" and model.graph):
+        return ""
+    key, value, default = ("graph", "false", "true") if not model.graph else ("attention", model.attention, "memory")
+    return (
+        f"model.{key} is {value}, but pooling by {model.pooling} has no {key} to change: set model.pooling to "
+        f"attention, or model.{key} to {default}"
     )
 
 

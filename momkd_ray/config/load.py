@@ -126,6 +126,8 @@ class Config(Section):
             ("cohort", "classes", None),
             ("cohort", "ordered", True),
             ("model", "name", DEFAULT_MODEL),
+            ("model", "attention", "memory"),
+            ("model", "graph", True),
             ("omics", "fraction", 1),
             ("omics", "keep", []),
             ("omics", "scale", "auto"),
@@ -135,12 +137,13 @@ class Config(Section):
                 del tree[section][key]
         return tree
 
-    def with_settings(self, settings: Mapping[str, Any], *, trains: bool = True) -> Config:
+    def with_settings(self, settings: Mapping[str, Any], *, trains: bool = True, source: str = "search") -> Config:
         """Returns the configuration with values of dotted keys replaced, and without `search` and `tuning`.
 
         Args:
             settings: values by dotted key.
             trains: as of `load_config`.
+            source: where the values come from, for messages.
 
         Raises:
             InputError: the values do not fit together.
@@ -148,7 +151,7 @@ class Config(Section):
         tree = self.model_dump(mode="json") | {"search": {}, "tuning": {}}
         for key, value in settings.items():
             _assign(tree, key, value)
-        return _validated(tree, "search", trains=trains)
+        return _validated(tree, source, trains=trains)
 
 
 _JOB_UPLOADS = "/working_dir_files/_ray_pkg_"

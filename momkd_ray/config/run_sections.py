@@ -2,31 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from momkd_ray.config.ablations import ABLATIONS
 from momkd_ray.config.dotted_keys import Section
+from momkd_ray.config.model_names import DEFAULT_MODEL
 from momkd_ray.config.training_sections import registered_model
 from momkd_ray.config.values import Location, Positive, Seed
 
 
 def _model_entries(entries: Any) -> list[dict[str, Any]]:
-    """Checks the models of a comparison and writes each as name, label and set."""
+    """Checks the models of a comparison and writes each as name, label, ablation and set."""
     if not isinstance(entries, list):
         raise ValueError(f"it is {entries!r}, but must be a list of models")
-    full: list[dict[str, Any]] = []
-    for entry in entries:
-        given = {"name": entry} if isinstance(entry, str) else entry
-        if not isinstance(given, dict) or "name" not in given or set(given) - {"name", "label", "set"}:
-            raise ValueError(f"{entry!r} is no model: write its name, or {{name, label, set}}")
-        name = registered_model(str(given["name"]))
-        full.append({"name": name, "label": str(given.get("label", name)), "set": dict(given.get("set") or {})})
+    full = [_model_entry(entry) for entry in entries]
     labels = [entry["label"] for entry in full]
     for label in labels:
         if labels.count(label) > 1:
             raise ValueError(f"two models have the label {label!r}: give each its own label")
     return full
+
+
+def _model_entry(entry: Any) -> dict[str, Any]:
+    given = {"name": entry} if isinstance(entry, str) else entry
+    if not isinstance(given, dict) or "name" not in given or set(given) - {"name", "label", "ablation", "set"}:
+        raise ValueError(f"{entry!r} is no model: write its name, or {{name, label, ablation, set}}")
+    name, ablation = registered_model(str(given["name"])), _ablation(given.get("ablation") or [])
+    if ablation and name != DEFAULT_MODEL:
+        raise ValueError(f"{entry!r}: the ablations are of {DEFAULT_MODEL}; use set for another model's keys")
+    if not isinstance(changed := given.get("set") or {}, dict):
+        raise ValueError(f"{entry!r}: set is {changed!r}, but must be values by dotted key, such as {{train.lr: 1e-3}}")
+    label = str(given.get("label") or ablation_label(name, ablation))
+    return {"name": name, "label": label, "ablation": ablation, "set": dict(changed)}
+
+
+def _ablation(names: Any) -> list[str]:
+    """Returns one ablation, or several on top of each other, as a list of names."""
+    listed = [names] if isinstance(names, str) else names
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise ValueError(f"{names!r} is no ablation: write a name, or a list of names")
+    for name in listed:
+        if name not in ABLATIONS:
+            raise ValueError(f"{name!r} is no ablation; they are {', '.join(ABLATIONS)}")
+        if listed.count(name) > 1:
+            raise ValueError(f"the ablation {name!r} is given twice in {listed!r}")
+    return list(listed)
+
+
+def _ablations(value: Any) -> Any:
+    if value == "all":
+        return value
+    if not isinstance(value, list):
+        raise ValueError(f"it is {value!r}, but must be all, or a list of ablations")
+    return [_ablation(names) for names in value]
+
+
+def ablation_label(model: str, ablation: Sequence[str]) -> str:
+    """Returns the label of a model with ablations, such as `momkd, no distillation`."""
+    return ", ".join([model, *(name.replace("_", " ") for name in ablation)])
 
 
 def _count_or_least_and_most(workers: Any) -> Any:
@@ -167,9 +203,21 @@ class CompareConfig(Section):
         BeforeValidator(_model_entries),
         WithJsonSchema({"type": "array", "items": {"type": "name or mapping"}}),
     ] = Field(
+        default=[{"name": DEFAULT_MODEL, "label": DEFAULT_MODEL, "ablation": [], "set": {}}],
         description="The models: names as in `model.name`, or `{name: momkd, label: without omics, set: "
-        "{omics.fraction: 0}}`, where `set` replaces keys of `omics`, `genes`, `model`, `memory`, `loss` and `train`.",
+        "{omics.fraction: 0}}`, where `set` replaces keys of `omics`, `genes`, `model`, `memory`, `loss` and `train`, "
+        "and for `momkd` `ablation: no_distillation`, or `ablation: [published, no_graph]` for several on top of each "
+        "other ([the list](compare.md#ablations)). The default is `momkd` alone.",
         min_length=1,
+    )
+    ablations: Annotated[
+        Literal["all"] | list[Any],
+        BeforeValidator(_ablations),
+        WithJsonSchema({"anyOf": [{"const": "all"}, {"type": "array", "items": {"type": "name or list of names"}}]}),
+    ] = Field(
+        default=[],
+        description="Ablations of `momkd` to train beside `models`: names as in `ablation`, or `all` for every one "
+        "that changes something in this configuration.",
     )
     seeds: list[Seed] = Field(
         default=[1], min_length=1, description="The seeds, each used as `train.seed` of every model."

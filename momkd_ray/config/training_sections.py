@@ -32,6 +32,16 @@ class ModelConfig(Section):
         "components, found by clustering the training patches; `attention` is the paper's memory-guided attention over "
         "a patch graph. The default is ours, chosen on two cohorts (see benchmarks).",
     )
+    attention: Literal["memory", "learned"] = Field(
+        default="memory",
+        description="The attention of pooling by `attention`: `memory` is the paper's, guided by the memory; `learned` "
+        "is gated attention with weights of its own (ABMIL's), for comparison. The default is the paper's.",
+    )
+    graph: bool = Field(
+        default=True,
+        description="Whether pooling by `attention` passes messages over the patch graph; without, each patch is "
+        "encoded alone by layers of the same widths, for comparison. The default is the paper's.",
+    )
     pooling_temperature: Annotated[float, Field(gt=0)] = Field(
         default=4.0,
         description="How far from a tissue component's centre patches count for it: the weight falls by exp(-d / 2 T), "

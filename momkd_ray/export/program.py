@@ -28,7 +28,7 @@ from momkd_ray.model.baselines.abmil import ABMIL
 from momkd_ray.model.baselines.acmil import ACMIL
 from momkd_ray.model.bundle import BundleCard
 from momkd_ray.model.component_momkd import ComponentMoMKD
-from momkd_ray.model.gatv2 import GATv2
+from momkd_ray.model.gatv2 import GATv2, PatchLayer
 from momkd_ray.model.interface import MILModel
 from momkd_ray.model.kernels.linear import Linear
 from momkd_ray.model.kernels.reference import SLOPE, residual_block
@@ -63,7 +63,7 @@ class Program(nn.Module):
                     "gated_abmil, clam_sb, acmil, soft_labels and batch_alignment can; use --format zip"
                 )
         self.models = nn.ModuleList([_plain(model) for model in models])
-        self.has_graph = graph and isinstance(models[0], MoMKD)
+        self.has_graph = graph and isinstance(models[0], MoMKD) and models[0].model_config.graph
 
     def forward(self, features: Tensor, edges: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Predicts one bag."""
@@ -85,7 +85,7 @@ def _predict(model: MILModel, features_PD: Tensor, edges_2E: Tensor | None) -> t
     if isinstance(model, MoMKD):
         edges_2E = torch.zeros(2, 0, dtype=torch.int64) if edges_2E is None else edges_2E
         context_PH = _encode(model, features_PD, edges_2E)
-        _, score_P = model.memory_guided_scores(context_PH, model.memory.components)
+        _, score_P = model.attention_scores(context_PH, model.memory.components)
         attention_P = score_P.softmax(dim=0)
         logits_1Y = model._classify(attention_P[None] @ context_PH, {})
     elif isinstance(model, ComponentMoMKD):
@@ -114,6 +114,9 @@ def _encode(model: MoMKD, x_PD: Tensor, edges_2E: Tensor) -> Tensor:
 
 def _gat(layer: GATv2, x_PF: Tensor, source_M: Tensor, target_M: Tensor) -> Tensor:
     """Computes one GATv2 layer with scatters."""
+    if isinstance(layer, PatchLayer):
+        own_PH: Tensor = layer.lin_l(x_PF) + layer.bias
+        return own_PH
     weight_AC = layer.att[0]
     patches, (heads, _) = x_PF.shape[0], weight_AC.shape
     sent_MAC = layer.lin_l(x_PF).view(-1, *weight_AC.shape)[source_M]

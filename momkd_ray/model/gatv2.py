@@ -81,6 +81,30 @@ class GATv2(nn.Module):
         return _map_chunks(x_PF, receivers, chunk, into_PH)
 
 
+class PatchLayer(GATv2):
+    """A GATv2 layer without a graph: each patch receives its own message alone, `W_l x + b` (docs/method.md §2).
+
+    Args:
+        width_in: F.
+        width_out: H.
+    """
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        nn.Module.__init__(self)
+        self.lin_l = Linear(width_in, width_out)
+        self.bias = nn.Parameter(torch.zeros(width_out))
+        nn.init.xavier_uniform_(self.lin_l.weight)
+
+    def forward(self, x_PF: Tensor, graph: MessageGraph, dropout: Dropout | None) -> Tensor:
+        """Maps features (P, F) to (P, H)."""
+        own_PH: Tensor = self.lin_l(x_PF) + self.bias
+        return own_PH
+
+    def aggregate(self, sent_PH: Tensor, x_PF: Tensor, graph: MessageGraph, dropout: Dropout | None) -> Tensor:
+        """Maps the features `x_PF` of the receiving patches; no other patch's message counts."""
+        return self.forward(x_PF, graph, dropout)
+
+
 @dataclass(frozen=True)
 class Masks:
     """Dropout of the messages and patches of both layers; None drops nothing."""
@@ -112,13 +136,14 @@ class SlideEncoder(nn.Module):
         hidden: H.
         heads: attention heads of both layers.
         dropout: probability, of attention coefficients and of activations.
+        graph: whether messages pass over the patch graph; without, a patch is encoded alone.
     """
 
-    def __init__(self, width: int, hidden: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, hidden: int, heads: int, dropout: float, *, graph: bool = True) -> None:
         super().__init__()
-        self.dropout = dropout
-        self.gat1 = GATv2(width, hidden, heads)
-        self.gat2 = GATv2(hidden, hidden, heads)
+        self.dropout, self.graph = dropout, graph
+        self.gat1 = GATv2(width, hidden, heads) if graph else PatchLayer(width, hidden)
+        self.gat2 = GATv2(hidden, hidden, heads) if graph else PatchLayer(hidden, hidden)
         self.norm1 = nn.LayerNorm(hidden)
         self.norm2 = nn.LayerNorm(hidden)
         self.residual1 = Linear(width, hidden)
@@ -148,7 +173,8 @@ class SlideEncoder(nn.Module):
     def dropout_layers(self, batch: BagBatch) -> Layers:
         """Returns the encoder's dropout layers with their rows per bag: messages and patches of both layers."""
         rows = (batch.messages_per_bag, batch.patches_per_bag) * 2
-        return {layer: (rows_B, self.dropout) for layer, rows_B in zip(_LAYERS, rows, strict=True)}
+        layers = {layer: (rows_B, self.dropout) for layer, rows_B in zip(_LAYERS, rows, strict=True)}
+        return {name: layer for name, layer in layers.items() if self.graph or not name.endswith(".attention")}
 
     def _in_chunks(
         self,

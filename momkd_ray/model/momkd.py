@@ -32,6 +32,7 @@ from momkd_ray.batches.collate import BagBatch, to_device_async
 from momkd_ray.batches.tiles import Tile
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model import losses
+from momkd_ray.model.baselines.slide_classifier import AttentionScore
 from momkd_ray.model.dropout import Dropout, Layers, apply_dropout
 from momkd_ray.model.explain import Readout
 from momkd_ray.model.gatv2 import Masks, SlideEncoder
@@ -81,7 +82,7 @@ class MoMKD(OmicsBranchModel):
         self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
     ) -> None:
         super().__init__(model, memory, loss, width=width, genes=genes, classes=classes)
-        self.slide_encoder = SlideEncoder(width, model.hidden, model.heads, model.dropout)
+        self.slide_encoder = SlideEncoder(width, model.hidden, model.heads, model.dropout, graph=model.graph)
         self.project_patch = nn.Linear(model.hidden, model.shared)
         self.project_slide = nn.Linear(model.hidden, model.shared)
         self.build_omics_branch()
@@ -89,7 +90,10 @@ class MoMKD(OmicsBranchModel):
         self.classifier_norm = nn.LayerNorm(model.hidden)
         self.classifier1 = nn.Linear(model.hidden, model.classifier_hidden)
         self.classifier2 = nn.Linear(model.classifier_hidden, classes)
-        self.log_tau = nn.Parameter(torch.tensor(math.log(0.2)))
+        if model.attention == "memory":
+            self.log_tau = nn.Parameter(torch.tensor(math.log(0.2)))
+        else:
+            self.learned_attention = AttentionScore(model.hidden, model.classifier_hidden, gated=True)
 
     def forward(self, batch: BagBatch) -> MoMKDOutput:
         """Computes one forward pass; the omics branch runs for the bags that have omics.
@@ -171,7 +175,7 @@ class MoMKD(OmicsBranchModel):
             context_PH = torch.cat(encoded)[torch.cat([tile.own_Q for tile in batch.tiles]).argsort()]
         else:
             context_PH = self.slide_encoder(batch, Masks())
-        patches_PS, score_P = self.memory_guided_scores(context_PH, components_YKS)
+        patches_PS, score_P = self.attention_scores(context_PH, components_YKS)
         return Readout(
             patches_PH=context_PH,
             attention_P=score_P.softmax(dim=0),
@@ -188,7 +192,7 @@ class MoMKD(OmicsBranchModel):
     def _encode_bags(self, batch: BagBatch, masks: Masks, components_YKS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encodes a batch at once: z (P, S), attention a (P,) and the pooled slides V (B, H) (docs/method.md §2)."""
         context_PH = self.slide_encoder(batch, masks)
-        patches_PS, score_P = self.memory_guided_scores(context_PH, components_YKS)
+        patches_PS, score_P = self.attention_scores(context_PH, components_YKS)
         # a (B, P) mask costs little beside the patches' encoding, and the host need not know the bags' sizes
         own_BP = batch.bag_of_patch_P == torch.arange(len(batch), device=score_P.device)[:, None]
         attention_BP = torch.where(own_BP, score_P, -torch.inf).softmax(dim=1)
@@ -203,7 +207,7 @@ class MoMKD(OmicsBranchModel):
 
         def encode(tile: Tile) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             context_QH = self.slide_encoder.encode_tile(batch.features_PD, tile, masks)
-            patches_QS, score_Q = self.memory_guided_scores(context_QH, components_YKS)
+            patches_QS, score_Q = self.attention_scores(context_QH, components_YKS)
             highest = score_Q.detach().max()
             return patches_QS, score_Q, highest, (score_Q - highest).exp() @ context_QH
 
@@ -223,6 +227,12 @@ class MoMKD(OmicsBranchModel):
         pooled_BH = normaliser_B.new_zeros(len(batch), self.model_config.hidden)
         pooled_BH = pooled_BH.index_add(0, bags_T, share_T[:, None] * torch.stack(weighted))
         return patches_PS, softmax(score_P, batch.bag_of_patch_P, num_nodes=len(batch)), pooled_BH
+
+    def attention_scores(self, context_PH: Tensor, components_YKS: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes the unit patch projections z (P, S) and the attention scores (P,) that `model.attention` chooses."""
+        if self.model_config.attention == "memory":
+            return self.memory_guided_scores(context_PH, components_YKS)
+        return F.normalize(self.project_patch(context_PH), dim=-1), self.learned_attention(context_PH)[:, 0]
 
     def memory_guided_scores(self, context_PH: Tensor, components_YKS: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the scores of memory-guided attention (docs/method.md §2; arXiv 2602.21395).

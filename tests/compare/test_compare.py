@@ -125,7 +125,7 @@ def _assert_pooled_as_written(config: Config, row: Row) -> None:
 
 def row(label: str, labels: float = 1.0, omics: float = 1.0) -> Row:
     return Row(
-        label, "momkd", labels, omics, [1], [[0.7, 0.8]], 0.75, 0.05, 0.74, (0.6, 0.9), None, 10, 1.5, 0.01, None
+        label, "momkd", {}, labels, omics, [1], [[0.7, 0.8]], 0.75, 0.05, 0.74, (0.6, 0.9), None, 10, 1.5, 0.01, None
     )
 
 
