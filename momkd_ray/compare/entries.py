@@ -7,11 +7,13 @@ import itertools
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from momkd_ray.compare.trials import drawn_trials
 from momkd_ray.compare.variants import variants_of
 from momkd_ray.config.load import Config
+from momkd_ray.crossval.search import Settings
 from momkd_ray.errors import InputError
 
 _VARIABLE = ("omics", "genes", "model", "memory", "loss", "train")
@@ -29,6 +31,8 @@ class Entry:
         own: values by dotted key in which the model differs from the configuration, whatever seed and fractions.
         settings: all of it as dotted keys.
         folder: its folder in the run directory, named by its content, so that models can be added later.
+        search: the values of keys that it chooses from; empty without a search.
+        trials: the drawn settings of the search, of which each fold takes one.
     """
 
     label: str
@@ -39,13 +43,16 @@ class Entry:
     own: Mapping[str, Any]
     settings: Mapping[str, Any]
     folder: str
+    search: Mapping[str, Any] = field(default_factory=dict)
+    trials: tuple[Settings, ...] = ()
 
 
 def entries_of(config: Config) -> list[Entry]:
     """Lists the entries of a configuration, a model's seeds one after another.
 
     Raises:
-        InputError: there is no `compare` section, it stands beside a search, or a model's settings are not valid.
+        InputError: there is no `compare` section, it stands beside a search, or a model's settings or search are not
+            valid.
     """
     compare = config.compare
     if compare is None:
@@ -55,7 +62,9 @@ def entries_of(config: Config) -> list[Entry]:
     several = len(compare.label_fractions) > 1 or len(compare.omics_fractions) > 1
     entries: dict[str, Entry] = {}
     fractions = list(itertools.product(compare.label_fractions, compare.omics_fractions))
-    for variant, (labels, omics), seed in itertools.product(variants_of(config, compare), fractions, compare.seeds):
+    variants = variants_of(config, compare)
+    trials = drawn_trials(config, compare, variants)
+    for variant, (labels, omics), seed in itertools.product(variants, fractions, compare.seeds):
         settings = {"train.fraction": labels, "omics.fraction": omics, **variant.own}
         settings |= {"model.name": variant.model, "train.seed": seed}
         for key in settings:
@@ -65,8 +74,9 @@ def entries_of(config: Config) -> list[Entry]:
         # a model whose own settings give a fraction is trained with that one alone
         labels, omics = settings["train.fraction"], settings["omics.fraction"]
         label = variant.label + (f" ({labels:g} labels, {omics:g} omics)" if several else "")
-        folder = _folder(variant.label, settings)
-        entry = Entry(label, variant.model, seed, labels, omics, variant.own, settings, folder)
+        folder = folder_of(variant.label, settings)
+        tried = trials.get(variant.label, ())
+        entry = Entry(label, variant.model, seed, labels, omics, variant.own, settings, folder, variant.search, tried)
         entries.setdefault(entry.folder, entry)
     _check_reference(compare.reference, entries)
     return list(entries.values())
@@ -78,7 +88,8 @@ def _check_reference(reference: str | None, entries: Mapping[str, Entry]) -> Non
         raise InputError(f"compare.reference is {reference!r}, but the models are {', '.join(labels)}")
 
 
-def _folder(label: str, settings: Mapping[str, Any]) -> str:
+def folder_of(label: str, settings: Settings) -> str:
+    """Returns the folder of a model with its values, of which the name depends."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     readable = re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-") or "model"
     return f"model={readable}-seed={settings['train.seed']}-{digest}"

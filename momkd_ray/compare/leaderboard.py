@@ -11,6 +11,7 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.compare.entries import Entry
+from momkd_ray.compare.training import TrainedEntry
 from momkd_ray.errors import RunError
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.statistics.delong import delong
@@ -42,6 +43,24 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class SearchSummary:
+    """A model's search.
+
+    Attributes:
+        tried: the number of settings that each fold chose from.
+        space: the values of each key.
+        chosen: of every seed and fold the `setting`, its `val_auc` on the fold's inner validation patients, and
+            `val_aucs`, those of all tried settings (None for one that diverged).
+        seconds: the training of all tried settings in one fold, median over folds and seeds.
+    """
+
+    tried: int
+    space: Mapping[str, Any]
+    chosen: list[dict[str, Any]]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Row:
     """One model of the leaderboard.
 
@@ -55,8 +74,9 @@ class Row:
         pooled, interval: mean over seeds of the AUC of all folds' patients together, with its bootstrap interval over
             patients and seeds.
         difference: to the reference; None for the reference itself.
+        search: what the model chose from and what each seed and fold chose; None without a search.
         parameters, training_seconds, prediction_seconds_per_bag, peak_memory_bytes: medians over folds and seeds;
-            training is one fold's.
+            training is one fold's, without its search.
     """
 
     label: str
@@ -75,6 +95,12 @@ class Row:
     training_seconds: float
     prediction_seconds_per_bag: float
     peak_memory_bytes: float | None
+    search: SearchSummary | None = None
+
+    @property
+    def settings_tried(self) -> int:
+        """The number of settings that each fold chose from."""
+        return 1 if self.search is None else self.search.tried
 
 
 @dataclass(frozen=True)
@@ -110,18 +136,19 @@ class _Model:
     p_S: np.ndarray
     fold_aucs: list[list[float]]
     costs: list[dict[str, Any]]
+    search: SearchSummary | None
 
 
-def build_leaderboard(inputs: RunInputs, entries: Sequence[Entry]) -> Leaderboard:
+def build_leaderboard(inputs: RunInputs, trained: Sequence[TrainedEntry]) -> Leaderboard:
     """Reads what the entries' folds came to and compares them.
 
     Raises:
         RunError: the reference diverged in a fold, or all models did.
     """
-    by_label: dict[str, list[tuple[int, Entry]]] = {}
-    for setting, entry in enumerate(entries):
-        by_label.setdefault(entry.label, []).append((setting, entry))
-    lost = [label for label, of in by_label.items() if any(_lost(inputs, setting) for setting, _ in of)]
+    by_label: dict[str, list[TrainedEntry]] = {}
+    for one in trained:
+        by_label.setdefault(one.entry.label, []).append(one)
+    lost = [label for label, of in by_label.items() if any(one.is_diverged for one in of)]
     compare = inputs.config.compare
     reference = (compare.reference if compare else None) or next(iter(by_label))
     if reference in lost:
@@ -138,23 +165,17 @@ def build_leaderboard(inputs: RunInputs, entries: Sequence[Entry]) -> Leaderboar
     return Leaderboard(rows, reference, len(y_N), 0, lost, counts)
 
 
-def _lost(inputs: RunInputs, setting: int) -> bool:
-    return any(inputs.fold_directory(fold, setting).is_diverged() for fold in inputs.plan.folds)
-
-
-def _read(
-    inputs: RunInputs, by_label: Mapping[str, Sequence[tuple[int, Entry]]]
-) -> tuple[np.ndarray, dict[str, _Model]]:
+def _read(inputs: RunInputs, by_label: Mapping[str, Sequence[TrainedEntry]]) -> tuple[np.ndarray, dict[str, _Model]]:
     """Reads the predictions of all folds, pooled by patient, the folds' AUCs and their costs."""
     classes = inputs.cohort.classes
     number = {name: y for y, name in enumerate(classes)}
     columns: str | list[str] = f"p_{classes[1]}" if len(classes) == 2 else [f"p_{name}" for name in classes]
     models: dict[str, _Model] = {}
     y = pd.Series(dtype=np.int64)
-    for label, settings in by_label.items():
+    for label, of_label in by_label.items():
         pooled, aucs, costs = [], [], []
-        for setting, _ in settings:
-            folders = [inputs.fold_directory(fold, setting) for fold in inputs.plan.folds]
+        for one in of_label:
+            folders = [folder for folder in one.folders.values() if folder is not None]
             tables = [storage.read_table(folder.test_predictions) for folder in folders]
             by_patient = pd.concat(tables).sort_values(["patient_id", "fold"]).groupby("patient_id", sort=True)
             pooled.append(by_patient[columns].mean().to_numpy())
@@ -162,8 +183,29 @@ def _read(
             results = [storage.read_json(folder.result) for folder in folders]
             aucs.append([float(result["test_scores"]["auc"]) for result in results])
             costs += [storage.read_json(folder.cost) for folder in folders]
-        models[label] = _Model([entry for _, entry in settings], np.stack(pooled), aucs, costs)
+        entries = [one.entry for one in of_label]
+        models[label] = _Model(entries, np.stack(pooled), aucs, costs, _search_summary(of_label))
     return y.to_numpy(dtype=np.int64), models
+
+
+def _search_summary(of_label: Sequence[TrainedEntry]) -> SearchSummary | None:
+    first = of_label[0].entry
+    if not first.trials:
+        return None
+    choices = [(one.entry, fold, choice) for one in of_label for fold, choice in one.choices.items()]
+    chosen = [
+        {
+            "seed": entry.seed,
+            "fold": fold,
+            "setting": dict(entry.trials[choice.trial]),
+            "val_auc": choice.val_aucs[choice.trial],
+            "val_aucs": list(choice.val_aucs),
+        }
+        for entry, fold, choice in choices
+        if choice.trial is not None
+    ]
+    seconds = float(np.median([choice.seconds for _, _, choice in choices]))
+    return SearchSummary(len(first.trials), dict(first.search), chosen, seconds)
 
 
 def _rows(y_N: np.ndarray, models: Mapping[str, _Model], reference: str, seed: int) -> list[Row]:
@@ -222,4 +264,5 @@ def _row(model: _Model, pooled: float, interval: Interval, difference: Differenc
         training_seconds=median("training_seconds"),
         prediction_seconds_per_bag=median("prediction_seconds_per_bag"),
         peak_memory_bytes=None if None in memory else float(np.median(memory)),
+        search=model.search,
     )

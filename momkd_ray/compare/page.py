@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from momkd_ray import __version__, storage
 from momkd_ray.compare.figures import forest_figure, fraction_figure, omics_figure, omics_pairs
 from momkd_ray.compare.leaderboard import Leaderboard
-from momkd_ray.compare.tables import HEADER, cells, footnotes
+from momkd_ray.compare.tables import columns, footnotes, lines
 
 
 def write_page(run_dir: str, label: str, leaderboard: Leaderboard) -> str:
@@ -33,8 +33,8 @@ def write_page(run_dir: str, label: str, leaderboard: Leaderboard) -> str:
     page = environment.get_template("page.html.jinja").render(
         label=label,
         version=__version__,
-        header=HEADER,
-        rows=[cells(row) for row in rows],
+        header=columns(leaderboard),
+        rows=lines(leaderboard),
         notes=footnotes(leaderboard),
         figures=figures,
     )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from momkd_ray import storage
 from momkd_ray.compare.entries import entries_of
 from momkd_ray.compare.leaderboard import Leaderboard, build_leaderboard
 from momkd_ray.compare.page import write_page
 from momkd_ray.compare.tables import to_csv, to_latex, to_markdown
-from momkd_ray.crossval.cross_validate import train_folds
-from momkd_ray.crossval.search import Search
+from momkd_ray.compare.training import train_entries
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.run.inputs import RunInputs
 
@@ -28,14 +25,14 @@ def compare_models(inputs: RunInputs, progress: ProgressReporter, *, own_cluster
     """
     config = inputs.config
     entries = entries_of(config)
-    inputs = replace(inputs, setting_names=tuple(entry.folder for entry in entries))
-    search = Search(config, [entry.settings for entry in entries])
+    searching = {entry.label: len(entry.trials) for entry in entries if entry.trials}
+    tried = f"; {', '.join(searching)} try {max(searching.values())} settings in each" if searching else ""
     progress.info(
         f"{len({entry.label for entry in entries})} models, {len(entries)} with their seeds, "
-        f"in {len(inputs.plan.folds)} folds each"
+        f"in {len(inputs.plan.folds)} folds each{tried}"
     )
-    train_folds(inputs, inputs.plan.folds, progress, own_cluster=own_cluster, search=search)
-    leaderboard = build_leaderboard(inputs, entries)
+    trained = train_entries(inputs, entries, progress, own_cluster=own_cluster)
+    leaderboard = build_leaderboard(inputs, trained)
     run_dir = config.run.dir
     storage.write_json(inputs.directory.leaderboard, leaderboard.to_json())
     storage.write_text(storage.join(run_dir, "leaderboard.csv"), to_csv(leaderboard))

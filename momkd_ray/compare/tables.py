@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from momkd_ray.compare.leaderboard import Leaderboard, Row
+from momkd_ray.crossval.progress_callback import format_setting
 
 HEADER = (
     "model",
@@ -22,10 +24,26 @@ HEADER = (
     "predicting a bag",
     "peak memory",
 )
+SETTINGS_TRIED = "settings tried"
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """Formats a row for people, in the order of `HEADER`."""
+def columns(leaderboard: Leaderboard) -> tuple[str, ...]:
+    """Returns the names of the columns; that of settings is there if a model has a search."""
+    return (*HEADER, *((SETTINGS_TRIED,) if _has_search(leaderboard) else ()))
+
+
+def lines(leaderboard: Leaderboard) -> list[tuple[str, ...]]:
+    """Formats all rows for people, in the order of `columns`."""
+    return [
+        (*_cells(row), *((str(row.settings_tried),) if _has_search(leaderboard) else ())) for row in leaderboard.rows
+    ]
+
+
+def _has_search(leaderboard: Leaderboard) -> bool:
+    return any(row.search is not None for row in leaderboard.rows)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
     difference = row.difference
     compared: tuple[str, str, str] = ("reference", "", "")
     if difference is not None:
@@ -65,18 +83,31 @@ def footnotes(leaderboard: Leaderboard) -> list[str]:
         "not trained again on resampled patients. p-values are corrected by Holm over all rows.",
         "Times and memory are medians over folds and seeds, on whatever else the machine did at the time.",
     ]
+    notes += [note for row in leaderboard.rows if (note := _search_note(row))]
     if leaderboard.diverged:
         notes.append(f"Not in the table, as they diverged in a fold: {', '.join(leaderboard.diverged)}.")
     return notes
 
 
+def _search_note(row: Row) -> str:
+    """Says which settings a model's folds chose; '' without a search."""
+    if row.search is None:
+        return ""
+    counts = Counter(format_setting(choice["setting"]) for choice in row.search.chosen)
+    told = "; ".join(f"{setting} ({count} of {counts.total()})" for setting, count in counts.most_common())
+    return (
+        f"{row.label} tried {row.search.tried} settings in each fold, drawn at random, and took the one with the "
+        f"highest AUC on the fold's own inner validation patients: {told}. That took {row.search.seconds:.1f} s a fold."
+    )
+
+
 def to_csv(leaderboard: Leaderboard) -> str:
     """Writes one line per model with all figures at full precision."""
-    lines = [_csv_line(row) for row in leaderboard.rows]
+    of_rows = [_csv_line(row) for row in leaderboard.rows]
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(lines[0]) if lines else [], lineterminator="\n")
+    writer = csv.DictWriter(stream, list(of_rows[0]) if of_rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows(of_rows)
     return stream.getvalue()
 
 
@@ -100,6 +131,8 @@ def _csv_line(row: Row) -> dict[str, Any]:
     for name, values in (("delong", by_delong), ("bootstrap", by_bootstrap)):
         line |= dict(zip((name + part for part in ("", "_low", "_high", "_p", "_p_holm")), values, strict=True))
     return line | {
+        "settings_tried": row.settings_tried,
+        "settings_chosen": json.dumps(row.search.chosen) if row.search else "",
         "parameters": int(row.parameters),
         "training_seconds": row.training_seconds,
         "prediction_seconds_per_bag": row.prediction_seconds_per_bag,
@@ -113,8 +146,9 @@ def to_markdown(leaderboard: Leaderboard) -> str:
     def line(values: Sequence[str]) -> str:
         return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
 
-    lines = [line(HEADER), "|" + "---|" * len(HEADER), *(line(cells(row)) for row in leaderboard.rows)]
-    return "\n".join([*lines, "", *(f"{note}  " for note in footnotes(leaderboard))]) + "\n"
+    header = columns(leaderboard)
+    table = [line(header), "|" + "---|" * len(header), *map(line, lines(leaderboard))]
+    return "\n".join([*table, "", *(f"{note}  " for note in footnotes(leaderboard))]) + "\n"
 
 
 _LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", "{": r"\{", "}": r"\}"}
@@ -127,13 +161,13 @@ def to_latex(leaderboard: Leaderboard) -> str:
         return " & ".join("".join(_LATEX.get(c, c) for c in value) for value in values) + r" \\"
 
     caption = "".join(_LATEX.get(c, c) for c in " ".join(footnotes(leaderboard)))
-    body = [line(cells(row)) for row in leaderboard.rows]
+    header, body = columns(leaderboard), [line(cells) for cells in lines(leaderboard)]
     begin = [
         r"\begin{table}",
         rf"\caption{{{caption}}}",
-        r"\begin{tabular}{l" + "r" * (len(HEADER) - 1) + "}",
+        r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}",
         r"\toprule",
     ]
     return (
-        "\n".join([*begin, line(HEADER), r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+        "\n".join([*begin, line(header), r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
     )

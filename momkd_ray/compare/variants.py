@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from momkd_ray.config.ablations import ABLATIONS, PUBLISHED
@@ -21,11 +21,13 @@ class Variant:
         label: its name in the leaderboard.
         model: `model.name`.
         own: values by dotted key in which it differs from the configuration.
+        search: the values of keys that it chooses from, as of the section `search`; empty for most.
     """
 
     label: str
     model: str
     own: Mapping[str, Any]
+    search: Mapping[str, Any] = field(default_factory=dict)
 
 
 def variants_of(config: Config, compare: CompareConfig) -> list[Variant]:
@@ -39,7 +41,7 @@ def variants_of(config: Config, compare: CompareConfig) -> list[Variant]:
     variants = []
     for model in compare.models:
         own = ablation_keys(config, model["ablation"], f"compare.models: {model['label']}") | model["set"]
-        variants.append(Variant(model["label"], model["name"], own))
+        variants.append(Variant(model["label"], model["name"], own, model["search"]))
     every = compare.ablations == "all"
     for names in _all_that_apply(config) if every else compare.ablations:
         own = ablation_keys(config, names, "compare.ablations")

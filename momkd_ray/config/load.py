@@ -153,6 +153,19 @@ class Config(Section):
             _assign(tree, key, value)
         return _validated(tree, source, trains=trains)
 
+    def with_search(self, search: Mapping[str, Any], tuning: Mapping[str, Any], source: str) -> Config:
+        """Returns the configuration with another search, whose values are checked.
+
+        Args:
+            search: a list of values, or a range, by dotted key.
+            tuning: the section that goes with it.
+            source: where the search comes from, for messages.
+
+        Raises:
+            InputError: the search is not valid, or a value of it is not.
+        """
+        return _validated(self.model_dump(mode="json") | {"search": search, "tuning": tuning}, source)
+
 
 _JOB_UPLOADS = "/working_dir_files/_ray_pkg_"
 
@@ -287,7 +300,7 @@ def _check_search(config: Config, source: str, *, trains: bool) -> None:
         _check_search_key(key, source)
         if not isinstance(values, Range):
             for value in values:
-                config.with_settings({key: value}, trains=trains)
+                config.with_settings({key: value}, trains=trains, source=f"{source}: search")
             counts.append(len(values))
             continue
         if type_of(Config, key) not in (int, float):
@@ -301,7 +314,7 @@ def _check_search(config: Config, source: str, *, trains: bool) -> None:
                 "range a step, or set tuning.method to random or optuna"
             )
         for value in values.samples(integers):
-            config.with_settings({key: value}, trains=trains)
+            config.with_settings({key: value}, trains=trains, source=f"{source}: search")
         counts.append(values.count(integers))
     n_combinations = math.prod(count for count in counts if count)
     if None not in counts and (tuning.settings or 0) > n_combinations:

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from momkd_ray.config.ablations import ABLATIONS
 from momkd_ray.config.dotted_keys import Section
 from momkd_ray.config.model_names import DEFAULT_MODEL
+from momkd_ray.config.search_space import Range, read_space
 from momkd_ray.config.training_sections import registered_model
 from momkd_ray.config.values import Location, Positive, Seed
 
@@ -26,17 +27,25 @@ def _model_entries(entries: Any) -> list[dict[str, Any]]:
     return full
 
 
+_ENTRY = dict.fromkeys(("name", "label", "ablation", "set", "search")).keys()
+
+
 def _model_entry(entry: Any) -> dict[str, Any]:
     given = {"name": entry} if isinstance(entry, str) else entry
-    if not isinstance(given, dict) or "name" not in given or set(given) - {"name", "label", "ablation", "set"}:
-        raise ValueError(f"{entry!r} is no model: write its name, or {{name, label, ablation, set}}")
+    if not isinstance(given, dict) or "name" not in given or set(given) - _ENTRY:
+        raise ValueError(f"{entry!r} is no model: write its name, or {{{', '.join(_ENTRY)}}}")
     name, ablation = registered_model(str(given["name"])), _ablation(given.get("ablation") or [])
     if ablation and name != DEFAULT_MODEL:
         raise ValueError(f"{entry!r}: the ablations are of {DEFAULT_MODEL}; use set for another model's keys")
     if not isinstance(changed := given.get("set") or {}, dict):
         raise ValueError(f"{entry!r}: set is {changed!r}, but must be values by dotted key, such as {{train.lr: 1e-3}}")
     label = str(given.get("label") or ablation_label(name, ablation))
-    return {"name": name, "label": label, "ablation": ablation, "set": dict(changed)}
+    try:
+        space = read_space(given.get("search") or {})
+    except ValueError as error:
+        raise ValueError(f"{label}: search: {error}") from None
+    search = {k: v.model_dump(exclude_defaults=True) if isinstance(v, Range) else v for k, v in space.items()}
+    return {"name": name, "label": label, "ablation": ablation, "set": dict(changed), "search": search}
 
 
 def _ablation(names: Any) -> list[str]:
@@ -203,11 +212,12 @@ class CompareConfig(Section):
         BeforeValidator(_model_entries),
         WithJsonSchema({"type": "array", "items": {"type": "name or mapping"}}),
     ] = Field(
-        default=[{"name": DEFAULT_MODEL, "label": DEFAULT_MODEL, "ablation": [], "set": {}}],
+        default=[{"name": DEFAULT_MODEL, "label": DEFAULT_MODEL, "ablation": [], "set": {}, "search": {}}],
         description="The models: names as in `model.name`, or `{name: momkd, label: without omics, set: "
         "{omics.fraction: 0}}`, where `set` replaces keys of `omics`, `genes`, `model`, `memory`, `loss` and `train`, "
         "and for `momkd` `ablation: no_distillation`, or `ablation: [published, no_graph]` for several on top of each "
-        "other ([the list](compare.md#ablations)). The default is `momkd` alone.",
+        "other ([the list](compare.md#ablations)), and `search: {train.lr: [1.0e-4, 1.0e-3]}` has the values of keys "
+        "to choose from, as the section `search` has them. The default is `momkd` alone.",
         min_length=1,
     )
     ablations: Annotated[
@@ -219,6 +229,13 @@ class CompareConfig(Section):
         description="Ablations of `momkd` to train beside `models`: names as in `ablation`, or `all` for every one "
         "that changes something in this configuration.",
     )
+    trials: Positive | None = Field(
+        default=None,
+        description="The number of settings that every model with a `search` tries in each fold, drawn at random; each "
+        "fold takes the one of the highest AUC on its own inner validation patients. The default is 8, or as many as "
+        "the smallest search has.",
+    )
+    search_seed: Seed = Field(default=1, description="The seed of the drawn settings. The default is ours.")
     seeds: list[Seed] = Field(
         default=[1], min_length=1, description="The seeds, each used as `train.seed` of every model."
     )
@@ -231,6 +248,15 @@ class CompareConfig(Section):
     omics_fractions: list[Annotated[float, Field(ge=0, le=1)]] = Field(
         default=[1.0], min_length=1, description="Values of `omics.fraction` to train every model with."
     )
+
+    @model_validator(mode="after")
+    def _trials_are_of_a_search(self) -> CompareConfig:
+        if self.trials is not None and not any(model["search"] for model in self.models):
+            raise ValueError(
+                f"trials is {self.trials}, but no model has a search: leave trials out, or give a model of "
+                "compare.models a search"
+            )
+        return self
 
 
 class WatchConfig(Section):

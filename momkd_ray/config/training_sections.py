@@ -192,8 +192,8 @@ class TrainConfig(Section):
     refit: bool = Field(
         default=True,
         description="Whether the fold's model is trained again on training and validation patients together, after "
-        "the validation patients have given the threshold. It needs `keep: last` and `schedule: one_cycle`; a search "
-        "does without. The default is ours; the released code does not.",
+        "the validation patients have given the threshold. It needs `keep: last` and `schedule: one_cycle`. The "
+        "default is ours; the released code does not.",
     )
     bags_per_step: Positive = Field(
         default=32,

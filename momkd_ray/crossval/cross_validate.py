@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,13 @@ from momkd_ray.crossval.mlflow_callback import trackers
 from momkd_ray.crossval.optuna_journal import write_study
 from momkd_ray.crossval.progress_callback import ProgressCallback
 from momkd_ray.crossval.search import Search
-from momkd_ray.crossval.tune_trials import build_tuner, concurrency_limit, pending_trials, threads_of_folds
+from momkd_ray.crossval.tune_trials import (
+    FoldAndSetting,
+    build_tuner,
+    concurrency_limit,
+    pending_trials,
+    threads_of_folds,
+)
 from momkd_ray.errors import InputError, RunError, StoppedError
 from momkd_ray.model.bundle import BUNDLE_FILES
 from momkd_ray.progress import ProgressReporter
@@ -57,8 +64,17 @@ def train_folds(
     *,
     own_cluster: bool,
     search: Search | None = None,
+    pairs: Set[FoldAndSetting] | None = None,
 ) -> None:
     """Trains folds with every setting, as many side by side as the cluster holds; finished ones are kept.
+
+    Args:
+        inputs: cohort, folds and bags.
+        folds: to train.
+        progress: receives epochs, folds and notes.
+        own_cluster: as of `cross_validate_inputs`.
+        search: the settings, if they are not those of the configuration.
+        pairs: the folds and settings to train, if they are not all.
 
     Raises:
         InputError, RunError, StoppedError: as `cross_validate_inputs`; InputError also if Optuna is to draw settings,
@@ -70,7 +86,7 @@ def train_folds(
             "tuning.method is optuna, which draws settings from means over all folds: run crossval instead"
         )
     scores = SettingScores(inputs, search)
-    total, done = search.total * len(folds), _n_done(scores, folds)
+    total, done = search.total * len(folds) if pairs is None else len(pairs), _n_done(scores, folds, pairs)
     if done:
         progress.info(f"{done} of {total} folds are finished already and are kept")
     if done == total:
@@ -89,7 +105,7 @@ def train_folds(
         inputs,
         search,
         scores,
-        pending_trials(search, scores, folds),
+        (trial for trial in pending_trials(search, scores, folds) if pairs is None or trial in pairs),
         threads=threads_of_folds(inputs, own_cluster),
         limit=concurrency_limit(inputs.config.cluster),
         callbacks=[reporter, *trackers(inputs.config, progress, inputs.fingerprint)],
@@ -108,7 +124,7 @@ def train_folds(
             "run the same command again to resume the others"
         )
     # after Ctrl-C, Tune returns as if it had finished
-    if _n_done(scores, folds) < total:
+    if _n_done(scores, folds, pairs) < total:
         raise StoppedError("interrupted; finished folds and epochs are kept: run the same command again to resume")
 
 
@@ -118,9 +134,10 @@ def _elsewhere(inputs: RunInputs) -> str:
     return f", and set run.dir to {directory.another()}: what is trained here stays" if has_trained(directory) else ""
 
 
-def _n_done(scores: SettingScores, folds: Sequence[int]) -> int:
+def _n_done(scores: SettingScores, folds: Sequence[int], pairs: Set[FoldAndSetting] | None) -> int:
     """Returns the number of pairs of fold and setting that need no more training."""
-    return sum(scores.is_done(fold, setting) for setting in range(len(scores.search.settings)) for fold in folds)
+    every = itertools.product(folds, range(len(scores.search.settings)))
+    return sum(scores.is_done(fold, setting) for fold, setting in (every if pairs is None else pairs))
 
 
 def choose_settings(inputs: RunInputs) -> dict[int, int]:

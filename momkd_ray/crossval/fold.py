@@ -62,7 +62,7 @@ def run_fold(
         checkpoints.remove_all()  # a stopped setting is never resumed
         return None
     final, final_genes, final_checkpoints = task, genes, checkpoints
-    if _refits(inputs, task.config):
+    if task.config.train.refit:
         final, final_genes = _refit_task(inputs, task)
         final_checkpoints = Checkpoints(final.directory.checkpoints, final.fingerprint)
         if fit(final, reports=False) is None:
@@ -79,11 +79,6 @@ def run_fold(
     for finished in (checkpoints, final_checkpoints):
         finished.remove_all()  # a finished fold is never resumed
     return result
-
-
-def _refits(inputs: RunInputs, config: Config) -> bool:
-    """Returns whether the fold is trained again with its validation patients; a search compares without."""
-    return config.train.refit and not config.search
 
 
 def _refit_task(inputs: RunInputs, task: FoldTask) -> tuple[FoldTask, GeneTransform | None]:

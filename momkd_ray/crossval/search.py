@@ -96,19 +96,46 @@ class Search:
                 setting = _random_setting(self.config, seed)
             if setting not in self.settings and _is_valid(self.config, setting):
                 return setting
-        raise InputError(
-            f"search: of {_MAX_DRAWS} combinations drawn after {len(self.settings)} settings none was both new and "
-            "valid: lower tuning.settings or widen the search"
-        )
+        raise _exhausted(self.settings)
 
     def _record(self) -> None:
         storage.write_json(self.location, self.settings)
 
 
+def random_settings(config: Config, number: int) -> list[Settings]:
+    """Draws so many settings of the search, each new and valid; fewer are the first of more.
+
+    Raises:
+        InputError: there are not as many valid combinations.
+    """
+    settings: list[Settings] = []
+    while len(settings) < number:
+        for attempt in range(_MAX_DRAWS):
+            setting = _random_setting(config, derive_seed("setting", config.tuning.seed, len(settings), attempt))
+            if setting not in settings and _is_valid(config, setting):
+                settings.append(setting)
+                break
+        else:
+            raise _exhausted(settings)
+    return settings
+
+
+def _exhausted(settings: Sequence[Settings]) -> InputError:
+    return InputError(
+        f"search: of {_MAX_DRAWS} combinations drawn after {len(settings)} settings none was both new and "
+        "valid: lower the number of settings or widen the search"
+    )
+
+
+def combinations(config: Config) -> int | None:
+    """Returns the number of combinations of the search; None if there are infinitely many."""
+    counts = [_count(config, key) for key in config.search]
+    return None if None in counts else math.prod(count for count in counts if count)
+
+
 def _total(config: Config) -> int:
     """Returns the number of settings of the search."""
-    counts = [_count(config, key) for key in config.search]
-    n_combinations = None if None in counts else math.prod(count for count in counts if count)
+    n_combinations = combinations(config)
     if config.tuning.method == "grid" and n_combinations is not None:
         return n_combinations
     requested = config.tuning.settings or DEFAULT_SETTINGS

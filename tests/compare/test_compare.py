@@ -82,11 +82,12 @@ def test_the_fingerprint_of_earlier_runs_is_unchanged(tiny_config: Config) -> No
 
 @pytest.mark.slow
 def test_models_are_trained_compared_and_resumed(tiny_config: Config, ray_cluster: Connection) -> None:
-    models = ["mean_pool", "momkd", WITHOUT_OMICS]
+    searched = {"name": "max_pool", "label": "searched", "search": {"train.lr": [1e-3, 1e-2]}}
+    models = ["mean_pool", "momkd", WITHOUT_OMICS, searched]
     config = comparing(tiny_config, models=models, seeds=[1, 2])
     board = compared(config)
     run = Path(config.run.dir)
-    assert {row.label for row in board.rows} == {"mean_pool", "momkd", "momkd without omics"}
+    assert {row.label for row in board.rows} == {"mean_pool", "momkd", "momkd without omics", "searched"}
     assert board.reference == "mean_pool"
     for row in board.rows:
         assert row.interval[0] <= row.pooled <= row.interval[1]
@@ -96,6 +97,8 @@ def test_models_are_trained_compared_and_resumed(tiny_config: Config, ray_cluste
     by_label = {row.label: row for row in board.rows}
     assert by_label["mean_pool"].parameters < by_label["momkd without omics"].parameters < by_label["momkd"].parameters
     _assert_pooled_as_written(config, by_label["mean_pool"])
+    search = by_label["searched"].search
+    assert search is not None and len(search.chosen) == 4 and "searched tried 2 settings" in to_markdown(board)
     page = (run / "compare.html").read_text()
     assert "What the omics bought" in page
     assert "Differences to the reference" in page
@@ -105,9 +108,9 @@ def test_models_are_trained_compared_and_resumed(tiny_config: Config, ray_cluste
     assert json.loads((run / "leaderboard.json").read_text())["reference"] == "mean_pool"
 
     written = {path: path.stat().st_mtime_ns for path in run.glob("model=*/fold=*/result.json")}
-    assert len(written) == 12
+    assert len(written) == 12 + 8 + 4  # the settings of the search, and what each fold chose
     more = compared(comparing(tiny_config, models=[*models, "max_pool"], seeds=[1, 2]))
-    assert len(more.rows) == 4
+    assert len(more.rows) == 5
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
