@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from momkd_ray.batches.collate import BagBatch
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
-from momkd_ray.model.baselines.segments import pool_by_attention, rank_in_bag
+from momkd_ray.model.baselines.segments import own_patches
 from momkd_ray.model.baselines.slide_classifier import SlideModel, SlideOutput
 from momkd_ray.model.explain import Readout
 from momkd_ray.model.kernels.linear import Linear
@@ -55,14 +55,16 @@ class DSMIL(SlideModel):
         """Computes both streams; the attention is the mean of the classes'."""
         h_PH = self.embed(batch, self.draw_dropout(batch))
         score_PC, query_PF = self.patch_classifier(h_PH), self.query(h_PH)
+        own_BP = own_patches(batch.bag_of_patch_P, len(batch))
         attention, critical, bag = [], [], []
         for c in range(score_PC.shape[1]):
-            critical_B = (rank_in_bag(score_PC[:, c], batch) == 0).nonzero()[:, 0]  # one per bag, in their order
-            similarity_P = (query_PF * query_PF[critical_B][batch.bag_of_patch_P]).sum(dim=1) / QUERY_WIDTH**0.5
-            attention_P, pooled_BH = pool_by_attention(similarity_P, h_PH, batch.bag_of_patch_P, len(batch))
-            attention.append(attention_P)
+            critical_B = torch.where(own_BP, score_PC[:, c], -torch.inf).argmax(dim=1)
+            # each bag's critical patch with all patches: a gather for every patch takes longer, above all backward
+            similarity_BP = query_PF[critical_B] @ query_PF.T / QUERY_WIDTH**0.5
+            attention_BP = torch.where(own_BP, similarity_BP, -torch.inf).softmax(dim=1)
+            attention.append(attention_BP.sum(0))
             critical.append(score_PC[critical_B, c])
-            bag.append(self.bag_classifier(pooled_BH)[:, c])
+            bag.append(self.bag_classifier(attention_BP @ h_PH)[:, c])
         attention_PC = torch.stack(attention, dim=1)
         critical_BC, bag_BC = torch.stack(critical, dim=1), torch.stack(bag, dim=1)
         attention_P = attention_PC[:, 0] if len(attention) == 1 else attention_PC.mean(dim=1)

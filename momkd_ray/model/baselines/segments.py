@@ -11,6 +11,12 @@ from torch import Tensor
 from momkd_ray.batches.collate import BagBatch
 
 
+def own_patches(segment_P: Tensor, segments: int) -> Tensor:
+    """Returns which rows belong to each segment (T, P)."""
+    own_TP: Tensor = segment_P == torch.arange(segments, device=segment_P.device)[:, None]
+    return own_TP
+
+
 def pool_by_attention(score_P: Tensor, x_PF: Tensor, segment_P: Tensor, segments: int) -> tuple[Tensor, Tensor]:
     """Pools rows by the softmax of their scores within each segment.
 
@@ -23,8 +29,7 @@ def pool_by_attention(score_P: Tensor, x_PF: Tensor, segment_P: Tensor, segments
     Returns:
         The attention (P,), which sums to 1 over each segment, and the pooled rows (T, F).
     """
-    own_TP = segment_P == torch.arange(segments, device=score_P.device)[:, None]
-    attention_TP = torch.where(own_TP, score_P, -torch.inf).softmax(dim=1)
+    attention_TP = torch.where(own_patches(segment_P, segments), score_P, -torch.inf).softmax(dim=1)
     return attention_TP.sum(0), attention_TP @ x_PF
 
 
