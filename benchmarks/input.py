@@ -20,11 +20,12 @@ from published import published
 from table import machine, print_table
 
 from momkd_ray import storage
+from momkd_ray.bags.bag_rows import from_row, row_at
 from momkd_ray.bags.bag_stream import RayDataBags, open_stream
 from momkd_ray.bags.cached_bags import CachedBags
 from momkd_ray.bags.disk_cache import DiskCache
 from momkd_ray.bags.shared_bags import BagSource, share_bags
-from momkd_ray.bags.store import BagStore, from_row, row_at
+from momkd_ray.bags.store import BagStore
 from momkd_ray.batches.prefetch import prefetch
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.config.load import Config

@@ -11,6 +11,7 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.audit.findings import Findings
+from momkd_ray.bags.bag_rows import content_sha256, to_row
 from momkd_ray.bags.consistency import (
     duplicate_content_faults,
     mixed_encoder_faults,
@@ -18,7 +19,6 @@ from momkd_ray.bags.consistency import (
     slide_vector_faults,
 )
 from momkd_ray.bags.ingest import store_format
-from momkd_ray.bags.store import content_sha256, to_row
 from momkd_ray.cohort.cohort import Cohort, LeftOut, exclusion_sentences, load_cohort
 from momkd_ray.cohort.feature_files import list_features
 from momkd_ray.cohort.fold_checks import (

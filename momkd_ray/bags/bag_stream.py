@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from momkd_ray.bags.bag_rows import from_row, row_at
 from momkd_ray.bags.cached_bags import CachedBags
 from momkd_ray.bags.disk_cache import add_note
 from momkd_ray.bags.shared_bags import BagSource, JointBags, join_bags
-from momkd_ray.bags.store import BagStore, from_row, row_at
+from momkd_ray.bags.store import BagStore
 from momkd_ray.errors import as_user_error, input_error_within, run_error_within
 from momkd_ray.formats.bag import Bag
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from momkd_ray.bags.bag_rows import Row, buffers_of, from_row
 from momkd_ray.bags.disk_cache import DiskCache
-from momkd_ray.bags.store import BagStore, Row, buffers_of, from_row
+from momkd_ray.bags.store import BagStore
 from momkd_ray.formats.bag import Bag
 
 

@@ -21,27 +21,14 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from momkd_ray import storage
+from momkd_ray.bags.bag_rows import SCHEMA, WRITER_OPTIONS, Row, buffer_offsets, buffer_sizes, rows_table, to_row
 from momkd_ray.bags.consistency import (
     duplicate_content_faults,
     mixed_encoder_faults,
     mixed_scale_faults,
     slide_vector_faults,
 )
-from momkd_ray.bags.store import (
-    MANIFEST,
-    SCHEMA,
-    WRITER_OPTIONS,
-    BagStore,
-    Entry,
-    Row,
-    StoreFormat,
-    buffer_offsets,
-    buffer_sizes,
-    merge_into_manifest,
-    open_part,
-    rows_table,
-    to_row,
-)
+from momkd_ray.bags.store import MANIFEST, BagStore, Entry, StoreFormat, merge_into_manifest, open_part
 from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Format, Recipe

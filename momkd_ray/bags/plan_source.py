@@ -9,7 +9,8 @@ import pyarrow as pa
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from momkd_ray.bags.store import BagStore, rows_table
+from momkd_ray.bags.bag_rows import rows_table
+from momkd_ray.bags.store import BagStore
 
 THREADS_A_TASK = 8
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from momkd_ray.bags.store import BagStore, from_row, row_at, rows_table
+from momkd_ray.bags.bag_rows import from_row, row_at, rows_table
+from momkd_ray.bags.store import BagStore
 from momkd_ray.errors import InputError, as_user_error
 from momkd_ray.formats.bag import Bag
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from momkd_ray import storage
-from momkd_ray.bags.store import BagStore, StoreFormat, merge_into_manifest, to_row
+from momkd_ray.bags.bag_rows import to_row
+from momkd_ray.bags.store import BagStore, StoreFormat, merge_into_manifest
 from momkd_ray.formats.bag import Format, Recipe
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.input_faults import FileFaultError

@@ -18,7 +18,8 @@ from support.bags import (
     stored,
 )
 
-from momkd_ray.bags.store import SCHEMA, BagStore, from_row, row_at, rows_table, to_row
+from momkd_ray.bags.bag_rows import SCHEMA, from_row, row_at, rows_table, to_row
+from momkd_ray.bags.store import BagStore
 from momkd_ray.errors import InputError
 
 

@@ -16,8 +16,8 @@ import pytest
 from support.runs import changed, crossval, inputs_of
 
 from momkd_ray import storage
+from momkd_ray.bags.bag_rows import rows_table
 from momkd_ray.bags.shared_bags import SharedBags, share_bags
-from momkd_ray.bags.store import rows_table
 from momkd_ray.config.load import Config
 from momkd_ray.crossval.cross_validate import choose_settings, cross_validate_inputs, train_folds
 from momkd_ray.crossval.fold import fold_task

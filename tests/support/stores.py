@@ -7,17 +7,8 @@ from collections.abc import Sequence
 from pyarrow import parquet as pq
 
 from momkd_ray import storage
-from momkd_ray.bags.store import (
-    SCHEMA,
-    WRITER_OPTIONS,
-    BagStore,
-    StoreFormat,
-    buffer_offsets,
-    buffer_sizes,
-    merge_into_manifest,
-    rows_table,
-    to_row,
-)
+from momkd_ray.bags.bag_rows import SCHEMA, WRITER_OPTIONS, buffer_offsets, buffer_sizes, rows_table, to_row
+from momkd_ray.bags.store import BagStore, StoreFormat, merge_into_manifest
 from momkd_ray.formats.bag import Bag
 
 
