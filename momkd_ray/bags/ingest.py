@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -148,9 +148,7 @@ def ingest(
         faults += part_faults
         n_done += len(part_entries) + len(part_faults)
         report(n_done, len(slides))
-    faults += mixed_encoder_faults(entries, slides, existing)
-    faults += [] if mixed_magnification else mixed_scale_faults(entries, slides, existing)
-    faults += slide_vector_faults(entries, slides) or duplicate_content_faults(entries, slides)
+    faults += _faults_between(entries, slides, existing, mixed_magnification=mixed_magnification)
     record_faults(faults, f"{len(slides)} feature files", storage.join(uri, REJECTED), on_error)
     rejected = {fault.id for fault in faults}
     good = {slide_id: entry for slide_id, entry in entries.items() if slide_id not in rejected}
@@ -160,6 +158,15 @@ def ingest(
     asked = set(slides["slide_id"])
     merge_into_manifest(uri, bag_format, with_encoder["encoder"], with_encoder["width"], good, asked)
     return BagStore.open(uri), sorted(faults)
+
+
+def _faults_between(
+    entries: Mapping[str, Entry], slides: pd.DataFrame, existing: BagStore | None, *, mixed_magnification: bool
+) -> list[Fault]:
+    """Returns the faults that show when slides are compared with each other."""
+    faults = mixed_encoder_faults(entries, slides, existing)
+    faults += [] if mixed_magnification else mixed_scale_faults(entries, slides, existing)
+    return faults + (slide_vector_faults(entries, slides) or duplicate_content_faults(entries, slides))
 
 
 def _open_existing(uri: str, bag_format: StoreFormat) -> BagStore | None:

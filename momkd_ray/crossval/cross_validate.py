@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -110,6 +110,21 @@ def train_folds(
         limit=concurrency_limit(inputs.config.cluster),
         callbacks=[reporter, *trackers(inputs.config, progress, inputs.fingerprint)],
     ).fit()
+    _raise_failures(results, inputs, total - done)
+    # after Ctrl-C, Tune returns as if it had finished
+    if _n_done(scores, folds, pairs) < total:
+        raise StoppedError("interrupted; finished folds and epochs are kept: run the same command again to resume")
+
+
+def _raise_failures(results: Iterable[Any], inputs: RunInputs, folds: int) -> None:
+    """Raises what ended a fold; an input that is bad, or a network that diverged, before all else.
+
+    Args:
+        results: of Tune.
+        inputs: of the run.
+        folds: their number.
+    """
+    results = list(results)
     for result in results:
         if result.metrics and result.metrics.get("bad_input"):
             raise InputError(result.metrics["bad_input"])
@@ -120,12 +135,9 @@ def train_folds(
     if failed:
         first = failed[0].removesuffix(", then run the same command again")
         raise RunError(
-            f"{len(failed)} of {total - done} folds failed, the first with: {first}; finished folds are kept: "
+            f"{len(failed)} of {folds} folds failed, the first with: {first}; finished folds are kept: "
             "run the same command again to resume the others"
         )
-    # after Ctrl-C, Tune returns as if it had finished
-    if _n_done(scores, folds, pairs) < total:
-        raise StoppedError("interrupted; finished folds and epochs are kept: run the same command again to resume")
 
 
 def _elsewhere(inputs: RunInputs) -> str:

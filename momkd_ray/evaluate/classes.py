@@ -16,7 +16,7 @@ from momkd_ray.errors import InputError
 from momkd_ray.evaluate.cohort import ExternalCohort, Labels, read_cohort
 from momkd_ray.evaluate.decisions import plain
 from momkd_ray.evaluate.page import environment
-from momkd_ray.evaluate.predictions import predicted_cohort
+from momkd_ray.evaluate.predictions import patients_of_run, predicted_cohort
 from momkd_ray.evaluate.tables import shown
 from momkd_ray.input_faults import REJECTED, OnError
 from momkd_ray.progress import ProgressReporter
@@ -125,7 +125,7 @@ def evaluate_patients_of_classes(table: pd.DataFrame, run: ClassesRun) -> dict[s
     predicted_N = p_NY.argmax(axis=1)
     scores = class_scores(y_N, p_NY, predicted_N, run.classes, ordered=run.ordered)
     intervals = class_intervals(y_N, p_NY, predicted_N, run.classes, SEED, ordered=run.ordered)
-    overlap = sorted(set(map(str, table.index)) & run.patients)
+    overlap = patients_of_run(table.index, run)
     of_class = {}
     for y, name in enumerate(run.classes):
         by_delong = delong(y_N == y, p_NY[:, y])

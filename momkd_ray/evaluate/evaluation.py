@@ -10,13 +10,13 @@ import pandas as pd
 from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
-from momkd_ray.crossval.metrics import bootstrap_intervals, scores
+from momkd_ray.crossval.metrics import Bools, bootstrap_intervals, scores
 from momkd_ray.crossval.trained_run import TrainedRun
 from momkd_ray.errors import InputError
 from momkd_ray.evaluate.against import compare_with
 from momkd_ray.evaluate.decisions import at_fixed, decisions, plain
 from momkd_ray.evaluate.options import EvaluationOptions
-from momkd_ray.evaluate.predictions import FOLD
+from momkd_ray.evaluate.predictions import FOLD, patients_of_run
 from momkd_ray.evaluate.subgroups import compare_subgroups
 from momkd_ray.statistics.calibration import (
     LogisticMap,
@@ -71,9 +71,8 @@ def evaluate_patients(
             f"{int(y.sum())} of the evaluated patients are {run.classes[1]} and {int((~y).sum())} {run.classes[0]}, "
             "but an evaluation takes two of each class: label or predict more patients"
         )
-    overlap = sorted(set(map(str, table.index)) & run.patients)
-    own_prevalence = float(y.mean())
-    prevalences = list(dict.fromkeys([own_prevalence, *options.prevalences]))
+    cohort = _counts(table, y, run)
+    prevalences = list(dict.fromkeys([cohort["prevalence"], *options.prevalences]))
     fixed = [("sensitivity", at) for at in options.sensitivities] + [
         ("specificity", at) for at in options.specificities
     ]
@@ -89,13 +88,7 @@ def evaluate_patients(
         "label": run.label,
         "classes": list(run.classes),
         "run": {"dir": run.location, "fingerprint": run.fingerprint, "folds": list(run.thresholds)},
-        "cohort": {
-            "patients": len(table),
-            "positives": int(y.sum()),
-            "negatives": int((~y).sum()),
-            "prevalence": own_prevalence,
-            "also_in_the_run": {"patients": len(overlap), "examples": overlap[:3]},
-        },
+        "cohort": cohort,
         "prevalence_shift": {
             "training_prevalence": run.train_prevalence,
             "balanced_sampling": run.shift.intercept != 0,
@@ -108,6 +101,18 @@ def evaluate_patients(
         "subgroups": compare_subgroups(table, "recalibrated", run.threshold, options.subgroups),
         "comparisons": compare_with(table, others or {}, run.threshold, options.seed),
         "folds": fold_disagreement(table, y, run),
+    }
+
+
+def _counts(table: pd.DataFrame, y: Bools, run: TrainedRun) -> dict[str, Any]:
+    """Counts the patients of each class, and those who are in the run's folds."""
+    overlap = patients_of_run(table.index, run)
+    return {
+        "patients": len(table),
+        "positives": int(y.sum()),
+        "negatives": int((~y).sum()),
+        "prevalence": float(y.mean()),
+        "also_in_the_run": {"patients": len(overlap), "examples": overlap[:3]},
     }
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from momkd_ray.cohort import columns
 from momkd_ray.cohort.feature_files import FeatureFile, find_features
-from momkd_ray.cohort.identifiers import join_patients, match_identifiers
+from momkd_ray.cohort.identifiers import canonical, join_patients, match_identifiers
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.cohort.table_files import data_rows, read_table, rows_by_value, texts
 from momkd_ray.crossval.classes_run import ClassesRun
@@ -99,25 +100,8 @@ def predict_cohort(
         InputError: a model or feature file is bad, or nobody can be predicted.
     """
     card = check_ensemble(run.models)[0]
-    files = feature_files_of(features, cohort)
-    patients, faults = cohort.slides, list(cohort.faults)
-    if patients is None:  # each file is a patient's, by its name
-        patients = dict(match_identifiers(files["slide_id"].tolist(), cohort.patients.index.tolist()).own)
-    here = set(cohort.patients.index)
-    # of the files alone, those of patients with a label are read
-    own = files[[patients.get(slide) in here for slide in files["slide_id"]]]
-    unnamed = [slide for slide in files["slide_id"] if slide not in patients]
-    cohort = cohort.noting(
-        [("slide", slide, "a feature file of no patient of the clinical table") for slide in unnamed]
-    )
-    listed = set(files["slide_id"])
-    cohort = cohort.noting(
-        [
-            ("slide", slide, "no feature file")
-            for slide, patient in sorted(patients.items())
-            if patient in here and slide not in listed
-        ]
-    )
+    files, faults = feature_files_of(features, cohort), list(cohort.faults)
+    cohort, patients, own = _with_files(cohort, files)
     record_faults(faults, f"the tables and {len(files)} feature files", rejected, on_error)
     bags = group_bags(own, patients, joint=card.bag == "patient") if len(own) else own
     rows: list[dict[str, Any]] = []
@@ -144,6 +128,32 @@ def predict_cohort(
     table = table.merge(bags[["bag_id", "patient_id"]], on="bag_id").rename(columns={"bag_id": "slide_id"})
     probabilities = [name for name in table.columns if name == "p" or name.startswith((FOLD, "p_"))]
     return cohort, patient_mean(table, probabilities).set_index("patient_id")
+
+
+def _with_files(cohort: ExternalCohort, files: pd.DataFrame) -> tuple[ExternalCohort, dict[str, str], pd.DataFrame]:
+    """Finds the files of labelled patients.
+
+    Returns:
+        The cohort, which notes files without a patient and slides without a file; the patient of each slide; and the
+        files of patients with a label.
+    """
+    patients = cohort.slides
+    if patients is None:  # each file is a patient's, by its name
+        patients = dict(match_identifiers(files["slide_id"].tolist(), cohort.patients.index.tolist()).own)
+    here, listed = set(cohort.patients.index), set(files["slide_id"])
+    unnamed = [slide for slide in files["slide_id"] if slide not in patients]
+    cohort = cohort.noting(
+        [("slide", slide, "a feature file of no patient of the clinical table") for slide in unnamed]
+    )
+    missing = [slide for slide, patient in sorted(patients.items()) if patient in here and slide not in listed]
+    cohort = cohort.noting([("slide", slide, "no feature file") for slide in missing])
+    return cohort, patients, files[[patients.get(slide) in here for slide in files["slide_id"]]]
+
+
+def patients_of_run(names: Iterable[str], run: TrainedRun | ClassesRun) -> list[str]:
+    """Returns the patients who are in a run's folds, however both spell them, sorted."""
+    known = set(map(canonical, run.patients))
+    return sorted(name for name in map(str, names) if canonical(name) in known)
 
 
 def feature_files_of(features: str, cohort: ExternalCohort) -> pd.DataFrame:
@@ -245,17 +255,27 @@ def read_predictions(
             "slides: keep one row per patient"
         )
     table["slide_id"] = range(len(table))
-    everybody = [*cohort.patients.index, *cohort.excluded.loc[cohort.excluded["kind"] == "patient", "id"]]
-    own_names = join_patients(path, rows, everybody, "the clinical table").own
-    meant = {name: own_names.get(name, name) for name in rows}
-    if other := next((name for name in rows if list(meant.values()).count(meant[name]) > 1), None):
-        raise InputError(
-            f"{path}: two identifiers mean the patient '{meant[other]}', one is '{other}': keep one of them"
-        )
-    table["patient_id"] = table["patient_id"].map(meant)
+    table["patient_id"] = table["patient_id"].map(_meant_patients(path, list(rows), cohort))
     return patient_mean(table, [name for name in table.columns if name not in ("patient_id", "slide_id")]).set_index(
         "patient_id"
     )
+
+
+def _meant_patients(path: str, names: Sequence[str], cohort: ExternalCohort) -> dict[str, str]:
+    """Returns the patient of the clinical table that each identifier of a file means; itself if it means none.
+
+    Raises:
+        InputError: two mean one patient.
+    """
+    everybody = [*cohort.patients.index, *cohort.excluded.loc[cohort.excluded["kind"] == "patient", "id"]]
+    own_names = join_patients(path, names, everybody, "the clinical table").own
+    meant = {name: own_names.get(name, name) for name in names}
+    counts = Counter(meant.values())
+    if other := next((name for name in names if counts[meant[name]] > 1), None):
+        raise InputError(
+            f"{path}: two identifiers mean the patient '{meant[other]}', one is '{other}': keep one of them"
+        )
+    return meant
 
 
 def _probability_column(frame: pd.DataFrame, path: str, name: str, label: str) -> str:

@@ -37,6 +37,10 @@ from momkd_ray.ray_runtime.parallel_map import parallel_map
 from momkd_ray.ray_runtime.small_work import connect_if_worth, work_on_files
 
 BAGS_PER_CHUNK = 4
+_NEEDS_SLIDES = (
+    "{} reads all slides of a patient as one bag (cohort.bag: patient), so it needs the patient of each slide: pass "
+    "--slides with a table of patients and slides"
+)
 SECONDS_A_MB_AND_MODEL = 0.01  # of prediction on one CPU, by the larger of the two networks
 
 
@@ -161,10 +165,7 @@ def predict_folder(
     cards = check_ensemble(models)
     joint = cards[0].bag == "patient"
     if joint and slides is None:
-        raise InputError(
-            f"{models[0]} reads all slides of a patient as one bag (cohort.bag: patient), so it needs the patient of "
-            "each slide: pass --slides with a table of patients and slides"
-        )
+        raise InputError(_NEEDS_SLIDES.format(models[0]))
     table = list_slides(features)
     table, patients, unmatched = match_patients(slides, table, features, patient_column)
     rejected, total = f"{out}.{REJECTED}", f"{len(table)} feature files"
