@@ -58,9 +58,10 @@ def cross_fitted_targets(
 
 
 def teacher_trust(p_NY: npt.NDArray[np.float64], y_train: npt.NDArray[np.integer]) -> float:
-    """Computes how far the teacher is trusted: 2 AUC - 1 of its cross-fitted predictions, at least 0 (Somers' D).
+    """Computes how far the teacher is trusted, by the AUC of its cross-fitted predictions: 4 AUC - 2, from 0 to 1.
 
-    Genes that say nothing of the label are not trusted at all, so that nothing is learnt from noise.
+    Genes that say nothing of the label are not trusted at all, so that nothing is learnt from noise; from an AUC of
+    0.75 on the teacher is trusted wholly.
 
     Args:
         p_NY: cross-fitted probabilities.
@@ -71,4 +72,4 @@ def teacher_trust(p_NY: npt.NDArray[np.float64], y_train: npt.NDArray[np.integer
     """
     columns = (1,) if p_NY.shape[1] == 2 else range(p_NY.shape[1])
     aucs = [roc_auc_score(y_train == y, p_NY[:, y]) for y in columns]
-    return max(0.0, 2 * float(np.mean(aucs)) - 1)
+    return float(np.clip(4 * np.mean(aucs) - 2, 0, 1))
