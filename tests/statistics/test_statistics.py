@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import chi2, norm
 from sklearn.metrics import roc_auc_score
 
 from momkd_ray.statistics.delong import delong
@@ -44,6 +44,35 @@ def test_delong_of_a_case_reckoned_by_hand() -> None:
     difference, _, p = found.difference(0, 1)
     assert difference == -0.25
     assert p == pytest.approx(2 * norm.sf(0.25 / 0.125**0.5))
+
+
+# The 43 ovarian-cancer patients of DeLong et al. 1988 who have all three tests (albumin, total protein, Krebs-Goplerud
+# score) and the outcome. Data and results are those of SAS/STAT's documentation, "Comparing Receiver Operating
+# Characteristic Curves" of PROC LOGISTIC.
+OVARIAN = """
+3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1  3.8 5.7 5 1
+3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1  4.3 7.0 4 1  3.6 6.7 4 0  2.3 4.4 6 1  4.2 7.6 4 0
+4.0 6.6 6 0  3.5 5.8 6 1  3.8 6.8 7 1  3.0 4.7 8 0  4.5 7.4 5 1  3.7 7.4 5 1  3.1 6.6 6 1  4.1 8.2 6 1  4.3 7.0 5 1
+4.3 6.5 4 1  3.2 5.1 5 1  2.6 4.7 6 1  3.3 6.8 6 0  1.7 4.0 7 0  3.7 6.1 5 1  3.3 6.3 7 1  4.2 7.7 6 1  3.5 6.2 5 1
+2.9 5.7 9 0  2.1 4.8 7 1  2.8 6.2 8 0  4.0 7.0 7 1  3.3 5.7 6 1  3.7 6.9 5 1  3.6 6.6 5 1
+"""
+
+
+def test_delong_gives_the_published_numbers_of_the_ovarian_cancer_patients() -> None:
+    albumin, protein, score, outcome = np.array(OVARIAN.split(), dtype=float).reshape(43, 4).T
+    found = delong(outcome.astype(int), [albumin, -score, protein])  # a high score is a poor prognosis
+    assert found.auc_M[1:] == pytest.approx([0.7258, 0.6478], abs=5e-5)
+    assert np.sqrt(np.diag(found.covariance_MM))[1:] == pytest.approx([0.1028, 0.1000], abs=5e-5)
+    assert found.interval(1) == pytest.approx((0.5243, 0.9273), abs=5e-5)
+    assert found.interval(2) == pytest.approx((0.4518, 0.8439), abs=5e-5)
+    difference, interval, p = found.difference(2, 1)
+    assert (difference, *interval) == pytest.approx((-0.0780, -0.2830, 0.1271), abs=5e-5)
+    assert p == pytest.approx(0.4561, abs=1e-4)
+    # all three alike: the contrast of two differences to the score
+    contrast = np.array([[1, -1, 0], [0, -1, 1]])
+    differences = contrast @ found.auc_M
+    statistic = differences @ np.linalg.solve(contrast @ found.covariance_MM @ contrast.T, differences)
+    assert (statistic, chi2.sf(statistic, 2)) == pytest.approx((2.5340, 0.2817), abs=5e-5)
 
 
 def test_equal_rankings_do_not_differ() -> None:
