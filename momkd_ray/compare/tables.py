@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from momkd_ray.compare.leaderboard import Leaderboard, Row
@@ -93,12 +93,16 @@ def _search_note(row: Row) -> str:
     """Says which settings a model's folds chose; '' without a search."""
     if row.search is None:
         return ""
-    counts = Counter(format_setting(choice["setting"]) for choice in row.search.chosen)
+    counts = Counter(_plain_setting(choice["setting"]) for choice in row.search.chosen)
     told = "; ".join(f"{setting} ({count} of {counts.total()})" for setting, count in counts.most_common())
     return (
         f"{row.label} tried {row.search.tried} settings in each fold, drawn at random, and took the one with the "
         f"highest AUC on the fold's own inner validation patients: {told}. That took {row.search.seconds:.1f} s a fold."
     )
+
+
+def _plain_setting(setting: Mapping[str, Any]) -> str:
+    return format_setting({k: f"{value:.3g}" if isinstance(value, float) else value for k, value in setting.items()})
 
 
 def to_csv(leaderboard: Leaderboard) -> str:
