@@ -278,12 +278,15 @@ app.command()(init)
 @app.command()
 def report(
     run: Annotated[str, typer.Option(help="The run directory.")],
+    compare: Annotated[
+        str | None, typer.Option(help="Run directory of a comparison that tells what the omics bought; default: --run.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rebuild the report of a finished cross-validation."""
     from momkd_ray.report.page import write_report
 
-    page = write_report(resolve_location(run))
+    page = write_report(resolve_location(run), resolve_location(compare) if compare else None)
     show(page, {"page": page}, as_json=as_json)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -14,25 +13,6 @@ from momkd_ray.compare.leaderboard import Row
 from momkd_ray.report.drawings import PAGE_INK, SERIES_COLOURS, inline_svg, style
 
 STYLE = style(PAGE_INK)
-
-
-def omics_pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Finds the pairs of rows that differ in their omics alone, without and with."""
-    pairs = []
-    for without in rows:
-        partners = [
-            row
-            for row in rows
-            if _beside_omics(row) == _beside_omics(without) and row.omics_fraction > without.omics_fraction == 0
-        ]
-        if partners:
-            pairs.append((without, max(partners, key=lambda row: row.omics_fraction)))
-    return pairs
-
-
-def _beside_omics(row: Row) -> tuple[Any, ...]:
-    own = {key: value for key, value in row.own.items() if key != "omics.fraction"}
-    return row.model, own, row.label_fraction, row.seeds
 
 
 def omics_figure(pairs: Sequence[tuple[Row, Row]]) -> Markup:

@@ -7,9 +7,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from momkd_ray import __version__, storage
-from momkd_ray.compare.figures import forest_figure, fraction_figure, omics_figure, omics_pairs
+from momkd_ray.compare.figures import forest_figure, fraction_figure, omics_figure
 from momkd_ray.compare.leaderboard import Leaderboard
 from momkd_ray.compare.tables import columns, footnotes, lines
+from momkd_ray.report.omics import omics_pairs
 
 
 def write_page(run_dir: str, label: str, leaderboard: Leaderboard) -> str:

@@ -192,7 +192,7 @@ def _evaluate(inputs: RunInputs, task: FoldTask, trained: Mapping[str, Any]) -> 
     result, patients = evaluate_fold(
         task.fold, val, test, inputs.cohort.classes, int(n_train), trained["best_epoch"], ordered=ordered
     )
-    return replace(result, **{name: trained[name] for name in ("epochs", "device", "precision")}), patients
+    return replace(result, **{name: trained[name] for name in ("epochs", "device", "precision", "machines")}), patients
 
 
 def _save_model(

@@ -19,6 +19,8 @@ class FoldResult:
         epochs: number of epochs that were trained, without those of a refit; None in runs of earlier versions.
         device: on which the fold was trained: `CPU`, or the GPU's name.
         precision: of the matrix products: `fp32` or `bf16`.
+        machines: the hardware of each worker (`describe_hardware`), equal ones once with their number as `workers`;
+            after an interruption, of the last start.
     """
 
     fold: int
@@ -32,6 +34,7 @@ class FoldResult:
     epochs: int | None = None
     device: str = ""
     precision: str = ""
+    machines: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values for a JSON file."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from momkd_ray import storage
 from momkd_ray.credentials import redact
+from momkd_ray.ray_runtime.hardware import memory_gib, usable_cores
 
 PACKAGES = ("momkd-ray", "torch", "ray", "torch_geometric", "numpy", "pyarrow", "numba")
 OPTIONAL = {
@@ -42,13 +43,13 @@ def describe_machine(probes: Sequence[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "optional": {name: _version(name) for name in OPTIONAL},
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cpus": usable_cores(),
         "gpus_present": len(glob.glob("/dev/nvidia[0-9]*")),
         "gpus_usable": gpus,
         "gpu_names": names,
         "cuda_build": cuda,
         "torch_error": torch_error,
-        "memory_gb": _memory_gb(),
+        "memory_gb": memory_gib(),
         "shm_gb": shutil.disk_usage("/dev/shm").total / 2**30 if os.path.isdir("/dev/shm") else None,
         "unreachable": {probe: reason for probe in probes if (reason := unreadable(probe))},
     }
@@ -72,18 +73,6 @@ def _torch() -> tuple[int, list[str], str | None, str]:
         return count, [torch.cuda.get_device_name(i) for i in range(count)], torch.version.cuda, ""
     except Exception as error:  # a broken installation raises anything
         return 0, [], None, " ".join(str(error).split()) or type(error).__name__
-
-
-def _memory_gb() -> float:
-    """Returns the memory that this process may use: the machine's, or the limit of its container."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            with open(limit) as file:
-                physical = min(physical, int(file.read()))
-        except (OSError, ValueError):
-            continue
-    return physical / 2**30
 
 
 def existing_folder(location: str) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from momkd_ray import __version__
 from momkd_ray.crossval.class_evaluate import numbers_of_classes
 from momkd_ray.crossval.class_metrics import auc_name, confusion_counts
 from momkd_ray.report import figures
@@ -15,9 +14,10 @@ from momkd_ray.report.class_figures import classes_roc_figure, confusion_figure
 from momkd_ray.report.curves import calibration_drawing
 from momkd_ray.report.drawings import Drawing
 from momkd_ray.report.finished_run import FinishedRun
-from momkd_ray.report.methods import MOST_GENES, bundles_of, gene_frequencies, methods_block
-from momkd_ray.report.patients import MOST_WRONG, described, flow_of, table_one
+from momkd_ray.report.patients import MOST_WRONG, described, flow_of, site_column, table_one
+from momkd_ray.report.sections import shared_sections
 from momkd_ray.statistics.calibration import brier, calibration_intercept, calibration_slope
+from momkd_ray.train.class_auc import auc_of_classes
 
 TEMPLATE = "classes.html.jinja"
 _NAMES = {
@@ -36,38 +36,31 @@ def metric_name(key: str, classes: tuple[str, ...]) -> str:
     return _NAMES.get(key) or of_class.get(key, key)
 
 
-def classes_content(run: FinishedRun) -> dict[str, Any]:
-    """Collects what the page of several classes shows, drawings included."""
-    patients, bundles, seed = run.patients, bundles_of(run), int(run.section("folds").get("seed", 1))
+def classes_content(run: FinishedRun, compared: str | None) -> dict[str, Any]:
+    """Collects what the page of several classes shows, drawings included; `compared` is as for `shared_sections`."""
+    patients, seed = run.patients, int(run.section("folds").get("seed", 1))
     y_N = numbers_of_classes(patients["label"], run.classes, "the pooled patients")
     p_NY = patients[[f"p_{name}" for name in run.classes]].to_numpy(dtype=float)
     predicted_N = numbers_of_classes(patients["predicted"], run.classes, "the pooled predictions")
     confusion_YY = confusion_counts(y_N, predicted_N, np.ones((1, len(y_N))), len(run.classes))[0].astype(int)
     metrics = run.figures["metrics"]
-    genes = gene_frequencies(run)
     best = {fold["fold"]: fold["best_epoch"] for fold in run.figures["folds"]}
     aucs = {name: metrics[auc_name(name)]["pooled"] for name in run.classes}
     calibrations = [
         calibration_drawing(y_N == y, {"raw": p_NY[:, y]}, name, seed, f"calibration-{y}")
         for y, name in enumerate(run.classes)
     ]
-    found: list[Drawing | None] = [
+    found: list[Drawing] = [
         classes_roc_figure(y_N, p_NY, run.classes, aucs, metrics["auc"]["pooled"]),
         confusion_figure(confusion_YY, run.classes),
         *calibrations,
         *(figures.training_figure(fold, epochs, best[fold]) for fold, epochs in run.epochs.items()),
-        figures.memory_use_figure(run.epochs, run.classes),
-        *(
-            figures.memory_similarity_figure(fold, components, run.classes)
-            for fold, (components, _) in bundles.items()
-            if components is not None
-        ),
-        figures.gene_figure(genes.head(MOST_GENES), len(run.genes)) if len(genes) else None,
     ]
     table = described(run)
+    site = site_column(run, table)
     wrong = wrong_classes(run)
-    return {
-        "version": __version__,
+    shared = shared_sections(run, wrong, site, compared)
+    return shared | {
         "label": run.label,
         "classes": run.classes,
         "ordered": "kappa" in metrics,
@@ -93,13 +86,27 @@ def classes_content(run: FinishedRun) -> dict[str, Any]:
         "wrong": [[str(cell) for cell in row] for row in wrong.head(MOST_WRONG).to_numpy().tolist()],
         "wrong_columns": list(wrong.columns),
         "n_wrong": len(wrong),
-        "memory": [f"memory-similarity-fold-{fold}" for fold, (own, _) in bundles.items() if own is not None],
+        "site": site,
+        "groups": [] if site is None else _site_rows(run, table[site]),
         "training": [f"training-fold-{fold}" for fold in run.epochs],
-        "methods": methods_block(run, [card for _, card in bundles.values()]),
-        "configuration": run.configuration,
-        "drawings": {drawing.name: drawing for drawing in found if drawing is not None},
+        "drawings": {drawing.name: drawing for drawing in found} | shared["drawings"],
         "figures_folder": "figures",
     }
+
+
+def _site_rows(run: FinishedRun, sites: pd.Series[Any]) -> list[list[str]]:
+    """Returns name, patients, share of right calls and macro AUC of each site's patients."""
+    patients = run.patients
+    own_site = patients["patient_id"].map(sites).fillna("missing").astype(str)
+    rows = []
+    for name in sorted(set(own_site)):
+        own = patients[own_site == name]
+        y_N = numbers_of_classes(own["label"], run.classes, "the pooled patients")
+        p_NY = own[[f"p_{of_class}" for of_class in run.classes]].to_numpy(dtype=float)
+        everyone = len(set(y_N.tolist())) == len(run.classes)
+        auc = f"{auc_of_classes(y_N, p_NY):.3f}" if everyone else "not every class is there"
+        rows.append([name, str(len(own)), f"{(own['label'] == own['predicted']).mean():.2f}", auc])
+    return rows
 
 
 def wrong_classes(run: FinishedRun) -> pd.DataFrame:

@@ -59,7 +59,9 @@ def methods_block(run: FinishedRun, cards: list[BundleCard]) -> list[tuple[str, 
         ("Bags per step", train.get("bags_per_step")),
         ("Precision", _became(train.get("precision"), run, "precision")),
         ("Trained on", _became(None, run, "device")),
-        ("Training time of a fold", _durations(seconds)),
+        ("Machines of a fold", _machines(run)),
+        ("Training and validation of a fold", _durations(seconds)),
+        ("Of the training time, waiting for bags", _waiting(run)),
         ("Workers, GPUs of each", _joined(cluster.get("workers"), _gpus(cluster, run.provenance))),
         ("System", run.provenance.get("system")),
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or None),
@@ -74,6 +76,33 @@ def _became(asked: str | None, run: FinishedRun, name: str) -> str | None:
     if not found:
         return asked
     return f"{', '.join(found)} ({asked})" if asked and found != [asked] else ", ".join(found)
+
+
+def _machines(run: FinishedRun) -> str | None:
+    """Says on which hardware the folds were trained."""
+    told = {
+        "; ".join(_machine_sentence(machine) for machine in fold["machines"])
+        for fold in run.figures["folds"]
+        if fold.get("machines")
+    }
+    return " or ".join(sorted(told)) or None
+
+
+def _machine_sentence(machine: dict[str, Any]) -> str:
+    workers = f"{machine['workers']} workers, each on " if machine["workers"] > 1 else ""
+    gpu = f", GPU {machine['gpu']}" if machine["gpu"] else ""
+    cores = f"{machine['cores']} core{'' if machine['cores'] == 1 else 's'}"
+    return f"{workers}{machine['processor']}, {cores}, {machine['memory_gib']:.0f} GiB{gpu}"
+
+
+def _waiting(run: FinishedRun) -> str | None:
+    """Returns the share of the training time that steps waited for their bags."""
+    named = ["seconds_train", "seconds_input_wait"]
+    tables = [epochs for epochs in run.epochs.values() if set(named) <= set(epochs.columns)]
+    if not tables:
+        return None
+    total, waited = pd.concat(tables)[named].sum()
+    return f"{100 * waited / total:.0f} %" if total else None
 
 
 def _gpus(cluster: dict[str, Any], provenance: dict[str, Any]) -> Any:

@@ -8,15 +8,13 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from momkd_ray import __version__, storage
-from momkd_ray.crossval.progress_callback import format_setting
+from momkd_ray import storage
 from momkd_ray.report import figures
 from momkd_ray.report.classes_page import TEMPLATE as CLASSES_TEMPLATE
 from momkd_ray.report.classes_page import classes_content, wrong_classes
 from momkd_ray.report.curves import ForestRow, calibration_drawing, decision_drawing, forest_drawing
 from momkd_ray.report.drawings import Drawing, write_drawings
 from momkd_ray.report.finished_run import FinishedRun, read_finished_run
-from momkd_ray.report.methods import MOST_GENES, bundles_of, gene_frequencies, gene_overlap, methods_block
 from momkd_ray.report.patients import (
     MOST_WRONG,
     described,
@@ -26,7 +24,7 @@ from momkd_ray.report.patients import (
     table_one,
     wrong_calls,
 )
-from momkd_ray.report.tripod import checklist
+from momkd_ray.report.sections import shared_sections
 from momkd_ray.run.finished import pair
 from momkd_ray.run.layout import RunDirectory
 from momkd_ray.statistics.calibration import brier, calibration_intercept, calibration_slope, scaled_brier
@@ -42,11 +40,13 @@ _METRIC_NAMES = {
 _FIGURES = "figures"
 
 
-def write_report(run_dir: str) -> str:
+def write_report(run_dir: str, compared: str | None = None) -> str:
     """Writes the report of a finished cross-validation, and its figures as PNG, SVG and CSV beside it.
 
     Args:
         run_dir: the run directory, local or `s3://`.
+        compared: directory of a finished comparison that says what the omics bought; by default the run directory, if
+            it holds one.
 
     Returns:
         The location of the report.
@@ -57,7 +57,7 @@ def write_report(run_dir: str) -> str:
     directory = RunDirectory(run_dir)
     run = read_finished_run(directory)
     several = len(run.classes) > 2
-    content = classes_content(run) if several else _content(run)
+    content = (classes_content if several else _content)(run, compared)
     environment = Environment(
         loader=PackageLoader("momkd_ray.report", ""),
         autoescape=True,
@@ -73,20 +73,15 @@ def write_report(run_dir: str) -> str:
     return directory.report
 
 
-def _content(run: FinishedRun) -> dict[str, Any]:
+def _content(run: FinishedRun, compared: str | None) -> dict[str, Any]:
     table = described(run)
-    bundles = bundles_of(run)
     site = site_column(run, table)
     groups = _groups(run, table, site)
     probabilities = _probabilities(run)
-    drawings = _drawings(run, probabilities) | _memory_drawings(run, bundles)
-    drawings |= {"groups": _forest(run, groups)}
-    genes = gene_frequencies(run)
-    drawings["genes"] = figures.gene_figure(genes.head(MOST_GENES), len(run.genes)) if len(genes) else None
-    cards = [card for _, card in bundles.values()]
-    search = run.figures.get("search", {})
-    return {
-        "version": __version__,
+    wrong = wrong_calls(run)
+    shared = shared_sections(run, wrong, site, compared)
+    drawings = _drawings(run, probabilities) | {"groups": _forest(run, groups)} | shared["drawings"]
+    return shared | {
         "label": run.label,
         "classes": run.classes,
         "verdict": _verdict(run),
@@ -103,17 +98,8 @@ def _content(run: FinishedRun) -> dict[str, Any]:
         "train_prevalence": None if run.trained is None else run.trained.train_prevalence,
         "site": site,
         "groups": groups,
-        "genes": {"chosen": len(genes), "always": int((genes["folds"] == len(run.genes)).sum()), "of": len(run.genes)}
-        | {"overlap": gene_overlap(run), "rows": genes.head(MOST_GENES).to_dict("records")},
-        "memory": [fold for fold, (components, _) in bundles.items() if components is not None],
-        "wrong": _wrong_rows(run),
-        "n_wrong": len(wrong_calls(run)),
-        "search": _search(search) if search else [],
-        "drawn_by": search.get("drawn_by"),
-        "stopped_by": search.get("stopped_by"),
-        "methods": methods_block(run, cards),
-        "tripod": _tripod(run, cards, site),
-        "configuration": run.configuration,
+        "wrong": _wrong_rows(run, wrong),
+        "n_wrong": len(wrong),
         "drawings": drawings,
         "training": [f"training-fold-{fold}" for fold in run.epochs],
         "figures_folder": _FIGURES,
@@ -165,25 +151,6 @@ def _confusion(run: FinishedRun) -> list[list[int]]:
     return [[int(cells.get((truth, called), 0)) for called in run.classes] for truth in run.classes]
 
 
-def _search(search: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns a row for each setting: its mean validation AUC or why there is none, and the folds that chose it."""
-    stopped = {stop["setting"]: stop for stop in search.get("stopped", [])}
-    rows = []
-    for number, setting in enumerate(search["settings"]):
-        by_fold = search["val_auc"][number]
-        aucs = [auc for auc in by_fold if auc is not None]
-        if stop := stopped.get(number):
-            outcome = f"stopped after {stop['epoch']} epochs at {stop['val_auc']:.3f}, median {stop['median']:.3f}"
-        elif len(aucs) < len(by_fold):
-            n_diverged = len(by_fold) - len(aucs)
-            outcome = f"diverged in {n_diverged} fold{'' if n_diverged == 1 else 's'}"
-        else:
-            outcome = f"{np.mean(aucs):.3f}"
-        folds = ", ".join(fold for fold, choice in search["chosen"].items() if choice == number) or "none"
-        rows.append({"setting": format_setting(setting), "outcome": outcome, "folds": folds})
-    return rows
-
-
 def _groups(run: FinishedRun, table: pd.DataFrame, site: str | None) -> dict[str, list[dict[str, Any]]]:
     by_fold = {f"fold {fold}": own for fold, own in run.predictions.groupby("fold", sort=True)}
     groups = {"By fold": group_rows(by_fold, run.classes)}
@@ -207,7 +174,7 @@ def _forest(run: FinishedRun, groups: dict[str, list[dict[str, Any]]]) -> Drawin
     return forest_drawing("groups", rows, "test AUC", run.figures["metrics"]["auc"]["pooled"], caption, alt)
 
 
-def _wrong_rows(run: FinishedRun) -> list[list[str]]:
+def _wrong_rows(run: FinishedRun, wrong: pd.DataFrame) -> list[list[str]]:
     positive = f"p_{run.classes[1]}"
     return [
         [
@@ -216,25 +183,8 @@ def _wrong_rows(run: FinishedRun) -> list[list[str]]:
             f"{r['threshold']:.3f}",
             str(r["slides"]),
         ]
-        for r in wrong_calls(run).head(MOST_WRONG).to_dict("records")
+        for r in wrong.head(MOST_WRONG).to_dict("records")
     ]
-
-
-def _tripod(run: FinishedRun, cards: list[Any], site: str | None) -> list[tuple[str, str, str]]:
-    steps = flow_of(run)
-    encoders = sorted({card.encoder for card in cards if card.encoder})
-    return checklist(
-        {
-            "patients": run.figures["counts"]["patients"],
-            "folds": len(run.figures["folds"]),
-            "label": run.label,
-            "classes": run.classes,
-            "balanced": bool(run.section("train").get("balanced", True)),
-            "encoder": ", ".join(encoders) or "the encoder is not recorded in the feature files",
-            "several_sites": site is not None,
-            "excluded": steps[0].patients - steps[-1].patients,
-        }
-    )
 
 
 def _drawings(run: FinishedRun, probabilities: dict[str, np.ndarray]) -> dict[str, Drawing | None]:
@@ -255,12 +205,3 @@ def _drawings(run: FinishedRun, probabilities: dict[str, np.ndarray]) -> dict[st
         *(figures.training_figure(fold, epochs, best[fold]) for fold, epochs in run.epochs.items()),
     ]
     return {drawing.name: drawing for drawing in found}
-
-
-def _memory_drawings(run: FinishedRun, bundles: dict[int, Any]) -> dict[str, Drawing | None]:
-    found: dict[str, Drawing | None] = {"memory-use": figures.memory_use_figure(run.epochs, run.classes)}
-    for fold, (components, _) in bundles.items():
-        if components is not None:
-            drawing = figures.memory_similarity_figure(fold, components, run.classes)
-            found[drawing.name] = drawing
-    return found

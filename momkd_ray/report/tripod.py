@@ -13,10 +13,16 @@ def checklist(known: dict[str, Any]) -> list[tuple[str, str, str]]:
     Args:
         known: `patients`, `folds`, `label`, `classes`, `balanced`, `encoder`, `several_sites`, `excluded`.
     """
-    negative, positive = known["classes"]
+    two = len(known["classes"]) == 2
+    outcome = " against ".join(reversed(known["classes"])) if two else ", ".join(known["classes"])
+    output = (
+        f"the probability of {known['classes'][1]}, and a call by a threshold chosen on validation patients"
+        if two
+        else "the probability of each class; the likeliest class is called"
+    )
     left_out = f"{known['excluded']} patients were left out, with reasons: section Patients and excluded.csv"
     sampling = (
-        "both classes are drawn equally often in training; probabilities are corrected to the training prevalence"
+        "classes are drawn equally often in training; section Calibration says what that does to probabilities"
         if known["balanced"]
         else "none: every bag is drawn once an epoch"
     )
@@ -36,7 +42,7 @@ def checklist(known: dict[str, Any]) -> list[tuple[str, str, str]]:
         (
             "8a-c",
             "Outcome: definition, assessors, blinding",
-            f"{known['label']}: {positive} against {negative}; {TO_WRITE}",
+            f"{known['label']}: {outcome}; {TO_WRITE}",
         ),
         ("9a-c", "Predictors: choice, definition, assessors", f"patch features ({known['encoder']}); omics teach only"),
         (
@@ -53,7 +59,11 @@ def checklist(known: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("12b", "Handling of predictors", "section Methods and run.yaml"),
         ("12c", "Type of model, building, tuning, internal validation", "section Methods; docs/method.md of momkd-ray"),
         ("12d", "Heterogeneity between clusters", subgroup),
-        ("12e", "Measures of performance", "sections Scores, Discrimination, Calibration, Decisions"),
+        (
+            "12e",
+            "Measures of performance",
+            f"sections Scores, Discrimination, Calibration{', Decisions' if two else ''}",
+        ),
         ("12f", "Model updating", "none"),
         ("12g", "Predictions of the evaluated model", "predictions.parquet; `momkd-ray predict`"),
         ("13", "Class imbalance", sampling),
@@ -61,7 +71,7 @@ def checklist(known: dict[str, Any]) -> list[tuple[str, str, str]]:
         (
             "15",
             "Model output",
-            f"the probability of {positive}, and a call by a threshold chosen on validation patients",
+            output,
         ),
         ("16", "Training against evaluation", "the same cohort, other patients; differences by fold: Table 1"),
         ("17", "Ethical approval", TO_WRITE),

@@ -79,7 +79,8 @@ def claim_directory(
                 raise _other_run(directory, recorded, inputs, earlier)
             else:
                 discard_untrained(directory)
-        known = {"fingerprint": claimed, **versions(), "gpus_per_worker": gpus_per_worker, "understood": understood}
+        software = {**versions(), "system": platform.platform()}
+        known = {"fingerprint": claimed, **software, "gpus_per_worker": gpus_per_worker, "understood": understood}
         return (json.dumps(known, indent=2) + "\n").encode()
 
     storage.update(directory.provenance, claim)

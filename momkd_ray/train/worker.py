@@ -23,6 +23,7 @@ from momkd_ray.errors import DivergedError
 from momkd_ray.model.interface import MILModel
 from momkd_ray.model.registry import build_model
 from momkd_ray.ray_runtime import environment
+from momkd_ray.ray_runtime.hardware import count_equal, describe_hardware
 from momkd_ray.seeds import derive_seed
 from momkd_ray.train.checkpoints import Checkpoints, kept_weights
 from momkd_ray.train.class_auc import auc_of_classes
@@ -70,8 +71,9 @@ def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
             by rank 0 before each epoch, which returns whether to end the fold.
 
     Returns:
-        `best_epoch` and `val_auc`; the number of `epochs` trained, the `device` and the `precision` of the products;
-        checkpoints, metrics and slide-level predictions are in the fold's folder. None if the fold was stopped.
+        `best_epoch` and `val_auc`; the number of `epochs` trained, the `device`, the `machines` of the workers and the
+        `precision` of the products; checkpoints, metrics and slide-level predictions are in the folder of the fold.
+        None if the fold was stopped.
     """
     task: FoldTask = loop["task"]
     report: Report = loop.get("report") or (lambda metrics: None)
@@ -225,12 +227,13 @@ class FoldTraining:
             slides = self._with_class_names(self._predict_role(role))
             if self.collective.rank == 0:
                 storage.write_table(self.task.directory.slides(role), slides)
-        cuda = self.device.type == "cuda"
+        gpu = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
         return {
             "best_epoch": state.best_epoch,
             "val_auc": state.best_auc,
             "epochs": state.epoch,
-            "device": torch.cuda.get_device_name(self.device) if cuda else "CPU",
+            "device": gpu or "CPU",
+            "machines": count_equal(self.collective.gather(describe_hardware(gpu))),
             "precision": "bf16" if self.stepper.dtype == torch.bfloat16 else "fp32",
         }
 

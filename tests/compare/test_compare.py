@@ -15,7 +15,7 @@ from support.browser import CHROMIUM, opened
 
 from momkd_ray import storage
 from momkd_ray.compare.entries import entries_of
-from momkd_ray.compare.figures import fraction_figure, omics_pairs
+from momkd_ray.compare.figures import fraction_figure
 from momkd_ray.compare.leaderboard import Leaderboard, Row
 from momkd_ray.compare.run import compare_models
 from momkd_ray.compare.tables import to_csv, to_latex, to_markdown
@@ -23,6 +23,7 @@ from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import Connection
+from momkd_ray.report.omics import omics_pairs
 from momkd_ray.run.prepare import open_cohort, open_folds, open_run_inputs
 
 WITHOUT_OMICS = {"name": "momkd", "label": "momkd without omics", "set": {"omics.fraction": 0}}

@@ -28,6 +28,8 @@ def test_the_page_shows_every_class(run: Path) -> None:
     page = Path(write_report(str(run))).read_text()
     assert "macro AUC" in page and "quadratic-weighted kappa" in page
     assert "<3+>" not in page and "positive &lt;3+&gt;" in page
+    assert "TRIPOD+AI" in page and "the likeliest class is called" in page
+    assert "genes were chosen in at least one of" in page
     figures = sorted(path.stem for path in (run / "figures").glob("*.csv"))
     assert {"roc", "confusion", "calibration-0", "calibration-1", "calibration-2"} <= set(figures)
     wrong = pd.read_csv(run / "wrong_calls.csv")

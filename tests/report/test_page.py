@@ -284,7 +284,35 @@ def test_the_memory_is_shown_where_it_is_known(tmp_path: Path) -> None:
     cosine = pd.read_csv(tmp_path / "figures" / "memory-similarity-fold-0.csv").set_index("component")
     assert list(cosine.index) == list(cosine.columns)
     np.testing.assert_allclose(np.diag(cosine), 1, atol=1e-5)
+    within = cosine.to_numpy()[4:, 4:][~np.eye(4, dtype=bool)].mean()
+    largest = cosine.to_numpy()[4:, :4].max()
+    row = [f">{cell}</td>" for cell in ("positive", 4, "75 %", f"{within:.2f}", f"{largest:.2f}")]
+    assert "<td" + "<td".join(row) in (tmp_path / "report.html").read_text()
     assert pd.read_csv(tmp_path / "figures" / "memory-use.csv")["positive"].eq(0.75).all()
+
+
+def test_the_components_show_what_they_hold_where_heatmaps_were_drawn(tmp_path: Path) -> None:
+    run = write_run(tmp_path, folds=2)
+    model = small_model()
+    save_bundle(f"{run}/fold=0/model", model, card_of(model))
+    assert "Which patches each component holds: momkd-ray heatmap" in Path(write_report(run)).read_text()
+    held = pd.DataFrame({"model": ["fold 0"], "component_class": ["positive"], "component": [3], "patches": [10]})
+    held = held.assign(slides=7, share=0.125)
+    (tmp_path / "heatmaps").mkdir()
+    held.to_csv(tmp_path / "heatmaps" / "components.csv", index=False)
+    assert "<td>3</td><td>12.5 %</td><td>7</td>" in Path(write_report(run)).read_text()
+
+
+def test_the_methods_name_the_hardware(tmp_path: Path) -> None:
+    run = write_run(tmp_path, folds=2)
+    figures = json.loads((tmp_path / "metrics.json").read_text())
+    machine = {"processor": "AMD EPYC 7B13", "cores": 8, "memory_gib": 62.7, "gpu": "H100", "workers": 2}
+    figures["folds"][0]["machines"] = [machine]
+    figures["folds"][1]["machines"] = [machine | {"gpu": "", "workers": 1, "cores": 1}]
+    storage.write_json(f"{run}/metrics.json", figures)
+    text = Path(write_report(run)).read_text()
+    assert "2 workers, each on AMD EPYC 7B13, 8 cores, 63 GiB, GPU H100" in text
+    assert "AMD EPYC 7B13, 1 core, 63 GiB" in text
 
 
 def test_a_run_that_kept_less_has_a_shorter_report(tmp_path: Path) -> None:

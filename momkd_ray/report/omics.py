@@ -1,0 +1,176 @@
+"""What the omics bought: pairs of a model without and with omics, from the leaderboard of a comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from momkd_ray import storage
+from momkd_ray.errors import InputError
+from momkd_ray.run.finished import read_finished
+from momkd_ray.run.layout import RunDirectory
+
+
+class Compared(Protocol):
+    """A row of a leaderboard, as far as it says which model it is of."""
+
+    @property
+    def label(self) -> str:
+        """Its name."""
+
+    @property
+    def model(self) -> str:
+        """Value of `model.name`."""
+
+    @property
+    def own(self) -> Mapping[str, Any]:
+        """Values by dotted key in which it differs from the configuration."""
+
+    @property
+    def label_fraction(self) -> float:
+        """Share of the labelled patients that it was trained with."""
+
+    @property
+    def omics_fraction(self) -> float:
+        """Share of the omics that it was trained with."""
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """Of its runs."""
+
+
+Row = TypeVar("Row", bound=Compared)
+
+
+def omics_pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Finds the pairs of rows that differ in their omics alone, without and with; of several with, that of the most."""
+    pairs = []
+    for without in rows:
+        partners = [
+            row
+            for row in rows
+            if _beside_omics(row) == _beside_omics(without) and row.omics_fraction > without.omics_fraction == 0
+        ]
+        if partners:
+            pairs.append((without, max(partners, key=lambda row: row.omics_fraction)))
+    return pairs
+
+
+def _beside_omics(row: Compared) -> tuple[Any, ...]:
+    own = {key: value for key, value in row.own.items() if key != "omics.fraction"}
+    return row.model, own, row.label_fraction, row.seeds
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of leaderboard.json; `difference` is to the reference, with its bootstrap interval."""
+
+    label: str
+    model: str
+    own: dict[str, Any]
+    label_fraction: float
+    omics_fraction: float
+    seeds: tuple[int, ...]
+    fold_aucs: list[list[float]]
+    pooled: float
+    interval: tuple[float, float]
+    difference: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class OmicsGain:
+    """What a comparison says of the omics.
+
+    Attributes:
+        source: directory of the comparison.
+        header, rows: a line for each model that was trained without and with omics; no rows if there is none.
+    """
+
+    source: str
+    header: tuple[str, ...]
+    rows: list[list[str]]
+
+
+def read_omics_gain(run_dir: str, compared: str | None) -> OmicsGain | None:
+    """Reads what omics bought from the comparison in a directory.
+
+    Args:
+        run_dir: the run directory, which may hold a comparison, too.
+        compared: the directory of a comparison that the user names.
+
+    Returns:
+        The pairs; None if no comparison is named and the run directory holds none.
+
+    Raises:
+        InputError: the named directory holds no leaderboard, or it is damaged.
+    """
+    directory = RunDirectory(compared or run_dir)
+    if not storage.exists(directory.leaderboard):
+        if compared is None:
+            return None
+        raise InputError(f"{compared} holds no leaderboard.json: name the run.dir of a finished momkd-ray compare")
+    board = read_finished(directory, directory.leaderboard, _leaderboard)
+    rows = [_gain(without, having, board[1]) for without, having in omics_pairs(board[0])]
+    header = (
+        "model",
+        "pooled AUC without omics (95 % interval)",
+        "with omics (95 % interval)",
+        "difference (95 % interval)",
+        "folds with a higher AUC",
+    )
+    return OmicsGain(directory.location, header, rows)
+
+
+def _leaderboard(content: bytes) -> tuple[list[_Row], str]:
+    try:
+        tree = json.loads(content)
+        rows = [
+            _Row(
+                label=str(row["label"]),
+                model=str(row["model"]),
+                own=dict(row.get("own", {})),
+                label_fraction=float(row["label_fraction"]),
+                omics_fraction=float(row["omics_fraction"]),
+                seeds=tuple(row["seeds"]),
+                fold_aucs=row["fold_aucs"],
+                pooled=float(row["pooled"]),
+                interval=(float(row["interval"][0]), float(row["interval"][1])),
+                difference=row["difference"],
+            )
+            for row in tree["rows"]
+        ]
+        return rows, str(tree["reference"])
+    except (TypeError, IndexError) as error:
+        raise ValueError(f"it is no leaderboard: {error}") from error
+
+
+def _gain(without: _Row, having: _Row, reference: str) -> list[str]:
+    low, high = _difference_interval(without, having, reference)
+    known = "" if low is None else f" ({low:+.3f} to {high:+.3f})"
+    folds = len(having.fold_aucs[0])
+    better = sum(b > a for a, b in zip(_mean_of_seeds(without), _mean_of_seeds(having), strict=True))
+    return [
+        having.label if having.label != without.label else having.model,
+        f"{without.pooled:.3f} ({without.interval[0]:.3f} to {without.interval[1]:.3f})",
+        f"{having.pooled:.3f} ({having.interval[0]:.3f} to {having.interval[1]:.3f})",
+        f"{having.pooled - without.pooled:+.3f}{known}",
+        f"{better} of {folds}",
+    ]
+
+
+def _mean_of_seeds(row: _Row) -> list[float]:
+    """Returns the AUC of each fold."""
+    return [sum(of_fold) / len(of_fold) for of_fold in zip(*row.fold_aucs, strict=True)]
+
+
+def _difference_interval(without: _Row, having: _Row, reference: str) -> tuple[float | None, float | None]:
+    """Returns the paired interval of the gain, which the comparison has if either row is its reference."""
+    if having.difference is not None and without.label == reference:
+        low, high = having.difference["bootstrap_interval"]
+        return low, high
+    if without.difference is not None and having.label == reference:
+        low, high = without.difference["bootstrap_interval"]
+        return -high, -low
+    return None, None
