@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from jsonschema import ValidationError
+from jsonschema import Draft202012Validator, ValidationError
 from packaging.requirements import Requirement
+from packaging.version import Version
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
@@ -125,20 +126,68 @@ def test_ray_is_pinned_to_a_version_the_project_takes(cluster: dict[str, Any]) -
     assert mount == f"/home/{cluster['auth']['ssh_user']}/{source}"
 
 
-# of KubeRay 1.5; what lies within pods is Kubernetes's own
-RAYJOB_KEYS = {
-    *("entrypoint", "submissionMode", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished"),
-    *("submitterPodTemplate", "rayClusterSpec", "activeDeadlineSeconds", "runtimeEnvYAML", "metadata", "suspend"),
-}
-RAYCLUSTER_KEYS = {
-    *("rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec"),
-    "workerGroupSpecs",
-}
-HEAD_KEYS = {"serviceType", "rayStartParams", "template", "headService", "enableIngress"}
-GROUP_KEYS = {
-    *("groupName", "replicas", "minReplicas", "maxReplicas", "idleTimeoutSeconds", "rayStartParams", "template"),
-    "numOfHosts",
-}
+TEXT, FLAG, OBJECT = {"type": "string"}, {"type": "boolean"}, {"type": "object"}
+COUNT = {"type": "integer", "minimum": 0}
+TEXTS = {"type": "object", "additionalProperties": TEXT}
+
+
+def fields(required: str, optional: dict[str, Any]) -> dict[str, Any]:
+    """A schema of an object with these fields and no others; those named in `required` have to be there."""
+    schema = {"type": "object", "properties": optional, "additionalProperties": False}
+    return schema | {"required": required.split()}
+
+
+# The fields that the job uses, with the types of KubeRay's API reference; pods are Kubernetes' own. (They and the
+# account were validated strictly against the schemas of Kubernetes 1.28, 1.31 and 1.37, which take 100 MB.)
+POD = fields("spec", {"spec": OBJECT, "metadata": OBJECT})
+GROUP = {"rayStartParams": TEXTS, "template": POD}
+RAYCLUSTER = fields(
+    "headGroupSpec",
+    {
+        "rayVersion": TEXT,
+        "authOptions": fields("mode", {"mode": {"enum": ["disabled", "token"]}, "secretName": TEXT}),
+        "enableInTreeAutoscaling": FLAG,
+        "autoscalerOptions": fields(
+            "",
+            {
+                "version": {"enum": ["v1", "v2"]},
+                "idleTimeoutSeconds": COUNT,
+                "upscalingMode": {"enum": ["Default", "Aggressive", "Conservative"]},
+                "securityContext": OBJECT,
+                "resources": OBJECT,
+            },
+        ),
+        "headGroupSpec": fields(
+            "rayStartParams template",
+            GROUP | {"serviceType": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]}, "enableIngress": FLAG},
+        ),
+        "workerGroupSpecs": {
+            "type": "array",
+            "items": fields(
+                "groupName minReplicas maxReplicas rayStartParams template",
+                GROUP
+                | {"groupName": TEXT, "numOfHosts": COUNT, "idleTimeoutSeconds": COUNT}
+                | dict.fromkeys(("replicas", "minReplicas", "maxReplicas"), COUNT),
+            ),
+        },
+    },
+)
+RAYJOB = fields(
+    "entrypoint rayClusterSpec",
+    {
+        "entrypoint": TEXT,
+        "submissionMode": {"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
+        "backoffLimit": COUNT,
+        "activeDeadlineSeconds": COUNT,
+        "shutdownAfterJobFinishes": FLAG,
+        "ttlSecondsAfterFinished": COUNT,
+        "runtimeEnvYAML": TEXT,
+        "metadata": TEXTS,
+        "suspend": FLAG,
+        "submitterPodTemplate": POD,
+        "rayClusterSpec": RAYCLUSTER,
+    },
+)
 
 
 @pytest.fixture
@@ -154,18 +203,33 @@ def pods_of(job: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return pods | {group["groupName"]: group["template"]["spec"] for group in ray["workerGroupSpecs"]}
 
 
-def test_kuberay_has_only_keys_that_the_operator_knows(kuberay: Any) -> None:
+def test_kuberay_has_the_fields_and_types_of_the_operator(kuberay: Any) -> None:
     account, job = kuberay
-    ray = job["spec"]["rayClusterSpec"]
     assert (account["apiVersion"], account["kind"]) == ("v1", "ServiceAccount")
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    assert job["spec"].keys() <= RAYJOB_KEYS
-    assert ray.keys() <= RAYCLUSTER_KEYS
-    assert ray["headGroupSpec"].keys() <= HEAD_KEYS
-    for group in ray["workerGroupSpecs"]:
-        assert group.keys() <= GROUP_KEYS
-    for group in [ray["headGroupSpec"], *ray["workerGroupSpecs"]]:
-        assert all(isinstance(value, str) for value in group["rayStartParams"].values()), "strings, as KubeRay wants"
+    Draft202012Validator(RAYJOB).validate(job["spec"])
+    # what the operator itself checks: autoscaler v2 restarts no pod, and tokens are of Ray 2.52 and later
+    assert all(pod["restartPolicy"] == "Never" for pod in pods_of(job).values())
+    assert Version(job["spec"]["rayClusterSpec"]["rayVersion"]) >= Version("2.52")
+    assert "KubeRay 1.5.1 or later" in (ROOT / "jobs" / "kuberay.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("rayClusterSpec", "workerGroupSpecs", 0, "maxReplica"), 4),
+        (("rayClusterSpec", "workerGroupSpecs", 0, "maxReplicas"), "4"),
+        (("rayClusterSpec", "headGroupSpec", "rayStartParams", "num-cpus"), 0),
+        (("rayClusterSpec", "autoscalerOptions", "version"), 2),
+        (("ttlSecondsAfterFinished",), "600"),
+    ],
+)
+def test_a_field_of_another_name_or_type_is_found(kuberay: Any, place: tuple[Any, ...], value: Any) -> None:
+    at = kuberay[1]["spec"]
+    for key in place[:-1]:
+        at = at[key]
+    at[place[-1]] = value
+    assert not Draft202012Validator(RAYJOB).is_valid(kuberay[1]["spec"])
 
 
 def test_kuberay_scales_from_nothing_and_trains_nothing_on_the_head(kuberay: Any) -> None:
