@@ -7,7 +7,6 @@ import io
 import zipfile
 from typing import Any
 
-import openpyxl
 import pandas as pd
 import pyarrow as pa
 
@@ -90,6 +89,8 @@ def _with_merged_cells(
         if not any(b"<mergeCell " in archive.read(name) for name in parts):
             return sheets
     filled = 0
+    import openpyxl  # takes a quarter of a second to import, and most tables are text
+
     book = openpyxl.load_workbook(io.BytesIO(content), data_only=True)
     for name, sheet in sheets.items():
         for area in book[name].merged_cells.ranges:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 Ints = NDArray[np.int64]
 
@@ -72,6 +71,8 @@ def csr_graph(edges_2M: NDArray[np.generic], n_patches: int) -> tuple[NDArray[np
 
 def _nearest_positions(positions_U2: Ints, n: int) -> Ints:
     """Finds the n nearest of U distinct, sorted positions to each, itself first: (U, n) by (distance, position)."""
+    from scipy.spatial import cKDTree  # takes half a second to import, which reading without a graph has no use for
+
     tree = cKDTree(positions_U2)
     nearest_UN = np.empty((len(positions_U2), n), np.int64)
     open_R = np.arange(len(positions_U2))

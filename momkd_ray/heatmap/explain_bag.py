@@ -28,6 +28,7 @@ from momkd_ray.heatmap.patches import (
 from momkd_ray.heatmap.sources import BagToExplain, Source
 from momkd_ray.model.bundle import BundleCard, load_bundle
 from momkd_ray.model.explain import Explanation, explain
+from momkd_ray.model.gatv2 import reads_graph
 from momkd_ray.model.interface import MILModel
 
 
@@ -77,8 +78,10 @@ def explain_bag(bag: BagToExplain, source: Source, options: HeatmapOptions) -> l
         InputError: the slides or the model cannot be shown; the sentence says why.
     """
     loaded = _load(bag.models)
+    needs_graph = any(reads_graph(model) for _, model, _ in loaded)
     slides = [
-        source.read(slide, path) for slide, path in zip(bag.slides, bag.paths or [None] * len(bag.slides), strict=True)
+        source.read(slide, path, needs_graph=needs_graph)
+        for slide, path in zip(bag.slides, bag.paths or [None] * len(bag.slides), strict=True)
     ]
     explained = _mean([_explain(model, location, join_bags(bag.bag_id, slides)) for location, model, _ in loaded])
     card = loaded[0][2]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from hashlib import sha1
 
 import numpy as np
 import pandas as pd
@@ -57,28 +58,46 @@ def write_geojson(location: str, table: pd.DataFrame, summary: SlideSummary) -> 
     if "component" in table.columns:
         measured.append(("similarity to component (cosine)", table["similarity"].to_numpy()))
     keys = [json.dumps(key, ensure_ascii=False) for key, _ in measured]
-    values = np.stack([column for _, column in measured], axis=1).astype(np.float64).tolist()
-    left, top = table["x"].to_numpy().tolist(), table["y"].to_numpy().tolist()
+    values_PM = np.stack([column for _, column in measured], axis=1).astype(np.float64)
+    left_P, top_P = table["x"].to_numpy(), table["y"].to_numpy()
     edge = int(summary.tile_px) if float(summary.tile_px).is_integer() else summary.tile_px
-    features = (
-        _feature(f"{summary.slide_id}/{i}", x, y, edge, classification[name], keys, row)
-        for i, (x, y, name, row) in enumerate(zip(left, top, names, values, strict=True))
-    )
+    corners = zip(*(v.tolist() for v in (left_P, top_P, left_P + edge, top_P + edge)), strict=True)
+    known_PM = ~np.isnan(values_PM)  # NaN is no JSON: the measurement of a patch that has none is left out
+    code_P = (known_PM @ (1 << np.arange(len(keys)))).tolist()
+    templates: dict[tuple[str, int], str] = {}
+    features = []
+    rows = zip(tile_ids(summary.slide_id, len(names)), corners, names, code_P, values_PM.tolist(), strict=True)
+    for tile_id, (left, top, right, bottom), name, code, values_M in rows:
+        known = [value for value in values_M if value == value]
+        if (template := templates.get((name, code))) is None:
+            own_keys = [key for place, key in enumerate(keys) if code >> place & 1]
+            template = templates[name, code] = _template(classification[name], own_keys)
+        ring = (left, top, right, top, right, bottom, left, bottom, left, top)
+        features.append(template % (tile_id, *ring, *known))
     text = '{"type": "FeatureCollection", "features": [\n' + ",\n".join(features) + "\n]}\n"
     storage.write_text(location, text)
 
 
-def _feature(
-    name: str, x: float, y: float, edge: float, classification: str, keys: Sequence[str], values: Iterable[float]
-) -> str:
-    """Writes one tile; its ring runs counter-clockwise as RFC 7946 wants it, and is closed."""
-    right, bottom = x + edge, y + edge
-    # NaN is no JSON: the measurement of a patch that has none is left out
-    measurements = ", ".join(f"{key}: {value:.6g}" for key, value in zip(keys, values, strict=True) if value == value)
+def tile_ids(slide_id: str, count: int) -> Iterator[str]:
+    """Yields the UUID of each tile of a slide: version 5 of `slide/number` in this program's namespace.
+
+    The same as `uuid.uuid5`, in a fifth of its time: the hash of the beginning is computed once.
+    """
+    beginning = sha1(_NAMESPACE.bytes + f"{slide_id}/".encode(), usedforsecurity=False)
+    for i in range(count):
+        whole = beginning.copy()
+        whole.update(b"%d" % i)
+        h = whole.hexdigest()
+        yield f"{h[:8]}-{h[8:12]}-5{h[13:16]}-{'89ab'[int(h[16], 16) & 3]}{h[17:20]}-{h[20:32]}"
+
+
+def _template(classification: str, keys: Sequence[str]) -> str:
+    """Returns the format of a tile; its ring runs counter-clockwise as RFC 7946 wants it, and is closed."""
+    measurements = ", ".join(f"{key.replace('%', '%%')}: %.6g" for key in keys)
     return (
-        f'{{"type": "Feature", "id": "{uuid.uuid5(_NAMESPACE, name)}", "geometry": {{"type": "Polygon", "coordinates": '
-        f"[[[{x}, {y}], [{right}, {y}], [{right}, {bottom}], [{x}, {bottom}], [{x}, {y}]]]}}, "
-        f'"properties": {{"objectType": "tile", "classification": {classification}, '
+        '{"type": "Feature", "id": "%s", "geometry": {"type": "Polygon", "coordinates": '
+        "[[[%s, %s], [%s, %s], [%s, %s], [%s, %s], [%s, %s]]]}, "
+        f'"properties": {{"objectType": "tile", "classification": {classification.replace("%", "%%")}, '
         f'"measurements": {{{measurements}}}}}}}'
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import yaml
@@ -13,6 +13,7 @@ from momkd_ray.bags.store import BagStore
 from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Recipe
+from momkd_ray.formats.knn_graph import no_graph
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.input_faults import raise_faults
 from momkd_ray.predict.ensemble import check_ensemble
@@ -52,12 +53,18 @@ class Source:
     recipe: Recipe
     width: int
 
-    def read(self, slide_id: str, path: str | None) -> Bag:
-        """Reads the bag of a slide."""
+    def read(self, slide_id: str, path: str | None, *, needs_graph: bool = True) -> Bag:
+        """Reads the bag of a slide; without its graph if no model needs it, which takes a second of a large slide."""
         if self.store is not None:
-            return self.store.read(slide_id)
-        assert path is not None
-        return read_bag(path, slide_id, self.recipe, self.width)
+            bag = self.store.read(slide_id)
+        else:
+            assert path is not None
+            recipe = self.recipe if needs_graph else replace(self.recipe, graph="none")
+            bag = read_bag(path, slide_id, recipe, self.width)
+        if needs_graph:
+            return bag
+        indptr, indices = no_graph(bag.n_patches)
+        return replace(bag, edge_indptr=indptr, edge_indices=indices)
 
 
 def of_features(

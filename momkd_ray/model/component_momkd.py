@@ -24,6 +24,8 @@ from momkd_ray.model.tissue_components import TissueComponents, pool_by_componen
 TRAINED_SHARE = 0.1
 """The factor of the trained part of the logits, beside the ridge regression that they start from."""
 
+_PATCHES_AT_ONCE = 4096  # scaled for the readout: their memory is used again, where that of all patches would be new
+
 
 @dataclass(frozen=True)
 class ComponentOutput:
@@ -267,12 +269,18 @@ class ComponentMoMKD(OmicsBranchModel):
     def _similarity_to_own_tissue(self, features_PD: Tensor) -> Tensor:
         """Returns each patch's cosine with every class's component of its nearest tissue; -1 for all others."""
         nearest_P = torch.cdist(features_PD @ self.direction_DJ - self.offset_J, self.centre_KJ).argmin(dim=1)
-        scaled_PD = (features_PD - self.mean_KD[nearest_P]) / self.scale_KD[nearest_P]
-        projection_PS = self.encode_components(scaled_PD)
+        parts = zip(torch.split(features_PD, _PATCHES_AT_ONCE), torch.split(nearest_P, _PATCHES_AT_ONCE), strict=True)
+        weight_SD = self.project_slide.weight @ self.encode.weight  # both are linear: one product instead of two
+        bias_S = self.project_slide(self.encode.bias)
+        projection_PS = torch.cat(
+            [F.linear((x_QD - self.mean_KD[k_Q]) / self.scale_KD[k_Q], weight_SD, bias_S) for x_QD, k_Q in parts]
+        )
         own_PYS = self.memory.components[:, nearest_P].transpose(0, 1)
         similarity_PYK = features_PD.new_full((len(features_PD), self.classes, self.memory_config.components), -1.0)
         index_PY1 = nearest_P[:, None, None].expand(-1, self.classes, 1)
-        return similarity_PYK.scatter(2, index_PY1, torch.einsum("ps,pys->py", projection_PS, own_PYS)[..., None])
+        return similarity_PYK.scatter(
+            2, index_PY1, torch.einsum("ps,pys->py", F.normalize(projection_PS, dim=-1), own_PYS)[..., None]
+        )
 
     def dropout_layers(self, batch: BagBatch) -> Layers:
         """Returns all dropout layers of a batch with their rows per bag."""

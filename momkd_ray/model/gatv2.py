@@ -126,6 +126,11 @@ class Masks:
         return Masks(*(mask and mask.select_rows(rows_R) for mask, rows_R in zip(masks, rows, strict=True)))
 
 
+def reads_graph(model: nn.Module) -> bool:
+    """Returns whether a model reads the patch graph of a bag; those without a slide encoder do not."""
+    return any(isinstance(part, SlideEncoder) for part in model.modules())
+
+
 class SlideEncoder(nn.Module):
     """Encodes patch features (P, D) and their graph to contextual patch embeddings (P, H), float32.
 

@@ -22,7 +22,8 @@ from support.slide_images import patch_colour, write_pyramid
 from momkd_ray.config.load import Config
 from momkd_ray.heatmap.colours import Scales, component_colours, round_up
 from momkd_ray.heatmap.drawing import Grid
-from momkd_ray.heatmap.patches import read_csv
+from momkd_ray.heatmap.patches import SlideSummary, read_csv
+from momkd_ray.heatmap.qupath import write_geojson
 from momkd_ray.model.bundle import save_bundle
 from momkd_ray.model.registry import build_model
 from momkd_ray.ray_runtime.cluster import Connection
@@ -108,6 +109,22 @@ def check_geometry(feature: dict[str, object]) -> None:
     assert ring[0] == ring[-1]
     area = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in itertools.pairwise(ring)) / 2
     assert area == PATCH**2
+
+
+def test_tiles_have_the_ids_of_uuid5_and_only_measurements_that_are_known(tmp_path: Path) -> None:
+    table = pd.DataFrame({"x": [0, 64, 128], "y": [0, 0, 64], "attention_per_mean_patch": [1.0, 2.0, 0.5]})
+    table = table.assign(component_class=["5 % low", "high", "high"], component=[0, 1, 0], similarity=[0.1, 0.2, 0.3])
+    for name in ("5 % low", "high"):
+        table[f"contribution_{name}"] = [0.25, float("nan"), -0.5]
+    summary = SlideSummary("ü %s", "p", "m", 0.5, "100 %d", ("5 % low", "high"), 64.0, "", 2, None)
+    write_geojson(str(tmp_path / "a.geojson"), table, summary)
+    features = json.loads((tmp_path / "a.geojson").read_text())["features"]
+    namespace = uuid.uuid5(uuid.NAMESPACE_URL, "momkd-ray/heatmap")
+    assert [f["id"] for f in features] == [str(uuid.uuid5(namespace, f"ü %s/{i}")) for i in range(3)]
+    assert [len(f["properties"]["measurements"]) for f in features] == [4, 2, 4]
+    assert features[2]["properties"]["measurements"]["contribution to 100 %d 5 % low (logit)"] == -0.5
+    assert features[0]["properties"]["classification"]["name"] == "100 %d 5 % low: component 0"
+    assert features[2]["geometry"]["coordinates"] == [[[128, 64], [192, 64], [192, 128], [128, 128], [128, 64]]]
 
 
 def test_tiles_are_geojson_with_the_properties_that_qupath_reads(folder: Path) -> None:
