@@ -13,13 +13,13 @@ import torch
 from support.fold_tasks import PUBLISHED, fold_task
 
 from momkd_ray.compare.entries import entries_of
-from momkd_ray.compare.figures import omics_pairs
 from momkd_ray.compare.leaderboard import Row
 from momkd_ray.compare.variants import ablation_keys
 from momkd_ray.config.ablations import ABLATIONS
 from momkd_ray.config.dotted_keys import dotted_keys
 from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
+from momkd_ray.report.omics import omics_pairs
 from momkd_ray.train.worker import train_loop_per_worker
 
 GUIDE = Path(__file__).parents[2] / "docs" / "compare.md"
