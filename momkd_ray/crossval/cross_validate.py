@@ -27,7 +27,7 @@ from momkd_ray.crossval.tune_trials import (
     threads_of_folds,
 )
 from momkd_ray.errors import InputError, RunError, StoppedError
-from momkd_ray.model.bundle import BUNDLE_FILES
+from momkd_ray.model.bundle import BUNDLE_FILES, README
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import concurrent_folds, missing_resources_note
 from momkd_ray.run.earlier_run import has_trained
@@ -199,6 +199,9 @@ def _copy_chosen(inputs: RunInputs, fold: int, setting: int) -> None:
     names = [name for name in names if name.endswith((".csv", ".jsonl", ".parquet", ".json"))]
     files = [(storage.join(source.location, name), storage.join(target.location, name)) for name in names]
     files += [(storage.join(source.model, name), storage.join(target.model, name)) for name in BUNDLE_FILES]
+    readme = storage.join(source.model, README)
+    if storage.exists(readme):  # an earlier version wrote none
+        files.append((readme, storage.join(target.model, README)))
     for original, copy in files:
         storage.write_bytes(copy, storage.read_bytes(original))
 

@@ -14,6 +14,7 @@ from momkd_ray import storage
 from momkd_ray.cohort.genes import GeneTransform, fit_genes
 from momkd_ray.config.load import Config
 from momkd_ray.config.model_names import DEFAULT_MODEL
+from momkd_ray.crossval.card_facts import card_facts
 from momkd_ray.crossval.cost import reset_peak_memory, write_cost
 from momkd_ray.crossval.evaluate import evaluate_fold
 from momkd_ray.crossval.fold_result import FoldResult
@@ -70,7 +71,9 @@ def run_fold(
         # the fold's test predictions are those of the model that it keeps
         storage.write_table(task.directory.slides("test"), storage.read_table(final.directory.slides("test")))
     result, patients = _evaluate(inputs, task, trained)
-    parameters = _save_model(inputs, task, final, result, trained["val_auc"], final_genes, final_checkpoints)
+    facts = card_facts(result, final.bags, patients, inputs.cohort.classes, balanced=task.config.train.balanced)
+    facts["val_auc"] = trained["val_auc"]  # by which the epoch was chosen
+    parameters = _save_model(inputs, task, final, result, facts, final_genes, final_checkpoints)
     storage.write_table(task.directory.test_predictions, patients)
     if inputs.setting_names:
         bags_validated = int((task.bags["role"] == "val").sum())
@@ -200,7 +203,7 @@ def _save_model(
     task: FoldTask,
     final: FoldTask,
     result: FoldResult,
-    val_auc: float,
+    facts: Mapping[str, int | float],
     genes: GeneTransform | None,
     checkpoints: Checkpoints,
 ) -> int:
@@ -218,11 +221,11 @@ def _save_model(
         "seed": config.train.seed,
         "fingerprint": inputs.fingerprint,
         "best_epoch": result.best_epoch,
-        "val_auc": val_auc,
         "device": result.device,
         "precision": result.precision,
         "refit": final is not task,
         "genes": None if genes is None else genes.note,
+        **facts,
     }
     slides = inputs.cohort.slides["slide_id"].tolist()
     scales = inputs.store.scales(slides)

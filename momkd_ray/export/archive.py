@@ -19,6 +19,7 @@ from momkd_ray import __version__, storage
 from momkd_ray.errors import InputError
 from momkd_ray.export.program import TOLERANCE, example, expected
 from momkd_ray.model.bundle import BUNDLE_FILES, BundleCard, load_bundle
+from momkd_ray.model.model_card import LIBRARY, PIPELINE, TAGS
 from momkd_ray.predict.ensemble import mean_threshold
 
 FORMAT = 1
@@ -49,8 +50,8 @@ Patch features of width {width}, extracted with {encoder}, and the graph of the 
 
 ## Training
 
-| model | cohort's fingerprint | fold | seed | validation AUC | threshold |
-|---|---|---|---|---|---|
+| model | cohort's fingerprint | fold | seed | training patients | validation AUC | test AUC | threshold |
+|---|---|---|---|---|---|---|---|
 {rows}
 
 ## Metrics
@@ -131,24 +132,24 @@ def model_card(cards: Sequence[BundleCard], about: About, file: str) -> str:
     threshold = mean_threshold(cards)
     measured = (about.metrics or {}).get("metrics", {})
     front: dict[str, Any] = {
-        "library_name": "momkd-ray",
+        "library_name": LIBRARY,
         "license": about.license,
-        "pipeline_tag": "image-classification",
-        "tags": ["histopathology", "multiple-instance-learning", "whole-slide-image", first.model.name],
+        "pipeline_tag": PIPELINE,
+        "tags": [*TAGS, first.model.name],
     }
     if measured:
         results = [
             {"type": name, "value": round(float(m["mean"]), 4), "name": f"{name} (mean over folds)"}
             for name, m in measured.items()
         ]
-        task = {"type": "image-classification", "name": f"{first.label}: {told}"}
+        task = {"type": PIPELINE, "name": f"{first.label}: {told}"}
         dataset = {"type": "private", "name": str(first.origin.get("fingerprint") or "the training cohort")}
         model = {"name": f"{first.label} {first.model.name}"}
         front["metrics"] = sorted(measured)
         front["model-index"] = [{**model, "results": [{"task": task, "dataset": dataset, "metrics": results}]}]
     rows = [
-        f"| {i:02d} | {_cell(c, 'fingerprint')} | {_cell(c, 'fold')} | {_cell(c, 'seed')} | {_cell(c, 'val_auc')} | "
-        f"{_threshold(c.threshold)} |"
+        f"| {i:02d} | {_cell(c, 'fingerprint')} | {_cell(c, 'fold')} | {_cell(c, 'seed')} | {_cell(c, 'n_train')} | "
+        f"{_cell(c, 'val_auc')} | {_cell(c, 'test_auc')} | {_threshold(c.threshold)} |"
         for i, c in enumerate(cards)
     ]
     body = _CARD.format(

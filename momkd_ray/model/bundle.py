@@ -1,4 +1,4 @@
-"""Model bundles: a folder with `weights.safetensors` and `model.json`, and no pickle."""
+"""Model bundles: a folder with `weights.safetensors`, `model.json` and a README.md for people, and no pickle."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from momkd_ray.config.dotted_keys import Section
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.errors import InputError
 from momkd_ray.model.interface import MILModel
+from momkd_ray.model.model_card import bundle_readme
 from momkd_ray.model.registry import build_model
 from momkd_ray.model.training_patients import TrainingPatients
 
 _WEIGHTS, _CARD = "weights.safetensors", "model.json"
+README = "README.md"  # made of the card, so that a bundle without it is complete
 BUNDLE_FILES = (_WEIGHTS, _CARD)  # the card last: a bundle with a card is complete
 
 
@@ -51,10 +53,11 @@ class BundleCard(Section):
 
 
 def save_bundle(location: str, model: MILModel, card: BundleCard) -> None:
-    """Writes a bundle to a folder, local or `s3://`; the card is written last, so a bundle with a card is complete."""
+    """Writes a bundle to a folder, local or `s3://`; `model.json` comes last, so a bundle that has it is complete."""
     weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
     card = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
     storage.write_bytes(storage.join(location, _WEIGHTS), weights)
+    storage.write_text(storage.join(location, README), bundle_readme(card))
     storage.write_text(storage.join(location, _CARD), card.model_dump_json(indent=2) + "\n")
 
 
