@@ -1,4 +1,4 @@
-"""The usual names of the columns of patients and slides."""
+"""The usual names of the columns of patients, slides and sites."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ PATIENT_COLUMNS = (
     "bcr_patient_barcode",
 )
 SLIDE_COLUMNS = ("FILENAME", "slide_id", "slide", "filename", "file_name")
+SITE_COLUMNS = ("site", "center", "centre", "hospital", "institution", "institute", "tissue_source_site")
 _OTHERS = re.compile(r"[\W_]+")
 
 

@@ -14,6 +14,7 @@ from momkd_ray import storage
 from momkd_ray.cohort.cohort import load_cohort
 from momkd_ray.cohort.fold_checks import check_gene_selection
 from momkd_ray.cohort.folds import make_folds
+from momkd_ray.cohort.known_columns import SITE_COLUMNS, is_known
 from momkd_ray.config.load import Config, load_config
 from momkd_ray.errors import InputError
 from momkd_ray.init_config.folder import (
@@ -154,6 +155,11 @@ def _choose_omics(draft: Draft, listing: Listing, omics: Sequence[Table]) -> Non
 
 def _choose_label(draft: Draft, table: Table, patient: str, label: str | None, besides: set[str]) -> None:
     candidates = label_candidates(table, patient, besides)
+    for site in (name for name in table.texts if name != label and is_known(name, SITE_COLUMNS)):
+        if len(candidates) > 1:
+            candidates.pop(site, None)
+        values = f"a value of {site} ({len(set(table.values(site)))} values)"
+        draft.note("folds", f"`site: {site}` would keep all patients of {values} in one fold.")
     if label is not None and label not in candidates:
         raise InputError(
             f"{table.path} has no column {label!r} of 2 to 10 classes: choose --label among {', '.join(candidates)}"

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from tableone import TableOne
 
+from momkd_ray.cohort.known_columns import SITE_COLUMNS, is_known
 from momkd_ray.cohort.table_files import texts
 from momkd_ray.report.finished_run import FinishedRun
 from momkd_ray.statistics.delong import delong
@@ -18,7 +19,6 @@ from momkd_ray.statistics.delong import delong
 MOST_LEVELS = 12  # of a column of Table 1; one with more is a name or a free text
 MOST_WRONG = 12  # calls shown in the page; the file has all
 _IN_THE_FOLDS = ("in no test set of the split", "no omics, which omics.missing: drop")
-_SITES = ("site", "center", "centre", "hospital", "institution", "institute", "tissue_source_site")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def site_column(run: FinishedRun, table: pd.DataFrame) -> str | None:
     configured = run.section("folds").get("site")
     if configured in table.columns:
         return str(configured)
-    return next((str(name) for name in table.columns if str(name).casefold() in _SITES), None)
+    return next((str(name) for name in table.columns if is_known(str(name), SITE_COLUMNS)), None)
 
 
 def group_rows(groups: dict[str, pd.DataFrame], classes: tuple[str, ...]) -> list[dict[str, Any]]:

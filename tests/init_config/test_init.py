@@ -63,6 +63,7 @@ def test_other_names_formats_and_a_turned_table_of_genes(own: Path, tmp_path: Pa
     clinical["Case ID"] = clinical.pop("PATIENT")
     clinical["age"] = range(40, 40 + len(clinical))
     clinical["ER"] = ["yes", "no"] * (len(clinical) // 2)
+    clinical["Hospital"] = ["Lyon", "Basel"] * (len(clinical) // 2)
     (own / "clinical.csv").unlink()
     clinical.to_excel(own / "patients.xlsx", index=False)
     slides = pd.read_csv(own / "slides.csv").rename(columns={"PATIENT": "who", "FILENAME": "image"})
@@ -79,7 +80,8 @@ def test_other_names_formats_and_a_turned_table_of_genes(own: Path, tmp_path: Pa
     assert cohort["slide_column"] == "image"
     assert cohort["omics"] == str(own / "expression.csv.gz")
     assert (cohort["label"], cohort["positive"], cohort["negative"]) == ("ER", "yes", "no")
-    assert "Other label: LABEL" in text
+    assert "Other label: LABEL" in text and "Other label: Hospital" not in text
+    assert "`site: Hospital` would keep all patients of a value of Hospital (2 values) in one fold." in text
     assert outcome("split", "--config", str(tmp_path / "config.yaml")) == 0
 
 
