@@ -45,6 +45,7 @@ stain, magnification or population before it has been evaluated there.
 |---|---|
 | fingerprint of cohort, folds, features and configuration | {fingerprint} |
 | patients in training, validation, test | {counts} |
+| trained again with the validation patients | {refit} |
 | share of {last} among training patients | {prevalence} |
 | seed, kept epoch | {seed}, {epoch} |
 | device, precision | {device}, {precision} |
@@ -114,6 +115,7 @@ def bundle_readme(card: BundleCard) -> str:
         calibration=_calibration(card),
         fingerprint=_origin(card, "fingerprint"),
         counts=", ".join(_origin(card, f"n_{role}") for role in ("train", "val", "test")),
+        refit=_refit(card),
         last=classes[-1],
         prevalence=_origin(card, "train_prevalence"),
         seed=_origin(card, "seed"),
@@ -153,6 +155,11 @@ def _origin(card: BundleCard, key: str) -> str:
     if value is None or value == "":
         return NOT_RECORDED
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _refit(card: BundleCard) -> str:
+    refit = card.origin.get("refit")
+    return NOT_RECORDED if refit is None else "yes: they are among the training patients" if refit else "no"
 
 
 def _scales(card: BundleCard) -> str:
