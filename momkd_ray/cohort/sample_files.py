@@ -196,6 +196,10 @@ def _value_column(header: Sequence[str], naming: str, chosen: str | None) -> str
             )
         return chosen
     found = [name for name in _VALUE_COLUMNS if name in others] or (others if len(others) == 1 else [])
+    if not others:
+        raise _WrongFileError(
+            "misshapen", "has no column of values: it is cut off or of another kind, download it again"
+        )
     if not found:
         cures = ", or to ".join(others[-3:])
         raise _WrongFileError(

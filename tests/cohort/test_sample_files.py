@@ -185,7 +185,7 @@ def _cut_in_a_row(path: Path) -> None:
         (_cut, "has 2 genes where most files have 4"),
         (_cut_in_a_row, "download it again"),
         (lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
-        (lambda path: path.write_text("<html>Service unavailable</html>"), ""),
+        (lambda path: path.write_text("<html>Service unavailable</html>"), "has no column of values"),
         (lambda path: path.write_text(path.read_text().replace("tpm_unstranded", "tpm_x")), "several columns"),
         (lambda path: path.write_bytes(b"\x1f\x8b\x08\x00cut"), "cannot be unpacked"),
     ],
