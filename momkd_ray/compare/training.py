@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from momkd_ray import storage
 from momkd_ray.compare.entries import Entry, folder_of
@@ -13,6 +13,13 @@ from momkd_ray.crossval.search import Search, Settings
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.run.layout import FoldDirectory, RunDirectory
+
+
+class Unit(NamedTuple):
+    """What is trained in every fold: its name for people, and its values by dotted key."""
+
+    name: str
+    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,9 @@ def train_entries(
         InputError, RunError, StoppedError: as `train_folds`.
     """
     folds = list(inputs.plan.folds)
-    units: dict[str, Settings] = {}  # folder -> values; a search may share a unit with what is trained in the end
+    units: dict[str, Unit] = {}  # by folder; a search may share a unit with what is trained in the end
     for entry in entries:
-        units |= dict(_tried(inputs, entry)) if entry.trials else {entry.folder: entry.settings}
+        units |= dict(_tried(inputs, entry)) if entry.trials else {entry.folder: Unit(_called(entry), entry.settings)}
     _train(inputs, units, None, progress, own_cluster=own_cluster)
     choices = {entry.folder: {fold: choose(inputs, entry, fold) for fold in folds} for entry in entries if entry.trials}
     final: set[tuple[int, str]] = set()
@@ -72,7 +79,7 @@ def train_entries(
         for fold, choice in choices.get(entry.folder, {}).items():
             if choice.trial is not None:
                 folder, settings = _final(entry, choice.trial)
-                units[folder] = settings
+                units[folder] = Unit(_called(entry), settings)
                 final.add((fold, folder))
     if final:
         progress.info("Every fold has chosen its settings on its inner validation patients")
@@ -82,26 +89,31 @@ def train_entries(
 
 def _train(
     inputs: RunInputs,
-    units: Mapping[str, Settings],
+    units: Mapping[str, Unit],
     wanted: set[tuple[int, str]] | None,
     progress: ProgressReporter,
     *,
     own_cluster: bool,
 ) -> None:
     inputs = replace(inputs, setting_names=tuple(units))
-    search = Search(inputs.config, list(units.values()))
+    search = Search(inputs.config, [unit.settings for unit in units.values()], [unit.name for unit in units.values()])
     number = {folder: i for i, folder in enumerate(units)}
     pairs = None if wanted is None else {(fold, number[folder]) for fold, folder in wanted}
     train_folds(inputs, inputs.plan.folds, progress, own_cluster=own_cluster, search=search, pairs=pairs)
 
 
-def _tried(inputs: RunInputs, entry: Entry) -> list[tuple[str, Settings]]:
-    """Returns folder and values of every setting that the entry's search tries."""
+def _called(entry: Entry) -> str:
+    return f"{entry.label}, seed {entry.seed}"
+
+
+def _tried(inputs: RunInputs, entry: Entry) -> list[tuple[str, Unit]]:
+    """Returns folder, name and values of every setting that the entry's search tries."""
     refits = inputs.config.with_settings(entry.settings).train.refit
-    tried: list[tuple[str, Settings]] = []
-    for trial in entry.trials:
+    tried: list[tuple[str, Unit]] = []
+    for number, trial in enumerate(entry.trials, start=1):
         settings: dict[str, Any] = {**entry.settings, **trial} | ({"train.refit": False} if refits else {})
-        tried.append((_name(entry, settings), settings))
+        name = f"{_called(entry)}, setting {number} of {len(entry.trials)}"
+        tried.append((_name(entry, settings), Unit(name, settings)))
     return tried
 
 

@@ -40,7 +40,7 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
         """Shows a validated epoch or a finished fold, and passes on the fold's notes."""
         fold, setting = trial.config["fold"], trial.config["setting"]
-        name = f"fold {fold}" + (f", setting {setting}" if self.search.total > 1 else "")
+        name = f"fold {fold}" + (f", {self.search.name(setting)}" if self.search.total > 1 else "")
         for note in result.get("notes") or ():
             self.progress.info(note)
         epochs = int((trial.config.get("values") or {}).get("train.epochs", self.epochs))
@@ -73,7 +73,7 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
             self.progress.update(name, epochs, epochs, note)
 
     def _show_count(self) -> None:
-        name = "folds of all settings" if self.search.total > 1 else "folds"
+        name = "folds" if self.search.total == 1 else f"folds of all {'models' if self.search.names else 'settings'}"
         self.progress.update(name, len(self.ended), self.total, left_s=self.time_left.seconds())
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -83,8 +83,8 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
         for number, score in sorted(self.scores.scores().items()):
             if number not in self.reported:
                 self.reported.add(number)
-                setting = format_setting(self.search.settings[number])
-                self.progress.info(f"setting {number} ({setting}): {self._outcome(number, score)}")
+                setting = "" if self.search.names else f" ({format_setting(self.search.settings[number])})"
+                self.progress.info(f"{self.search.name(number)}{setting}: {self._outcome(number, score)}")
 
     def _outcome(self, number: int, score: float | None) -> str:
         if score is None:

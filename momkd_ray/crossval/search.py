@@ -33,15 +33,19 @@ class Search:
     Args:
         config: the resolved configuration.
         settings: those of a comparison, given instead of drawn.
+        names: what a comparison calls each of them.
 
     Raises:
         InputError: a combination of the grid is not valid, or there are fewer valid combinations than settings.
     """
 
-    def __init__(self, config: Config, settings: Sequence[Settings] | None = None) -> None:
+    def __init__(
+        self, config: Config, settings: Sequence[Settings] | None = None, names: Sequence[str] | None = None
+    ) -> None:
         self.config, self.method = config, config.tuning.method
         self.location = RunDirectory(config.run.dir).settings
         self.settings: list[Settings] = list(settings or [])
+        self.names = names
         if settings is not None:
             self.total = len(settings)
             return
@@ -53,6 +57,10 @@ class Search:
             self.settings = storage.read_json(self.location)
         if len(self.settings) < self.total:
             self._draw_all()
+
+    def name(self, number: int) -> str:
+        """Returns what a setting is called in progress and messages."""
+        return f"setting {number}" if self.names is None else self.names[number]
 
     def _draw_all(self) -> None:
         """Draws all settings; for Optuna only at random, to check that there are enough valid combinations."""
