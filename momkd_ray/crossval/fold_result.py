@@ -34,7 +34,7 @@ class FoldResult:
     epochs: int | None = None
     device: str = ""
     precision: str = ""
-    machines: Sequence[Mapping[str, Any]] = ()
+    machines: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values for a JSON file."""
@@ -43,7 +43,7 @@ class FoldResult:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> FoldResult:
         """Reads what `to_json` returned."""
-        return cls(**value)
+        return cls(**value | {"machines": tuple(value.get("machines", ()))})
 
 
 def summarise_metrics(
