@@ -14,7 +14,8 @@ from typing import Any
 
 from momkd_ray import storage
 from momkd_ray.credentials import redact
-from momkd_ray.ray_runtime.hardware import memory_gib, usable_cores
+from momkd_ray.ray_runtime.hardware import memory_gib
+from momkd_ray.ray_runtime.own_cluster import available_cpus
 
 PACKAGES = ("momkd-ray", "torch", "ray", "torch_geometric", "numpy", "pyarrow", "numba")
 OPTIONAL = {
@@ -43,7 +44,7 @@ def describe_machine(probes: Sequence[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "optional": {name: _version(name) for name in OPTIONAL},
-        "cpus": usable_cores(),
+        "cpus": available_cpus(),
         "gpus_present": len(glob.glob("/dev/nvidia[0-9]*")),
         "gpus_usable": gpus,
         "gpu_names": names,

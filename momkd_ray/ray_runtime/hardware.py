@@ -7,6 +7,8 @@ import platform
 import re
 from collections.abc import Sequence
 
+from momkd_ray.ray_runtime.own_cluster import available_cpus
+
 
 def describe_hardware(gpu: str = "") -> dict[str, str | int | float]:
     """Describes this machine for the record of a run; its name is left out, since records are passed on.
@@ -17,7 +19,7 @@ def describe_hardware(gpu: str = "") -> dict[str, str | int | float]:
     Returns:
         `processor`, `cores` and `memory_gib` that this process may use, and `gpu`.
     """
-    return {"processor": processor_name(), "cores": usable_cores(), "memory_gib": round(memory_gib(), 1), "gpu": gpu}
+    return {"processor": processor_name(), "cores": available_cpus(), "memory_gib": round(memory_gib(), 1), "gpu": gpu}
 
 
 def processor_name(cpuinfo: str = "/proc/cpuinfo") -> str:
@@ -28,11 +30,6 @@ def processor_name(cpuinfo: str = "/proc/cpuinfo") -> str:
     except OSError:
         found = None
     return " ".join(found[1].split()) if found else platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    """Returns the number of cores on which this process may run."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_gib() -> float:
