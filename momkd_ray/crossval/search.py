@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,17 +94,15 @@ class Search:
             setting = _grid_setting(self.config, len(self.settings))
             self.config.with_settings(setting)
             return setting
-        for attempt in range(_MAX_DRAWS):
-            seed = derive_seed("setting", self.config.tuning.seed, len(self.settings), attempt)
+
+        def drawn(seed: int, attempt: int) -> dict[str, Any]:
             # training is deterministic, so a repeated setting would tell nothing new: if Optuna's sampler insists on
             # one, the setting is drawn at random
             if self.method == "optuna" and scores is not None and attempt < _MAX_DRAWS // 100:
-                setting = _optuna_setting(self.config, seed, self.settings, scores)
-            else:
-                setting = _random_setting(self.config, seed)
-            if setting not in self.settings and _is_valid(self.config, setting):
-                return setting
-        raise _exhausted(self.settings)
+                return _optuna_setting(self.config, seed, self.settings, scores)
+            return _random_setting(self.config, seed)
+
+        return _new_setting(self.config, self.settings, drawn)
 
     def _record(self) -> None:
         storage.write_json(self.location, self.settings)
@@ -118,18 +116,28 @@ def random_settings(config: Config, number: int) -> list[Settings]:
     """
     settings: list[Settings] = []
     while len(settings) < number:
-        for attempt in range(_MAX_DRAWS):
-            setting = _random_setting(config, derive_seed("setting", config.tuning.seed, len(settings), attempt))
-            if setting not in settings and _is_valid(config, setting):
-                settings.append(setting)
-                break
-        else:
-            raise _exhausted(settings)
+        settings.append(_new_setting(config, settings, lambda seed, attempt: _random_setting(config, seed)))
     return settings
 
 
-def _exhausted(settings: Sequence[Settings]) -> InputError:
-    return InputError(
+def _new_setting(
+    config: Config, settings: Sequence[Settings], drawn: Callable[[int, int], dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns the first setting drawn that is valid and none of the earlier ones.
+
+    Args:
+        config: whose search it is.
+        settings: the earlier ones.
+        drawn: makes a setting by seed and number of the attempt.
+
+    Raises:
+        InputError: none is, after many attempts.
+    """
+    for attempt in range(_MAX_DRAWS):
+        setting = drawn(derive_seed("setting", config.tuning.seed, len(settings), attempt), attempt)
+        if setting not in settings and _is_valid(config, setting):
+            return setting
+    raise InputError(
         f"search: of {_MAX_DRAWS} combinations drawn after {len(settings)} settings none was both new and "
         "valid: lower the number of settings or widen the search"
     )
