@@ -24,7 +24,8 @@ class Entry:
     """One model with one seed and one pair of fractions.
 
     Attributes:
-        label: of the model, or of the model and its fractions where several are compared.
+        name: of the model, whatever its fractions.
+        label: the name, with the fractions where several are compared.
         model: `model.name`.
         seed: `train.seed`.
         label_fraction, omics_fraction: `train.fraction` and `omics.fraction`.
@@ -35,6 +36,7 @@ class Entry:
         trials: the drawn settings of the search, of which each fold takes one.
     """
 
+    name: str
     label: str
     model: str
     seed: int
@@ -76,7 +78,19 @@ def entries_of(config: Config) -> list[Entry]:
         label = variant.label + (f" ({labels:g} labels, {omics:g} omics)" if several else "")
         folder = folder_of(variant.label, settings)
         tried = trials.get(variant.label, ())
-        entry = Entry(label, variant.model, seed, labels, omics, variant.own, settings, folder, variant.search, tried)
+        entry = Entry(
+            name=variant.label,
+            label=label,
+            model=variant.model,
+            seed=seed,
+            label_fraction=labels,
+            omics_fraction=omics,
+            own=variant.own,
+            settings=settings,
+            folder=folder,
+            search=variant.search,
+            trials=tried,
+        )
         entries.setdefault(entry.folder, entry)
     _check_reference(compare.reference, entries)
     return list(entries.values())

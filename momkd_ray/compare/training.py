@@ -113,18 +113,14 @@ def _tried(inputs: RunInputs, entry: Entry) -> list[tuple[str, Unit]]:
     for number, trial in enumerate(entry.trials, start=1):
         settings: dict[str, Any] = {**entry.settings, **trial} | ({"train.refit": False} if refits else {})
         name = f"{_called(entry)}, setting {number} of {len(entry.trials)}"
-        tried.append((_name(entry, settings), Unit(name, settings)))
+        tried.append((folder_of(entry.name, settings), Unit(name, settings)))
     return tried
 
 
 def _final(entry: Entry, trial: int) -> tuple[str, Settings]:
     """Returns folder and values of a chosen setting."""
     settings = {**entry.settings, **entry.trials[trial]}
-    return _name(entry, settings), settings
-
-
-def _name(entry: Entry, settings: Settings) -> str:
-    return folder_of(entry.label.partition(" (")[0], settings)
+    return folder_of(entry.name, settings), settings
 
 
 def choose(inputs: RunInputs, entry: Entry, fold: int) -> Choice:
