@@ -167,7 +167,8 @@ def predict_folder(
     if joint and slides is None:
         raise InputError(_NEEDS_SLIDES.format(models[0]))
     table = list_slides(features)
-    table, patients, unmatched = match_patients(slides, table, features, patient_column)
+    frame = None if slides is None else read_table(slides)
+    table, patients, unmatched = match_patients(slides, table, features, patient_column, frame)
     rejected, total = f"{out}.{REJECTED}", f"{len(table)} feature files"
     record_faults(unmatched, total, rejected, on_error if bad_rows(unmatched) else "skip")
     for sentence in without_counterpart(unmatched, slides):
@@ -181,8 +182,7 @@ def predict_folder(
     if note := training_note(named, len(cards)):
         progress.info(note)
     _write(named, out)
-    by_patients = count_training(named_predictions(result, cards, by_patient=True), cards)
-    if said := _write_metrics(by_patients, cards, slides, patient_column, out):
+    if said := _write_metrics(result, cards, slides, frame, patient_column, out):
         progress.info(said)
     return named
 
@@ -223,17 +223,22 @@ def metrics_location(out: str) -> str:
 
 
 def _write_metrics(
-    patients: pd.DataFrame, cards: Sequence[BundleCard], slides: str | None, patient_column: str | None, out: str
+    result: pd.DataFrame,
+    cards: Sequence[BundleCard],
+    slides: str | None,
+    frame: pd.DataFrame | None,
+    patient_column: str | None,
+    out: str,
 ) -> str | None:
     """Writes the metrics of the patients that have a label; returns what to say of them, None without labels."""
     location = metrics_location(out)
     storage.delete(location)  # of an earlier prediction
-    if slides is None:
+    if slides is None or frame is None:
         return None
-    frame = read_table(slides)
     labels = classes_of_patients(frame, column_of_patients(frame, slides, patient_column), cards[0])
     if labels is None:
         return None
+    patients = count_training(named_predictions(result, cards, by_patient=True), cards)
     content = metrics_of(patients, labels[0], cards[0], mean_threshold(cards))
     storage.write_json(location, content)
     return metrics_sentence(content, labels[1], slides, location)

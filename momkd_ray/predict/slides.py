@@ -30,7 +30,11 @@ def list_slides(features: str) -> pd.DataFrame:
 
 
 def match_patients(
-    slides: str | None, table: pd.DataFrame, features: str, patient_column: str | None = None
+    slides: str | None,
+    table: pd.DataFrame,
+    features: str,
+    patient_column: str | None = None,
+    frame: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, dict[str, str], list[Fault]]:
     """Finds the patient of each slide.
 
@@ -39,6 +43,7 @@ def match_patients(
         table: the feature files as `slide_id, path, bytes`.
         features: their folder.
         patient_column: the table's column of patients; None to recognise it.
+        frame: the table of patients and slides, if it has been read already.
 
     Returns:
         The feature files of the table's slides, the patient of each, and the faults: slides without patient, and rows
@@ -49,7 +54,7 @@ def match_patients(
     """
     if slides is None:
         return table, {slide: slide for slide in table["slide_id"]}, []
-    frame = read_table(slides)
+    frame = read_table(slides) if frame is None else frame
     listing = read_slides(slides, column_of_patients(frame, slides, patient_column), frame=frame)
     patients = dict(zip(listing.table["slide_id"], listing.table["patient_id"], strict=True))
     sizes = zip(table["slide_id"], table["path"], table["bytes"], strict=True)
