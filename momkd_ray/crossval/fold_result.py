@@ -37,8 +37,8 @@ class FoldResult:
     machines: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain values for a JSON file."""
-        return asdict(self)
+        """Returns the values as a JSON file gives them back."""
+        return asdict(self) | {"machines": [dict(machine) for machine in self.machines]}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> FoldResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -267,7 +268,13 @@ def test_fold_is_scored_at_the_validation_threshold() -> None:
     assert ((table["predicted"] == "high") == (table["p_high"] >= result.threshold)).all()
     assert result.test_scores["accuracy"] == pytest.approx((table["predicted"] == table["label"]).mean())
     assert (result.n_train, result.n_val, result.n_test) == (100, 30, 40)
-    assert FoldResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+def test_a_fold_result_is_read_back_as_it_was_written() -> None:
+    result = replace(one_fold()[0], machines=({"cores": 2, "workers": 1},))
+    plain = json.loads(json.dumps(result.to_json()))
+    assert plain == result.to_json()
+    assert FoldResult.from_json(plain) == result
 
 
 @settings(max_examples=15)
