@@ -36,8 +36,11 @@ CACHED_LOOK_AHEAD = 64
 OUT_OF_ORDER = 64
 """Items by which the threads that take bags may be out of order; one further back is not taken any more."""
 PATIENCE_S = 20.0
-FIRST_PATIENCE_S = 1.0
-"""The same from the beginning to the first bag, for which Ray may have to start processes."""
+"""Seconds for which a bag is waited for at most."""
+STALL_S = 2.0
+"""Seconds without any new block after which bags are read directly, until one comes: Ray may be starting processes."""
+FIRST_STALL_S = 1.0
+"""The same from the beginning to the first block, for which Ray has processes to start more often."""
 READ_CPUS = 0.5
 
 Item = tuple[Hashable, str]
@@ -55,6 +58,11 @@ class RayDataBags:
 
     source: BagStore | CachedBags
     spare_cpus: float = 0.0
+
+    @property
+    def remote(self) -> bool:
+        """Whether reading a bag may wait for S3."""
+        return self.source.remote
 
     def read(self, bag_id: str) -> Bag:
         """Returns the bag of a slide."""
@@ -115,7 +123,8 @@ class BagStream:
         self._wanted: list[int] = []  # numbers of the items that are waited for
         self._held, self._planned, self._taken, self._exhausted = 0, 0, 0, False
         self._error: BaseException | None = None
-        self._opened, self._ended, self._arrived = time.monotonic(), False, False
+        self._ended, self._arrived = False, False
+        self._starved_since: float | None = time.monotonic()  # bags are waited for and none has come
         self.delivered, self.read_directly = 0, 0
         # planned here, so that a bag that is asked for at once is known to be under way
         self._first = self._plan_execution(FIRST_GROUPS)
@@ -147,13 +156,15 @@ class BagStream:
 
     def _wait_for(self, key: Hashable) -> None:
         """Waits while an item is under way and not late."""
-        # until the first bag has come, the worker reads what it needs: the tasks catch up with it
-        deadline = time.monotonic() + PATIENCE_S if self._arrived else self._opened + FIRST_PATIENCE_S
-        number = self._expected.get(key, -1)
+        number, latest = self._expected.get(key, -1), time.monotonic() + PATIENCE_S
         self._wanted.append(number)
         self._changed.notify_all()
         while key in self._expected and key not in self._ready and not self._ended:
-            remaining = deadline - time.monotonic()
+            if self._starved_since is None:
+                self._starved_since = time.monotonic()
+            # in a stall the worker reads what it needs, and the tasks catch up with it
+            stalled = self._starved_since + (STALL_S if self._arrived else FIRST_STALL_S)
+            remaining = min(stalled, latest) - time.monotonic()
             if remaining <= 0:
                 break
             self._changed.wait(remaining)
@@ -205,7 +216,9 @@ class BagStream:
                 if position >= starts_next_at and not primed:
                     upcoming, primed = self._start(self._plan_execution(0)), True
                 block = next(blocks)
-                self._arrived = True
+                with self._changed:
+                    self._arrived, self._starved_since = True, None
+                    self._changed.notify_all()
                 for index in range(block.num_rows):
                     key, slide_id, members = slides[position]
                     row = row_at(block, index)
@@ -235,6 +248,7 @@ class BagStream:
                 return  # it was late, and has been read directly
             self._ready[key] = (self._expected[key], size, rows)
             self._held += size
+            self._starved_since = None
             self._changed.notify_all()
 
     def _slides(self, bag_id: str) -> Sequence[str]:

@@ -108,10 +108,10 @@ class ClusterConfig(Section):
         description="The CPUs of each worker; it computes with as many threads, or with fewer where bags are too small "
         "to occupy them.",
     )
-    read_threads: Positive = Field(
-        default=2,
-        description="The threads of each worker that read bags while it computes. With the default, one reads storage "
-        "while one makes batches.",
+    read_threads: Positive | None = Field(
+        default=None,
+        description="The threads of each worker that read bags while it computes. By default 2, of which one reads "
+        "storage while one makes batches, and 8 for a store on S3, where they mostly wait. The default is ours.",
     )
     read_ahead_mb: Positive = Field(
         default=256,

@@ -26,6 +26,11 @@ from momkd_ray.train.task import FoldTask, RoleBags, Target
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+LOCAL_THREADS, REMOTE_THREADS = 2, 8
+"""Threads that read bags, from a disk and from S3, where they mostly wait for answers."""
+READ_TASKS = 2
+"""Ray Data's read tasks of a worker at a time; each reads several bags side by side."""
+
 
 @dataclass(frozen=True)
 class Share:
@@ -137,7 +142,7 @@ class FoldData:
         name = f"momkd-fold-{self.task.fold}-rank-{self.collective.rank}"
         cluster = self.config.cluster
         limit = cluster.read_ahead_mb * 2**20
-        return open_stream(self.task.source, items, name, limit=limit, tasks=cluster.read_threads)
+        return open_stream(self.task.source, items, name, limit=limit, tasks=cluster.read_threads or READ_TASKS)
 
     def _read(self, stream: BagStream | None, key: Hashable, bag_id: str) -> Bag:
         return self.task.source.read(bag_id) if stream is None else stream.take(key, bag_id)
@@ -210,13 +215,13 @@ class FoldData:
     def _prefetch(
         self, tasks: Iterable[Task], make: Callable[[Task], Result], patches: Callable[[Task], int]
     ) -> Iterator[Result]:
-        """Prefetches `make(task)` within `cluster.read_ahead_mb`, by `cluster.read_threads` threads."""
+        """Prefetches `make(task)` within `cluster.read_ahead_mb`."""
         cluster = self.config.cluster
         bytes_per_patch = 4 * self.task.width
         return prefetch(
             tasks,
             make,
             lambda task: patches(task) * bytes_per_patch,
-            threads=cluster.read_threads,
+            threads=cluster.read_threads or (REMOTE_THREADS if self.task.source.remote else LOCAL_THREADS),
             limit=cluster.read_ahead_mb * 2**20,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -31,8 +32,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> BagStore:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No bag is late on a busy machine."""
-    monkeypatch.setattr(bag_stream, "FIRST_PATIENCE_S", 120.0)
-    monkeypatch.setattr(bag_stream, "PATIENCE_S", 120.0)
+    for name in ("PATIENCE_S", "STALL_S", "FIRST_STALL_S"):
+        monkeypatch.setattr(bag_stream, name, 120.0)
     take_notes()
 
 
@@ -129,13 +130,54 @@ def test_without_ray_data_the_worker_reads_and_says_so(
 def test_a_bag_that_is_late_is_read_by_the_worker(
     store: BagStore, ray_cluster: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bag_stream, "FIRST_PATIENCE_S", 0.0)
-    monkeypatch.setattr(bag_stream, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(bag_stream, "FIRST_STALL_S", 0.0)
+    monkeypatch.setattr(bag_stream, "STALL_S", 0.0)
     ids = store.slides.index.tolist() * 2
     stream = opened(RayDataBags(store), ids)
     for slide_id, bag in zip(ids, taken(stream, ids), strict=True):
         assert_same_bag(bag, store.read(slide_id))
     assert stream.read_directly
+    stream.close()
+
+
+def test_in_a_stall_bags_are_read_by_the_worker_until_ray_data_goes_on(
+    store: BagStore, ray_cluster: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, begin = threading.Event(), BagStream._consume
+    goes_on.set()
+
+    def slowly(self: BagStream, plan: Any, blocks: Iterator[Any]) -> Any:
+        def held_up() -> Iterator[Any]:
+            for block in blocks:
+                goes_on.wait()
+                yield block
+
+        return begin(self, plan, held_up())
+
+    monkeypatch.setattr(BagStream, "_consume", slowly)
+    monkeypatch.setattr(bag_stream, "GROUP_BYTES", 1)
+    ids = store.slides.index.tolist() * 4
+    limit = max(map(store.nbytes, ids))
+    stream = opened(RayDataBags(store), ids, limit)
+    bags = taken(stream, ids)
+    assert_same_bag(next(bags), store.read(ids[0]))
+    goes_on.clear()
+    monkeypatch.setattr(bag_stream, "STALL_S", 0.2)
+    for slide_id in ids[1:10]:
+        assert_same_bag(next(bags), store.read(slide_id))
+    since = stream._starved_since
+    for slide_id in ids[10:20]:
+        assert_same_bag(next(bags), store.read(slide_id))
+    assert stream.read_directly > 15
+    assert stream._starved_since == since, "one stall, however many bags are read in it"
+    monkeypatch.setattr(bag_stream, "STALL_S", bag_stream.PATIENCE_S)
+    direct = stream.read_directly
+    goes_on.set()
+    while stream._starved_since is not None:
+        time.sleep(0.01)
+    for slide_id in ids[20:]:
+        assert_same_bag(next(bags), store.read(slide_id))
+    assert stream.read_directly - direct < len(ids[20:])
     stream.close()
 
 

@@ -124,7 +124,7 @@ def test_bags_through_ray_change_no_number(
     layer: str,
 ) -> None:
     take_notes()
-    monkeypatch.setattr(bag_stream, "FIRST_PATIENCE_S", bag_stream.PATIENCE_S)  # Ray may start as slowly as it likes
+    monkeypatch.setattr(bag_stream, "FIRST_STALL_S", bag_stream.PATIENCE_S)  # Ray may start as slowly as it likes
     delivered = []
     close = BagStream.close
     monkeypatch.setattr(BagStream, "close", lambda stream: (delivered.append(stream.delivered), close(stream)))
