@@ -115,6 +115,7 @@ def test_what_becomes_of_a_store_that_is_there_is_told(
     assert "1 bags of the store were made from other files and are replaced" in told
 
 
+@pytest.mark.slow
 def test_a_split_that_tests_patients_several_times_or_never_is_run_as_it_is(
     tiny_config: Config, ray_cluster: Connection, tmp_path: Path
 ) -> None:
@@ -239,6 +240,7 @@ def test_patients_without_omics_may_be_left_out_of_training_alone(tiny_config: C
     pd.testing.assert_frame_equal(dropped, kept[~without].reset_index(drop=True))
 
 
+@pytest.mark.slow
 def test_features_without_coordinates_train_without_a_graph(
     tiny_config: Config, ray_cluster: Connection, tmp_path: Path
 ) -> None:
@@ -328,6 +330,7 @@ def test_bad_feature_files_are_all_listed(tiny_config: Config, ray_cluster: Conn
     assert listed[["kind", "id", "problem"]].to_numpy().tolist() == [["slide", second.stem, "not finite"]]
 
 
+@pytest.mark.slow
 def test_models_of_different_features_do_not_predict_together(
     tiny_config: Config, ray_cluster: Connection, tmp_path: Path
 ) -> None:

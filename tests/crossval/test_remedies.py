@@ -124,6 +124,7 @@ def test_more_components_than_patches_and_what_is_set_then_in_one_directory(
     assert storage.exists(patches.metrics)
 
 
+@pytest.mark.slow
 def test_a_directory_in_which_something_was_trained_stays(tiny_config: Config, ray_cluster: Connection) -> None:
     config = changed(tiny_config, train__epochs=1)
     first = inputs_of(config)
@@ -174,6 +175,7 @@ def test_too_many_folds(tiny_config: Config) -> None:
     make_folds(follow, cohort)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverged_says_where_its_remedy_is_followed(tiny_config: Config, ray_cluster: Connection) -> None:
     config = changed(tiny_config, train__lr=1e30, train__clip_norm=1e30)
     with pytest.raises(RunError, match=r"lower train\.lr") as caught:

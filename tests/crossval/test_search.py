@@ -391,6 +391,7 @@ def placement_groups_left() -> list[Any]:
     return [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
 
 
+@pytest.mark.slow
 def test_a_hopeless_setting_is_stopped_in_all_folds_and_said_to_be(
     small_search: Config, ray_cluster: Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -424,6 +425,7 @@ def test_a_hopeless_setting_is_stopped_in_all_folds_and_said_to_be(
     assert not placement_groups_left()
 
 
+@pytest.mark.slow
 def test_optuna_is_told_the_means_and_a_setting_that_diverges_is_left_out(
     tiny_config: Config, ray_cluster: Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:

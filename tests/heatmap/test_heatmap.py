@@ -292,6 +292,7 @@ def test_the_verb_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> No
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_the_slides_of_a_run_are_drawn_from_its_store_by_the_fold_that_tests_them(
     tiny_config: Config, ray_cluster: Connection, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
