@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from support.command_line import outcome
 from support.runs import crossval, inputs_of
 
@@ -38,6 +39,7 @@ def config_of(folder: Path, tiny: Config, **other: object) -> Config:
     return Config.model_validate(tree)
 
 
+@pytest.mark.slow
 def test_three_classes_the_whole_way(tiny_config: Config, ray_cluster: Connection, tmp_path: Path) -> None:
     config = config_of(tmp_path, tiny_config)
     metrics, run = crossval(config), tmp_path / "run"
