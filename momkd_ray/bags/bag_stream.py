@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from momkd_ray import storage
 from momkd_ray.bags.bag_rows import from_row, row_at
 from momkd_ray.bags.cached_bags import CachedBags
 from momkd_ray.bags.disk_cache import add_note
@@ -59,11 +60,6 @@ class RayDataBags:
     source: BagStore | CachedBags
     spare_cpus: float = 0.0
 
-    @property
-    def remote(self) -> bool:
-        """Whether reading a bag may wait for S3."""
-        return self.source.remote
-
     def read(self, bag_id: str) -> Bag:
         """Returns the bag of a slide."""
         return self.source.read(bag_id)
@@ -72,6 +68,14 @@ class RayDataBags:
     def store(self) -> BagStore:
         """The bag store."""
         return self.source.store if isinstance(self.source, CachedBags) else self.source
+
+
+def is_remote(source: BagSource) -> bool:
+    """Returns whether reading a bag may wait for S3."""
+    if isinstance(source, JointBags):
+        return is_remote(source.slides)
+    store = source.store if isinstance(source, RayDataBags | CachedBags) else source
+    return isinstance(store, BagStore) and storage.local_path(store.uri) is None
 
 
 def open_stream(source: BagSource, items: Iterator[Item], name: str, *, limit: int, tasks: int) -> BagStream | None:

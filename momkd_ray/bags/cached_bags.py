@@ -23,11 +23,6 @@ class CachedBags:
     def __init__(self, store: BagStore, cache: DiskCache) -> None:
         self.store, self.cache = store, cache
 
-    @property
-    def remote(self) -> bool:
-        """Whether reading a bag may wait for S3."""
-        return self.store.remote
-
     def read(self, bag_id: str) -> Bag:
         """Returns the bag of a slide; raises as `BagStore.read` does."""
         return from_row(self.read_row(bag_id))

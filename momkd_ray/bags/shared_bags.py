@@ -20,11 +20,6 @@ BLOCK_BYTES = 64 * 2**20  # below Ray Data's target, so that a block is not spli
 class BagSource(Protocol):
     """Anything that returns bags by name, to several threads at a time."""
 
-    @property
-    def remote(self) -> bool:
-        """Whether reading a bag may wait for S3."""
-        ...
-
     def read(self, bag_id: str) -> Bag:
         """Returns the bag of this name."""
         ...
@@ -41,11 +36,6 @@ class JointBags:
 
     slides: BagSource
     members: Mapping[str, tuple[str, ...]]
-
-    @property
-    def remote(self) -> bool:
-        """Whether reading a bag may wait for S3."""
-        return self.slides.remote
 
     def read(self, bag_id: str) -> Bag:
         """Returns the joint bag."""
@@ -87,11 +77,6 @@ class SharedBags:
         self._store, self._blocks, self._positions = store, list(blocks), dict(positions)
         # opening a block of many rows takes far longer than reading a bag of it
         self._opened_blocks: dict[int, pa.Table] = {}
-
-    @property
-    def remote(self) -> bool:
-        """Whether reading a bag may wait for S3: it is in memory."""
-        return False
 
     def read(self, bag_id: str) -> Bag:
         """Returns the bag of a slide, without a copy where its block is on this node."""

@@ -138,11 +138,6 @@ class BagStore:
         self._verified: set[str] = set()
 
     @property
-    def remote(self) -> bool:
-        """Whether reading a bag may wait for S3."""
-        return storage.local_path(self.uri) is None
-
-    @property
     def scale(self) -> PatchScale:
         """Magnification and patch size of most bags, as far as the feature files record them."""
         return next(iter(self.scales(self.entries)), PatchScale())

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from momkd_ray.bags.bag_stream import BagStream, Item, open_stream
+from momkd_ray.bags.bag_stream import BagStream, Item, is_remote, open_stream
 from momkd_ray.bags.patch_sample import read_patches
 from momkd_ray.batches.collate import BagBatch, collate
 from momkd_ray.batches.gpu_transfer import PendingBatch, Transfer
@@ -222,6 +222,6 @@ class FoldData:
             tasks,
             make,
             lambda task: patches(task) * bytes_per_patch,
-            threads=cluster.read_threads or (REMOTE_THREADS if self.task.source.remote else LOCAL_THREADS),
+            threads=cluster.read_threads or (REMOTE_THREADS if is_remote(self.task.source) else LOCAL_THREADS),
             limit=cluster.read_ahead_mb * 2**20,
         )

@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from support.bags import assert_same_bag, make_bag
 from support.stores import write_store
 
 from momkd_ray.bags import bag_stream
-from momkd_ray.bags.bag_stream import BagStream, RayDataBags, open_stream
+from momkd_ray.bags.bag_stream import BagStream, RayDataBags, is_remote, open_stream
 from momkd_ray.bags.cached_bags import CachedBags
 from momkd_ray.bags.disk_cache import DiskCache, take_notes
 from momkd_ray.bags.shared_bags import BagSource, JointBags
@@ -62,6 +63,15 @@ def test_every_bag_comes_in_its_order_over_several_executions(
     for slide_id, bag in zip(ids, taken(stream, ids), strict=True):
         assert_same_bag(bag, store.read(slide_id))
     assert (stream.delivered, stream.read_directly) == (len(ids), 0)
+
+
+def test_a_store_on_s3_is_known_through_whatever_reads_it(store: BagStore, tmp_path: Path) -> None:
+    remote = copy(store)
+    remote.uri = "s3://bucket/bags"
+    for base in (store, remote):
+        cached = CachedBags(base, DiskCache(str(tmp_path), None))
+        for source in (base, cached, RayDataBags(base), RayDataBags(cached), JointBags(RayDataBags(cached), {})):
+            assert is_remote(source) == (base is remote)
 
 
 def test_joint_bags_are_those_of_the_store(store: BagStore, ray_cluster: Connection) -> None:

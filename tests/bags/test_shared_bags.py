@@ -40,8 +40,6 @@ def test_a_joint_bag_is_its_slides_side_by_side() -> None:
     bags = [make_bag(n, seed=n) for n in (1, 12, 5)]
 
     class Made:
-        remote = False
-
         def read(self, bag_id: str) -> Bag:
             return next(bag for bag in bags if bag.slide_id == bag_id)
 
