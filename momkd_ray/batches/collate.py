@@ -103,10 +103,13 @@ def collate(
     seeds: Sequence[int] | None = None,
     device: torch.device = _CPU,
     targets: Sequence[float | Sequence[float]] | None = None,
+    *,
+    tiled: bool = True,
 ) -> BagBatch:
     """Concatenates bags into a batch.
 
     For the CPU the features are converted to float32 here, in the prefetch thread rather than the training thread.
+    Those of a single bag that owns them as float32 are not copied: the batch shares its memory.
     For a GPU they keep the precision of the store, in pinned memory, so that fewer bytes are copied, asynchronously.
 
     Args:
@@ -117,6 +120,8 @@ def collate(
         device: the device that the batch will be moved to.
         targets: what each bag is trained towards, if it is not its label: the probability of class 1 or, of more than
             two classes, those of all.
+        tiled: whether a batch that is too large to be encoded at once is cut into tiles; only models that read the
+            graph need them.
     """
     sizes = [bag.n_patches for bag in bags]
     offsets = np.concatenate([[0], np.cumsum(sizes)])
@@ -139,7 +144,7 @@ def collate(
         omics_per_bag=tuple(int(row is not None) for row in omics or [None] * len(bags)),
         seeds=None if seeds is None else tuple(seeds),
         tiles=tuple(cut_tiles(graph, tuple(sizes), TILE_PATCHES[device.type]))
-        if offsets[-1] > MAX_UNTILED_PATCHES[device.type]
+        if tiled and offsets[-1] > MAX_UNTILED_PATCHES[device.type]
         else (),
     )
     return batch if device.type == "cpu" else batch.map_tensors(Tensor.pin_memory)
@@ -157,6 +162,10 @@ def _concatenate_features(bags: Sequence[Bag], offsets: Sequence[int], device: t
     """Concatenates features to (sum P, D): float32 for the CPU, the stored precision in pinned memory for a GPU."""
     shape = (offsets[-1], bags[0].width)
     if device.type == "cpu":
+        first = bags[0].features
+        # the store's bags are read-only memory maps, whose pages are read here rather than while training
+        if len(bags) == 1 and first.dtype == np.float32 and first.flags.writeable and first.flags.c_contiguous:
+            return torch.from_numpy(first)
         # Arrow's memory pool reuses mapped pages, which are several times faster to fill than new ones
         memory = np.frombuffer(pa.allocate_buffer(shape[0] * shape[1] * 4), np.float32)
         features_PD = torch.from_numpy(memory).view(shape)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 from torch import Tensor
 
 from momkd_ray.batches.message_graph import MessageGraph
@@ -73,6 +72,7 @@ def cut_tiles(graph: MessageGraph, patches_per_bag: tuple[int, ...], size: int) 
 
 def _locality_order(graph: MessageGraph, start: int, end: int) -> NDArray[np.int64]:
     """Orders a bag's patches so that neighbours in the graph are close (reverse Cuthill-McKee)."""
+    from scipy import sparse
     from scipy.sparse.csgraph import reverse_cuthill_mckee  # takes a fifth of a second to import, for large bags alone
 
     received_P1 = graph.received_P1[start : end + 1].numpy()

@@ -19,12 +19,17 @@ from momkd_ray.model.dropout import Layers, apply_dropout
 from momkd_ray.model.explain import Readout
 from momkd_ray.model.omics_branch import OmicsBranchModel
 from momkd_ray.model.ridge import ClassesRidgeFit, RidgeFit
-from momkd_ray.model.tissue_components import TissueComponents, pool_by_component
+from momkd_ray.model.tissue_components import (
+    TissueComponents,
+    nearness_of_points,
+    pool_by_component,
+    pool_by_nearness,
+)
 
 TRAINED_SHARE = 0.1
 """The factor of the trained part of the logits, beside the ridge regression that they start from."""
 
-_PATCHES_AT_ONCE = 4096  # scaled for the readout: their memory is used again, where that of all patches would be new
+_PATCHES_AT_ONCE = 512  # scaled for the readout, within the processor's cache
 
 
 @dataclass(frozen=True)
@@ -245,7 +250,10 @@ class ComponentMoMKD(OmicsBranchModel):
         attention gives the logits. A patch is compared with the components of its own tissue alone.
         """
         features_PD = batch.features_PD.float()
-        pooled_1KD, weight_PK = self.pool(batch)
+        point_PJ = features_PD @ self.direction_DJ - self.offset_J
+        score_PK = nearness_of_points(point_PJ, self.centre_KJ, self.model_config.pooling_temperature)
+        pooled_1KD, weight_PK = pool_by_nearness(features_PD, batch.patches_per_bag, score_PK)
+        pooled_1KD = (pooled_1KD - self.mean_KD) / self.scale_KD
         logits_1Y = self.classify(pooled_1KD, self.encode(pooled_1KD))
         by_component_YKH = self.classifier.weight.view(self.classes, -1, self.model_config.hidden)
         if self.classes == 2:
@@ -263,18 +271,24 @@ class ComponentMoMKD(OmicsBranchModel):
             patches_PH=value_PY,
             attention_P=attention_P,
             classify=lambda pooled_NY: pooled_NY + constant_Y,
-            similarity_PYK=self._similarity_to_own_tissue(features_PD),
+            similarity_PYK=self._similarity_to_own_tissue(features_PD, point_PJ),
         )
 
-    def _similarity_to_own_tissue(self, features_PD: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _similarity_to_own_tissue(self, features_PD: Tensor, point_PJ: Tensor) -> Tensor:
         """Returns each patch's cosine with every class's component of its nearest tissue; -1 for all others."""
-        nearest_P = torch.cdist(features_PD @ self.direction_DJ - self.offset_J, self.centre_KJ).argmin(dim=1)
-        parts = zip(torch.split(features_PD, _PATCHES_AT_ONCE), torch.split(nearest_P, _PATCHES_AT_ONCE), strict=True)
+        nearest_P = torch.cdist(point_PJ, self.centre_KJ).argmin(dim=1)
         weight_SD = self.project_slide.weight @ self.encode.weight  # both are linear: one product instead of two
         bias_S = self.project_slide(self.encode.bias)
-        projection_PS = torch.cat(
-            [F.linear((x_QD - self.mean_KD[k_Q]) / self.scale_KD[k_Q], weight_SD, bias_S) for x_QD, k_Q in parts]
-        )
+        projection_PS = features_PD.new_empty(len(features_PD), len(bias_S))
+        scaled_QD, own_QD = features_PD.new_empty(2, min(_PATCHES_AT_ONCE, len(features_PD)), features_PD.shape[1])
+        for start in range(0, len(features_PD), _PATCHES_AT_ONCE):
+            k_Q = nearest_P[start : start + _PATCHES_AT_ONCE]
+            part, n = slice(start, start + len(k_Q)), len(k_Q)
+            torch.index_select(self.mean_KD, 0, k_Q, out=own_QD[:n])
+            torch.sub(features_PD[part], own_QD[:n], out=scaled_QD[:n])
+            torch.index_select(self.scale_KD, 0, k_Q, out=own_QD[:n])
+            torch.addmm(bias_S, scaled_QD[:n].div_(own_QD[:n]), weight_SD.T, out=projection_PS[part])
         own_PYS = self.memory.components[:, nearest_P].transpose(0, 1)
         similarity_PYK = features_PD.new_full((len(features_PD), self.classes, self.memory_config.components), -1.0)
         index_PY1 = nearest_P[:, None, None].expand(-1, self.classes, 1)

@@ -149,7 +149,13 @@ def pool_by_component(
     Returns:
         The pooled features (B, K, D), and the weights (P, K), which sum to 1 over each bag.
     """
-    score_PK = nearness(features_PD, direction_DJ, offset_J, centre_KJ, temperature)
+    return pool_by_nearness(
+        features_PD, patches_per_bag, nearness(features_PD, direction_DJ, offset_J, centre_KJ, temperature)
+    )
+
+
+def pool_by_nearness(features_PD: Tensor, patches_per_bag: Sequence[int], score_PK: Tensor) -> tuple[Tensor, Tensor]:
+    """Pools each bag by its patches' `nearness`; returns what `pool_by_component` does."""
     sizes = list(patches_per_bag)
     weights = [score_QK.softmax(0) for score_QK in torch.split(score_PK, sizes)]
     pooled = [a_QK.T @ x_QD for a_QK, x_QD in zip(weights, torch.split(features_PD, sizes), strict=True)]
@@ -160,6 +166,10 @@ def nearness(
     features_PD: Tensor, direction_DJ: Tensor, offset_J: Tensor, centre_KJ: Tensor, temperature: float
 ) -> Tensor:
     """Returns the logarithm (P, K) of each patch's weight for each component, before it is normalised over the bag."""
-    point_PJ = features_PD @ direction_DJ - offset_J
+    return nearness_of_points(features_PD @ direction_DJ - offset_J, centre_KJ, temperature)
+
+
+def nearness_of_points(point_PJ: Tensor, centre_KJ: Tensor, temperature: float) -> Tensor:
+    """Returns the `nearness` (P, K) of patches that are points in the space of the components."""
     distance_PK = point_PJ.square().sum(1, keepdim=True) - 2 * point_PJ @ centre_KJ.T + centre_KJ.square().sum(1)
     return -distance_PK / (2 * temperature)

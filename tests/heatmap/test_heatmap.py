@@ -20,6 +20,7 @@ from support.runs import crossval
 from support.slide_images import patch_colour, write_pyramid
 
 from momkd_ray.config.load import Config
+from momkd_ray.heatmap import qupath
 from momkd_ray.heatmap.colours import Scales, component_colours, round_up
 from momkd_ray.heatmap.drawing import Grid
 from momkd_ray.heatmap.patches import SlideSummary, read_csv
@@ -111,7 +112,11 @@ def check_geometry(feature: dict[str, object]) -> None:
     assert area == PATCH**2
 
 
-def test_tiles_have_the_ids_of_uuid5_and_only_measurements_that_are_known(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 3, 4])
+def test_tiles_have_the_ids_of_uuid5_and_only_measurements_that_are_known(
+    at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qupath, "_TILES_AT_ONCE", at_once)
     table = pd.DataFrame({"x": [0, 64, 128], "y": [0, 0, 64], "attention_per_mean_patch": [1.0, 2.0, 0.5]})
     table = table.assign(component_class=["5 % low", "high", "high"], component=[0, 1, 0], similarity=[0.1, 0.2, 0.3])
     for name in ("5 % low", "high"):
