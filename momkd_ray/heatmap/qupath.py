@@ -105,7 +105,7 @@ def _measurements(measured: Mapping[str, NDArray[np.float64]]) -> pa.StringArray
     """Returns the measurements of each tile; NaN is no JSON, so one that a patch has not is left out."""
     texts = []
     for key, values_P in measured.items():
-        numbers = pa.array([f"{value:.6g}" for value in values_P.tolist()], mask=np.isnan(values_P))
+        numbers = pa.array([f"{value:.6g}" for value in values_P.tolist()], pa.string(), mask=np.isnan(values_P))
         texts.append(compute.binary_join_element_wise(f"{json.dumps(key, ensure_ascii=False)}: ", numbers, ""))
     return compute.binary_join_element_wise(*texts, ", ", null_handling="skip")
 
