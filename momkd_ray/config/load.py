@@ -212,8 +212,11 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, 
         except yaml.YAMLError as error:
             raise InputError(f"--set {override}: the value is not valid YAML") from error
     config = _validated(tree, str(path), trains=trains)
-    if config.watch.mlflow is not None and importlib.util.find_spec("mlflow") is None:
-        raise InputError("watch.mlflow is set, but MLflow is not installed: pip install 'momkd-ray[mlflow]'")
+    for package, service in (("mlflow", "MLflow"), ("wandb", "Weights & Biases")):
+        if getattr(config.watch, package) is not None and importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"watch.{package} is set, but {service} is not installed: pip install 'momkd-ray[{package}]'"
+            )
     _check_locations(config)
     return config
 

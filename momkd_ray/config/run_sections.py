@@ -267,6 +267,13 @@ class WatchConfig(Section):
         description="MLflow's tracking URI, such as `http://mlflow:5000`, or `$VARIABLE` that holds it; it needs "
         "`pip install 'momkd-ray[mlflow]'`. By default MLflow is not used.",
     )
+    wandb: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The project of Weights & Biases; it needs `pip install 'momkd-ray[wandb]'` and `WANDB_API_KEY` or "
+        "`wandb login`, or `WANDB_MODE=offline`, which keeps the records in `WANDB_DIR`, by default `wandb` in the run "
+        "directory, for `wandb sync`. By default Weights & Biases is not used.",
+    )
 
 
 class RunConfig(Section):

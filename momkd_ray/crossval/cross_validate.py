@@ -15,7 +15,7 @@ from momkd_ray.crossval.early_checks import check_memory_sizes
 from momkd_ray.crossval.evaluate import summarise
 from momkd_ray.crossval.fold_result import FoldResult
 from momkd_ray.crossval.median_stopping import SettingScores, read_stop_decisions
-from momkd_ray.crossval.mlflow_callback import trackers
+from momkd_ray.crossval.mlflow_callback import mlflow_trackers
 from momkd_ray.crossval.optuna_journal import write_study
 from momkd_ray.crossval.progress_callback import ProgressCallback
 from momkd_ray.crossval.search import Search
@@ -108,12 +108,22 @@ def train_folds(
         (trial for trial in pending_trials(search, scores, folds) if pairs is None or trial in pairs),
         threads=threads_of_folds(inputs, own_cluster),
         limit=concurrency_limit(inputs.config.cluster),
-        callbacks=[reporter, *trackers(inputs.config, progress, inputs.fingerprint)],
+        callbacks=[reporter, *_trackers(inputs, progress)],
     ).fit()
     _raise_failures(results, inputs, total - done)
     # after Ctrl-C, Tune returns as if it had finished
     if _n_done(scores, folds, pairs) < total:
         raise StoppedError("interrupted; finished folds and epochs are kept: run the same command again to resume")
+
+
+def _trackers(inputs: RunInputs, progress: ProgressReporter) -> list[Any]:
+    """Returns Tune's loggers for the services of the section `watch`."""
+    trackers = [*mlflow_trackers(inputs.config, progress, inputs.fingerprint)]
+    if inputs.config.watch.wandb is not None:
+        from momkd_ray.crossval.wandb_callback import wandb_trackers  # it imports wandb, wherever that is installed
+
+        trackers += wandb_trackers(inputs.config, progress, inputs.fingerprint)
+    return trackers
 
 
 def _raise_failures(results: Iterable[Any], inputs: RunInputs, folds: int) -> None:

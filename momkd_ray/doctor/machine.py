@@ -20,6 +20,7 @@ from momkd_ray.ray_runtime.own_cluster import available_cpus
 PACKAGES = ("momkd-ray", "torch", "ray", "torch_geometric", "numpy", "pyarrow", "numba")
 OPTIONAL = {
     "mlflow-skinny": "mlflow",
+    "wandb": "wandb",
     "openslide-python": "slides",
     "onnxruntime": "onnx",
 }

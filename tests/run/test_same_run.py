@@ -18,7 +18,7 @@ from momkd_ray.run.layout import RunDirectory
 SAME: dict[str, dict[str, Any]] = {
     "resources": {"cluster__cpus_per_worker": 0.5, "cluster__checkpoint_steps": 7},
     "where bags are kept": {"store__memory_share": 0.1, "store__cache": {"gb": 0.5}, "store__reader": "direct"},
-    "where it is watched": {"watch__mlflow": "$MLFLOW"},
+    "where it is watched": {"watch__mlflow": "$MLFLOW", "watch__wandb": "project"},
     "how the folds were drawn, if they are the same": {"folds__stratify": True, "folds__column": "unused"},
     "memory of a pass": {"train__patches_per_pass": 99, "store__part_mb": 3},
 }

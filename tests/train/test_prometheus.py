@@ -292,6 +292,8 @@ def test_asking_for_mlflow_without_having_it_is_told(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"momkd-ray\[mlflow\]"):
         load_config(path, ["watch.mlflow=http://mlflow:5000"])
+    with pytest.raises(InputError, match=r"momkd-ray\[wandb\]"):
+        load_config(path, ["watch.wandb=project"])
 
 
 def test_gauges_stay_while_nothing_new_happens(watched: str) -> None:
