@@ -1,0 +1,170 @@
+"""Times `momkd-ray heatmap` of one large slide: seconds of the clock, and CPU seconds by stage.
+
+    python benchmarks/heatmap.py [--before CHECKOUT] [--patches 100000] [--rounds 3]
+
+The slide is a TRIDENT file of random float32 features with one chunk a patch; the model is the default network with
+random components. The outputs are the default ones: CSV, PNG, GeoJSON, and the picture and tables of components. Stages
+are measured in the process itself; on a machine that does other things too their CPU seconds say more than the clock.
+`--before` is a checkout of another version, with the same environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from table import machine, print_table
+
+HERE = str(Path(__file__).parents[1])
+COLUMNS = 400  # of the grid that the patches lie on
+PATCH_LEVEL0 = 512
+STAGES = {
+    "reading and checking the file": [("heatmap.sources", "read_bag")],
+    "the batch": [("heatmap.explain_bag", "collate")],
+    "the network": [("model.component_momkd", "ComponentMoMKD.readout"), ("heatmap.explain_bag", "explain")],
+    "CSV, written and read": [("heatmap.explain_bag", "write_csv"), ("heatmap.draw", "read_csv")],
+    "PNG": [("heatmap.draw", "draw_slide")],
+    "GeoJSON": [("heatmap.qupath", "write_geojson")],
+    "components": [("heatmap.explain_bag", "_components"), ("heatmap.draw", "write_components")],
+}
+"""The functions of each stage, by module and name within the package."""
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--before", metavar="CHECKOUT", help="a checkout of another version")
+    arguments.add_argument("--patches", type=int, default=100_000)
+    arguments.add_argument("--width", type=int, default=1024)
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--stages", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    options = arguments.parse_args()
+    if options.stages:
+        run_in_stages(options.stages)
+        return
+    print(machine())
+    print(f"load averages {os.getloadavg()}")
+    versions = {"before": options.before, "now": HERE} if options.before else {"now": HERE}
+    with tempfile.TemporaryDirectory() as name:
+        command = prepare(Path(name), options.patches, options.width)
+        measured: dict[str, list[dict[str, float]]] = {version: [] for version in versions}
+        for _ in range(options.rounds):
+            for version, checkout in versions.items():
+                measured[version].append(timed(command, checkout))
+                total = measured[version][-1]
+                print(f"{version}: {total['the clock']:.1f} s, {total['all']:.1f} CPU s", flush=True)
+    rows = [
+        [stage, *(f"{statistics.median(times[stage] for times in measured[v]):.2f}" for v in versions)]
+        for stage in next(iter(measured.values()))[0]
+    ]
+    title = f"Seconds of CPU for a slide of {options.patches:,} patches, medians of {options.rounds} turns"
+    print_table(title, ["", *versions], rows)
+
+
+def prepare(folder: Path, patches: int, width: int) -> list[str]:
+    """Writes a slide and a model; returns the command."""
+    features = folder / "features"
+    features.mkdir()
+    rng = np.random.default_rng(0)
+    cells = np.sort(rng.permutation(patches * 5 // 4)[:patches])
+    with h5py.File(features / "slide.h5", "w") as file:
+        stored = file.create_dataset("features", (patches, width), "f4", chunks=(1, width))
+        for start in range(0, patches, 5_000):
+            rows = min(5_000, patches - start)
+            stored[start : start + rows] = rng.standard_normal((rows, width), dtype=np.float32)
+        file["coords"] = np.stack([cells % COLUMNS, cells // COLUMNS], axis=1) * PATCH_LEVEL0
+        file["coords"].attrs["patch_size_level0"] = PATCH_LEVEL0
+    save_model(str(folder / "model"), width)
+    return ["heatmap", str(folder / "model"), "--features", str(features), "--out", str(folder / "out")]
+
+
+def save_model(location: str, width: int) -> None:
+    import torch
+
+    from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
+    from momkd_ray.model.bundle import BundleCard, save_bundle
+    from momkd_ray.model.component_momkd import ComponentMoMKD
+
+    torch.manual_seed(0)
+    sections = {"model": ModelConfig(), "memory": MemoryConfig(), "loss": LossConfig()}
+    model = ComponentMoMKD(**sections, width=width, genes=0)
+    with torch.no_grad():
+        model.direction_DJ.normal_(std=width**-0.5)
+        model.centre_KJ.normal_()
+        model.ridge_KD.normal_(std=0.01)
+    card = BundleCard(
+        label="LABEL", classes=("negative", "positive"), threshold=0.5, width=width, neighbors=8, genes=0, **sections
+    )
+    save_bundle(location, model, card)
+
+
+def timed(command: list[str], checkout: str) -> dict[str, float]:
+    """Runs the verb; returns its CPU seconds by stage, those of all and the clock's."""
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    began = time.monotonic()
+    run = subprocess.run(
+        [sys.executable, __file__, "--stages", *command],
+        env=environment | {"PYTHONPATH": os.pathsep.join((checkout, str(Path(__file__).parent)))},
+        cwd=checkout,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    clock_s = time.monotonic() - began
+    seconds: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
+    return seconds | {"the clock": clock_s}
+
+
+def run_in_stages(command: list[str]) -> None:
+    """Runs the verb in this process, and prints the CPU seconds of its stages."""
+    from momkd_ray import cli
+
+    command_module = importlib.import_module("momkd_ray.heatmap.command")
+    with getattr(command_module, "_collection_paused", nullcontext)():  # as the command imports them
+        for module in ("heatmap.draw", "heatmap.sources", "model.registry", "model.component_momkd"):
+            importlib.import_module(f"momkd_ray.{module}")
+    seconds = {"start and imports": time.process_time()} | dict.fromkeys(STAGES, 0.0)
+    for stage, functions in STAGES.items():
+        for module, name in functions:
+            measure(importlib.import_module(f"momkd_ray.{module}"), name, stage, seconds)
+    try:
+        cli.main(["--quiet", *command])
+    except SystemExit as end:
+        if end.code:
+            raise
+    total_s = time.process_time()
+    seconds["all else"] = total_s - sum(seconds.values())
+    print(json.dumps(seconds | {"all": total_s, "of this, the system's": os.times().system}))
+
+
+def measure(holder: Any, name: str, stage: str, seconds: dict[str, float]) -> None:
+    """Adds the CPU seconds of a function's calls to those of its stage."""
+    *classes, name = name.split(".")
+    for part in classes:
+        holder = getattr(holder, part)
+    function = getattr(holder, name)
+
+    @functools.wraps(function)
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        began = time.process_time()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds[stage] += time.process_time() - began
+
+    setattr(holder, name, measured)
+
+
+if __name__ == "__main__":
+    main()
