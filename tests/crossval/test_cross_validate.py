@@ -208,6 +208,7 @@ def test_a_bag_that_the_object_store_has_lost_is_read_from_the_store(
     assert not shared._opened_blocks
 
 
+@pytest.mark.slow
 def test_all_slides_of_a_patient_may_be_one_bag(tiny_config: Config, ray_cluster: Connection, tmp_path: Path) -> None:
     config = changed(tiny_config, cohort__bag="patient", train__epochs=1)
     crossval(config)

@@ -74,6 +74,7 @@ print(trial_resources(chosen), concurrent_folds(chosen, own=False))
 """
 
 
+@pytest.mark.slow
 def test_a_node_with_gpus_as_a_resource_is_taken() -> None:
     done = subprocess.run([sys.executable, "-c", _ON_A_CLUSTER], text=True, capture_output=True, timeout=120)
     assert done.stdout.splitlines() == [

@@ -147,6 +147,7 @@ def test_a_holder_on_another_machine_is_watched_for_its_heartbeat(
     assert [sentence.count("waiting up to 2 s for a sign that it is alive") for sentence in told] == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_holder_that_stood_still_until_another_took_over_ends(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEARTBEAT_S", 0.2)
 
