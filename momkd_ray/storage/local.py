@@ -107,21 +107,25 @@ class LocalBackend:
         """Opens a stream to a temporary file in the same folder, which is renamed when the block ends."""
         folder, name = os.path.split(self.path)
         temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
+        stream: io.BufferedWriter[Any] | None = None
         try:
-            os.makedirs(folder, exist_ok=True)
-            stream = io.BufferedWriter(_OutputFile(temporary, self.path), _WRITE_BUFFER)
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
-        try:
+            try:
+                os.makedirs(folder, exist_ok=True)
+                stream = io.BufferedWriter(_OutputFile(temporary, self.path), _WRITE_BUFFER)
+            except OSError as error:
+                raise _cannot_write(self.path, error) from error
             yield stream
             self._sync(stream)
             stream.close()
             self._rename(temporary)
         except BaseException:
-            with suppress(Exception):  # a full disk refuses the rest of the buffer again
-                stream.close()
-            with suppress(OSError):
-                os.unlink(temporary)
+            try:
+                if stream is not None:
+                    with suppress(Exception):  # a full disk refuses the rest of the buffer again
+                        stream.close()
+            finally:  # also if a second interrupt ends the closing
+                with suppress(OSError):
+                    os.unlink(temporary)
             raise
 
     def _sync(self, stream: io.BufferedWriter[Any]) -> None:
