@@ -63,7 +63,10 @@ def watched(ray_cluster: Connection, tmp_path_factory: pytest.TempPathFactory) -
     trained_at.append(time.monotonic())
     [node] = [node for node in ray.nodes() if node["Alive"]]
     address = f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
-    soon(lambda: series(page(f"http://{address}/metrics")))
+    # a report of the first epoch may come before that of the last
+    soon(
+        lambda: ("momkd_epoch", 2.0) in {(name, value) for name, _, value in series(page(f"http://{address}/metrics"))}
+    )
     yield address
     ray.kill(worker)
     ray.cloudpickle.unregister_pickle_by_value(fold_tasks)
