@@ -19,13 +19,11 @@ import time
 from pathlib import Path
 
 import psutil
-import torch
+from generated_model import save_model
 from table import machine, print_table
 
 from momkd_ray.config.load import Config
-from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig, SyntheticConfig
-from momkd_ray.model.bundle import BundleCard, save_bundle
-from momkd_ray.model.component_momkd import ComponentMoMKD
+from momkd_ray.config.sections import SyntheticConfig
 from momkd_ray.synthetic.cohort import generate_cohort
 
 EVERY_S = 0.1
@@ -59,13 +57,7 @@ def small_commands(folder: Path) -> dict[str, list[str]]:
         files = sorted((place / "features").iterdir())
         for file in files[slides:] if slides == 6 else ():
             file.unlink()
-    torch.manual_seed(0)
-    sections = {"model": ModelConfig(), "memory": MemoryConfig(), "loss": LossConfig()}
-    model = ComponentMoMKD(**sections, width=256, genes=0)
-    card = BundleCard(
-        label="LABEL", classes=("negative", "positive"), threshold=0.5, width=256, neighbors=8, genes=0, **sections
-    )
-    save_bundle(str(folder / "model"), model, card)
+    save_model(str(folder / "model"), 256)
     out = ["--out", str(folder / "p.csv")]
     commands["predict, 6 slides"] = ["predict", str(folder / "model"), "--features", str(folder / "6/features"), *out]
     cohort = folder / "24"

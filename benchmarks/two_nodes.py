@@ -291,7 +291,7 @@ def free_nodes(inputs: RunInputs, folder: Path) -> None:
     names = os.listdir(folder / "reads")
     elsewhere = sum(not name.startswith(node) for name in names)
     print_table(
-        "A worker that takes all CPUs of its node, and a node with one free CPU",
+        "A worker that takes all CPUs of its node, and a node whose CPUs are free",
         ["bags", "by Ray Data", "read on the other node"],
         [[len(ids), delivered, f"{elsewhere} of {len(names)}"]],
     )
