@@ -89,8 +89,8 @@ def _predict(model: MILModel, features_PD: Tensor, edges_2E: Tensor | None) -> t
         attention_P = score_P.softmax(dim=0)
         logits_1Y = model._classify(attention_P[None] @ context_PH, {})
     elif isinstance(model, ComponentMoMKD):
-        space = (model.direction_DJ, model.offset_J, model.centre_KJ)
-        weight_PK = nearness(features_PD, *space, model.model_config.pooling_temperature).softmax(dim=0)
+        temperature = model.model_config.pooling_temperature
+        weight_PK = nearness(model.points(features_PD), model.centre_KJ, temperature).softmax(dim=0)
         pooled_1KD = ((weight_PK.T @ features_PD - model.mean_KD) / model.scale_KD)[None]
         attention_P, logits_1Y = weight_PK.mean(dim=1), model.classify(pooled_1KD, model.encode(pooled_1KD))
     else:

@@ -5,6 +5,7 @@ Shapes: see `model/momkd.py`; J is the number of discriminant directions of the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,12 +20,7 @@ from momkd_ray.model.dropout import Layers, apply_dropout
 from momkd_ray.model.explain import Readout
 from momkd_ray.model.omics_branch import OmicsBranchModel
 from momkd_ray.model.ridge import ClassesRidgeFit, RidgeFit
-from momkd_ray.model.tissue_components import (
-    TissueComponents,
-    nearness_of_points,
-    pool_by_component,
-    pool_by_nearness,
-)
+from momkd_ray.model.tissue_components import TissueComponents, pool_by_component
 
 TRAINED_SHARE = 0.1
 """The factor of the trained part of the logits, beside the ridge regression that they start from."""
@@ -132,14 +128,18 @@ class ComponentMoMKD(OmicsBranchModel):
     @torch.no_grad()
     def pool(self, batch: BagBatch) -> tuple[Tensor, Tensor]:
         """Pools the bags by component; returns the scaled features (B, K, D) and the patches' weights (P, K)."""
-        pooled_BKD, weight_PK = pool_by_component(
-            batch.features_PD.float(),
-            batch.patches_per_bag,
-            self.direction_DJ,
-            self.offset_J,
-            self.centre_KJ,
-            self.model_config.pooling_temperature,
-        )
+        features_PD = batch.features_PD.float()
+        return self._pool_points(features_PD, batch.patches_per_bag, self.points(features_PD))
+
+    def points(self, features_PD: Tensor) -> Tensor:
+        """Returns the patches as points (P, J) in the space of the components."""
+        return features_PD @ self.direction_DJ - self.offset_J
+
+    def _pool_points(
+        self, features_PD: Tensor, patches_per_bag: Sequence[int], point_PJ: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        temperature = self.model_config.pooling_temperature
+        pooled_BKD, weight_PK = pool_by_component(features_PD, patches_per_bag, point_PJ, self.centre_KJ, temperature)
         return (pooled_BKD - self.mean_KD) / self.scale_KD, weight_PK
 
     @torch.no_grad()
@@ -250,10 +250,8 @@ class ComponentMoMKD(OmicsBranchModel):
         attention gives the logits. A patch is compared with the components of its own tissue alone.
         """
         features_PD = batch.features_PD.float()
-        point_PJ = features_PD @ self.direction_DJ - self.offset_J
-        score_PK = nearness_of_points(point_PJ, self.centre_KJ, self.model_config.pooling_temperature)
-        pooled_1KD, weight_PK = pool_by_nearness(features_PD, batch.patches_per_bag, score_PK)
-        pooled_1KD = (pooled_1KD - self.mean_KD) / self.scale_KD
+        point_PJ = self.points(features_PD)
+        pooled_1KD, weight_PK = self._pool_points(features_PD, batch.patches_per_bag, point_PJ)
         logits_1Y = self.classify(pooled_1KD, self.encode(pooled_1KD))
         by_component_YKH = self.classifier.weight.view(self.classes, -1, self.model_config.hidden)
         if self.classes == 2:

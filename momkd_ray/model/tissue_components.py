@@ -133,43 +133,24 @@ def _refine(
 
 
 def pool_by_component(
-    features_PD: Tensor,
-    patches_per_bag: Sequence[int],
-    direction_DJ: Tensor,
-    offset_J: Tensor,
-    centre_KJ: Tensor,
-    temperature: float,
+    features_PD: Tensor, patches_per_bag: Sequence[int], point_PJ: Tensor, centre_KJ: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Pools each bag once for every component: the mean of its patches, weighted by nearness to the component.
 
     Patch p of a bag has the weight a_pk = softmax over the bag's patches of -d_pk / (2 temperature), with d the squared
-    distance to centre k in the space of the components. A component that no patch is near takes the nearest ones, so
-    that none is empty.
+    distance of its point to centre k in the space of the components. A component that no patch is near takes the
+    nearest ones, so that none is empty.
 
     Returns:
         The pooled features (B, K, D), and the weights (P, K), which sum to 1 over each bag.
     """
-    return pool_by_nearness(
-        features_PD, patches_per_bag, nearness(features_PD, direction_DJ, offset_J, centre_KJ, temperature)
-    )
-
-
-def pool_by_nearness(features_PD: Tensor, patches_per_bag: Sequence[int], score_PK: Tensor) -> tuple[Tensor, Tensor]:
-    """Pools each bag by its patches' `nearness`; returns what `pool_by_component` does."""
     sizes = list(patches_per_bag)
-    weights = [score_QK.softmax(0) for score_QK in torch.split(score_PK, sizes)]
+    weights = [score_QK.softmax(0) for score_QK in torch.split(nearness(point_PJ, centre_KJ, temperature), sizes)]
     pooled = [a_QK.T @ x_QD for a_QK, x_QD in zip(weights, torch.split(features_PD, sizes), strict=True)]
     return torch.stack(pooled), torch.cat(weights)
 
 
-def nearness(
-    features_PD: Tensor, direction_DJ: Tensor, offset_J: Tensor, centre_KJ: Tensor, temperature: float
-) -> Tensor:
+def nearness(point_PJ: Tensor, centre_KJ: Tensor, temperature: float) -> Tensor:
     """Returns the logarithm (P, K) of each patch's weight for each component, before it is normalised over the bag."""
-    return nearness_of_points(features_PD @ direction_DJ - offset_J, centre_KJ, temperature)
-
-
-def nearness_of_points(point_PJ: Tensor, centre_KJ: Tensor, temperature: float) -> Tensor:
-    """Returns the `nearness` (P, K) of patches that are points in the space of the components."""
     distance_PK = point_PJ.square().sum(1, keepdim=True) - 2 * point_PJ @ centre_KJ.T + centre_KJ.square().sum(1)
     return -distance_PK / (2 * temperature)

@@ -22,6 +22,7 @@ from momkd_ray.formats.patch_scale import PatchScale, patch_scale
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, raise_faults, record_faults
 from momkd_ray.model.bundle import BundleCard, load_bundle
+from momkd_ray.model.gatv2 import reads_graph
 from momkd_ray.predict.known_patients import count_training, training_note
 from momkd_ray.predict.labels import classes_of_patients, metrics_of, metrics_sentence
 from momkd_ray.predict.slides import (
@@ -58,6 +59,7 @@ class Ensemble:
         self.device = torch.device(device)
         loaded = [load_bundle(location) for location in models]
         self.models = [model.to(self.device) for model, _ in loaded]
+        self.tiled = any(map(reads_graph, self.models))
         self.card = loaded[0][1]
 
     def predict(self, bag_id: str, slides: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
@@ -83,7 +85,7 @@ class Ensemble:
         p: float | list[float] | None = None
         members: list[Any] = []
         if bags:
-            batch = collate([join_bags(bag_id, bags)], device=self.device).to(self.device)
+            batch = collate([join_bags(bag_id, bags)], device=self.device, tiled=self.tiled).to(self.device)
             predicted = [model.predict(batch)[0][0] for model in self.models]
             if len(self.card.classes) == 2:
                 members = [float(p_Y[1]) for p_Y in predicted]

@@ -135,6 +135,7 @@ def _explained(
     from momkd_ray.batches.collate import collate
     from momkd_ray.model.bundle import load_bundle
     from momkd_ray.model.explain import explain
+    from momkd_ray.model.gatv2 import reads_graph
 
     location = run.directory.fold(fold).model
     if not storage.exists(storage.join(location, "model.json")):
@@ -144,7 +145,7 @@ def _explained(
     if (width := bag.features.shape[1]) != model.width:
         raise InputError(f"the bag store holds features of width {width} now, and the model reads {model.width}")
     with torch.no_grad():
-        readout = model.readout(collate([bag]))
+        readout = model.readout(collate([bag], tiled=reads_graph(model)))
     if readout is None:
         raise InputError(f"{model.model_config.name} has no attention over patches")
     explained = explain(readout)

@@ -61,9 +61,11 @@ def test_a_bag_is_pooled_as_if_it_were_alone() -> None:
     x_ND, _ = hidden_clusters(1)
     fitted = fit_components(x_ND, 4, 0)
     space = [torch.from_numpy(a).float() for a in (fitted.direction_DJ, fitted.offset_J, fitted.centre_KJ)]
+    direction_DJ, offset_J, centre_KJ = space
     features_PD = torch.from_numpy(x_ND[:60]).float()
-    pooled_BKD, weight_PK = pool_by_component(features_PD, [1, 39, 20], *space, 4.0)
-    alone_1KD, _ = pool_by_component(features_PD[1:40], [39], *space, 4.0)
+    point_PJ = features_PD @ direction_DJ - offset_J
+    pooled_BKD, weight_PK = pool_by_component(features_PD, [1, 39, 20], point_PJ, centre_KJ, 4.0)
+    alone_1KD, _ = pool_by_component(features_PD[1:40], [39], point_PJ[1:40], centre_KJ, 4.0)
     torch.testing.assert_close(pooled_BKD[1], alone_1KD[0])
     torch.testing.assert_close(pooled_BKD[0], features_PD[:1].expand(4, -1))
     for part in weight_PK.split([1, 39, 20]):
