@@ -1,26 +1,29 @@
-"""Times `momkd-ray heatmap` of one large slide: seconds of the clock, and CPU seconds by stage.
+"""Times `momkd-ray heatmap` of one large slide: seconds of the clock and of the CPU, and those of the CPU by stage.
 
-    python benchmarks/heatmap.py [--before CHECKOUT] [--patches 100000] [--rounds 3]
+    python benchmarks/heatmap.py [--before CHECKOUT] [--patches 100000] [--rounds 5]
 
 The slide is a TRIDENT file of random float32 features with one chunk a patch; the model is the default network with
-random components. The outputs are the default ones: CSV, PNG, GeoJSON, and the picture and tables of components. Stages
-are measured in the process itself; on a machine that does other things too their CPU seconds say more than the clock.
-`--before` is a checkout of another version, with the same environment.
+random components. The outputs are the default ones: CSV, PNG, GeoJSON, and the picture and tables of components. The
+clock and all CPU seconds are those of the command as a user runs it, from the start of its process to the end. The
+stages are measured in another process, by the thread that each runs in. On a machine that does other things too, CPU
+seconds say more than the clock. `--before` is a checkout of another version, with the same environment.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import gc
 import importlib
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +39,12 @@ STAGES = {
     "the batch": [("heatmap.explain_bag", "collate")],
     "the network": [("model.component_momkd", "ComponentMoMKD.readout"), ("heatmap.explain_bag", "explain")],
     "CSV, written and read": [("heatmap.explain_bag", "write_csv"), ("heatmap.draw", "read_csv")],
-    "PNG": [("heatmap.draw", "draw_slide")],
+    "PNG": [("heatmap.draw", "draw_slide"), ("heatmap.slide_files", "draw_slide")],
     "GeoJSON": [("heatmap.qupath", "write_geojson")],
     "components": [("heatmap.explain_bag", "_components"), ("heatmap.draw", "write_components")],
 }
-"""The functions of each stage, by module and name within the package."""
+"""The functions of each stage, by module and name within the package; a version need not have all."""
+IMPORTED = ("heatmap.draw", "heatmap.slide_files", "heatmap.sources", "model.registry", "model.component_momkd")
 
 
 def main() -> None:
@@ -48,7 +52,7 @@ def main() -> None:
     arguments.add_argument("--before", metavar="CHECKOUT", help="a checkout of another version")
     arguments.add_argument("--patches", type=int, default=100_000)
     arguments.add_argument("--width", type=int, default=1024)
-    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--stages", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.stages:
@@ -62,14 +66,14 @@ def main() -> None:
         measured: dict[str, list[dict[str, float]]] = {version: [] for version in versions}
         for _ in range(options.rounds):
             for version, checkout in versions.items():
-                measured[version].append(timed(command, checkout))
-                total = measured[version][-1]
-                print(f"{version}: {total['the clock']:.1f} s, {total['all']:.1f} CPU s", flush=True)
+                total = timed(command, checkout)
+                print(f"{version}: {total['the clock']:.2f} s, {total['all CPU']:.2f} CPU s", flush=True)
+                measured[version].append(stages(command, checkout) | total)
     rows = [
         [stage, *(f"{statistics.median(times[stage] for times in measured[v]):.2f}" for v in versions)]
         for stage in next(iter(measured.values()))[0]
     ]
-    title = f"Seconds of CPU for a slide of {options.patches:,} patches, medians of {options.rounds} turns"
+    title = f"Seconds for a slide of {options.patches:,} patches, medians of {options.rounds} turns"
     print_table(title, ["", *versions], rows)
 
 
@@ -93,41 +97,54 @@ def prepare(folder: Path, patches: int, width: int) -> list[str]:
 
 
 def timed(command: list[str], checkout: str) -> dict[str, float]:
-    """Runs the verb; returns its CPU seconds by stage, those of all and the clock's."""
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    began = time.monotonic()
-    run = subprocess.run(
-        [sys.executable, __file__, "--stages", *command],
-        env=environment | {"PYTHONPATH": os.pathsep.join((checkout, str(Path(__file__).parent)))},
-        cwd=checkout,
-        stdout=subprocess.PIPE,
-        check=True,
-    )
+    """Runs the verb; returns the seconds of the clock, and those of the CPU."""
+    cpu_s, began = cpu_of_children(), time.monotonic()
+    run(["-m", "momkd_ray.cli", "--quiet", *command], checkout)
     clock_s = time.monotonic() - began
-    seconds: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
-    return seconds | {"the clock": clock_s}
+    return {"all CPU": cpu_of_children() - cpu_s, "the clock": clock_s}
+
+
+def stages(command: list[str], checkout: str) -> dict[str, float]:
+    """Runs the verb; returns its CPU seconds by stage."""
+    seconds: dict[str, float] = json.loads(run([__file__, "--stages", *command], checkout).splitlines()[-1])
+    return seconds
+
+
+def run(arguments: list[str], checkout: str) -> bytes:
+    """Runs Python with the code of a checkout; returns its output."""
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment["PYTHONPATH"] = os.pathsep.join((checkout, str(Path(__file__).parent)))
+    finished = subprocess.run(
+        [sys.executable, *arguments], env=environment, cwd=checkout, stdout=subprocess.PIPE, check=True
+    )
+    return finished.stdout
+
+
+def cpu_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def run_in_stages(command: list[str]) -> None:
     """Runs the verb in this process, and prints the CPU seconds of its stages."""
     from momkd_ray import cli
 
-    command_module = importlib.import_module("momkd_ray.heatmap.command")
-    with getattr(command_module, "_collection_paused", nullcontext)():  # as the command imports them
-        for module in ("heatmap.draw", "heatmap.sources", "model.registry", "model.component_momkd"):
+    gc.disable()  # as the command does while it imports them
+    for module in IMPORTED:
+        with suppress(ModuleNotFoundError):
             importlib.import_module(f"momkd_ray.{module}")
+    gc.enable()
     seconds = {"start and imports": time.process_time()} | dict.fromkeys(STAGES, 0.0)
     for stage, functions in STAGES.items():
         for module, name in functions:
-            measure(importlib.import_module(f"momkd_ray.{module}"), name, stage, seconds)
+            with suppress(ModuleNotFoundError, AttributeError):
+                measure(importlib.import_module(f"momkd_ray.{module}"), name, stage, seconds)
     try:
         cli.main(["--quiet", *command])
     except SystemExit as end:
         if end.code:
             raise
-    total_s = time.process_time()
-    seconds["all else"] = total_s - sum(seconds.values())
-    print(json.dumps(seconds | {"all": total_s, "of this, the system's": os.times().system}))
+    print(json.dumps(seconds))
 
 
 def measure(holder: Any, name: str, stage: str, seconds: dict[str, float]) -> None:
@@ -139,11 +156,11 @@ def measure(holder: Any, name: str, stage: str, seconds: dict[str, float]) -> No
 
     @functools.wraps(function)
     def measured(*args: Any, **kwargs: Any) -> Any:
-        began = time.process_time()
+        began = time.thread_time()
         try:
             return function(*args, **kwargs)
         finally:
-            seconds[stage] += time.process_time() - began
+            seconds[stage] += time.thread_time() - began
 
     setattr(holder, name, measured)
 

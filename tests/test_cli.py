@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import typer
 from support.command_line import outcome
 
 from momkd_ray.cli import app
+from momkd_ray.cli_options import imports_kept
 from momkd_ray.config.load import Config
 from momkd_ray.model.bundle import load_bundle
 from momkd_ray.ray_runtime.cluster import Connection
@@ -51,6 +54,16 @@ def test_sigterm_exits_with_143_also_within_a_call_of_ray() -> None:
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
     assert done.returncode == 143, done.stderr
     assert "terminated; finished folds and epochs are kept" in done.stderr
+
+
+def test_garbage_is_collected_again_after_imports_also_after_one_that_fails() -> None:
+    with imports_kept():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ModuleNotFoundError), imports_kept():
+        importlib.import_module("momkd_ray.no_such_room")
+    assert gc.isenabled()
+    gc.unfreeze()
 
 
 def rewrite(path: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.colors import LogNorm, Normalize
 from numpy.typing import NDArray
 
 from momkd_ray import storage
 from momkd_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Normalize
 
 ATTENTION_MAP = "cividis"
 CONTRIBUTION_MAP = "PuOr_r"
@@ -41,10 +42,14 @@ class Scales:
 
     def attention_norm(self) -> Normalize:
         """Returns the logarithmic scale of attention."""
+        from matplotlib.colors import LogNorm
+
         return LogNorm(1 / self.attention, self.attention, clip=True)
 
     def contribution_norm(self) -> Normalize:
         """Returns the symmetric scale of contributions."""
+        from matplotlib.colors import Normalize
+
         return Normalize(-self.contribution, self.contribution, clip=True)
 
     def write(self, location: str) -> None:
@@ -86,12 +91,12 @@ def round_up(value: float) -> float:
 def component_colour(y: int, k: int, components: int) -> Rgb:
     """Returns the colour of component k of class y: the class's hue, darker with k."""
     share = 1.0 if components == 1 else k / (components - 1)
-    return _rgb(matplotlib.colormaps[_CLASS_MAPS[y % len(_CLASS_MAPS)]](_LIGHTEST + share * (_DARKEST - _LIGHTEST)))
+    return _shade(y, _LIGHTEST + share * (_DARKEST - _LIGHTEST))
 
 
 def side_colour(y: int) -> Rgb:
     """Returns the colour of a class."""
-    return _rgb(matplotlib.colormaps[_CLASS_MAPS[y % len(_CLASS_MAPS)]](0.7))
+    return _shade(y, 0.7)
 
 
 def component_colours(components: int, classes: int = 2) -> NDArray[np.float64]:
@@ -99,6 +104,8 @@ def component_colours(components: int, classes: int = 2) -> NDArray[np.float64]:
     return np.array([component_colour(y, k, components) for y in range(classes) for k in range(components)]) / 255
 
 
-def _rgb(colour: tuple[float, float, float, float]) -> Rgb:
-    red, green, blue = (round(255 * value) for value in colour[:3])
+def _shade(y: int, darkness: float) -> Rgb:
+    from matplotlib import colormaps
+
+    red, green, blue = (round(255 * value) for value in colormaps[_CLASS_MAPS[y % len(_CLASS_MAPS)]](darkness)[:3])
     return red, green, blue

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import Any
 
 import pandas as pd
 
 from momkd_ray import storage
-from momkd_ray.errors import InputError
 from momkd_ray.heatmap import qupath
 from momkd_ray.heatmap.colours import ATTENTION_RANGE, Scales, round_up
-from momkd_ray.heatmap.components import write_components
-from momkd_ray.heatmap.drawing import THUMBNAIL_PX, draw_slide
 from momkd_ray.heatmap.explain_bag import ExplainedSlide, HeatmapOptions, explain_bag, forget_models
-from momkd_ray.heatmap.images import SlideImage, find_images, open_image
-from momkd_ray.heatmap.patches import CONTRIBUTION, SlideSummary, read_csv
+from momkd_ray.heatmap.images import find_images
+from momkd_ray.heatmap.patches import SlideSummary
 from momkd_ray.heatmap.sources import BagToExplain, Source
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.parallel_map import parallel_map
@@ -23,7 +22,6 @@ from momkd_ray.ray_runtime.small_work import connect_if_worth, work_on_files
 
 SECONDS_A_SLIDE = 1.5  # to draw it and write its files
 SECONDS_A_MB = 0.03  # of features, to explain them
-CUT_OUT_PX = 256
 
 
 def draw_heatmaps(
@@ -70,15 +68,20 @@ def draw_heatmaps(
     options = HeatmapOptions(out, found, mpp, tile_px, top, tuple(only))
     forget_models()
     work = work_on_files(len(bags), sum(bag.bytes for bag in bags), SECONDS_A_SLIDE, SECONDS_A_MB)
-    with connect_if_worth(work, address):
+    with connect_if_worth(work, address), ThreadPoolExecutor(1) as meanwhile:
+        # the first slide is read and computed outside of Python's lock, which leaves it to the import of matplotlib
+        meanwhile.submit(import_module, "momkd_ray.heatmap.slide_files")
         explained: list[ExplainedSlide] = []
         for done, of_bag in enumerate(_each(explain_bag_task, bags, source=source, options=options), 1):
             explained += of_bag
             progress.update("explain", done, len(bags), "bags")
+        from momkd_ray.heatmap import slide_files
+        from momkd_ray.heatmap.components import write_components
+
         explained.sort(key=lambda slide: slide.summary.slide_id)
         shared = scales or Scales(ATTENTION_RANGE, round_up(max(slide.contribution for slide in explained)))
         summaries = [slide.summary for slide in explained]
-        for done, _ in enumerate(_each(draw_task, summaries, scales=shared, options=options), 1):
+        for done, _ in enumerate(_each(slide_files.write, summaries, scales=shared, options=options), 1):
             progress.update("draw", done, len(summaries), "slides")
     shared.write(storage.join(out, "scales.json"))
     _write_slides(storage.join(out, "slides.csv"), summaries)
@@ -102,48 +105,6 @@ def _each(function: Callable[..., Any], items: Sequence[Any], **arguments: Any) 
 def explain_bag_task(bag: BagToExplain, source: Source, options: HeatmapOptions) -> list[ExplainedSlide]:
     """Explains one bag; for Ray, which finds functions by name."""
     return explain_bag(bag, source, options)
-
-
-def draw_task(summary: SlideSummary, scales: Scales, options: HeatmapOptions) -> str:
-    """Draws one slide whose CSV is written; returns its name."""
-    name = storage.join(options.out, summary.slide_id)
-    table = read_csv(f"{name}.csv")
-    image = open_image(options.images[summary.slide_id]) if summary.slide_id in options.images else None
-    thumbnail = None
-    if image is not None and summary.level0_size is not None:
-        _check_place(table, summary, options.images[summary.slide_id])
-        thumbnail = image.thumbnail(summary.level0_size, THUMBNAIL_PX)
-    draw_slide(f"{name}.png", table, summary, scales, thumbnail)
-    qupath.write_geojson(f"{name}.geojson", table, summary)
-    if image is not None:
-        _cut_out(name, table, summary, image, options.top)
-    return summary.slide_id
-
-
-def _check_place(table: pd.DataFrame, summary: SlideSummary, picture: str) -> None:
-    """Refuses a picture of another slide or another scale, on which patches would lie outside."""
-    assert summary.level0_size is not None
-    right, bottom = float(table["x"].max()), float(table["y"].max())
-    width, height = summary.level0_size
-    if right > width or bottom > height:
-        raise InputError(
-            f"{picture} is {width} x {height} level-0 pixels, but slide {summary.slide_id} has a patch at x {right:g}, "
-            f"y {bottom:g}: give the picture of this slide"
-        )
-
-
-def _cut_out(name: str, table: pd.DataFrame, summary: SlideSummary, image: SlideImage, top: int) -> None:
-    """Cuts out the patches of most attention, and those that contribute most to each class."""
-    maps = {"attention": "attention"} | {f"for_{c}": f"{CONTRIBUTION}{c}" for c in summary.classes}
-    for map_name, column in maps.items():
-        best = table[table[column].notna()].nlargest(top, column)
-        for rank, (x, y) in enumerate(zip(best["x"].tolist(), best["y"].tolist(), strict=True), 1):
-            tile = image.region(x, y, summary.tile_px, CUT_OUT_PX)
-            if tile is None:
-                return
-            file = f"{map_name}_{rank:02d}_x{x:.10g}_y{y:.10g}.png"
-            with storage.atomic_writer(storage.join(f"{name} tiles", file)) as stream:
-                tile.save(stream, format="png")
 
 
 def _probabilities(summary: SlideSummary) -> dict[str, float]:

@@ -253,6 +253,15 @@ def test_what_cannot_be_drawn_is_refused_in_one_sentence(folder: Path, capsys: p
     assert "is no slide" in refused(folder, capsys, "--slide", "a", "--images", str(folder / "a.svs"))
 
 
+@pytest.mark.parametrize("file", ["geojson", "png"])
+def test_a_file_that_cannot_be_written_is_told_in_one_sentence(
+    folder: Path, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The picture and the tiles of a slide are made side by side."""
+    (folder / "out" / f"a.{file}").mkdir(parents=True)
+    assert f"cannot write {folder / 'out' / f'a.{file}'}" in refused(folder, capsys, "--slide", "a")
+
+
 def test_the_size_of_patches_is_the_stride_where_no_file_states_it(folder: Path) -> None:
     write_slide(folder / "features" / "a.h5", patch_size_level0=None)
     drawn(folder)
