@@ -5,9 +5,10 @@ Shapes: P patches of a bag, Y classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,9 @@ from momkd_ray.errors import InputError, RunError
 from momkd_ray.formats.bag import Bag
 from momkd_ray.report.drawings import VERMILLION, Drawing, Ink, short
 from momkd_ray.report.finished_run import FinishedRun
+
+if TYPE_CHECKING:
+    from momkd_ray.model.interface import MILModel
 
 MOST_SLIDES = 4  # wrong calls whose patches are shown
 MOST_PATCHES = 5  # of each
@@ -72,10 +76,11 @@ def review_patches(run: FinishedRun, wrong: pd.DataFrame) -> PatchReview:
         return PatchReview([], "Patches are not shown: this version does not read the run's run.yaml.")
     except (InputError, RunError, OSError) as error:
         return PatchReview([], _because(error))
+    model_of = cache(partial(_load_model, run))
     shown: list[WrongSlide] = []
     for call in wrong.head(MOST_SLIDES).to_dict("records"):
         try:
-            shown.append(_review(run, store, call, len(shown) + 1))
+            shown.append(_review(run, store, model_of, call, len(shown) + 1))
         except (InputError, RunError, OSError) as error:
             return PatchReview(shown, _because(error))
     return PatchReview(shown, "")
@@ -85,7 +90,9 @@ def _because(error: Exception) -> str:
     return f"Patches of further calls are not shown: {' '.join(str(error).split())}"
 
 
-def _review(run: FinishedRun, store: BagStore, call: dict[Any, Any], rank: int) -> WrongSlide:
+def _review(
+    run: FinishedRun, store: BagStore, model_of: Callable[[int], MILModel], call: dict[Any, Any], rank: int
+) -> WrongSlide:
     fold, truth, called = int(call["fold"]), str(call["label"]), str(call["predicted"])
     own = run.slides[(run.slides["patient_id"] == call["patient_id"]) & (run.slides["fold"] == fold)]
     row = own.iloc[int((own[f"p_{called}"] - own[f"p_{truth}"]).to_numpy(dtype=float).argmax())]
@@ -95,7 +102,9 @@ def _review(run: FinishedRun, store: BagStore, call: dict[Any, Any], rank: int) 
     if absent:
         raise InputError(f"{store.uri} no longer holds slide {absent[0]}")
     bags = [store.read(name) for name in names]
-    attention_P, evidence_P = _explained(run, fold, bags, (truth, called), p_called)
+    attention_P, evidence_P = _explained(
+        model_of(fold), bags, [run.classes.index(name) for name in (truth, called)], p_called
+    )
     patches = _patch_table(bags, attention_P, evidence_P)
     best = patches.nlargest(MOST_PATCHES, "contribution", keep="first")
     best["rank"] = range(1, len(best) + 1)
@@ -122,10 +131,25 @@ def _slides_of(names: Sequence[str]) -> str:
     return f"slide {names[0]}" if len(names) == 1 else f"{len(names)} slides as one bag"
 
 
+def _load_model(run: FinishedRun, fold: int) -> MILModel:
+    from momkd_ray.model.bundle import load_bundle
+
+    location = run.directory.fold(fold).model
+    if not storage.exists(storage.join(location, "model.json")):
+        raise InputError(f"{location} holds no model any more")
+    return load_bundle(location)[0]
+
+
 def _explained(
-    run: FinishedRun, fold: int, bags: Sequence[Bag], pair: tuple[str, str], p_called: float
+    model: MILModel, bags: Sequence[Bag], pair: Sequence[int], p_called: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Returns attention (P,) and contribution (P,) to the called class's logit minus the true one's, times patches.
+
+    Args:
+        model: of the fold.
+        bags: the slides of the bag.
+        pair: numbers of the true and the called class.
+        p_called: the called class's probability when it was tested.
 
     Raises:
         InputError: the model has no attention, or the bag is no longer the one that was tested.
@@ -133,14 +157,9 @@ def _explained(
     import torch
 
     from momkd_ray.batches.collate import collate
-    from momkd_ray.model.bundle import load_bundle
     from momkd_ray.model.explain import explain
     from momkd_ray.model.gatv2 import reads_graph
 
-    location = run.directory.fold(fold).model
-    if not storage.exists(storage.join(location, "model.json")):
-        raise InputError(f"{location} holds no model any more")
-    model, _ = load_bundle(location)
     bag = join_bags("reviewed", list(bags))
     if (width := bag.features.shape[1]) != model.width:
         raise InputError(f"the bag store holds features of width {width} now, and the model reads {model.width}")
@@ -149,7 +168,7 @@ def _explained(
     if readout is None:
         raise InputError(f"{model.model_config.name} has no attention over patches")
     explained = explain(readout)
-    truth, called = (run.classes.index(name) for name in pair)
+    truth, called = pair
     odds_Y = np.exp(explained.logits_Y.astype(np.float64) - float(explained.logits_Y.max()))
     if abs(float(odds_Y[called] / odds_Y.sum()) - p_called) > _SAME:
         raise InputError("the bag store holds other features now than those that were tested")

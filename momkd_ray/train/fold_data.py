@@ -56,10 +56,12 @@ class FoldData:
         task: the fold.
         collective: gives rank and number of workers.
         device: the worker's device.
+        tiled: whether large batches are cut into tiles, which only models that read the graph need.
     """
 
-    def __init__(self, task: FoldTask, collective: Collective, device: torch.device) -> None:
+    def __init__(self, task: FoldTask, collective: Collective, device: torch.device, *, tiled: bool = True) -> None:
         self.task, self.config, self.collective, self.device = task, task.config, collective, device
+        self.tiled = tiled
         self.transfer = Transfer(device)
         self.by_role = {role: RoleBags.of(task.bags, role) for role in ROLES}
         self._stream: BagStream | None = None
@@ -180,7 +182,7 @@ class FoldData:
         def read(index: int) -> BagBatch:
             omics = [self.task.omics.get(bags.patients[index])] if with_omics else None
             bag = self._read(stream, (role, epoch, index), bags.ids[index])
-            return collate([bag], omics=omics, device=self.device)
+            return collate([bag], omics=omics, device=self.device, tiled=self.tiled)
 
         try:
             yield from self._prefetch(own, lambda index: (index, read(index)), lambda index: bags.patches[index])
@@ -200,6 +202,7 @@ class FoldData:
                 seeds=[draws[i].seed for i in group],
                 device=self.device,
                 targets=[self.target(draws[i].bag) for i in group] if self.task.targets else None,
+                tiled=self.tiled,
             )
             for group in groups
         )

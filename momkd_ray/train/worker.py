@@ -20,6 +20,7 @@ from momkd_ray.bags.disk_cache import take_notes
 from momkd_ray.batches.sampling import Step
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.errors import DivergedError
+from momkd_ray.model.gatv2 import reads_graph
 from momkd_ray.model.interface import MILModel
 from momkd_ray.model.registry import build_model
 from momkd_ray.ray_runtime import environment
@@ -113,13 +114,13 @@ class FoldTraining:
         self.device = device_of_worker(config.cluster.gpus)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)  # another fold may have been trained in this process
-        self.data = FoldData(task, collective, self.device)
         self.checkpoints = Checkpoints(task.directory.checkpoints, task.fingerprint)
         classes = config.cohort.class_names
         self.gauges = GaugeReporter(config.run.dir, task.fold, task.setting, collective.rank, classes)
         torch.manual_seed(derive_seed("weights", config.train.seed, task.fold) % 2**63)
         sizes = {"width": task.width, "genes": task.genes, "classes": task.classes}
         model = build_model(config.model, config.memory, config.loss, **sizes)
+        self.data = FoldData(task, collective, self.device, tiled=reads_graph(model))
         self.stepper = Stepper(model, config.train, collective, self.device)
         self.predict_batch = CudaGraphCache(lambda batch: self.model.predict(batch)[0], self.device, model)
         self.scheduler = self._make_scheduler()

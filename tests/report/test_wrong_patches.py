@@ -18,7 +18,8 @@ from momkd_ray import storage
 from momkd_ray.batches.collate import collate
 from momkd_ray.formats.bag import Bag
 from momkd_ray.formats.knn_graph import knn_graph
-from momkd_ray.model.bundle import save_bundle
+from momkd_ray.model import bundle
+from momkd_ray.model.bundle import load_bundle, save_bundle
 from momkd_ray.report.finished_run import read_finished_run
 from momkd_ray.report.page import write_report
 from momkd_ray.report.patients import wrong_calls
@@ -59,11 +60,22 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_patches_are_those_that_a_model_without_them_would_miss_most(run: Path) -> None:
+def test_the_patches_are_those_that_a_model_without_them_would_miss_most(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     finished = read_finished_run(RunDirectory(str(run)))
     wrong = wrong_calls(finished)
+    loaded: list[str] = []
+
+    def load_once(location: str) -> object:
+        assert location not in loaded
+        loaded.append(location)
+        return load_bundle(location)
+
+    monkeypatch.setattr(bundle, "load_bundle", load_once)
     review = review_patches(finished, wrong)
     assert not review.note
+    assert 0 < len(loaded) < MOST_SLIDES
     assert len(review.slides) == MOST_SLIDES
     for shown, call in zip(review.slides, wrong.to_dict("records"), strict=False):
         assert f"Patient {call['patient_id']}" in shown.title and f"called {call['predicted']}" in shown.title
@@ -85,7 +97,7 @@ def test_the_page_has_them_and_loads_nothing(run: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["store", "slide", "model", "other features", "run.yaml"])
-def test_what_is_missing_is_said_and_the_page_is_written(run: Path, tmp_path: Path, fault: str) -> None:
+def test_what_is_missing_is_said(run: Path, tmp_path: Path, fault: str) -> None:
     if fault == "store":
         (tmp_path / "bags" / "manifest.json").unlink()
     elif fault == "slide":
@@ -105,6 +117,14 @@ def test_what_is_missing_is_said_and_the_page_is_written(run: Path, tmp_path: Pa
         (run / "run.yaml").write_text(text)
     else:
         (run / "run.yaml").write_text((run / "run.yaml").read_text() + "\nunknown: 1\n")
+    finished = read_finished_run(RunDirectory(str(run)))
+    review = review_patches(finished, wrong_calls(finished))
+    assert "not shown" in review.note
+    assert not review.slides
+
+
+def test_the_page_is_written_without_patches(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "bags" / "manifest.json").unlink()
     page = Path(write_report(str(run))).read_text()
     assert "not shown" in page
     assert "Patches that spoke most" not in page
