@@ -104,7 +104,7 @@ def collate(
     device: torch.device = _CPU,
     targets: Sequence[float | Sequence[float]] | None = None,
     *,
-    tiled: bool = True,
+    graph: bool = True,
 ) -> BagBatch:
     """Concatenates bags into a batch.
 
@@ -120,22 +120,22 @@ def collate(
         device: the device that the batch will be moved to.
         targets: what each bag is trained towards, if it is not its label: the probability of class 1 or, of more than
             two classes, those of all.
-        tiled: whether a batch that is too large to be encoded at once is cut into tiles; only models that read the
-            graph need them.
+        graph: whether the model reads the patch graph. Without, each patch has its self-loop only, and no batch is cut
+            into tiles, as the graph's are that are too large to be encoded at once.
     """
     sizes = [bag.n_patches for bag in bags]
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    graph = _graph_of(bags, offsets.tolist())
+    messages = _graph_of(bags, offsets.tolist()) if graph else MessageGraph.self_loops(int(offsets[-1]))
     present = [(b, row) for b, row in enumerate(omics or []) if row is not None]
     target = None if targets is None else torch.tensor(list(targets), dtype=torch.float32)
     batch = BagBatch(
         bag_ids=tuple(bag.slide_id for bag in bags),
         features_PD=_concatenate_features(bags, offsets.tolist(), device),
-        graph=graph,
+        graph=messages,
         bag_of_patch_P=torch.repeat_interleave(torch.arange(len(bags)), torch.tensor(sizes)),
         patches_B=torch.tensor(sizes, dtype=torch.float32),
         patches_per_bag=tuple(sizes),
-        messages_per_bag=tuple(graph.received_P1[torch.from_numpy(offsets)].diff().tolist()),
+        messages_per_bag=tuple(messages.received_P1[torch.from_numpy(offsets)].diff().tolist()),
         labels_B=None if labels is None else torch.tensor(list(labels), dtype=torch.int64),
         targets_B=target if target is not None and target.ndim == 1 else None,
         targets_BY=target if target is not None and target.ndim == 2 else None,
@@ -143,8 +143,8 @@ def collate(
         omics_bag_R=torch.tensor([b for b, _ in present]) if present else None,
         omics_per_bag=tuple(int(row is not None) for row in omics or [None] * len(bags)),
         seeds=None if seeds is None else tuple(seeds),
-        tiles=tuple(cut_tiles(graph, tuple(sizes), TILE_PATCHES[device.type]))
-        if tiled and offsets[-1] > MAX_UNTILED_PATCHES[device.type]
+        tiles=tuple(cut_tiles(messages, tuple(sizes), TILE_PATCHES[device.type]))
+        if graph and offsets[-1] > MAX_UNTILED_PATCHES[device.type]
         else (),
     )
     return batch if device.type == "cpu" else batch.map_tensors(Tensor.pin_memory)

@@ -60,6 +60,12 @@ class MessageGraph:
         return cls._from_arrays(received_P1, source_M, sent_P1, message_M, target_M)
 
     @classmethod
+    def self_loops(cls, patches: int) -> MessageGraph:
+        """Returns the graph of patches without edges: each patch has its self-loop only."""
+        row_P1 = np.arange(patches + 1, dtype=np.int32)
+        return cls._from_arrays(row_P1, row_P1[:-1], row_P1, row_P1[:-1], row_P1[:-1])
+
+    @classmethod
     def _from_arrays(cls, *arrays: NDArray[np.integer]) -> MessageGraph:
         return cls(*(torch.from_numpy(array.astype(np.int32, copy=False)) for array in arrays))
 

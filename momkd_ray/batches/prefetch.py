@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ def prefetch(
     *,
     threads: int,
     limit: int,
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Yields `make(task)` for each task, in order, computed in background threads while the caller works.
 
     Args:
@@ -26,8 +26,8 @@ def prefetch(
         make: called in one of `threads` threads.
         cost: of a task's result, such as its bytes.
         threads: number of background threads.
-        limit: on the summed cost of results that are computed or in work and not yet released by the caller. A task
-            above the limit runs alone.
+        limit: on the summed cost of results that are computed or in work, beside the one that the caller works on. A
+            task above the limit is computed alone.
 
     Raises:
         Exception: whatever `make` raised, when the caller reaches that task.
@@ -36,19 +36,22 @@ def prefetch(
     pending: deque[tuple[int, Future[Result]]] = deque()
     held, upcoming = 0, next(remaining, None)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="prefetch")
+
+    def fill() -> None:
+        nonlocal held, upcoming
+        while upcoming is not None and (not pending or held + cost(upcoming) <= limit):
+            pending.append((cost(upcoming), pool.submit(make, upcoming)))
+            held, upcoming = held + pending[-1][0], next(remaining, None)
+
     try:
-        while True:
-            while upcoming is not None and (not pending or held + cost(upcoming) <= limit):
-                pending.append((cost(upcoming), pool.submit(make, upcoming)))
-                held, upcoming = held + pending[-1][0], next(remaining, None)
-            if not pending:
-                return
+        fill()
+        while pending:
             released, future = pending.popleft()
             result = future.result()
             del future  # only the caller may keep the result alive
-            # the caller's current item counts towards the limit until it asks for the next
+            held -= released
+            fill()
             yield result
             del result
-            held -= released
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

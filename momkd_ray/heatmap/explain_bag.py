@@ -145,7 +145,7 @@ def _explain(model: MILModel, location: str, bag: Bag) -> Explanation:
     import torch
 
     with torch.no_grad():
-        readout = model.readout(collate([bag], tiled=reads_graph(model)))
+        readout = model.readout(collate([bag], graph=reads_graph(model)))
     if readout is None:
         raise InputError(
             f"{location} is a model of type {model.model_config.name}, which has no attention over patches to draw: "

@@ -59,7 +59,7 @@ class Ensemble:
         self.device = torch.device(device)
         loaded = [load_bundle(location) for location in models]
         self.models = [model.to(self.device) for model, _ in loaded]
-        self.tiled = any(map(reads_graph, self.models))
+        self.graph = any(map(reads_graph, self.models))
         self.card = loaded[0][1]
 
     def predict(self, bag_id: str, slides: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Ensemble:
         p: float | list[float] | None = None
         members: list[Any] = []
         if bags:
-            batch = collate([join_bags(bag_id, bags)], device=self.device, tiled=self.tiled).to(self.device)
+            batch = collate([join_bags(bag_id, bags)], device=self.device, graph=self.graph).to(self.device)
             predicted = [model.predict(batch)[0][0] for model in self.models]
             if len(self.card.classes) == 2:
                 members = [float(p_Y[1]) for p_Y in predicted]

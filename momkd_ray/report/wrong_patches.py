@@ -164,7 +164,7 @@ def _explained(
     if (width := bag.features.shape[1]) != model.width:
         raise InputError(f"the bag store holds features of width {width} now, and the model reads {model.width}")
     with torch.no_grad():
-        readout = model.readout(collate([bag], tiled=reads_graph(model)))
+        readout = model.readout(collate([bag], graph=reads_graph(model)))
     if readout is None:
         raise InputError(f"{model.model_config.name} has no attention over patches")
     explained = explain(readout)

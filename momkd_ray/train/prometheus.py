@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from momkd_ray.batches.collate import BagBatch
 from momkd_ray.model.memory import MomentumMemory
 
 REPORT_INTERVAL_S = 5.0  # Ray drops a gauge that was not set for 20 s, and an epoch may take longer
@@ -72,18 +71,18 @@ class GaugeReporter:
         self._began, self._waited = float("inf"), 0.0
         self._bags, self._patches = 0, 0
 
-    def record_step(self, batches: Sequence[BagBatch], began: float, waited: float) -> None:
+    def record_step(self, patches: Sequence[int], began: float, waited: float) -> None:
         """Records a step's throughput.
 
         Args:
-            batches: this worker's bags of the step.
-            began: when it began to wait for them, by `time.monotonic`.
+            patches: of each of this worker's bags of the step.
+            began: when the step began, by `time.monotonic`.
             waited: seconds that it waited.
         """
         self._began = min(self._began, began)
         self._waited += waited
-        self._bags += sum(len(batch) for batch in batches)
-        self._patches += sum(sum(batch.patches_per_bag) for batch in batches)
+        self._bags += len(patches)
+        self._patches += sum(patches)
         seconds = time.monotonic() - self._began
         self._set("momkd_bags_per_second", self._bags / seconds, rank=str(self.rank))
         self._set("momkd_patches_per_second", self._patches / seconds, rank=str(self.rank))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -59,13 +59,14 @@ class Stepper:
         for group in self.optimiser.param_groups:
             group["capturable"] = self.device.type == "cuda"
 
-    def step(self, batches: Sequence[BagBatch], global_bags: int, filler: BagBatch | None = None) -> Tensor:
+    def step(self, batches: Iterable[BagBatch], global_bags: int, passes: int = 1, *, fills_in: bool = False) -> Tensor:
         """Takes one optimisation step, and moves the memory.
 
         Args:
-            batches: this rank's micro-batches; empty if the step has fewer bags than ranks.
+            batches: this rank's bags, a batch for each forward pass; each is asked for when it is needed.
             global_bags: number of bags of all ranks in this step.
-            filler: any labelled bag, needed if `batches` is empty: it takes part with weight 0.
+            passes: number of the batches.
+            fills_in: whether the step has no bag for this rank: `batches` is any labelled bag, with weight 0.
 
         Returns:
             (B, losses + predicted classes) for this rank's bags in their order, on the device: each of `loss_names`,
@@ -73,27 +74,30 @@ class Stepper:
         """
         self.model.train()
         # a recording holds the learning rate, which one cycle changes in every step
-        if self.collective.world == 1 and len(batches) == 1 and self.config.schedule != "one_cycle":
-            batch = batches[0].to(self.device, batches[0].features_PD.dtype)
+        if self.collective.world == 1 and passes == 1 and self.config.schedule != "one_cycle":
+            (batch,) = batches
+            batch = batch.to(self.device, batch.features_PD.dtype)
             return self.recorded(batch, settings=self.optimiser.param_groups[0]["lr"])
-        return self._update(batches, global_bags, filler)
+        return self._update(batches, global_bags, passes, fills_in=fills_in)
 
-    def _update(self, batches: Sequence[BagBatch], global_bags: int, filler: BagBatch | None = None) -> Tensor:
+    def _update(
+        self, batches: Iterable[BagBatch], global_bags: int, passes: int = 1, *, fills_in: bool = False
+    ) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
-        outcomes = [
-            self._backward(batch, self.collective.world / global_bags, last=i == len(batches) - 1)
-            for i, batch in enumerate(batches)
-        ]
-        if not batches:
-            assert filler is not None, "a rank without bags needs a filler to take part in the all-reduce"
-            self._backward(filler, 0.0, last=True)
+        scale = 0.0 if fills_in else self.collective.world / global_bags
+        outcomes, bags = [], 0
+        for number, batch in enumerate(batches, 1):
+            outcome = self._backward(batch, scale, last=number == passes)
+            if not fills_in:
+                outcomes.append(outcome)
+                bags += len(batch)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimiser.step()
         if self.model.memory is not None:
             evidence = [e for _, (e, _) in outcomes] or [torch.zeros(0, self.model.model_config.shared)]
             classes = [y for _, (_, y) in outcomes] or [torch.zeros(0, dtype=torch.int64)]
             evidence_NS, classes_N = torch.cat(evidence).to(self.device), torch.cat(classes).to(self.device)
-            self.model.memory.update(evidence_NS, classes_N, sum(len(b) for b in batches))
+            self.model.memory.update(evidence_NS, classes_N, bags)
         predicted = 1 if self.model.classes == 2 else self.model.classes
         empty = torch.zeros(0, len(self.model.loss_names) + predicted, device=self.device)
         return torch.cat([empty, *(values_BV for values_BV, _ in outcomes)])

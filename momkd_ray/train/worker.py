@@ -120,7 +120,8 @@ class FoldTraining:
         torch.manual_seed(derive_seed("weights", config.train.seed, task.fold) % 2**63)
         sizes = {"width": task.width, "genes": task.genes, "classes": task.classes}
         model = build_model(config.model, config.memory, config.loss, **sizes)
-        self.data = FoldData(task, collective, self.device, tiled=reads_graph(model))
+        reads = {"graph": reads_graph(model), "omics_to_predict": model.needs_omics_to_predict}
+        self.data = FoldData(task, collective, self.device, **reads)
         self.stepper = Stepper(model, config.train, collective, self.device)
         self.predict_batch = CudaGraphCache(lambda batch: self.model.predict(batch)[0], self.device, model)
         self.scheduler = self._make_scheduler()
@@ -255,14 +256,15 @@ class FoldTraining:
         saving_s = 0.0
         positions: list[int] = []
         values: list[Tensor] = []
+        patches = self.data.by_role["train"].patches
         for share in self.data.shares(plan, state.step, state.epoch):
-            began = time.monotonic() - share.waited_s
-            waits.append(share.waited_s)
-            batches = share.batches if share.draws else []
-            values.append(self.stepper.step(batches, share.global_bags, filler=share.batches[0]))
+            began = time.monotonic()
+            passes, bags = len(share.passes), share.global_bags
+            values.append(self.stepper.step(share.batches(), bags, passes, fills_in=not share.draws))
             if isinstance(self.scheduler, OneCycleLR):
                 self.scheduler.step()
-            self.gauges.record_step(batches, began, share.waited_s)
+            waits.append(share.waited_s)
+            self.gauges.record_step([patches[draw.bag] for draw in share.draws], began, share.waited_s)
             positions += [draw.position for draw in share.draws]
             state.step += 1
             if state.step % self.config.cluster.checkpoint_steps == 0 and state.step < len(plan):
@@ -309,7 +311,7 @@ class FoldTraining:
         """Predicts the class probabilities of every bag of a role; `epoch` is the one that it validates."""
         self.model.eval()
         bags = self.data.by_role[role]
-        batches = self.data.single(role, with_omics=self.model.needs_omics_to_predict, epoch=epoch)
+        batches = self.data.single(role, epoch=epoch)
         own = {index: self.predict_batch(batch.to(self.device))[0].tolist() for index, batch in batches}
         probabilities = merge_dicts(self.collective.gather(own))
         table = pd.DataFrame({"slide_id": bags.slides, "patient_id": bags.patients, "y": bags.y})

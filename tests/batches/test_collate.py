@@ -45,4 +45,4 @@ def test_tiles_are_cut_only_for_models_that_read_the_graph(monkeypatch: pytest.M
     monkeypatch.setitem(tiles.MAX_UNTILED_PATCHES, "cpu", PATCHES - 1)
     bag = bag_of(np.zeros((PATCHES, WIDTH), np.float32))
     assert collate([bag]).tiles
-    assert not collate([bag], tiled=False).tiles
+    assert not collate([bag], graph=False).tiles

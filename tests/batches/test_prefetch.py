@@ -32,7 +32,8 @@ def test_prefetching_keeps_order_and_memory_for_any_number_of_threads(
         with lock:
             held[0] -= made[1]
     assert taken == tasks
-    assert highest[0] <= max([limit, *costs])
+    # beside the one that the caller works on
+    assert highest[0] <= max([limit, *costs]) + max([0, *costs])
 
 
 def test_prefetching_passes_errors_on_in_their_turn() -> None:
@@ -47,18 +48,20 @@ def test_prefetching_passes_errors_on_in_their_turn() -> None:
         next(made)
 
 
-def test_reading_overlaps_with_the_computation() -> None:
-    """While the caller holds one bag the next ones are made: the threads are seen at work before they are asked."""
+@pytest.mark.parametrize("cost", [1, 100])
+def test_reading_overlaps_with_the_computation(cost: int) -> None:
+    """While the caller works on one bag the next is made before it is asked for, also where each is above the limit."""
     started = [threading.Event() for _ in range(3)]
 
     def make(n: int) -> int:
         started[n].set()
         return n
 
-    made = prefetch(range(3), make, lambda n: 1, threads=1, limit=3)
-    assert next(made) == 0
-    assert all(event.wait(10) for event in started)
-    assert list(made) == [1, 2]
+    made = prefetch(range(3), make, lambda n: cost, threads=1, limit=3)
+    for n in range(3):
+        assert next(made) == n
+        assert all(event.wait(10) for event in started[: n + 2])
+    assert list(made) == []
 
 
 def test_nothing_is_read_on_after_the_caller_has_gone() -> None:

@@ -34,7 +34,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> BagStore:
 
 
 def trained(source: BagSource, location: Path, between: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Trains the fold and returns its weights, metrics and predictions; `between` is called after the first epoch."""
+    """Trains the fold and returns its weights, metrics and predictions; `between` is called after the first epoch.
+
+    A bag or two are read ahead, so that the later epochs are still to be read then.
+    """
     reported: list[dict[str, Any]] = []
 
     def report(metrics: dict[str, Any]) -> None:
@@ -42,7 +45,10 @@ def trained(source: BagSource, location: Path, between: Callable[[], None] = lam
         if len(reported) == 1:
             between()
 
-    train_loop_per_worker({"task": replace(fold_task(location), source=source), "report": report})
+    task = fold_task(location)
+    cluster = task.config.cluster.model_copy(update={"read_ahead_mb": 2**-10})
+    config = task.config.model_copy(update={"cluster": cluster})
+    train_loop_per_worker({"task": replace(task, source=source, config=config), "report": report})
     return {
         "weights": state_of(location)["model"],
         "reported": [{k: v for k, v in line.items() if k != "notes"} for line in reported],
