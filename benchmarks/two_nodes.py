@@ -173,8 +173,9 @@ def read_epochs(task: FoldTask, rank: int, world: int, seconds_a_bag: float) -> 
     for epoch in range(EPOCHS_READ):
         began, waited = time.monotonic(), 0.0
         for share in data.shares(data.plan(epoch), 0, epoch):
+            for draws, _ in zip(share.passes, share.batches(), strict=True):
+                time.sleep(seconds_a_bag * len(draws))
             waited += share.waited_s
-            time.sleep(seconds_a_bag * len(share.draws))
         times.append((time.monotonic() - began, waited))
         for _ in data.single("val", epoch=epoch):
             pass
