@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from momkd_ray.cohort import columns
-from momkd_ray.cohort.labels import sort_labels
+from momkd_ray.cohort.labels import Labelling, says_missing, sort_labels
 from momkd_ray.cohort.slide_labels import (
     LabelRows,
     differing,
@@ -35,6 +35,7 @@ class ClinicalTable:
         faults: of kind patient.
         named: every patient that a row names, those with faults too.
         y: label as written -> number of its class; of two, 1 is the positive one.
+        numbers: label as written -> the number that it is; only of a regression.
         understood: what was recognised.
         left_out: patients who are left out although they have a label, each with the reason.
         label_table: the table that has the labels.
@@ -51,6 +52,7 @@ class ClinicalTable:
     understood: tuple[Understood, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
     label_table: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict)
     slide_rows_out: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -87,7 +89,7 @@ def read_clinical(
     except InputError as error:
         recoded = next((entry.what for entry in file.understood if "Windows-1252" in entry.what), "")
         raise InputError(f"{error}; {recoded}: save it as UTF-8 if letters are wrong" if recoded else error) from error
-    sorted_out = _sorted_out(settings, labels, labelling.y, path, rows_of, site or "", site_of_row)
+    sorted_out = _sorted_out(settings, labels, labelling, path, rows_of, site or "", site_of_row)
     faults += sorted_out.faults
     understood = [*file.understood, *labels.understood, *labelling.understood]
     understood += of_both_classes(settings, labels, sorted_out.both, labelling.y)
@@ -104,6 +106,7 @@ def read_clinical(
         understood=tuple(understood),
         left_out=sorted_out.left_out,
         label_table=labels.path,
+        numbers=labelling.numbers,
         slide_rows_out=rows_of_neither(settings, labels, labelling.y),
     )
 
@@ -122,7 +125,7 @@ class _Patients:
 def _sorted_out(
     settings: CohortConfig,
     labels: LabelRows,
-    y: Mapping[str, int],
+    labelling: Labelling,
     path: str,
     rows_of: Mapping[str, Sequence[int]],
     site: str,
@@ -131,9 +134,11 @@ def _sorted_out(
     """Finds the label and, of patients in the study, the site of every patient, or the fault of its rows."""
     found = _Patients()
     for patient, rows in sorted(rows_of.items()):
-        own = patient_label(settings, labels, patient, y)
-        its_sites = [site_of_row[row - 1] for row in rows] if site and own.label in y else []
-        if own.fault:
+        own = patient_label(settings, labels, patient, labelling.y, labelling.numbers)
+        its_sites = [site_of_row[row - 1] for row in rows] if site and own.label in labelling.y else []
+        if word := _no_number(settings, labels, patient, labelling):
+            found.faults.append(_fault(labels.path, patient, "not a number", word))
+        elif own.fault:
             found.faults.append(_fault(labels.path, patient, "duplicated", own.fault))
         elif differ := differing(site, rows, its_sites):
             found.faults.append(_fault(path, patient, "duplicated", differ))
@@ -149,6 +154,20 @@ def _sorted_out(
             if its_sites:
                 found.sites[patient] = str(its_sites[0])
     return found
+
+
+def _no_number(settings: CohortConfig, labels: LabelRows, patient: str, labelling: Labelling) -> str:
+    """Describes a label of a patient that is neither a number, of a regression, nor says that it is missing."""
+    if settings.task != "regression":
+        return ""
+    for row in labels.rows_of.get(patient, ()):
+        label = labels.labels[row - 1]
+        if label is not None and label not in labelling.numbers and not says_missing(label):
+            return (
+                f"has the '{settings.label}' '{label}' in {data_rows([row])}, which is no number: write a number, or "
+                "leave the cell blank"
+            )
+    return ""
 
 
 def repeated_rows(path: str, rows_of: Mapping[str, Sequence[int]]) -> list[Understood]:

@@ -19,12 +19,14 @@ from momkd_ray.cohort.joining import clinical_column, join_slides, unusual_colum
 from momkd_ray.cohort.labels import check_classes
 from momkd_ray.cohort.no_genes import Label
 from momkd_ray.cohort.omics import OmicsTable, read_omics
-from momkd_ray.cohort.slide_labels import label_rows, none_of, without_other_labels
+from momkd_ray.cohort.quantile_classes import with_quantile_classes
+from momkd_ray.cohort.slide_labels import label_rows, no_class, without_other_labels
 from momkd_ray.cohort.slides import SlideTable, read_slides
 from momkd_ray.cohort.table_files import read_table_file
 from momkd_ray.cohort.text_encoding import assumed_encoding
 from momkd_ray.cohort.understood import Understood, in_order
 from momkd_ray.config.load import Config
+from momkd_ray.config.quantile_ranges import Ranges
 from momkd_ray.config.sections import CohortConfig
 from momkd_ray.errors import InputError
 from momkd_ray.input_faults import Fault, FaultsError, Kind, OnError
@@ -50,7 +52,8 @@ class Cohort:
 
     Attributes:
         patients: index `patient_id` (sorted), columns `label` (the user's class name), `y` (its number; of two, 1 is
-            the positive one) and, if `folds.site` names one, `site`.
+            the positive one) and, if `folds.site` names one, `site`; of a regression also `number`, whose quantiles the
+            classes are.
         slides: columns `slide_id` (sorted), `patient_id`, and of the feature file `path`, `file` (size and time of
             change, '' if there is none) and `bytes`.
         omics: index `patient_id` (sorted, some or all patients), float32 genes, NaN where blank; None without omics.
@@ -63,6 +66,7 @@ class Cohort:
         features_elsewhere: if no slide has a feature file, a sentence on the folder that holds them, else ''.
         understood: what was recognised about the tables; warnings first.
         gene_families: the genes by the scale of their values; None if they were not read from a file.
+        ranges: of a regression, name and cut-offs of the classes; None of a classification.
     """
 
     patients: pd.DataFrame
@@ -76,6 +80,13 @@ class Cohort:
     features_elsewhere: str = ""
     understood: tuple[Understood, ...] = ()
     gene_families: tuple[GeneFamily, ...] | None = None
+    ranges: Ranges | None = None
+
+    def resolved(self, config: Config) -> Config:
+        """Returns the configuration with the classes that a regression has on these patients."""
+        if self.ranges is None:
+            return config
+        return config.model_copy(update={"cohort": config.cohort.model_copy(update={"classes": self.ranges})})
 
     def without_slides(self, faults: Iterable[Fault]) -> Cohort:
         """Removes the slides of bad feature files, and adds the faults to `rejected`.
@@ -108,12 +119,12 @@ class Cohort:
         """Describes the cohort: likely mistakes, its counts, what was recognised, and everything left out and why."""
         counts = self.patients["label"].value_counts()
         shown = reversed(self.classes) if len(self.classes) == 2 else self.classes
-        per_class = ", ".join(f"{int(counts[name]):,} {name}" for name in shown)
+        of = " " if self.ranges is None else " of "  # a range begins with a number, too
+        per_class = ", ".join(f"{int(counts[name]):,}{of}{name}" for name in shown)
         several = int((self.slides["patient_id"].value_counts() > 1).sum())
-        warnings = [entry.sentence() for entry in self.understood if entry.warning]
         recognised = [entry.sentence() for entry in self.understood if not entry.warning]
         return [
-            *warnings,
+            *(entry.sentence() for entry in self.understood if entry.warning),
             f"{_count(len(self.patients), 'patient')}: {per_class}.",
             f"{_count(len(self.slides), 'slide')}; {_count(several, 'patient')} with several.",
             self._omics_sentence(),
@@ -126,12 +137,10 @@ class Cohort:
 
     def unmatched_file_sentences(self) -> list[str]:
         """One sentence, if there are feature files that no row names."""
+        if not self.unmatched_files:
+            return []
         files = _count(len(self.unmatched_files), "feature file")
-        return (
-            [f"{files} of no row of the slides' table: {_examples(self.unmatched_files)}."]
-            if self.unmatched_files
-            else []
-        )
+        return [f"{files} of no row of the slides' table: {_examples(self.unmatched_files)}."]
 
     def fingerprint(self) -> str:
         """Hashes identifiers, labels, slides and omics, but not locations: 16 hex digits of a SHA-256."""
@@ -143,6 +152,8 @@ class Cohort:
             list(zip(self.slides["slide_id"], self.slides["patient_id"], strict=True)),
             [genes, with_omics],
         ]
+        if self.ranges is not None:
+            tree.append(self.patients["number"].tolist())
         digest = hashlib.sha256(json.dumps(tree).encode())
         if self.omics is not None:
             digest.update(np.ascontiguousarray(self.omics.to_numpy(), dtype="<f4").tobytes())
@@ -209,6 +220,7 @@ def _load_cohort(config: Config, on_error: OnError) -> Cohort:
         joined = join_slides(settings, slides_file, clinical_file, column)
     with _faults_of_table(settings.clinical):
         labels = label_rows(settings, clinical_file, column, (slides_file, joined))
+        settings, of_quantiles = with_quantile_classes(settings, labels, joined)
         clinical = read_clinical(settings, config.folds.site, clinical_file, column, labels)
     with _faults_of_table(slides_table):
         listing = read_slides(slides_table, joined.column, settings.slide_column, joined.frame)
@@ -222,7 +234,7 @@ def _load_cohort(config: Config, on_error: OnError) -> Cohort:
         _refuse_rows(faults, settings, rows)
     features = find_features(config.features.dir, listing.named)
     slides = _with_files(slides, features)
-    understood = [*unusual_column(settings.clinical, column), *clinical.understood, *joined.understood]
+    understood = [*unusual_column(settings.clinical, column), *clinical.understood, *joined.understood, *of_quantiles]
     return Cohort(
         patients=patients,
         slides=slides,
@@ -237,6 +249,7 @@ def _load_cohort(config: Config, on_error: OnError) -> Cohort:
             [*understood, *listing.understood, *(omics.understood if omics else ()), *features.understood]
         ),
         gene_families=omics.families if omics else None,
+        ranges=settings.classes if settings.task == "regression" else None,
     )
 
 
@@ -294,7 +307,7 @@ def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: Slide
             left_out.append(("patient", patient, "no slide with a label", "" if patient in with_slide else "unmatched"))
         elif label not in clinical.y:
             which = f"is '{label}'" if len(others) <= OTHER_LABELS else f"is one of {len(others)} others"
-            reason = f"the label {which}, {none_of(classes)}"
+            reason = f"the label {which}, {no_class(settings)}"
             left_out.append(("patient", patient, reason, ""))
         elif patient in with_slide:
             kept[patient] = classes[clinical.y[label]]
@@ -318,6 +331,8 @@ def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: Slide
     table = pd.DataFrame(index=pd.Index(list(kept), name="patient_id", dtype="str"))
     table["label"] = pd.Series(list(kept.values()), table.index, dtype="str")
     table["y"] = [classes.index(label) for label in kept.values()]
+    if settings.task == "regression":
+        table["number"] = [clinical.numbers[clinical.labels[patient] or ""] for patient in kept]
     if clinical.sites:
         table["site"] = pd.Series([clinical.sites[patient] for patient in kept], table.index, dtype="str")
     return table, left_out

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 from momkd_ray.cohort.number_text import numbers_of
@@ -47,10 +47,12 @@ class Labelling:
     Attributes:
         y: label as written in the table -> number of its class; of two, 1 is the positive one.
         understood: how several labels, cut-offs or the rest were read.
+        numbers: label as written -> the number that it is; only of a regression.
     """
 
     y: Mapping[str, int]
     understood: tuple[Understood, ...]
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 def label_key(label: str) -> tuple[str, Hashable]:
@@ -88,6 +90,9 @@ def sort_labels(settings: CohortConfig, counts: Counter[str], path: str) -> Labe
         InputError: both classes claim a label, or a class has none.
     """
     check_classes(settings)
+    numbers = label_numbers(list(counts)) if settings.task == "regression" else {}
+    if numbers:  # `<1` and `10-20` may be within a range, but are no number
+        counts = Counter({label: count for label, count in counts.items() if label in numbers})
     names = settings.class_names
     keys = {label_key(label) for label in counts}
     claimed = [_claimed(settings.labels_of(y), counts, keys) for y in range(len(names))]
@@ -114,7 +119,7 @@ def sort_labels(settings: CohortConfig, counts: Counter[str], path: str) -> Labe
         if claimed[y] != {names[y]}
     ]
     understood += _in_vain(settings, keys, path)
-    return Labelling({label: y for y, own in enumerate(claimed) for label in own}, tuple(understood))
+    return Labelling({label: y for y, own in enumerate(claimed) for label in own}, tuple(understood), numbers)
 
 
 def check_classes(settings: CohortConfig) -> None:
@@ -123,6 +128,8 @@ def check_classes(settings: CohortConfig) -> None:
     Raises:
         InputError: they do.
     """
+    if settings.task == "regression":  # whose classes are ranges without an overlap
+        return
     own = [{label_key(label) for label in settings.labels_of(y)} for y in range(len(settings.class_names))]
     for first, second in combinations(range(len(own)), 2):
         both = next((label for label in settings.labels_of(second) if label_key(label) in own[first]), None)
@@ -157,6 +164,15 @@ def _claimed(given: tuple[str, ...], counts: Counter[str], keys: set[tuple[str, 
                 if ends and all(_COMPARE[sign](end, float(limit)) for sign, limit in cut_offs for end in ends)
             }
     return claimed
+
+
+def label_numbers(labels: Sequence[str]) -> dict[str, float]:
+    """Returns the number that each label is, as written; not those of ranges such as `<1` and `10-20`, nor of words.
+
+    >>> label_numbers(["12.0", "12", "<1", "10-20", "high"])
+    {'12.0': 12.0, '12': 12.0}
+    """
+    return {label: ends[0] for label, ends in _ranges(labels).items() if len(ends) == 1 and math.isfinite(ends[0])}
 
 
 def _ranges(labels: Sequence[str]) -> dict[str, tuple[float, ...]]:

@@ -14,6 +14,7 @@ from momkd_ray.input_faults import Kind
 
 BOTH_CLASSES = "its slides are of both classes (cohort.slide_labels: leave_out)"
 SEVERAL_CLASSES = "its slides are of several classes (cohort.slide_labels: leave_out)"
+SEVERAL_NUMBERS = "its slides have several numbers (cohort.slide_labels: leave_out)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,13 @@ def label_rows(
     return LabelRows(file.path, of_slides, rows_by_value(frame[patients])[0], texts(frame[settings.label]), understood)
 
 
-def patient_label(settings: CohortConfig, rows: LabelRows, patient: str, y: Mapping[str, int]) -> PatientLabel:
+def patient_label(
+    settings: CohortConfig,
+    rows: LabelRows,
+    patient: str,
+    y: Mapping[str, int],
+    numbers: Mapping[str, float] | None = None,
+) -> PatientLabel:
     """Returns the label of a patient by its rows.
 
     Args:
@@ -89,18 +96,20 @@ def patient_label(settings: CohortConfig, rows: LabelRows, patient: str, y: Mapp
         rows: where the labels are.
         patient: as the clinical table writes it.
         y: label as written -> number of its class; of two, 1 is the positive one.
+        numbers: label as written -> the number that it is, of a regression: then rows agree if their numbers do.
     """
-    numbers = rows.rows_of.get(patient, ())
-    own = [rows.labels[row - 1] for row in numbers]
+    own_rows = rows.rows_of.get(patient, ())
+    own = [rows.labels[row - 1] for row in own_rows]
+    meaning: Mapping[str, float] = numbers or y
     if not any(label in y for label in own):
         return PatientLabel(own[0] if own else None)
     if not rows.of_slides or settings.slide_labels == "agree":
-        return PatientLabel(own[0], differing(settings.label, numbers, own, y, of_slides=rows.of_slides))
+        return PatientLabel(own[0], _differing_labels(settings, own_rows, own, meaning, of_slides=rows.of_slides))
     of_class = [label for label in own if label in y]
-    if len({y[str(label)] for label in of_class}) == 1:
+    if len({meaning[str(label)] for label in of_class}) == 1:
         return PatientLabel(of_class[0])
     if settings.slide_labels == "leave_out":
-        reason = BOTH_CLASSES if len(settings.class_names) == 2 else SEVERAL_CLASSES
+        reason = BOTH_CLASSES if len(settings.class_names) == 2 else SEVERAL_NUMBERS if numbers else SEVERAL_CLASSES
         return PatientLabel(of_class[0], left_out=reason, both=True)
     return PatientLabel(next(label for label in of_class if y[str(label)] == 1), both=True)
 
@@ -110,9 +119,7 @@ def rows_of_neither(settings: CohortConfig, rows: LabelRows, y: Mapping[str, int
     if not rows.of_slides or settings.slide_labels == "agree":
         return {}
     return {
-        row: "the slide's label is blank"
-        if label is None
-        else f"the slide's label is '{label}', {none_of(settings.class_names)}"
+        row: "the slide's label is blank" if label is None else f"the slide's label is '{label}', {no_class(settings)}"
         for row, label in enumerate(rows.labels, start=1)
         if label not in y
     }
@@ -143,8 +150,9 @@ def of_both_classes(
     if not patients:
         return []
     have = "1 patient has" if len(patients) == 1 else f"{len(patients):,} patients have"
-    both = "both" if len(settings.class_names) == 2 else "several"
-    what = f"{have} slides of {both} classes, such as '{patients[0]}' ({data_rows(rows.rows_of[patients[0]])})"
+    both = "both classes" if len(settings.class_names) == 2 else "several classes"
+    both = "several numbers" if settings.task == "regression" else both
+    what = f"{have} slides of {both}, such as '{patients[0]}' ({data_rows(rows.rows_of[patients[0]])})"
     if settings.slide_labels == "leave_out":
         what += ", and are left out (cohort.slide_labels: leave_out)"
     else:
@@ -156,13 +164,31 @@ def of_both_classes(
     return [Understood(rows.path, "labels", what, len(patients))]
 
 
+def _differing_labels(
+    settings: CohortConfig,
+    rows: Sequence[int],
+    labels: Sequence[str | None],
+    meaning: Mapping[str, Hashable],
+    *,
+    of_slides: bool,
+) -> str:
+    """Describes the rows of a patient whose labels differ; '' if they agree. Those of slides have another cure."""
+    cure = "give all its rows the same one"
+    if of_slides:
+        positive = "any_positive (a positive slide makes its patient positive), or to "
+        cure = (
+            f"if they are its slides', set cohort.slide_labels to {positive if len(settings.class_names) == 2 else ''}"
+            f"leave_out (such patients are left out); or else {cure}"
+        )
+    return differing(settings.label, rows, labels, meaning, cure)
+
+
 def differing(
     column: str,
     rows: Sequence[int],
     values: Sequence[str | None],
     meaning: Mapping[str, Hashable] | None = None,
-    *,
-    of_slides: bool = False,
+    cure: str = "give all its rows the same one",
 ) -> str:
     """Describes the rows of a patient that differ in a column, or in what its values mean; '' if they agree.
 
@@ -171,7 +197,7 @@ def differing(
         rows: data rows of the patient.
         values: of these rows; none if the column is not asked for.
         meaning: values that mean the same have the same meaning.
-        of_slides: whether the values are labels of slides, for the cure.
+        cure: how to mend it.
     """
     rows_of_value: dict[Hashable, list[int]] = {}
     spelt: dict[Hashable, str | None] = {}
@@ -185,13 +211,14 @@ def differing(
         f"{'blank' if spelt[means] is None else repr(spelt[means])} in {data_rows(own)}"
         for means, own in rows_of_value.items()
     ]
-    cure = "give all its rows the same one"
-    if of_slides:
-        cure = (
-            "if they are its slides', set cohort.slide_labels to any_positive (a positive slide makes its patient "
-            f"positive), or to leave_out (such patients are left out); or else {cure}"
-        )
     return f"has several values of '{column}' ({', '.join(parts)}): {cure}"
+
+
+def no_class(settings: CohortConfig, *, negative_first: bool = False) -> str:
+    """Says that a label is of none of the classes or, of a regression, no number."""
+    return (
+        "no number" if settings.task == "regression" else none_of(settings.class_names, negative_first=negative_first)
+    )
 
 
 def none_of(classes: Sequence[str], *, negative_first: bool = False) -> str:

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from momkd_ray.config.dotted_keys import Section
+from momkd_ray.config.quantile_ranges import FEWEST, QUANTILE_CLASSES, regression_fault
 from momkd_ray.config.values import Location, Positive, Seed, Share, resolve_location
 
 GENE_SELECTIONS = ("xgboost", "anova", "variance", "all")
@@ -164,6 +165,16 @@ class CohortConfig(Section):
         description="Whether several classes have the order in which `classes` names them, as grades have: then the "
         "quadratic-weighted kappa is reported, too. Subtypes such as PAM50's have none. Two classes do not use it.",
     )
+    task: Literal["classification", "regression"] = Field(
+        default="classification",
+        description="`regression` predicts a number, such as a recurrence score: `label` names a column of numbers, "
+        "and the classes are its quantiles. The default is the paper's.",
+    )
+    quantile_classes: Annotated[int, Field(ge=FEWEST, le=10)] = Field(
+        default=QUANTILE_CLASSES,
+        description="The number of classes of about as many patients each that `task: regression` cuts the numbers "
+        "into; fewer where many patients have the same number. The default is ours.",
+    )
     slide_labels: Literal["agree", "any_positive", "leave_out"] = Field(
         default="agree",
         description="What a patient's label is where each row of the table of slides has one: `agree` refuses patients "
@@ -178,8 +189,13 @@ class CohortConfig(Section):
 
     @model_validator(mode="after")
     def _classes_are_named_once(self) -> CohortConfig:
+        given = [key for key in ("positive", "negative") if getattr(self, key) != key]
+        if self.task == "regression":
+            if wrong := regression_fault(self.classes, given, ordered=self.ordered, slide_labels=self.slide_labels):
+                raise ValueError(wrong)
+        elif self.quantile_classes != QUANTILE_CLASSES:
+            raise ValueError("quantile_classes is for numbers: set task to regression, or leave quantile_classes out")
         if self.classes is not None:
-            given = [key for key in ("positive", "negative") if getattr(self, key) != key]
             if given:
                 raise ValueError(f"classes and {given[0]} are both given: leave {' and '.join(given)} out")
             if self.slide_labels == "any_positive" and len(self.classes) > 2:
@@ -193,9 +209,14 @@ class CohortConfig(Section):
         """The names of the classes in order: the negative and the positive one, unless `classes` names others.
 
         Several labels of a class without a name of its own are joined by `+`.
+
+        Raises:
+            ValueError: they are quantiles of a table that has not been read.
         """
         if self.classes is not None:
             return tuple(name for name, _ in self.classes)
+        if self.task == "regression":
+            raise ValueError("the classes of a regression are not known before its clinical table is read")
         return tuple("+".join(self.labels_of(y)) for y in range(2))
 
     @property
@@ -374,5 +395,8 @@ class SyntheticConfig(Section):
         default=2,
         description="The number of classes: two, `negative` and `positive`, or more, named `grade 1`, `grade 2` and so "
         "on in the order of the latent variable.",
+    )
+    score: bool = Field(
+        default=False, description="Whether the clinical table also has the number `SCORE`, 0 to 100, to predict."
     )
     seed: Seed = Field(default=7, description="The seed of the cohort. The default is the demo's.")

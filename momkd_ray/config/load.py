@@ -125,6 +125,7 @@ class Config(Section):
         for section, key, default in (
             ("cohort", "classes", None),
             ("cohort", "ordered", True),
+            ("cohort", "task", "classification"),
             ("model", "name", DEFAULT_MODEL),
             ("model", "attention", "memory"),
             ("model", "graph", True),
@@ -135,6 +136,8 @@ class Config(Section):
         ):
             if tree[section][key] == default:
                 del tree[section][key]
+        if self.cohort.task == "classification":
+            del tree["cohort"]["quantile_classes"]
         return tree
 
     def with_settings(self, settings: Mapping[str, Any], *, trains: bool = True, source: str = "search") -> Config:

@@ -11,6 +11,7 @@ import pandas as pd
 from momkd_ray.crossval.class_metrics import Integers, class_intervals, class_metric_names, class_scores
 from momkd_ray.crossval.fold_result import FoldResult, summarise_metrics
 from momkd_ray.crossval.metrics import Floats
+from momkd_ray.crossval.score_metrics import SCORE, TRUE_SCORE
 from momkd_ray.errors import InputError
 
 
@@ -80,7 +81,8 @@ def pool_classes(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFr
     """Averages each patient's probabilities over the folds that test it; the likeliest class is predicted.
 
     Returns:
-        One row per patient: `patient_id` (sorted), `label`, every `p_<class>`, `predicted`.
+        One row per patient: `patient_id` (sorted), `label`, every `p_<class>`, `predicted`; of a regression also the
+        mean `score`, and `true_score`.
 
     Raises:
         InputError: a column or class is missing, or a patient has another label in another fold.
@@ -95,6 +97,8 @@ def pool_classes(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFr
     pooled.insert(0, "label", by_patient["label"].first())
     likeliest = pooled[[f"p_{name}" for name in classes]].to_numpy().argmax(axis=1)
     pooled["predicted"] = [classes[y] for y in likeliest]
+    if SCORE in predictions.columns:
+        pooled[SCORE], pooled[TRUE_SCORE] = by_patient[SCORE].mean(), by_patient[TRUE_SCORE].first()
     return pooled.reset_index()
 
 

@@ -18,6 +18,7 @@ from momkd_ray.crossval.median_stopping import SettingScores, read_stop_decision
 from momkd_ray.crossval.mlflow_callback import mlflow_trackers
 from momkd_ray.crossval.optuna_journal import write_study
 from momkd_ray.crossval.progress_callback import ProgressCallback
+from momkd_ray.crossval.score_evaluate import REGRESSION, summarise_scores
 from momkd_ray.crossval.search import Search
 from momkd_ray.crossval.tune_trials import (
     FoldAndSetting,
@@ -223,6 +224,8 @@ def _write_results(inputs: RunInputs, chosen: dict[int, int]) -> dict[str, Any]:
     pooled = pd.concat(frames).sort_values(["patient_id", "fold"]).reset_index(drop=True)
     cohort, config = inputs.cohort, inputs.config
     metrics = summarise(results, pooled, cohort.classes, config.folds.seed, ordered=config.cohort.ordered)
+    if config.cohort.task == REGRESSION:
+        metrics = summarise_scores(metrics, results, pooled, cohort.classes, config.folds.seed)
     metrics |= {
         "cohort": inputs.cohort.summary(),
         "thresholds": {str(r.fold): r.threshold for r in results},

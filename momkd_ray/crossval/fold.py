@@ -18,9 +18,11 @@ from momkd_ray.crossval.card_facts import card_facts
 from momkd_ray.crossval.cost import reset_peak_memory, write_cost
 from momkd_ray.crossval.evaluate import evaluate_fold
 from momkd_ray.crossval.fold_result import FoldResult
+from momkd_ray.crossval.score_evaluate import REGRESSION, expected_of_training, patient_scores, with_scores
 from momkd_ray.crossval.teacher import cross_fitted_targets
 from momkd_ray.errors import InputError, RunError, diverged_error_within
 from momkd_ray.model.bundle import BundleCard, save_bundle
+from momkd_ray.model.expected_score import ExpectedScore
 from momkd_ray.model.registry import build_model, model_class
 from momkd_ray.model.training_patients import TrainingPatients
 from momkd_ray.run.inputs import RunInputs
@@ -70,10 +72,11 @@ def run_fold(
             return None
         # the fold's test predictions are those of the model that it keeps
         storage.write_table(task.directory.slides("test"), storage.read_table(final.directory.slides("test")))
-    result, patients = _evaluate(inputs, task, trained)
+    expected = _expected_scores(inputs, task, final)
+    result, patients = _evaluate(inputs, task, trained, expected)
     facts = card_facts(result, final.bags, patients, inputs.cohort.classes, balanced=task.config.train.balanced)
     facts["val_auc"] = trained["val_auc"]  # by which the epoch was chosen
-    parameters = _save_model(inputs, task, final, result, facts, final_genes, final_checkpoints)
+    parameters = _save_model(inputs, task, final, result, facts, final_genes, final_checkpoints, expected.get("test"))
     storage.write_table(task.directory.test_predictions, patients)
     if inputs.setting_names:
         bags_validated = int((task.bags["role"] == "val").sum())
@@ -186,7 +189,19 @@ def _first_share(patients: Sequence[str], share: float, purpose: str, config: Co
     return sorted(ordered[: round(share * len(patients))])
 
 
-def _evaluate(inputs: RunInputs, task: FoldTask, trained: Mapping[str, Any]) -> tuple[FoldResult, pd.DataFrame]:
+def _expected_scores(inputs: RunInputs, task: FoldTask, final: FoldTask) -> dict[str, ExpectedScore]:
+    """Returns what the classes of a regression stand for, to the models that predict `val` and `test`; else nothing."""
+    config = task.config
+    if config.cohort.task != REGRESSION:
+        return {}
+    number, classes, balanced = inputs.cohort.patients["number"], inputs.cohort.classes, config.train.balanced
+    bags = {"val": task.bags, "test": final.bags}
+    return {role: expected_of_training(own, number, classes, balanced=balanced) for role, own in bags.items()}
+
+
+def _evaluate(
+    inputs: RunInputs, task: FoldTask, trained: Mapping[str, Any], expected: Mapping[str, ExpectedScore]
+) -> tuple[FoldResult, pd.DataFrame]:
     """Returns the fold's result and its test patients; `trained` is the result of `train_loop_per_worker`."""
     val = storage.read_table(task.directory.slides("val"))
     test = storage.read_table(task.directory.slides("test"))
@@ -195,6 +210,10 @@ def _evaluate(inputs: RunInputs, task: FoldTask, trained: Mapping[str, Any]) -> 
     result, patients = evaluate_fold(
         task.fold, val, test, inputs.cohort.classes, int(n_train), trained["best_epoch"], ordered=ordered
     )
+    if expected:
+        slides = {"val": val, "test": test}
+        own = {role: patient_scores(slides[role], inputs.cohort.classes, of_role) for role, of_role in expected.items()}
+        result, patients = with_scores(result, patients, inputs.cohort.patients["number"], own)
     return replace(result, **{name: trained[name] for name in ("epochs", "device", "precision", "machines")}), patients
 
 
@@ -206,6 +225,7 @@ def _save_model(
     facts: Mapping[str, int | float],
     genes: GeneTransform | None,
     checkpoints: Checkpoints,
+    expected: ExpectedScore | None,
 ) -> int:
     """Writes the bundle of the kept weights, from the newest checkpoint; returns its number of parameters."""
     config = task.config
@@ -246,6 +266,7 @@ def _save_model(
         model=config.model,
         memory=config.memory,
         loss=config.loss,
+        expected_score=expected,
         origin=origin,
         trained_on=_trained_on(task, inputs),
     )

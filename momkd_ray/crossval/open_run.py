@@ -80,7 +80,7 @@ def open_run(
             with using(config.store_uri, progress.info):
                 inputs = open_run_inputs(config, cohort, plan, progress, on_error, others_work, cluster.gpus)
                 # run.yaml has the configuration as it was given
-                inputs = replace(inputs, config=config.model_copy(update={"cluster": cluster}))
+                inputs = replace(inputs, config=inputs.config.model_copy(update={"cluster": cluster}))
                 yield OpenRun(inputs, progress, ray.own)
 
 

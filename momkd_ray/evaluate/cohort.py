@@ -12,7 +12,7 @@ import pandas as pd
 from momkd_ray.cohort.clinical import read_clinical
 from momkd_ray.cohort.columns import has_row_per_slide
 from momkd_ray.cohort.joining import clinical_column, join_slides
-from momkd_ray.cohort.slide_labels import label_rows, none_of, without_other_labels
+from momkd_ray.cohort.slide_labels import label_rows, no_class, without_other_labels
 from momkd_ray.cohort.slides import read_slides
 from momkd_ray.cohort.table_files import read_table_file, require_columns, rows_by_value, texts
 from momkd_ray.cohort.understood import Understood, in_order
@@ -186,7 +186,7 @@ def _read_cohort(labels: Labels) -> ExternalCohort:
         elif label in clinical.y:
             kept[patient] = clinical.y[label]
         else:
-            neither = f"'{labels.label}' is '{label}', {none_of(settings.class_names, negative_first=True)}"
+            neither = f"'{labels.label}' is '{label}', {no_class(settings, negative_first=True)}"
             left_out.append(("patient", patient, neither))
     patients = pd.DataFrame({"y": kept}, dtype=int).rename_axis("patient_id").sort_index()
     rows_of, _ = rows_by_value(frame[column])

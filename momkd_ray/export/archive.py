@@ -175,7 +175,13 @@ def model_card(cards: Sequence[BundleCard], about: About, file: str) -> str:
 
 def _output(card: BundleCard, threshold: float | None) -> str:
     if threshold is None:
-        return f"The probability of each class, {', '.join(card.classes)}; a {card.bag} is called the likeliest."
+        classes = f"The probability of each class, {', '.join(card.classes)}; a {card.bag} is called the likeliest."
+        if card.expected_score is None:
+            return classes
+        return (
+            f"{classes} `momkd-ray predict` adds the number {card.label}: the mean over the models of the expectation "
+            "over classes, by\n`expected_score` of each model.json."
+        )
     positive = card.classes[1]
     return (
         f"The probability of {positive}; at or above {threshold:.4g} a {card.bag} is called {positive}. "

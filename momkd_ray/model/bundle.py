@@ -14,6 +14,7 @@ from momkd_ray import __version__, storage
 from momkd_ray.config.dotted_keys import Section
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.errors import InputError
+from momkd_ray.model.expected_score import ExpectedScore
 from momkd_ray.model.interface import MILModel
 from momkd_ray.model.model_card import bundle_readme
 from momkd_ray.model.registry import build_model
@@ -44,6 +45,7 @@ class BundleCard(Section):
     model: ModelConfig
     memory: MemoryConfig
     loss: LossConfig
+    expected_score: ExpectedScore | None = None  # of a regression: the number that the classes stand for
     origin: dict[str, str | int | float | None] = Field(
         default_factory=dict
     )  # fold, seed, fingerprints, validation AUC

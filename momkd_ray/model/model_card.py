@@ -182,9 +182,22 @@ def _graph(card: BundleCard) -> str:
 def _output(card: BundleCard) -> str:
     if card.threshold is None:
         names = ", ".join(map(_plain, card.classes))
-        return f"The probability of each class, in the order {names}; a {card.bag} is called the likeliest."
+        classes = f"The probability of each class, in the order {names}; a {card.bag} is called the likeliest."
+        return f"{_expected(card)}{classes}"
     positive = _plain(card.classes[-1])
     return f"The probability of {positive}; at or above {card.threshold:.4g} a {card.bag} is called {positive}."
+
+
+def _expected(card: BundleCard) -> str:
+    """Says how a regression's number is computed; '' of a classification."""
+    if card.expected_score is None:
+        return ""
+    values = ", ".join(f"{value:.4g}" for value in card.expected_score.values)
+    weights = ", ".join(f"{weight:.3g}" for weight in card.expected_score.weights)
+    return (
+        f"The number {_plain(card.label)}: the mean of {values}, the mean numbers of the training patients of each "
+        f"class, weighted by the probabilities of the classes times {weights}. "
+    )
 
 
 def _calibration(card: BundleCard) -> str:

@@ -16,6 +16,7 @@ from momkd_ray.bags.shared_bags import join_bags
 from momkd_ray.batches.collate import collate
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.cohort.table_files import read_table
+from momkd_ray.crossval.score_metrics import SCORE
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Recipe
 from momkd_ray.formats.patch_scale import PatchScale, patch_scale
@@ -25,6 +26,7 @@ from momkd_ray.model.bundle import BundleCard, load_bundle
 from momkd_ray.model.gatv2 import reads_graph
 from momkd_ray.predict.known_patients import count_training, training_note
 from momkd_ray.predict.labels import classes_of_patients, metrics_of, metrics_sentence
+from momkd_ray.predict.score_labels import numbers_of_patients, score_metrics_of, score_sentence
 from momkd_ray.predict.slides import (
     bad_rows,
     column_of_patients,
@@ -60,7 +62,8 @@ class Ensemble:
         loaded = [load_bundle(location) for location in models]
         self.models = [model.to(self.device) for model, _ in loaded]
         self.graph = any(map(reads_graph, self.models))
-        self.card = loaded[0][1]
+        self.cards = [card for _, card in loaded]
+        self.card = self.cards[0]
 
     def predict(self, bag_id: str, slides: Sequence[str], paths: Sequence[str]) -> dict[str, Any]:
         """Predicts a bag of one or more feature files.
@@ -72,8 +75,8 @@ class Ensemble:
 
         Returns:
             `bag_id`; `p`, the mean probability of the positive class or, of more than two classes, the list of those of
-            all; None if no file can be used; `members`, that of each model; `faults` of the files that
-            cannot, and the `formats` of the others.
+            all; None if no file can be used; `members`, that of each model; `faults` of the files that cannot, and the
+            `formats` of the others; of a regression also `score`, the mean of the models' expected numbers.
         """
         bags: list[Bag] = []
         faults: list[Fault] = []
@@ -94,7 +97,12 @@ class Ensemble:
                 members = [p_Y.tolist() for p_Y in predicted]
                 p = [sum(own) / len(own) for own in zip(*members, strict=True)]
         formats = [bag.provenance["format"] for bag in bags]
-        return {"bag_id": bag_id, "p": p, "members": members, "faults": faults, "formats": formats}
+        row: dict[str, Any] = {"bag_id": bag_id, "p": p, "members": members, "faults": faults, "formats": formats}
+        expected = [card.expected_score for card in self.cards if card.expected_score is not None]
+        if expected:
+            scores = [float(own.of([p_Y])[0]) for own, p_Y in zip(expected, members, strict=False)]
+            row[SCORE] = sum(scores) / len(scores) if scores else None
+        return row
 
     def _bag(self, slide_id: str, path: str) -> Bag:
         bag = read_bag(path, slide_id, Recipe(self.card.neighbors, self.card.graph), self.card.width)
@@ -155,9 +163,9 @@ def predict_folder(
         patient_column: the column of patients in the table of slides; by default it is recognised.
 
     Returns:
-        The written table: `slide_id` (not if by patient), `patient_id`, `p_<class>` of each, `predicted` and, if the
-        bundles tell, `trained_on`, the number of models that learnt from the patient. If the table of slides has the
-        label, `<out>.metrics.json` is written, too.
+        The written table: `slide_id` (not if by patient), `patient_id`, `p_<class>` of each, `predicted`, of a
+        regression `score` and, if the bundles tell, `trained_on`, the number of models that learnt from the patient. If
+        the table of slides has the label, `<out>.metrics.json` is written, too.
 
     Raises:
         InputError: a model or feature file is bad, or a model reads patients' bags and no table of slides is given.
@@ -213,7 +221,7 @@ def _predict_all(
     if faults:
         left_out = f"{len(faults)} slide is" if len(faults) == 1 else f"{len(faults)} slides are"
         progress.info(f"{left_out} left out; {rejected} lists {'it' if len(faults) == 1 else 'them'} with the reason")
-    result = pd.DataFrame(rows, columns=["bag_id", "p", "faults"]).dropna(subset=["p"])
+    result = pd.DataFrame(rows, columns=["bag_id", "p", SCORE, "faults"]).dropna(subset=["p"])
     if result.empty:
         raise_faults(faults, total, rejected)
     return result.merge(bags, on="bag_id").sort_values("bag_id").reset_index(drop=True)
@@ -237,10 +245,18 @@ def _write_metrics(
     storage.delete(location)  # of an earlier prediction
     if slides is None or frame is None:
         return None
-    labels = classes_of_patients(frame, column_of_patients(frame, slides, patient_column), cards[0])
+    column = column_of_patients(frame, slides, patient_column)
+    patients = count_training(named_predictions(result, cards, by_patient=True), cards)
+    if cards[0].expected_score is not None:
+        numbers = numbers_of_patients(frame, column, cards[0].label)
+        if numbers is None:
+            return None
+        content = score_metrics_of(patients, numbers[0], cards[0].label)
+        storage.write_json(location, content)
+        return score_sentence(content, numbers[1], slides, location)
+    labels = classes_of_patients(frame, column, cards[0])
     if labels is None:
         return None
-    patients = count_training(named_predictions(result, cards, by_patient=True), cards)
     content = metrics_of(patients, labels[0], cards[0], mean_threshold(cards))
     storage.write_json(location, content)
     return metrics_sentence(content, labels[1], slides, location)
@@ -325,16 +341,21 @@ def check_ensemble(models: Sequence[str]) -> list[BundleCard]:
                     f"{location} has {name} {own}, but {models[0]} has {first}: they cannot predict together; predict "
                     "with each alone"
                 )
+        if (card.expected_score is None) != (cards[0].expected_score is None):
+            number, other = (location, models[0]) if card.expected_score is not None else (models[0], location)
+            raise InputError(
+                f"{number} predicts a number and {other} classes: they cannot predict together; predict with each alone"
+            )
     return cards
 
 
 def named_predictions(bags: pd.DataFrame, cards: Sequence[BundleCard], *, by_patient: bool) -> pd.DataFrame:
     """Returns the table of predictions with the user's class names, by the models' mean threshold.
 
-    Of more than two classes the likeliest is predicted.
+    Of more than two classes the likeliest is predicted. Of a regression there is the column `score`, too.
 
     Args:
-        bags: `bag_id, patient_id, p` as `Ensemble.predict` returns it.
+        bags: `bag_id, patient_id, p` and, of a regression, `score` as `Ensemble.predict` returns it.
         cards: of the models.
         by_patient: one row per patient, the mean of its bags, instead of one row per bag.
     """
@@ -343,9 +364,15 @@ def named_predictions(bags: pd.DataFrame, cards: Sequence[BundleCard], *, by_pat
     if len(classes) > 2:
         columns = [f"p_{name}" for name in classes]
         table[columns] = np.array(table.pop("p").tolist())
+        scores = [] if cards[0].expected_score is None else [SCORE]
+        for name in scores:
+            table[name] = bags[name].astype(float)
         if by_patient:
-            table = patient_mean(table, columns)
-        return table.assign(predicted=[classes[y] for y in table[columns].to_numpy().argmax(axis=1)])
+            table = patient_mean(table, [*columns, *scores])
+        predicted = [classes[y] for y in table[columns].to_numpy().argmax(axis=1)]
+        return table[[name for name in table.columns if name != SCORE]].assign(
+            predicted=predicted, **{name: table[name] for name in scores}
+        )
     negative, positive = classes
     threshold = mean_threshold(cards)
     assert threshold is not None

@@ -32,8 +32,7 @@ def classes_of_patients(
     Returns:
         The number of each patient's class, and why other patients have none; None if the table has no such column.
     """
-    columns = [name for name in frame.columns if str(name).casefold() == card.label.casefold()]
-    column = card.label if card.label in columns else next(iter(columns), None)
+    column = label_column(frame, card.label)
     if column is None:
         return None
     found: dict[str, set[int | str]] = {}
@@ -51,6 +50,12 @@ def classes_of_patients(
         else:
             reasons["no label" if not own else str(own[0]) if len(own) == 1 else "slides with different labels"] += 1
     return y, reasons
+
+
+def label_column(frame: pd.DataFrame, label: str) -> str | None:
+    """Returns the column of a label, if need be without regard to case; None if the table has none."""
+    columns = [name for name in frame.columns if str(name).casefold() == label.casefold()]
+    return label if label in columns else next(iter(columns), None)
 
 
 def _class_of(label: str, classes: Sequence[str]) -> int | None:
@@ -111,16 +116,26 @@ def metrics_sentence(content: Mapping[str, Any], reasons: Counter[str], source: 
         written: the file with all metrics.
     """
     counts = ", ".join(f"{number:,} {name}" for name, number in content["classes"].items())
-    left_out = ", ".join(f"{number:,} with {reason}" for reason, number in reasons.most_common(3))
-    others = f"; not counted: {left_out}" if left_out else ""
+    others = f"; {left_out}" if (left_out := not_counted(reasons)) else ""
     whose = f"{content['patients']:,} patients with {content['label']} in {source} ({counts}{others})"
     if not content["metrics"]:
         return f"no metrics: they need a patient of each class, and there are {whose}"
     auc = content["metrics"]["auc"]
     low, high = auc["interval"]
-    trained = content["of_training"]
-    said = f"; {trained:,} of them are patients of training, on whom it flatters" if trained else ""
+    said = of_training(content)
     return (
         f"AUC {auc['value']:.3f}, 95 % interval {low:.3f} to {high:.3f}, of {whose}{said}; {written} has all metrics "
         "(calibration, subgroups and decision curve: momkd-ray evaluate)"
     )
+
+
+def not_counted(reasons: Counter[str]) -> str:
+    """Says why patients are not counted; '' if all are."""
+    left_out = ", ".join(f"{number:,} with {reason}" for reason, number in reasons.most_common(3))
+    return f"not counted: {left_out}" if left_out else ""
+
+
+def of_training(content: Mapping[str, Any]) -> str:
+    """Says that some of the patients are patients of training; '' if none is known to be."""
+    trained = content["of_training"]
+    return f"; {trained:,} of them are patients of training, on whom it flatters" if trained else ""

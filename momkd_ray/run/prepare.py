@@ -171,5 +171,6 @@ def open_run_inputs(
         cohort = cohort.without_slides(faults)
         plan = open_folds(config, cohort, progress)
     cohort = cohort.with_excluded(plan.left_out)
+    config = cohort.resolved(config)
     inputs = RunInputs(config, cohort, plan, store, store, fingerprint(config, cohort, plan, store))
     return claim_directory(inputs, others_work, gpus_per_worker)

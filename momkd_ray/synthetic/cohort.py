@@ -1,8 +1,9 @@
 """Generates cohorts in the users' file formats, with one signal in the omics and in the histology.
 
-Each patient has a latent variable t, and the label is t > 0 or, of several classes, a grade of t. A tenth of the genes
-depend on t strongly. The histology depends on it weakly: features shift with t only in a contiguous region of a fifth
-of the patches, which has an offset of its own; the other patches vary along the same directions independently of t.
+Each patient has a latent variable t, and the label is t > 0 or, of several classes, a grade of t; a score rises with t.
+A tenth of the genes depend on t strongly. The histology depends on it weakly: features shift with t only in a
+contiguous region of a fifth of the patches, which has an offset of its own; the other patches vary along the same
+directions independently of t.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ class _Directions:
 def generate_cohort(settings: SyntheticConfig) -> None:
     """Writes a cohort into `settings.dir`; does nothing if the same cohort is already complete there.
 
-    It has `clinical.csv` (PATIENT, LABEL), `slides.csv` (PATIENT, FILENAME), `rna.parquet` (PATIENT and genes, as
-    TPM), `features/<slide>.h5` in TRIDENT's layout, and `regions.parquet` (slide_id, patch, inside): the patches with
-    signal, which training never reads.
+    It has `clinical.csv` (PATIENT, LABEL and, if asked for, SCORE), `slides.csv` (PATIENT, FILENAME), `rna.parquet`
+    (PATIENT and genes, as TPM), `features/<slide>.h5` in TRIDENT's layout, and `regions.parquet` (slide_id, patch,
+    inside): the patches with signal, which training never reads.
 
     Raises:
         InputError: the folder holds another cohort or anything else, is not local, or cannot be created.
@@ -97,6 +98,8 @@ def _record(settings: SyntheticConfig) -> dict[str, object]:
     record = {"format": FORMAT} | settings.model_dump(mode="json", exclude={"dir"})
     if settings.classes == 2:  # cohorts from before there was a choice stay valid
         del record["classes"]
+    if not settings.score:
+        del record["score"]
     return record
 
 
@@ -151,6 +154,10 @@ def _write(folder: str, settings: SyntheticConfig) -> None:
     patients = [f"TCGA-{'ABCDEFGH'[i % 8]}{i % 9 + 1}-{_code(who_rng)}{i:03d}" for i in range(len(t_N))]
     labels = _labels(t_N[: settings.patients], settings.classes)
     clinical = pd.DataFrame({"PATIENT": patients, "LABEL": [*labels, *OTHER_LABELS]})
+    if settings.score:
+        clinical["SCORE"] = [f"{score:.1f}" for score in 100 / (1 + np.exp(-t_N[: len(labels)]))] + [""] * len(
+            OTHER_LABELS
+        )
     clinical.to_csv(os.path.join(folder, "clinical.csv"), index=False)
     _omics(patients, t_N, settings.genes, omics_rng).to_parquet(os.path.join(folder, "rna.parquet"), index=False)
 

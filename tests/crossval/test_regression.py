@@ -1,0 +1,118 @@
+"""A continuous target the whole way: trained over quantile classes, tested, predicted, handed over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+from support.runs import inputs_of
+
+from momkd_ray.config.load import Config, load_config
+from momkd_ray.config.sections import SyntheticConfig
+from momkd_ray.crossval import fold as fold_module
+from momkd_ray.crossval.cross_validate import _write_results
+from momkd_ray.crossval.fold import run_fold
+from momkd_ray.errors import InputError
+from momkd_ray.export.stamp import write_stamp
+from momkd_ray.model.bundle import load_bundle
+from momkd_ray.predict.ensemble import check_ensemble, predict_folder
+from momkd_ray.progress import ProgressReporter
+from momkd_ray.run.inputs import RunInputs
+from momkd_ray.synthetic.cohort import generate_cohort
+from momkd_ray.train.task import FoldTask
+from momkd_ray.train.worker import train_loop_per_worker
+
+
+def config_of(folder: Path, tiny: Config) -> Config:
+    cohort = folder / "cohort"
+    generate_cohort(SyntheticConfig(dir=str(cohort), patients=36, patches=24, width=16, genes=30, score=True))
+    tree = tiny.model_dump(mode="json") | {"run": {"dir": str(folder / "run")}}
+    tree["cohort"] |= {
+        "clinical": str(cohort / "clinical.csv"),
+        "slides": str(cohort / "slides.csv"),
+        "omics": str(cohort / "rna.parquet"),
+        "label": "SCORE",
+        "task": "regression",
+        "quantile_classes": 3,
+    }
+    tree["features"]["dir"] = str(cohort / "features")
+    return Config.model_validate(tree)
+
+
+def train_here(inputs: RunInputs, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Cross-validates in this process, without Ray."""
+
+    def fit(task: FoldTask, stop: Any = None, *, reports: bool = True) -> Any:
+        return train_loop_per_worker({"task": task, "report": None, "stop": stop})
+
+    monkeypatch.setattr(fold_module, "fit", fit)
+    for fold in inputs.plan.folds:
+        assert run_fold(inputs, fold, 0, {}) is not None
+    return _write_results(inputs, dict.fromkeys(inputs.plan.folds, 0))
+
+
+def test_a_number_the_whole_way(
+    tiny_config: Config, no_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, run = inputs_of(config_of(tmp_path, tiny_config)), tmp_path / "run"
+    metrics = train_here(inputs, monkeypatch)
+    resolved = load_config(run / "run.yaml")
+    assert resolved.cohort.class_names == inputs.cohort.classes and len(inputs.cohort.classes) == 3
+
+    # what is written is what is measured, and the classes stand for the training patients' means
+    predictions = pd.read_parquet(run / "predictions.parquet")
+    truth = pd.read_csv(tmp_path / "cohort" / "clinical.csv").set_index("PATIENT")["SCORE"]
+    assert predictions["true_score"].tolist() == truth.loc[predictions["patient_id"]].tolist()
+    pooled = metrics["metrics"]
+    assert list(pooled)[:4] == ["spearman", "r2", "mae", "auc"] and metrics["task"] == "regression"
+    assert pooled["spearman"]["pooled"] == pytest.approx(spearmanr(predictions["score"], predictions["true_score"])[0])
+    assert pooled["mae"]["pooled"] == pytest.approx((predictions["score"] - predictions["true_score"]).abs().mean())
+    columns = [f"p_{name}" for name in inputs.cohort.classes]
+    bundles = [str(run / f"fold={fold}" / "model") for fold in inputs.plan.folds]
+    for fold, bundle in enumerate(bundles):
+        card = load_bundle(bundle)[1]
+        assert card.expected_score is not None
+        bags = inputs.fold_bags(fold)
+        # the kept model was trained again with the validation patients
+        training = bags[bags["role"] != "test"].drop_duplicates("patient_id")
+        means = truth.loc[training["patient_id"]].groupby(training["y"].to_numpy()).mean()
+        np.testing.assert_allclose(card.expected_score.values, means)
+        own = predictions[predictions["fold"] == fold]
+        single = own["patient_id"].isin(set(bags.loc[~bags["patient_id"].duplicated(keep=False), "patient_id"]))
+        np.testing.assert_allclose(card.expected_score.of(own.loc[single, columns]), own.loc[single, "score"])
+        readme = (Path(bundle) / "README.md").read_text()
+        assert "The number SCORE: the mean of " in readme and "spearman" in readme
+        assert json.loads((run / f"fold={fold}" / "result.json").read_text())["val_scores"]["spearman"] <= 1
+
+    # one model predicts its fold's test patients as it was tested, and an ensemble the mean of its models
+    features, out = resolved.features.dir, str(tmp_path / "p.csv")
+    table = str(tmp_path / "slides.csv")
+    slides = pd.read_csv(tmp_path / "cohort" / "slides.csv")
+    slides.assign(score=slides["PATIENT"].map(truth)).to_csv(table, index=False)
+
+    def predicted(*models: str) -> pd.DataFrame:
+        of = predict_folder(models, features, out, ProgressReporter(), slides=table, by_patient=True, gpus=0)
+        return of.set_index("patient_id")
+
+    tested = predictions[predictions["fold"] == 0].set_index("patient_id")
+    alone = [predicted(bundle) for bundle in bundles]
+    np.testing.assert_allclose(alone[0]["score"].loc[tested.index], tested["score"], rtol=1e-3)
+    both = predicted(*bundles)
+    np.testing.assert_allclose(both["score"], (alone[0]["score"] + alone[1]["score"]) / 2, rtol=1e-6)
+    written = json.loads((tmp_path / "p.csv.metrics.json").read_text())
+    assert written["patients"] == 36 and list(written["metrics"]) == ["spearman", "r2", "mae"]
+
+    stamp = pd.read_csv(write_stamp(str(run), str(tmp_path / "stamp"))[0])
+    assert {f"SCORE_{name}" for name in inputs.cohort.classes} <= set(stamp.columns)
+    plain = tmp_path / "plain"
+    card = json.loads((Path(bundles[1]) / "model.json").read_text()) | {"expected_score": None}
+    plain.mkdir()
+    (plain / "model.json").write_text(json.dumps(card))
+    (plain / "weights.safetensors").write_bytes((Path(bundles[1]) / "weights.safetensors").read_bytes())
+    with pytest.raises(InputError, match="predicts a number and"):
+        check_ensemble([bundles[0], str(plain)])
