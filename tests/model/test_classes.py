@@ -27,16 +27,20 @@ def test_it_overfits_three_classes(name: str) -> None:
     batch, model = batch_of(SIZES, classes=3), peer(name, classes=3)
     model.prepare(summary_of(batch))
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
-    model.train()
-    for _ in range(100):
-        optimiser.zero_grad()
-        model.losses(model(batch), batch)["total"].mean().backward()
-        optimiser.step()
-    p_BY, attention_P = model.eval().predict(batch)
-    assert p_BY.shape == (len(SIZES), 3)
-    np.testing.assert_allclose(p_BY.sum(1).numpy(), 1, rtol=1e-5)
     with_omics = np.array(batch.omics_per_bag, bool) if name == "omics_only" else np.ones(len(SIZES), bool)
-    right_B = p_BY.argmax(1).numpy() == batch.labels_B.numpy()  # type: ignore[union-attr]
+    right_B = np.zeros(len(SIZES), bool)
+    for _ in range(10):
+        model.train()
+        for _ in range(10):
+            optimiser.zero_grad()
+            model.losses(model(batch), batch)["total"].mean().backward()
+            optimiser.step()
+        p_BY, attention_P = model.eval().predict(batch)
+        assert p_BY.shape == (len(SIZES), 3)
+        np.testing.assert_allclose(p_BY.sum(1).numpy(), 1, rtol=1e-5)
+        right_B = p_BY.argmax(1).numpy() == batch.labels_B.numpy()  # type: ignore[union-attr]
+        if right_B[with_omics].mean() > 0.7:
+            break
     assert right_B[with_omics].mean() > 0.7
     if attention_P is not None:
         one = batch_of(SIZES[2:3], first_seed=2, classes=3)

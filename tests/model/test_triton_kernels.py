@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.version import Version
-from support.models import CASES, arrays_of, assert_released_numbers
+from support.models import arrays_of, assert_released_numbers
 
 from momkd_ray.batches.message_graph import MessageGraph
 from momkd_ray.model import kernels
@@ -131,10 +131,10 @@ def test_a_part_of_a_graph_receives_what_it_does_in_the_whole(gpu: ModuleType) -
 
 
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="the released numbers are compared on the CPU")
-@pytest.mark.parametrize("name", [name for name in CASES if "p200" not in name and name.endswith("y1")])
-def test_one_bag_gives_the_released_numbers(gpu: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bag", ["p1", "p2", "p9", "p40noedge", pytest.param("p40dup", marks=pytest.mark.slow)])
+def test_one_bag_gives_the_released_numbers(gpu: ModuleType, bag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_backend", lambda x: gpu)
-    assert_released_numbers(arrays_of(name))
+    assert_released_numbers(arrays_of(f"case_{bag}_y1"))
 
 
 def test_high_scores_do_not_overflow(gpu: ModuleType) -> None:

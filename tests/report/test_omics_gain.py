@@ -54,6 +54,7 @@ def test_the_gain_has_its_interval_whichever_of_the_two_is_the_reference(tmp_pat
     assert third is not None and third.rows[0][3] == "+0.100"
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_page_says_what_they_bought_or_how_to_know(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", folds=2)
     assert "Not known from this run alone" in Path(write_report(run)).read_text()

@@ -107,6 +107,7 @@ def test_page_contains_the_figures(tmp_path: Path, page: str) -> None:
     assert "epochs: 18" in parsed.text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_page_describes_the_search(tmp_path: Path, page: str) -> None:
     run = write_run(tmp_path)
     figures = json.loads((tmp_path / "metrics.json").read_text())
@@ -146,6 +147,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         assert f"truly {name}" in parsed.text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_patients_tested_in_several_folds_count_once(tmp_path: Path, page: str) -> None:
     run = write_run(tmp_path, folds=3, every_patient_in_every_fold=True)
     text = Page(Path(write_report(run)).read_text()).text
@@ -159,6 +161,7 @@ def test_patients_tested_in_several_folds_count_once(tmp_path: Path, page: str) 
     assert f"pooled AUC {pooled:.3f}" in Path(run, "report.html").read_text()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_many_folds_fit(tmp_path: Path) -> None:
     assert "fold 11" in Page(Path(write_report(write_run(tmp_path, folds=12))).read_text()).text
 
@@ -216,6 +219,7 @@ def test_every_figure_is_also_a_png_svg_and_csv(tmp_path: Path) -> None:
             assert len(pd.read_csv(tmp_path / name))
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_calibration_is_of_the_pooled_patients_corrected_by_fold(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     rows = re.findall(
@@ -233,6 +237,7 @@ def test_calibration_is_of_the_pooled_patients_corrected_by_fold(tmp_path: Path)
     assert ">corrected</th>" not in unbalanced
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_table_1_has_the_clinical_columns_by_class_and_fold(tmp_path: Path) -> None:
     run = write_run(tmp_path, clinical=str(tmp_path / "clinical.csv"))
     patients = pd.read_parquet(tmp_path / "predictions.parquet")["patient_id"]
@@ -253,6 +258,7 @@ def test_table_1_has_the_clinical_columns_by_class_and_fold(tmp_path: Path) -> N
     assert f"{roc_auc_score(lyon['label'] == 'positive', lyon['p_positive']):.3f} (" in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_most_confident_wrong_calls_come_first(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     text = Path(write_report(run)).read_text()
@@ -270,6 +276,7 @@ def test_genes_are_counted_over_folds(page: str) -> None:
     assert "7 genes were chosen in at least one of 5 folds, 2 in all of them; two folds share 50 %" in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_memory_is_shown_where_it_is_known(tmp_path: Path) -> None:
     run = write_run(tmp_path, folds=2)
     model = small_model()
@@ -291,6 +298,7 @@ def test_the_memory_is_shown_where_it_is_known(tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "figures" / "memory-use.csv")["positive"].eq(0.75).all()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_components_show_what_they_hold_where_heatmaps_were_drawn(tmp_path: Path) -> None:
     run = write_run(tmp_path, folds=2)
     model = small_model()
@@ -303,6 +311,7 @@ def test_the_components_show_what_they_hold_where_heatmaps_were_drawn(tmp_path: 
     assert "<td>3</td><td>12.5 %</td><td>7</td>" in Path(write_report(run)).read_text()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_methods_name_the_hardware(tmp_path: Path) -> None:
     run = write_run(tmp_path, folds=2)
     figures = json.loads((tmp_path / "metrics.json").read_text())
@@ -315,6 +324,7 @@ def test_the_methods_name_the_hardware(tmp_path: Path) -> None:
     assert "AMD EPYC 7B13, 1 core, 63 GiB" in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_run_that_kept_less_has_a_shorter_report(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     for name in ("folds.csv", "excluded.csv", "provenance.json"):

@@ -123,6 +123,7 @@ def test_what_is_missing_is_said(run: Path, tmp_path: Path, fault: str) -> None:
     assert not review.slides
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_page_is_written_without_patches(run: Path, tmp_path: Path) -> None:
     (tmp_path / "bags" / "manifest.json").unlink()
     page = Path(write_report(str(run))).read_text()
