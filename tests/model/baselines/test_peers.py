@@ -14,6 +14,7 @@ from support.peers import PEERS, batch_of, peer, summary_of
 
 from momkd_ray.batches.collate import BagBatch
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
+from momkd_ray.model.baselines.transmil import NystromAttention
 from momkd_ray.model.bundle import BundleCard, load_bundle, save_bundle
 from momkd_ray.model.interface import MILModel
 
@@ -143,3 +144,15 @@ def _one(batch: BagBatch, i: int) -> BagBatch:
         omics_bag_R=None if row is None else torch.tensor([0]),
         omics_per_bag=(int(row is not None),),
     )
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 8])
+def test_attention_between_no_more_tokens_than_landmarks_is_what_nystroms_approximates(tokens: int) -> None:
+    torch.manual_seed(tokens)
+    attention = NystromAttention(width=16, heads=2, landmarks=8).double()
+    x_VTH = torch.randn(3, tokens, 16, dtype=torch.float64)
+    padded = torch.nn.functional.pad(x_VTH, (0, 0, 8 - tokens, 0))
+    q, k, v = (part.view(3, 8, 2, 8).transpose(1, 2) for part in attention.to_qkv(padded).chunk(3, -1))
+    matrix_VALL = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1)
+    expected = matrix_VALL @ torch.linalg.pinv(matrix_VALL) @ matrix_VALL @ v
+    torch.testing.assert_close(attention(x_VTH), expected.transpose(1, 2).flatten(2)[:, 8 - tokens :])
