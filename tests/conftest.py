@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from support.s3 import quick, s3_client, s3_endpoint, s3_proxy, s3_server, small_parts  # noqa: F401  # fixtures
+from support.tiny_config import config_of
 
 from momkd_ray.config.load import Config
 from momkd_ray.config.sections import SyntheticConfig
@@ -28,30 +29,7 @@ def tiny_cohort_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_config(tmp_path: Path, tiny_cohort_dir: Path) -> Config:
-    return Config.model_validate(
-        {
-            "cohort": {
-                "clinical": str(tiny_cohort_dir / "clinical.csv"),
-                "slides": str(tiny_cohort_dir / "slides.csv"),
-                "omics": str(tiny_cohort_dir / "rna.parquet"),
-                "label": "LABEL",
-            },
-            "features": {"dir": str(tiny_cohort_dir / "features")},
-            "folds": {"n": 2},
-            "genes": {"select": "anova", "n": 10},
-            "model": {
-                "hidden": 16,
-                "heads": 2,
-                "shared": 8,
-                "omics_hidden": 16,
-                "omics_embedding": 16,
-                "classifier_hidden": 8,
-            },
-            "memory": {"components": 4},
-            "train": {"epochs": 2, "precision": "fp32"},  # in which results agree between ways to 1e-5
-            "run": {"dir": str(tmp_path / "run")},
-        }
-    )
+    return config_of(tiny_cohort_dir, tmp_path / "run")
 
 
 @pytest.fixture(scope="session")

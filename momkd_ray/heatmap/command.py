@@ -9,32 +9,43 @@ import typer
 from momkd_ray.cli_options import AddressOption, JsonOption, imports_kept, show
 from momkd_ray.config.sections import resolve_location
 
+ModelsArgument = Annotated[
+    list[str] | None, typer.Argument(help="Model bundles for --features, such as runs/pr/fold=*/model.")
+]
+RunOption = Annotated[
+    str | None, typer.Option(help="A run directory: its tested slides, each by the model of its fold.")
+]
+FeaturesOption = Annotated[str | None, typer.Option(help="Folder of .h5 feature files, local or s3://.")]
+OutOption = Annotated[str | None, typer.Option(help="Folder to write to; default: <run>/heatmaps.")]
+SlideOption = Annotated[list[str], typer.Option(help="Only this slide. May be repeated.")]
+FoldOption = Annotated[int | None, typer.Option(help="With --run: only the slides that this fold tests.")]
+ImagesOption = Annotated[
+    str | None, typer.Option(help="Folder of slides, PNG or JPEG named as the slides; or the one slide's file.")
+]
+SlidesOption = Annotated[str | None, typer.Option(help="With --features: table of patients and slides.")]
+TopOption = Annotated[int, typer.Option(help="Patches to cut out for each map and memory component.", min=0)]
+TileSizeOption = Annotated[
+    float | None, typer.Option(help="Edge of a patch in level-0 pixels; default: as the feature file says.", min=1)
+]
+MppOption = Annotated[
+    float | None, typer.Option(help="Micrometres per level-0 pixel; default: as the slide says.", min=1e-3)
+]
+ScalesOption = Annotated[str | None, typer.Option(help="The scales.json of an earlier call, for the same colours.")]
+
 
 def heatmap(
-    models: Annotated[
-        list[str] | None, typer.Argument(help="Model bundles for --features, such as runs/pr/fold=*/model.")
-    ] = None,
-    run: Annotated[
-        str | None, typer.Option(help="A run directory: its tested slides, each by the model of its fold.")
-    ] = None,
-    features: Annotated[str | None, typer.Option(help="Folder of .h5 feature files, local or s3://.")] = None,
-    out: Annotated[str | None, typer.Option(help="Folder to write to; default: <run>/heatmaps.")] = None,
-    slide: Annotated[list[str], typer.Option(help="Only this slide. May be repeated.")] = [],  # noqa: B006
-    fold: Annotated[int | None, typer.Option(help="With --run: only the slides that this fold tests.")] = None,
-    images: Annotated[
-        str | None, typer.Option(help="Folder of slides, PNG or JPEG named as the slides; or the one slide's file.")
-    ] = None,
-    slides: Annotated[str | None, typer.Option(help="With --features: table of patients and slides.")] = None,
-    top: Annotated[int, typer.Option(help="Patches to cut out for each map and memory component.", min=0)] = 8,
-    tile_size: Annotated[
-        float | None, typer.Option(help="Edge of a patch in level-0 pixels; default: as the feature file says.", min=1)
-    ] = None,
-    mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per level-0 pixel; default: as the slide says.", min=1e-3)
-    ] = None,
-    scales: Annotated[
-        str | None, typer.Option(help="The scales.json of an earlier call, for the same colours.")
-    ] = None,
+    models: ModelsArgument = None,
+    run: RunOption = None,
+    features: FeaturesOption = None,
+    out: OutOption = None,
+    slide: SlideOption = [],  # noqa: B006
+    fold: FoldOption = None,
+    images: ImagesOption = None,
+    slides: SlidesOption = None,
+    top: TopOption = 8,
+    tile_size: TileSizeOption = None,
+    mpp: MppOption = None,
+    scales: ScalesOption = None,
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -60,12 +60,7 @@ def draw_heatmaps(
         InputError: a slide, model or picture cannot be used; the sentence says why.
     """
     slide_ids = [slide for bag in bags for slide in bag.slides if not only or slide in only]
-    found = find_images(images, slide_ids)
-    missing = [slide for slide in slide_ids if slide not in found]
-    if images is not None and missing:
-        without = f"{len(missing)} of {len(slide_ids)} slides have no picture of their name in {images}"
-        progress.info(f"{without}, such as {missing[0]}; they are drawn without")
-    options = HeatmapOptions(out, found, mpp, tile_px, top, tuple(only))
+    options = HeatmapOptions(out, _find_images(images, slide_ids, progress), mpp, tile_px, top, tuple(only))
     forget_models()
     work = work_on_files(len(bags), sum(bag.bytes for bag in bags), SECONDS_A_SLIDE, SECONDS_A_MB)
     with connect_if_worth(work, address), ThreadPoolExecutor(1) as meanwhile:
@@ -85,10 +80,20 @@ def draw_heatmaps(
             progress.update("draw", done, len(summaries), "slides")
     shared.write(storage.join(out, "scales.json"))
     _write_slides(storage.join(out, "slides.csv"), summaries)
-    if not write_components(out, explained, found, top):
+    if not write_components(out, explained, options.images, top):
         progress.info(_without_components(bags, summaries))
     qupath.write_script(storage.join(out, qupath.SCRIPT), [summary.slide_id for summary in summaries])
     return summaries
+
+
+def _find_images(images: str | None, slide_ids: Sequence[str], progress: ProgressReporter) -> dict[str, str]:
+    """Finds the picture of each slide, and tells how many have none."""
+    found = find_images(images, slide_ids)
+    missing = [slide for slide in slide_ids if slide not in found]
+    if images is not None and missing:
+        without = f"{len(missing)} of {len(slide_ids)} slides have no picture of their name in {images}"
+        progress.info(f"{without}, such as {missing[0]}; they are drawn without")
+    return found
 
 
 def _without_components(bags: Sequence[BagToExplain], summaries: Sequence[SlideSummary]) -> str:

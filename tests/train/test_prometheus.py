@@ -14,6 +14,7 @@ import urllib.parse
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 import torch
 from support import fold_tasks
 from support.runs import changed, crossval
+from support.tiny_config import config_of
 from tensorboardX.proto.event_pb2 import Event
 
 from momkd_ray.config.load import Config, load_config
@@ -199,9 +201,34 @@ def curves_of(file: Path) -> dict[str, list[int]]:
     return steps
 
 
-def test_tensorboard_lists_the_epochs_of_a_run_by_fold(tiny_config: Config, ray_cluster: Connection) -> None:
-    crossval(tiny_config)
-    events = sorted(Path(tiny_config.run.dir, "tune").glob("*/events.out.tfevents.*"))
+@dataclass(frozen=True)
+class Followed:
+    """A finished cross-validation that MLflow has recorded in a database whose name is secret."""
+
+    config: Config
+    uri: str
+    secret: str
+
+    @property
+    def run(self) -> Path:
+        return Path(self.config.run.dir)
+
+
+@pytest.fixture(scope="module")
+def followed(ray_cluster: Connection, tiny_cohort_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Followed:
+    for needed in ("mlflow", "sqlalchemy", "alembic"):
+        pytest.importorskip(needed, reason=f"{needed} is not installed: pip install -e '.[test]'")
+    folder, secret = tmp_path_factory.mktemp("followed"), "s3cr3tpw"
+    uri = f"sqlite:///{folder}/{secret}.db"  # in its path, to be found by this name
+    config = changed(config_of(tiny_cohort_dir, folder / "run"), watch__mlflow="$TRACKING")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("TRACKING", uri)
+        crossval(config)
+    return Followed(config, uri, secret)
+
+
+def test_tensorboard_lists_the_epochs_of_a_run_by_fold(followed: Followed) -> None:
+    events = sorted(Path(followed.run, "tune").glob("*/events.out.tfevents.*"))
     names = [event.parent.name for event in events]
     assert names == ["fold=0", "fold=1"]
     for event in events:
@@ -210,19 +237,13 @@ def test_tensorboard_lists_the_epochs_of_a_run_by_fold(tiny_config: Config, ray_
         assert steps["ray/tune/val_auc"] == steps["ray/tune/loss_align_slide"] == [1, 2]
 
 
-def test_mlflow_has_a_run_a_fold_and_watching_changes_no_result(
-    tiny_config: Config, ray_cluster: Connection, tmp_path: Path
-) -> None:
-    for needed in ("mlflow", "sqlalchemy", "alembic"):
-        pytest.importorskip(needed, reason=f"{needed} is not installed: pip install -e '.[test]'")
+def test_mlflow_has_a_run_a_fold_and_watching_changes_no_result(followed: Followed) -> None:
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    tracked = changed(tiny_config, watch__mlflow=uri)
-    assert tracked.answer_fingerprint() == tiny_config.answer_fingerprint()
-    crossval(tracked)
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name(tiny_config.run.dir)
+    unwatched = changed(followed.config, watch__mlflow=None)
+    assert followed.config.answer_fingerprint() == unwatched.answer_fingerprint()
+    client = MlflowClient(tracking_uri=followed.uri)
+    experiment = client.get_experiment_by_name(str(followed.run))
     assert experiment is not None
     runs = sorted(client.search_runs([experiment.experiment_id]), key=lambda run: run.data.params["fold"])
     assert [run.data.params["fold"] for run in runs] == ["0", "1"]
@@ -230,39 +251,30 @@ def test_mlflow_has_a_run_a_fold_and_watching_changes_no_result(
         assert run.info.status == "FINISHED"
         assert run.info.run_name == f"fold={fold}"
         assert run.data.tags["label"] == "LABEL"
-        lines = (Path(tiny_config.run.dir) / f"fold={fold}" / "metrics.jsonl").read_text().splitlines()
+        lines = (followed.run / f"fold={fold}" / "metrics.jsonl").read_text().splitlines()
         told = [point.value for point in client.get_metric_history(run.info.run_id, "loss_total")]
         assert told == [json.loads(line)["loss_total"] for line in lines]
 
 
 def test_mlflow_that_cannot_be_reached_is_told_before_anything_is_trained(
-    tiny_config: Config, ray_cluster: Connection
+    tiny_config: Config, ray_cluster: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("mlflow", reason="mlflow is not installed: pip install -e '.[mlflow]'")
-    with pytest.raises(InputError, match=r"watch\.mlflow http://127\.0\.0\.1:1 cannot be used"):
-        crossval(changed(tiny_config, watch__mlflow="http://127.0.0.1:1"))
+    config = changed(tiny_config, watch__mlflow="$TRACKING")
+    with pytest.raises(InputError, match=r"\$TRACKING, but this environment variable is not set"):
+        crossval(config)
+    monkeypatch.setenv("TRACKING", "http://user:s3cr3tpw@127.0.0.1:1")
+    with pytest.raises(InputError, match=r"watch\.mlflow http://\*\*\*@127\.0\.0\.1:1 cannot be used") as refused:
+        crossval(config)
+    assert "s3cr3tpw" not in str(refused.value)
     assert not list(Path(tiny_config.run.dir).glob("fold=*/metrics.jsonl"))
 
 
-def test_a_password_for_mlflow_comes_from_a_variable_and_is_written_nowhere(
-    tiny_config: Config, ray_cluster: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install -e '.[mlflow]'")
-    config = changed(tiny_config, watch__mlflow="$TRACKING", train__epochs=1)
-    with pytest.raises(InputError, match=r"\$TRACKING, but this environment variable is not set"):
-        crossval(config)
-    secret = "s3cr3tpw"
-    monkeypatch.setenv("TRACKING", f"http://user:{secret}@127.0.0.1:1")
-    with pytest.raises(InputError, match=r"http://\*\*\*@127\.0\.0\.1:1 cannot be used") as refused:
-        crossval(config)
-    assert secret not in str(refused.value)
-    monkeypatch.setenv("TRACKING", f"sqlite:///{tmp_path}/{secret}.db")  # in its path, to be found by this name
-    crossval(config)
-    assert (tmp_path / f"{secret}.db").exists()
-    run = Path(config.run.dir)
-    files = [path for path in run.rglob("*") if path.is_file() and path.suffix != ".db"]
-    assert [path for path in files if secret.encode() in path.read_bytes()] == []
-    assert "mlflow: $TRACKING" in (run / "run.yaml").read_text()
+def test_a_password_for_mlflow_comes_from_a_variable_and_is_written_nowhere(followed: Followed) -> None:
+    assert (followed.run.parent / f"{followed.secret}.db").exists()
+    files = [path for path in followed.run.rglob("*") if path.is_file()]
+    assert [path for path in files if followed.secret.encode() in path.read_bytes()] == []
+    assert "mlflow: $TRACKING" in (followed.run / "run.yaml").read_text()
 
 
 def test_mlflow_that_goes_away_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
