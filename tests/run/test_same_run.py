@@ -32,7 +32,7 @@ def trained(config: Config) -> str:
 
 
 @pytest.mark.parametrize("what", SAME)
-def test_it_goes_on_with_other(tiny_config: Config, ray_cluster: Connection, what: str) -> None:
+def test_it_goes_on_with_other(tiny_config: Config, no_cluster: None, what: str) -> None:
     fingerprint = trained(tiny_config)
     for _ in range(2):  # also after it has gone on once
         assert inputs_of(changed(tiny_config, **SAME[what])).fingerprint == fingerprint
@@ -41,7 +41,7 @@ def test_it_goes_on_with_other(tiny_config: Config, ray_cluster: Connection, wha
         inputs_of(changed(tiny_config, loss__margin=0.2, **SAME[what]))
 
 
-def test_it_goes_on_with_another_base_value_of_what_is_searched(tiny_config: Config, ray_cluster: Connection) -> None:
+def test_it_goes_on_with_another_base_value_of_what_is_searched(tiny_config: Config, no_cluster: None) -> None:
     config = tiny_config.model_copy(update={"search": {"train.lr": [1e-3, 1e-2]}})
     fingerprint = trained(config)
     assert inputs_of(changed(config, train__lr=0.5, tuning__seed=9)).fingerprint == fingerprint
@@ -49,9 +49,7 @@ def test_it_goes_on_with_another_base_value_of_what_is_searched(tiny_config: Con
         inputs_of(config.model_copy(update={"search": {"train.lr": [1e-3, 1e-4]}}))
 
 
-def test_it_goes_on_with_a_list_of_genes_elsewhere(
-    tiny_config: Config, ray_cluster: Connection, tmp_path: Path
-) -> None:
+def test_it_goes_on_with_a_list_of_genes_elsewhere(tiny_config: Config, no_cluster: None, tmp_path: Path) -> None:
     genes = [str(name) for name in storage.read_table(str(tiny_config.cohort.omics)).columns[1:9]]
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("\n".join(genes))
@@ -78,7 +76,7 @@ def test_it_goes_on_where_it_was_moved_with_its_bags_and_copied_features(
     assert crossval(config) == metrics
 
 
-def test_a_damaged_provenance_is_named(tiny_config: Config, ray_cluster: Connection) -> None:
+def test_a_damaged_provenance_is_named(tiny_config: Config, no_cluster: None) -> None:
     trained(tiny_config)
     Path(RunDirectory(tiny_config.run.dir).provenance).write_text("{")
     with pytest.raises(InputError, match=r"provenance\.json is damaged.*set run\.dir to"):
