@@ -31,10 +31,14 @@ def ranges_of(bounds: Sequence[str]) -> Ranges:
     )
 
 
+def bounds_of(classes: Ranges) -> list[str]:
+    """Returns the bounds between classes that `ranges_of` has made."""
+    return [own[0].rpartition(" ")[2] for _, own in classes[:-1]]
+
+
 def is_ranges(classes: Ranges) -> bool:
     """Returns whether classes are what `ranges_of` makes of their own bounds."""
-    bounds = [own[0].rpartition(" ")[2] for _, own in classes[:-1]]
-    return bool(_FIRST.fullmatch(classes[0][1][0])) and classes == ranges_of(bounds)
+    return bool(_FIRST.fullmatch(classes[0][1][0])) and classes == ranges_of(bounds_of(classes))
 
 
 def regression_fault(classes: Ranges | None, given: Sequence[str], *, ordered: bool, slide_labels: str) -> str:

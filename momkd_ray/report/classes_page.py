@@ -9,18 +9,22 @@ import pandas as pd
 
 from momkd_ray.crossval.class_evaluate import numbers_of_classes
 from momkd_ray.crossval.class_metrics import auc_name, confusion_counts
+from momkd_ray.crossval.score_metrics import SCORE, TRUE_SCORE, score_metrics
 from momkd_ray.report import figures
 from momkd_ray.report.class_figures import classes_roc_figure, confusion_figure
 from momkd_ray.report.curves import calibration_drawing
 from momkd_ray.report.drawings import Drawing
 from momkd_ray.report.finished_run import FinishedRun
 from momkd_ray.report.patients import MOST_WRONG, described, flow_of, site_column, table_one
+from momkd_ray.report.score_page import SCORE_NAMES, score_section, score_verdict, with_errors
 from momkd_ray.report.sections import shared_sections
 from momkd_ray.statistics.calibration import brier, calibration_intercept, calibration_slope
 from momkd_ray.train.class_auc import auc_of_classes
 
 TEMPLATE = "classes.html.jinja"
+_BY_SITE = ("Spearman", "mean absolute error")  # columns by site of a regression
 _NAMES = {
+    **SCORE_NAMES,
     "auc": "macro AUC, one against the rest",
     "auprc": "macro AUPRC (average precision)",
     "macro_f1": "macro F1",
@@ -50,7 +54,9 @@ def classes_content(run: FinishedRun, compared: str | None) -> dict[str, Any]:
         calibration_drawing(y_N == y, {"raw": p_NY[:, y]}, name, seed, f"calibration-{y}")
         for y, name in enumerate(run.classes)
     ]
+    score = score_section(run)
     found: list[Drawing] = [
+        *([] if score is None else [score["drawing"]]),
         classes_roc_figure(y_N, p_NY, run.classes, aucs, metrics["auc"]["pooled"]),
         confusion_figure(confusion_YY, run.classes),
         *calibrations,
@@ -64,7 +70,8 @@ def classes_content(run: FinishedRun, compared: str | None) -> dict[str, Any]:
         "label": run.label,
         "classes": run.classes,
         "ordered": "kappa" in metrics,
-        "verdict": _verdict(run),
+        "verdict": score_verdict(run) if run.predicts_number else _verdict(run),
+        "score": score,
         "counts": run.figures["counts"],
         "flow": flow_of(run),
         "table_one": {by: table_one(table, by) for by in ("class", "fold")},
@@ -88,6 +95,7 @@ def classes_content(run: FinishedRun, compared: str | None) -> dict[str, Any]:
         "n_wrong": len(wrong),
         "site": site,
         "groups": [] if site is None else _site_rows(run, table[site]),
+        "groups_header": ["patients", "share of right calls", "macro AUC", *(_BY_SITE if run.predicts_number else ())],
         "training": [f"training-fold-{fold}" for fold in run.epochs],
         "drawings": {drawing.name: drawing for drawing in found} | shared["drawings"],
         "figures_folder": "figures",
@@ -95,7 +103,7 @@ def classes_content(run: FinishedRun, compared: str | None) -> dict[str, Any]:
 
 
 def _site_rows(run: FinishedRun, sites: pd.Series[Any]) -> list[list[str]]:
-    """Returns name, patients, share of right calls and macro AUC of each site's patients."""
+    """Returns name, patients, share of right calls and macro AUC of each site's patients; of a number `_BY_SITE`."""
     patients = run.patients
     own_site = patients["patient_id"].map(sites).fillna("missing").astype(str)
     rows = []
@@ -106,6 +114,10 @@ def _site_rows(run: FinishedRun, sites: pd.Series[Any]) -> list[list[str]]:
         everyone = len(set(y_N.tolist())) == len(run.classes)
         auc = f"{auc_of_classes(y_N, p_NY):.3f}" if everyone else "not every class is there"
         rows.append([name, str(len(own)), f"{(own['label'] == own['predicted']).mean():.2f}", auc])
+        if run.predicts_number:
+            measured = own[TRUE_SCORE].nunique() > 1
+            of_site = score_metrics(own[TRUE_SCORE], own[SCORE]) if measured else {}
+            rows[-1] += [f"{of_site[key]:.3f}" if of_site else "one number only" for key in ("spearman", "mae")]
     return rows
 
 
@@ -113,13 +125,16 @@ def wrong_classes(run: FinishedRun) -> pd.DataFrame:
     """Lists the wrongly called test patients, those of the smallest probability of their own class first.
 
     Returns:
-        `patient_id, fold, label, predicted, p_label, p_predicted`.
+        `patient_id, fold, label, predicted, p_label, p_predicted`; of a regression also `score, true_score, error`, and
+        the largest errors first.
     """
     wrong = run.predictions[run.predictions["label"] != run.predictions["predicted"]].copy()
     for name in ("label", "predicted"):
         wrong[f"p_{name} "] = [row[f"p_{row[name]}"] for row in wrong.to_dict("records")]
     table = wrong[["patient_id", "fold", "label", "predicted"]].copy()
     table["p_label"], table["p_predicted"] = wrong["p_label "].round(6), wrong["p_predicted "].round(6)
+    if run.predicts_number:
+        return with_errors(table, run.predictions)
     return table.sort_values(["p_label", "patient_id"]).reset_index(drop=True)
 
 

@@ -14,6 +14,7 @@ from momkd_ray import storage
 from momkd_ray.cohort.table_files import read_table
 from momkd_ray.crossval.class_evaluate import pool_classes
 from momkd_ray.crossval.evaluate import pool_patients
+from momkd_ray.crossval.score_evaluate import REGRESSION
 from momkd_ray.crossval.trained_run import TrainedRun, read_run
 from momkd_ray.errors import InputError
 from momkd_ray.run.finished import label_and_classes, parquet, read_finished
@@ -69,6 +70,11 @@ class FinishedRun:
         if len(self.classes) > 2:
             return pool_classes(self.predictions, self.classes)
         return pool_patients(self.predictions, self.thresholds, self.classes)
+
+    @property
+    def predicts_number(self) -> bool:
+        """Whether it is a regression, whose classes are ranges of a number."""
+        return self.figures.get("task") == REGRESSION
 
     def section(self, name: str) -> dict[str, Any]:
         """Returns a section of run.yaml, empty if there is none."""

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from momkd_ray import storage
+from momkd_ray.config.data_sections import class_labels
+from momkd_ray.config.quantile_ranges import bounds_of
 from momkd_ray.model.bundle import BundleCard, load_bundle
 from momkd_ray.report.finished_run import FinishedRun
 
@@ -35,7 +37,9 @@ def methods_block(run: FinishedRun, cards: list[BundleCard]) -> list[tuple[str, 
     seconds = [_seconds(epochs) for epochs in run.epochs.values()]
     encoders = sorted({card.encoder for card in cards if card.encoder})
     magnifications = sorted({f"{card.magnification:g}x" for card in cards if card.magnification})
+    predicted = ("What is predicted", _number(run)) if run.predicts_number else None
     shown: list[tuple[str, Any]] = [
+        *([predicted] if predicted else []),
         ("Model", model.get("name", "momkd")),
         ("Patch encoder", ", ".join(encoders) or NOT_RECORDED),
         ("Width of the features", cards[0].width if cards else NOT_RECORDED),
@@ -68,6 +72,15 @@ def methods_block(run: FinishedRun, cards: list[BundleCard]) -> list[tuple[str, 
         ("Fingerprint", run.provenance.get("fingerprint") or run.figures.get("fingerprint")),
     ]
     return [(name, NOT_RECORDED if value is None else str(value)) for name, value in shown]
+
+
+def _number(run: FinishedRun) -> str:
+    """Says how a number is predicted."""
+    bounds = bounds_of(class_labels(run.section("cohort")["classes"]))
+    return (
+        f"the number {run.label}, as the expectation over {len(run.classes)} classes, its quantiles over all labelled "
+        f"patients (cut at {', '.join(bounds)}), each of which stands for the mean of the fold's training patients"
+    )
 
 
 def _became(asked: str | None, run: FinishedRun, name: str) -> str | None:

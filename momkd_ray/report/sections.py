@@ -101,6 +101,7 @@ def _tripod(run: FinishedRun, cards: list[Any], site: str | None) -> list[tuple[
             "folds": len(run.figures["folds"]),
             "label": run.label,
             "classes": run.classes,
+            "number": run.predicts_number,
             "balanced": bool(run.section("train").get("balanced", True)),
             "encoder": ", ".join(encoders) or "the encoder is not recorded in the feature files",
             "several_sites": site is not None,

@@ -11,7 +11,7 @@ def checklist(known: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Returns the items as number, topic, and where this page answers it.
 
     Args:
-        known: `patients`, `folds`, `label`, `classes`, `balanced`, `encoder`, `several_sites`, `excluded`.
+        known: `patients`, `folds`, `label`, `classes`, `number`, `balanced`, `encoder`, `several_sites`, `excluded`.
     """
     two = len(known["classes"]) == 2
     outcome = " against ".join(reversed(known["classes"])) if two else ", ".join(known["classes"])
@@ -20,6 +20,9 @@ def checklist(known: dict[str, Any]) -> list[tuple[str, str, str]]:
         if two
         else "the probability of each class; the likeliest class is called"
     )
+    if known["number"]:
+        outcome = f"a number, in the classes {outcome}"
+        output = "the number, as the expectation over classes, and the probability of each class"
     left_out = f"{known['excluded']} patients were left out, with reasons: section Patients and excluded.csv"
     sampling = (
         "classes are drawn equally often in training; section Calibration says what that does to probabilities"

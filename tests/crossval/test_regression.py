@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import Markup
 from scipy.stats import spearmanr
 from support.runs import inputs_of
 
 from momkd_ray.config.load import Config, load_config
+from momkd_ray.config.quantile_ranges import bounds_of
 from momkd_ray.config.sections import SyntheticConfig
 from momkd_ray.crossval import fold as fold_module
 from momkd_ray.crossval.cross_validate import _write_results
@@ -22,6 +24,10 @@ from momkd_ray.export.stamp import write_stamp
 from momkd_ray.model.bundle import load_bundle
 from momkd_ray.predict.ensemble import check_ensemble, predict_folder
 from momkd_ray.progress import ProgressReporter
+from momkd_ray.report import curves
+from momkd_ray.report import page as page_module
+from momkd_ray.report.drawings import Drawing, write_drawings
+from momkd_ray.report.page import write_report
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.synthetic.cohort import generate_cohort
 from momkd_ray.train.task import FoldTask
@@ -56,6 +62,17 @@ def train_here(inputs: RunInputs, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     return _write_results(inputs, dict.fromkeys(inputs.plan.folds, 0))
 
 
+def only_the_score_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the other figures of a page, which have tests of their own and take most of the time."""
+
+    def write(drawings: list[Drawing], folder: str) -> None:
+        write_drawings([drawing for drawing in drawings if drawing.name == "score"], folder)
+
+    monkeypatch.setattr(page_module, "write_drawings", write)
+    monkeypatch.setattr(Drawing, "inline", lambda self: Markup(f"figure {self.name}"))
+    monkeypatch.setattr(curves, "smooth_curve", lambda *_: pd.DataFrame())
+
+
 def test_a_number_the_whole_way(
     tiny_config: Config, no_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +105,17 @@ def test_a_number_the_whole_way(
         readme = (Path(bundle) / "README.md").read_text()
         assert "The number SCORE: the mean of " in readme and "spearman" in readme
         assert json.loads((run / f"fold={fold}" / "result.json").read_text())["val_scores"]["spearman"] <= 1
+
+    only_the_score_is_drawn(monkeypatch)
+    page = Path(write_report(str(run))).read_text()
+    assert "SCORE, a number: tested on 36 patients" in page and "a number, in the classes under" in page
+    assert f"cut at {', '.join(bounds_of(inputs.cohort.ranges or ()))}" in page
+    assert (run / "figures" / "score.png").stat().st_size > 5000
+    drawn = pd.read_csv(run / "figures" / "score.csv")
+    assert drawn["score"].tolist() == pytest.approx(predictions["score"].tolist())
+    wrong = pd.read_csv(run / "wrong_calls.csv")
+    assert wrong["error"].abs().is_monotonic_decreasing
+    assert (wrong["error"] - wrong["score"] + wrong["true_score"]).abs().max() < 1e-5
 
     # one model predicts its fold's test patients as it was tested, and an ensemble the mean of its models
     features, out = resolved.features.dir, str(tmp_path / "p.csv")
