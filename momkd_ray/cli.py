@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import signal
 import sys
 import threading
@@ -366,8 +364,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: verb and options; by default those of the process.
     """
-    # the end of the process frees its memory: to look for garbage in it before takes most of a second with PyTorch
-    atexit.register(gc.freeze)
     terminated = _Terminated()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminated)

@@ -26,7 +26,8 @@ def show(text: str, content: Mapping[str, Any], *, as_json: bool) -> None:
 def imports_kept() -> Iterator[None]:
     """Imports modules without collecting garbage, of which they leave none, and never looks through them afterwards.
 
-    The collector would pass over the million objects of PyTorch, pandas and matplotlib again and again.
+    The collector would pass over the objects of PyTorch and pandas again and again, and once more as the process ends,
+    which takes more than a second of a short verb.
     """
     enabled = gc.isenabled()
     gc.disable()

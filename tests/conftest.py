@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,13 @@ from momkd_ray.synthetic.cohort import generate_cohort
 # on a busy machine a single example may take any time
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def collectable() -> Iterator[None]:
+    """What a verb kept from the garbage collector is collected as the process ends, where Triton looks for leaks."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -248,10 +248,15 @@ def test_one_fold_can_be_trained_and_predicts_new_slides(
     path.write_text(own_config.to_yaml())
     assert outcome("train", "--config", str(path), "--fold", "7") == 1
     assert "the folds are 0, 1" in capsys.readouterr().err
-    assert outcome("train", "--config", str(path), "--fold", "1", "--set", "train.epochs=1", "--json") == 0
+    once = ["--set", "train.epochs=1", "--set", "train.precision=auto"]
+    assert outcome("train", "--config", str(path), "--fold", "1", *once, "--json") == 0
     run = Path(own_config.run.dir)
     told = json.loads(capsys.readouterr().out)
     assert (told["fold"], told["folder"]) == (1, str(run / "fold=1"))
+    assert (told["device"], told["epochs"]) == ("CPU", 1)
+    assert told["precision"] in ("fp32", "bf16")
+    assert load_bundle(str(run / "fold=1" / "model"))[1].origin["precision"] == told["precision"]
+    assert "gpus_per_worker: auto" in (run / "run.yaml").read_text()
     assert (run / "fold=1" / "result.json").exists()
     assert not (run / "fold=0").exists()
 

@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.runs import changed, crossval, inputs_of
+import yaml
+from support.finished_runs import write_run
+from support.runs import inputs_of
 
 from momkd_ray import storage
 from momkd_ray.config.load import Config
 from momkd_ray.config.sections import ClusterConfig
 from momkd_ray.errors import RunError
 from momkd_ray.ray_runtime import gpus
-from momkd_ray.ray_runtime.cluster import Connection
 from momkd_ray.ray_runtime.gpus import choose_gpus
 from momkd_ray.report.finished_run import read_finished_run
 from momkd_ray.report.methods import methods_block
@@ -83,24 +84,20 @@ def test_a_node_with_gpus_as_a_resource_is_taken() -> None:
     ], done.stderr
 
 
-def test_what_auto_became_is_in_the_run_and_its_report(tiny_config: Config, ray_cluster: Connection) -> None:
-    config = changed(tiny_config, train__epochs=1, train__precision="auto")
-    crossval(config)
-    directory = RunDirectory(config.run.dir)
-    run = read_finished_run(directory)
-    became = {(fold["device"], fold["precision"], fold["epochs"]) for fold in run.figures["folds"]}
-    assert len(became) == 1
-    ((device, precision, epochs),) = became
-    assert (device, epochs) == ("CPU", 1)
-    assert precision in ("fp32", "bf16")
-    shown = dict(methods_block(run, []))
-    assert shown["Precision"] == f"{precision} (auto)"
+def test_what_auto_became_is_in_the_report(tmp_path: Path) -> None:
+    location = write_run(tmp_path, folds=2)
+    figures = storage.read_json(f"{location}/metrics.json")
+    for fold in figures["folds"]:
+        fold |= {"device": "CPU", "precision": "bf16", "epochs": 1}
+    storage.write_json(f"{location}/metrics.json", figures)
+    tree = yaml.safe_load(storage.read_text(f"{location}/run.yaml"))
+    storage.write_text(f"{location}/run.yaml", yaml.safe_dump(tree | {"train": tree["train"] | {"precision": "auto"}}))
+    shown = dict(methods_block(read_finished_run(RunDirectory(location)), []))
+    assert shown["Precision"] == "bf16 (auto)"
     assert shown["Trained on"] == "CPU"
-    assert "gpus_per_worker: auto" in Path(directory.configuration).read_text()
-    assert storage.read_json(f"{config.run.dir}/fold=0/model/model.json")["origin"]["precision"] == precision
 
 
-def test_provenance_has_the_number_of_gpus(tiny_config: Config, ray_cluster: Connection) -> None:
+def test_provenance_has_the_number_of_gpus(tiny_config: Config, no_cluster: None) -> None:
     inputs = inputs_of(tiny_config)
     from momkd_ray.run.provenance import claim_directory
 
