@@ -110,7 +110,7 @@ def sort_labels(settings: CohortConfig, counts: Counter[str], path: str) -> Labe
         claimed[rest] = _rest(settings, counts, named, path, understood)
     shown = _shown_order(len(names))
     for y in shown:
-        if not claimed[y]:
+        if not claimed[y] and settings.task != "regression":  # a range may be empty in another cohort
             others = set().union(*(own for other, own in enumerate(claimed) if other != y))
             raise InputError(_without_label(settings, counts, y, others, path))
     understood += [

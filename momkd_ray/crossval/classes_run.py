@@ -9,6 +9,7 @@ import yaml
 
 from momkd_ray.cohort.table_files import read_table, texts
 from momkd_ray.config.data_sections import class_labels
+from momkd_ray.crossval.score_evaluate import REGRESSION
 from momkd_ray.errors import InputError
 from momkd_ray.run.finished import label_and_classes, read_finished
 from momkd_ray.run.layout import RunDirectory
@@ -27,6 +28,7 @@ class ClassesRun:
         folds: their numbers.
         patients: every patient of the run's folds.
         fingerprint: of the run.
+        predicts_number: whether it is a regression, whose classes are ranges of a number.
     """
 
     location: str
@@ -37,6 +39,7 @@ class ClassesRun:
     folds: tuple[int, ...]
     patients: frozenset[str]
     fingerprint: str
+    predicts_number: bool = False
 
     @property
     def models(self) -> list[str]:
@@ -69,6 +72,7 @@ def read_classes_run(location: str) -> ClassesRun | None:
             folds=tuple(sorted(int(one["fold"]) for one in metrics["folds"])),
             patients=frozenset(str(name) for name in texts(table[table.columns[0]]) if name is not None),
             fingerprint=str(metrics.get("fingerprint", "")),
+            predicts_number=metrics.get("task") == REGRESSION,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(

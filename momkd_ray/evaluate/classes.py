@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -94,14 +94,13 @@ def evaluate_classes(
     return evaluation
 
 
-def refuse_options(given: Mapping[str, object], classes: Sequence[str]) -> None:
+def refuse_options(given: Mapping[str, object], run: ClassesRun) -> None:
     """Raises `InputError` if an option is given that is for two classes only."""
+    what = f"tells {len(run.classes)} apart ({', '.join(run.classes)})"
     for option, value in given.items():
         if value:
-            raise InputError(
-                f"--{option} is for two classes, but this run tells {len(classes)} apart ({', '.join(classes)}): leave "
-                "it out"
-            )
+            told = f"predicts a number, {run.label}" if run.predicts_number else what
+            raise InputError(f"--{option} is for two classes, but this run {told}: leave it out")
 
 
 def evaluate_patients_of_classes(table: pd.DataFrame, run: ClassesRun) -> dict[str, Any]:

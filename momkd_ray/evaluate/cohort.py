@@ -49,6 +49,7 @@ class Labels:
         patient_column, slides_patient_column, slide_column: None to find them by name or values.
         subgroups: columns to compare patients by.
         slide_labels: as `cohort.slide_labels`.
+        number: whether the label is a number, and the classes are its ranges.
     """
 
     clinical: str
@@ -61,6 +62,7 @@ class Labels:
     subgroups: tuple[str, ...] = ()
     slide_labels: Literal["agree", "any_positive", "leave_out"] = "agree"
     names: tuple[str, ...] | None = None
+    number: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class ExternalCohort:
     """The patients with the label of a class.
 
     Attributes:
-        patients: index `patient_id` (sorted), `y` (number of the class; of two, 1 is the positive one), and a column of
-            text for each subgroup.
+        patients: index `patient_id` (sorted), `y` (number of the class; of two, 1 is the positive one), `number` where
+            the label is one, and a column of text for each subgroup.
         excluded: everybody and everything left out so far, columns `EXCLUDED`.
         flow: the steps from all that the clinical table names to those who are left.
         patient_column: name of the patient column.
@@ -151,6 +153,7 @@ def _settings(labels: Labels, row_per_slide: bool) -> CohortConfig:
         slide_column=labels.slide_column if labels.slides or row_per_slide else None,
         label=labels.label,
         slide_labels=labels.slide_labels,
+        task="regression" if labels.number else "classification",
         **_classes(labels),
     )
 
@@ -189,6 +192,8 @@ def _read_cohort(labels: Labels) -> ExternalCohort:
             neither = f"'{labels.label}' is '{label}', {no_class(settings, negative_first=True)}"
             left_out.append(("patient", patient, neither))
     patients = pd.DataFrame({"y": kept}, dtype=int).rename_axis("patient_id").sort_index()
+    if labels.number:
+        patients["number"] = [clinical.numbers[clinical.labels[name] or ""] for name in patients.index]
     rows_of, _ = rows_by_value(frame[column])
     for name in labels.subgroups:
         patients[name] = _values(frame, labels.clinical, name, rows_of, patients.index.tolist())
@@ -197,7 +202,7 @@ def _read_cohort(labels: Labels) -> ExternalCohort:
     reasons = Counter([*problems, *(reason for _, _, reason in left_out[len(problems) :])])
     flow = (
         FlowStep(f"named by {labels.clinical}", len(clinical.named) + blank, {}),
-        FlowStep("with the label of a class", len(patients), dict(reasons)),
+        FlowStep("with a number" if labels.number else "with the label of a class", len(patients), dict(reasons)),
     )
     excluded = excluded_table([*left_out, *other_slides])
     return ExternalCohort(patients, excluded, flow, column, tuple(faults), slides, in_order(understood), names)

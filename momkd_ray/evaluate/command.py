@@ -171,16 +171,25 @@ def _of_two(asked: _Asked, progress: ProgressReporter) -> tuple[dict[str, Any], 
 
 
 def _of_classes(asked: _Asked, several: ClassesRun, progress: ProgressReporter) -> tuple[dict[str, Any], str]:
-    """Evaluates a run of more classes; returns what is written and a summary as text."""
+    """Evaluates a run of more classes, or of a number; returns what is written and a summary as text."""
     from momkd_ray.evaluate.classes import classes_summary, evaluate_classes, refuse_options
     from momkd_ray.evaluate.cohort import Labels
+    from momkd_ray.evaluate.scores import evaluate_scores, scores_summary
 
     (negative, positive), (_, _, prevalence) = asked.labels_of, asked.fixed
     of_two = {"positive": positive, "negative": negative, "against": asked.against, "subgroups": asked.subgroups}
-    refuse_options(of_two | {"prevalence": prevalence}, several.classes)
+    refuse_options(of_two | {"prevalence": prevalence}, several)
     labels = Labels(
-        asked.clinical, asked.label or several.label, several.labels_of, names=several.classes, **asked.columns
+        asked.clinical,
+        asked.label or several.label,
+        several.labels_of,
+        names=several.classes,
+        number=several.predicts_number,
+        **asked.columns,
     )
+    if several.predicts_number:
+        evaluation = evaluate_scores(several, labels, asked.out, progress, **asked.source)
+        return evaluation, scores_summary(evaluation)
     evaluation = evaluate_classes(several, labels, asked.out, progress, **asked.source)
     return evaluation, classes_summary(evaluation)
 

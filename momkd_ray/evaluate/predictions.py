@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from momkd_ray.cohort import columns
@@ -14,6 +15,7 @@ from momkd_ray.cohort.identifiers import canonical, join_patients, match_identif
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.cohort.table_files import data_rows, read_table, rows_by_value, texts
 from momkd_ray.crossval.classes_run import ClassesRun
+from momkd_ray.crossval.score_metrics import SCORE
 from momkd_ray.crossval.trained_run import TrainedRun
 from momkd_ray.errors import InputError
 from momkd_ray.evaluate.cohort import ExternalCohort, Labels, as_options
@@ -64,7 +66,10 @@ def predicted_cohort(
             return predict_cohort(run, cohort, labels, features, rejected, progress, gpus=gpus, on_error=on_error)
     if predictions is not None:
         record_faults(cohort.faults, f"the patients of {labels.clinical}", rejected, on_error)
-        given = read_predictions(predictions, run.classes, run.label, cohort)
+        if isinstance(run, ClassesRun) and run.predicts_number:
+            given = read_scores(predictions, cohort)
+        else:
+            given = read_predictions(predictions, run.classes, run.label, cohort)
         return join_predictions(cohort, given, predictions)
     raise InputError("neither features nor predictions are given: name the folder, or the file")
 
@@ -94,7 +99,8 @@ def predict_cohort(
 
     Returns:
         The cohort without those who cannot be predicted, and a table with the index `patient_id`: `p` of the positive
-        class, the mean over the models, and `fold=<k>`, each model's; of more than two classes `p_<class>` of each.
+        class, the mean over the models, and `fold=<k>`, each model's; of more than two classes `p_<class>` of each; of
+        a number also `score`.
 
     Raises:
         InputError: a model or feature file is bad, or nobody can be predicted.
@@ -118,15 +124,16 @@ def predict_cohort(
     cohort = cohort.without(reasons, "with features that can be read")
     predicted = [row for row in rows if row["p"] is not None]
     if not predicted:
+        labelled = "a number" if labels.number else "the label of a class"
         raise InputError(
-            f"no patient of {labels.clinical} with the label of a class has a feature file in {features}: compare the "
+            f"no patient of {labels.clinical} with {labelled} has a feature file in {features}: compare the "
             "names of files, slides and patients, or give --slides"
         )
     table = pd.DataFrame(
-        [{"bag_id": row["bag_id"], **_probabilities(run, row["p"], row["members"])} for row in predicted]
+        [{"bag_id": row["bag_id"], **_probabilities(run, row["p"], row["members"]), **_score(row)} for row in predicted]
     )
     table = table.merge(bags[["bag_id", "patient_id"]], on="bag_id").rename(columns={"bag_id": "slide_id"})
-    probabilities = [name for name in table.columns if name == "p" or name.startswith((FOLD, "p_"))]
+    probabilities = [name for name in table.columns if name in ("p", SCORE) or name.startswith((FOLD, "p_"))]
     return cohort, patient_mean(table, probabilities).set_index("patient_id")
 
 
@@ -179,6 +186,10 @@ def _probabilities(run: TrainedRun | ClassesRun, p: Any, members: Sequence[Any])
     return {"p": p, **{f"{FOLD}{fold}": own for fold, own in zip(run.thresholds, members, strict=True)}}
 
 
+def _score(row: dict[str, Any]) -> dict[str, float]:
+    return {SCORE: row[SCORE]} if SCORE in row else {}
+
+
 def _unpredicted(
     cohort: ExternalCohort,
     patients: dict[str, str],
@@ -225,27 +236,61 @@ def read_predictions(
         InputError: a column is missing, a row has no probability, or a patient has two rows that are no slides.
     """
     frame = read_table(path)
-    try:
-        patient = columns.patient_column(frame.columns, path, patient_column)
-    except InputError as error:
-        raise InputError(as_options(str(error))) from error
     two = len(classes) == 2
     renamed = {
         _probability_column(frame, path, name, label): "p" if two else f"p_{name}"
         for name in (classes[1:] if two else classes)
     }
-    rows, blank = rows_by_value(frame[patient])
-    if blank:
-        raise InputError(f"{path}: '{patient}' is blank in {data_rows(blank)}: fill it in or remove the row")
     own = [*renamed, *(name for name in frame.columns if two and str(name).startswith(FOLD))]
     numbers = frame[own].apply(pd.to_numeric, errors="coerce")
     bad = (~((numbers >= 0) & (numbers <= 1))).any(axis=1)
-    if bad.any():
-        where = [int(row) + 1 for row in bad.to_numpy().nonzero()[0]]
+    _refuse_rows(path, bad, "probability between 0 and 1")
+    return _by_patient(path, frame, numbers.rename(columns=renamed).astype(float), cohort, patient_column)
+
+
+def read_scores(path: str, cohort: ExternalCohort, patient_column: str | None = None) -> pd.DataFrame:
+    """Reads a file of predicted numbers, in the column `score`: of `predict`, of a run, or of an earlier evaluation.
+
+    Args:
+        path: `.csv`, `.tsv`, `.parquet` or `.xlsx`.
+        cohort: whose patients it is joined with, however the file spells them.
+        patient_column: None to find it by name.
+
+    Returns:
+        The index `patient_id`, sorted: `score`. Slides of a patient are averaged.
+
+    Raises:
+        InputError: the column is missing, a row has no number, or a patient has two rows that are no slides.
+    """
+    frame = read_table(path)
+    if SCORE not in frame.columns:
+        shown = ", ".join(f"'{one}'" for one in list(frame.columns)[:12])
         raise InputError(
-            f"{path}: {data_rows(where)} has no probability between 0 and 1: predict again, or remove the row"
+            f"{path} has no column '{SCORE}' with the predicted number; its columns are {shown}: give the file that "
+            "momkd-ray predict wrote, or rename the column"
         )
-    table = numbers.rename(columns=renamed).astype(float)
+    numbers = frame[[SCORE]].apply(pd.to_numeric, errors="coerce").astype(float)
+    _refuse_rows(path, ~np.isfinite(numbers).all(axis=1), f"number in '{SCORE}'")
+    return _by_patient(path, frame, numbers, cohort, patient_column)
+
+
+def _refuse_rows(path: str, bad_R: pd.Series[bool], what: str) -> None:
+    if bad_R.any():
+        where = [int(row) + 1 for row in bad_R.to_numpy().nonzero()[0]]
+        raise InputError(f"{path}: {data_rows(where)} has no {what}: predict again, or remove the row")
+
+
+def _by_patient(
+    path: str, frame: pd.DataFrame, table: pd.DataFrame, cohort: ExternalCohort, patient_column: str | None
+) -> pd.DataFrame:
+    """Returns the means of a table's columns for each patient of a file; see `read_predictions`."""
+    try:
+        patient = columns.patient_column(frame.columns, path, patient_column)
+    except InputError as error:
+        raise InputError(as_options(str(error))) from error
+    rows, blank = rows_by_value(frame[patient])
+    if blank:
+        raise InputError(f"{path}: '{patient}' is blank in {data_rows(blank)}: fill it in or remove the row")
     table["patient_id"] = texts(frame[patient])
     slides = columns.has_row_per_slide(frame.columns, None)
     twice = [patient for patient, of in rows.items() if len(of) > 1]

@@ -12,7 +12,9 @@ import pytest
 from markupsafe import Markup
 from scipy.stats import spearmanr
 from support.runs import inputs_of
+from typer.testing import CliRunner
 
+from momkd_ray.cli import app
 from momkd_ray.config.load import Config, load_config
 from momkd_ray.config.quantile_ranges import bounds_of
 from momkd_ray.config.sections import SyntheticConfig
@@ -134,6 +136,27 @@ def test_a_number_the_whole_way(
     np.testing.assert_allclose(both["score"], (alone[0]["score"] + alone[1]["score"]) / 2, rtol=1e-6)
     written = json.loads((tmp_path / "p.csv.metrics.json").read_text())
     assert written["patients"] == 36 and list(written["metrics"]) == ["spearman", "r2", "mae"]
+
+    clinical = str(tmp_path / "external.csv")
+    pd.DataFrame({"PATIENT": truth.index, "ODX": truth.astype(str).replace("nan", "unknown")}).to_csv(
+        clinical, index=False
+    )
+    options = ["evaluate", str(run), "--clinical", clinical, "--label", "ODX", "--predictions", out]
+    result = CliRunner().invoke(app, [*options, "--out", str(tmp_path / "e")])
+    assert result.exit_code == 0, result.output
+    evaluation = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+    of_all = evaluation["metrics"]["spearman"]["value"]
+    labelled = truth.dropna().index
+    assert of_all == pytest.approx(spearmanr(both["score"].loc[labelled], truth.loc[labelled])[0])
+    assert evaluation["calibration"]["slope"]["interval"] is not None
+    assert "36 of the 36 patients are also in the run's folds" in evaluation["notes"][0]
+    assert "Spearman correlation of" in result.output and (tmp_path / "e" / "figures" / "score.csv").exists()
+    refused = CliRunner().invoke(app, [*options, "--positive", "high"])
+    assert "--positive is for two classes, but this run predicts a number" in str(refused.exception)
+    fewer = pd.read_csv(out).drop(columns="score")
+    fewer.to_csv(tmp_path / "classes.csv", index=False)
+    refused = CliRunner().invoke(app, [*options[:-1], str(tmp_path / "classes.csv")])
+    assert "has no column 'score' with the predicted number" in str(refused.exception)
 
     stamp = pd.read_csv(write_stamp(str(run), str(tmp_path / "stamp"))[0])
     assert {f"SCORE_{name}" for name in inputs.cohort.classes} <= set(stamp.columns)

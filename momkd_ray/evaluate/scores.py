@@ -1,0 +1,214 @@
+"""Evaluates a finished run that predicts a number on an external cohort: files, a figure and a page."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from momkd_ray import __version__, storage
+from momkd_ray.crossval.classes_run import ClassesRun
+from momkd_ray.crossval.score_metrics import SCORE, SCORE_METRICS, TRUE_SCORE, score_intervals, score_metrics
+from momkd_ray.errors import InputError
+from momkd_ray.evaluate.cohort import ExternalCohort, Labels, read_cohort
+from momkd_ray.evaluate.decisions import plain
+from momkd_ray.evaluate.page import environment
+from momkd_ray.evaluate.predictions import patients_of_run, predicted_cohort
+from momkd_ray.evaluate.tables import shown
+from momkd_ray.input_faults import REJECTED, OnError
+from momkd_ray.progress import ProgressReporter
+from momkd_ray.report.drawings import Drawing, write_drawings
+from momkd_ray.report.score_figures import score_figure
+from momkd_ray.report.score_page import SCORE_NAMES
+from momkd_ray.run.layout import EXCLUDED
+from momkd_ray.statistics.linear_calibration import linear_calibration
+
+FIGURES, SEED = "figures", 1
+FEWEST = 3  # patients of an evaluation
+_CALIBRATION = {
+    "slope": "slope of true on predicted (right: 1)",
+    "intercept": "intercept (right: 0)",
+    "mean_error": "mean error, predicted minus true (right: 0)",
+}
+
+
+def evaluate_scores(
+    run: ClassesRun,
+    labels: Labels,
+    out: str,
+    progress: ProgressReporter,
+    *,
+    features: str | None = None,
+    predictions: str | None = None,
+    gpus: float = 0,
+    address: str | None = None,
+    on_error: OnError = "stop",
+) -> dict[str, Any]:
+    """Evaluates a run's ensemble and writes evaluation.json, tables, the figure and evaluation.html.
+
+    Args:
+        run: the run.
+        labels: the clinical table of the cohort.
+        out: the folder to write.
+        progress: receives counts and notes.
+        features: folder of feature files, which the folds' models predict; or else
+        predictions: a file of predictions.
+        gpus: number of GPUs of each task of prediction.
+        address: of a running Ray cluster; by default one is started if the predictions take long.
+        on_error: whether bad rows and feature files end it or are left out; all are listed in rejected.csv.
+
+    Returns:
+        The content of evaluation.json.
+
+    Raises:
+        InputError: an input is bad; the message names it and its remedy.
+        RunError: a task failed.
+    """
+    cohort = read_cohort(labels)
+    for entry in cohort.understood:
+        progress.info(entry.sentence())
+    cohort, predicted = predicted_cohort(
+        run,
+        cohort,
+        labels,
+        storage.join(out, REJECTED),
+        progress,
+        features=features,
+        predictions=predictions,
+        gpus=gpus,
+        address=address,
+        on_error=on_error,
+    )
+    table = cohort.patients.join(predicted, how="inner").rename(columns={"number": TRUE_SCORE})
+    evaluation = evaluate_patients_of_number(table, run)
+    evaluation["cohort"] |= {"flow": [asdict(step) for step in cohort.flow]}
+    evaluation |= {
+        "notes": _notes(evaluation),
+        "source": {"features": features, "predictions": predictions},
+        "version": __version__,
+    }
+    _write(cohort, table, evaluation, out)
+    return evaluation
+
+
+def evaluate_patients_of_number(table: pd.DataFrame, run: ClassesRun) -> dict[str, Any]:
+    """Computes the statistics of patients with a true and a predicted number.
+
+    Args:
+        table: index `patient_id`; `score` and `true_score`.
+        run: of the models.
+
+    Raises:
+        InputError: there are fewer than three patients, or all have the same number.
+    """
+    true_N, score_N = table[TRUE_SCORE].to_numpy(dtype=float), table[SCORE].to_numpy(dtype=float)
+    if len(table) < FEWEST or len(set(true_N.tolist())) < 2:
+        raise InputError(
+            f"{len(table)} patients with {len(set(true_N.tolist()))} different {run.label} are evaluated, but an "
+            f"evaluation takes {FEWEST} or more that are not all the same: label or predict more patients"
+        )
+    values, intervals = score_metrics(true_N, score_N), score_intervals(true_N, score_N, SEED)
+    calibration = linear_calibration(true_N, score_N)
+    overlap = patients_of_run(table.index, run)
+    return {
+        "label": run.label,
+        "task": "regression",
+        "run": {"dir": run.location, "fingerprint": run.fingerprint, "folds": list(run.folds)},
+        "cohort": {
+            "patients": len(table),
+            "mean": float(true_N.mean()),
+            "mean_predicted": float(score_N.mean()),
+            "also_in_the_run": {"patients": len(overlap), "examples": overlap[:3]},
+        },
+        "metrics": {
+            name: {"value": values[name], "bootstrap_interval": list(intervals[name])} for name in SCORE_METRICS
+        },
+        "calibration": {name: plain(getattr(calibration, name)) for name in _CALIBRATION},
+    }
+
+
+def scores_summary(evaluation: dict[str, Any]) -> str:
+    """Formats the main figures for a terminal."""
+    rows = _rows(evaluation)
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([scores_verdict(evaluation), "", *(f"{name:<{width}}  {value}" for name, value in rows)])
+
+
+def scores_verdict(evaluation: dict[str, Any]) -> str:
+    """Says in one sentence what the evaluation found."""
+    spearman, r2, mae = (evaluation["metrics"][name] for name in SCORE_METRICS)
+    low, high = spearman["bootstrap_interval"]
+    relation = "no relation by its interval" if low <= 0 <= high else "which is not by chance"
+    return (
+        f"On {evaluation['cohort']['patients']:,} patients the {evaluation['label']} that the ensemble predicts has a "
+        f"Spearman correlation of {shown(spearman['value'], (low, high))} with the true one, {relation}; R2 is "
+        f"{shown(r2['value'], r2['bootstrap_interval'])}, and the mean absolute error "
+        f"{shown(mae['value'], mae['bootstrap_interval'])}."
+    )
+
+
+def _rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
+    of_patients = evaluation["metrics"].items()
+    metrics = [(SCORE_NAMES[name], shown(one["value"], one["bootstrap_interval"])) for name, one in of_patients]
+    of_line = [(_CALIBRATION[name], shown(one["value"], one["interval"])) for name, one in _line(evaluation)]
+    return metrics + of_line
+
+
+def _line(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, evaluation["calibration"][name]) for name in _CALIBRATION]
+
+
+def _notes(evaluation: dict[str, Any]) -> list[str]:
+    """Returns what a reader must know before any figure."""
+    notes, cohort = [], evaluation["cohort"]
+    overlap = cohort["also_in_the_run"]
+    if overlap["patients"]:
+        notes.append(
+            f"{overlap['patients']} of the {cohort['patients']} patients are also in the run's folds "
+            f"({', '.join(overlap['examples'])}): models were trained on them, so these figures are not of new "
+            "patients. Leave them out for an external evaluation."
+        )
+    if cohort["patients"] < 20:
+        notes.append(f"{cohort['patients']} patients are few: every interval is wide.")
+    return [
+        *notes,
+        "Thresholds, decision curves, subgroups and comparisons with other predictions are of two classes and are not "
+        "given here.",
+    ]
+
+
+def _write(cohort: ExternalCohort, table: pd.DataFrame, evaluation: dict[str, Any], out: str) -> None:
+    probabilities = [name for name in table.columns if str(name).startswith("p_")]
+    patients = table[[TRUE_SCORE, SCORE, *probabilities]].reset_index(names="patient_id")
+    performance = [
+        (SCORE_NAMES[name], one["value"], *one["bootstrap_interval"], "bootstrap")
+        for name, one in evaluation["metrics"].items()
+    ]
+    performance += [
+        (_CALIBRATION[name], one["value"], *(one["interval"] or (None, None)), "least squares")
+        for name, one in _line(evaluation)
+    ]
+    tables = {
+        "performance.csv": pd.DataFrame(performance, columns=["measure", "value", "low", "high", "method"]),
+        EXCLUDED: cohort.excluded,
+        "predictions.csv": patients.rename(columns={"patient_id": cohort.patient_column}),
+    }
+    for name, one in tables.items():
+        storage.write_text(storage.join(out, name), one.to_csv(index=False, lineterminator="\n"))
+    drawing: Drawing = score_figure(patients, evaluation["label"], evaluation["metrics"]["spearman"]["value"])
+    write_drawings([drawing], storage.join(out, FIGURES))
+    page = (
+        environment()
+        .get_template("scores_evaluation.html.jinja")
+        .render(
+            e=evaluation,
+            drawing=drawing,
+            figures=FIGURES,
+            verdict=scores_verdict(evaluation),
+            rows=[list(row) for row in _rows(evaluation)],
+            version=__version__,
+        )
+    )
+    storage.write_text(storage.join(out, "evaluation.html"), page)
+    storage.write_json(storage.join(out, "evaluation.json"), evaluation)
