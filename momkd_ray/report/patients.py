@@ -50,13 +50,12 @@ def described(run: FinishedRun) -> pd.DataFrame:
     """Returns the tested patients with the clinical table's columns that describe them.
 
     Returns:
-        Index `patient_id`; `class`, `fold` (of the test), `slides`, and the clinical columns that are numbers or have
-        few levels.
+        Index `patient_id`; `class` (categories in the order of the classes), `fold` (of the test), `slides`, and the
+        clinical columns that are numbers or have few levels.
     """
     own = run.predictions.sort_values("fold").groupby("patient_id", sort=True).first()
-    table = pd.DataFrame(
-        {"class": own["label"].astype(str), "fold": [f"fold {fold}" for fold in own["fold"]]}, own.index
-    )
+    classes = pd.Categorical(own["label"].astype(str), run.classes)
+    table = pd.DataFrame({"class": classes, "fold": [f"fold {fold}" for fold in own["fold"]]}, own.index)
     if len(run.slides):
         table["slides"] = run.slides.groupby("patient_id")["slide_id"].nunique().reindex(table.index)
     clinical, column = run.clinical, run.patient_column
@@ -88,9 +87,14 @@ def table_one(table: pd.DataFrame, by: str) -> tuple[list[str], list[list[str]]]
         return ["", "Overall", *map(str, counts.index)], [["n", str(len(table)), *map(str, counts)]]
     categorical = [name for name in names if not pd.api.types.is_numeric_dtype(table[name])]
     data = table[[by, *names]].rename(columns=str)
+    levels = {name: [*data[name].cat.categories] for name in data if isinstance(data[name].dtype, pd.CategoricalDtype)}
+    data = data.astype(dict.fromkeys(levels, object))
+    for name in categorical:
+        data[name] = data[name].where(data[name].notna(), "missing")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tableone about pandas' future
-        made = TableOne(data, columns=names, categorical=categorical, groupby=by, pval=False, missing=True).tableone
+        options = {"categorical": categorical, "groupby": by, "pval": False, "missing": True, "order": levels}
+        made = TableOne(data, columns=names, **options).tableone
     made.columns = made.columns.get_level_values(-1)
     rows, last = [], ""
     for (variable, level), cells in zip(made.index, made.to_numpy().tolist(), strict=True):

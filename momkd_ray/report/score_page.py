@@ -49,13 +49,13 @@ def score_verdict(run: FinishedRun) -> str:
     """Says in a sentence how well the number was predicted."""
     spearman, r2, mae = (run.figures["metrics"][name] for name in SCORE_NAMES)
     low, high = spearman["interval"]
-    chance = "its interval includes 0, no relation" if low <= 0 <= high else "its interval excludes 0, no relation"
+    chance = "which includes 0, no relation" if low <= 0 <= high else "which excludes 0, no relation"
     count = run.figures["counts"]["patients"]
     return (
-        f"{run.label}, a number: tested on {count:,} patients whom the models had not seen, Spearman's correlation of "
-        f"predicted and true number is {spearman['pooled']:.3f} (95 % interval {low:.3f} to {high:.3f}; {chance}), R2 "
-        f"is {r2['pooled']:.3f} ({r2['interval'][0]:.3f} to {r2['interval'][1]:.3f}), and the mean absolute error "
-        f"{mae['pooled']:.3g} ({mae['interval'][0]:.3g} to {mae['interval'][1]:.3g})."
+        f"In {count:,} patients whom the models had not seen, Spearman's correlation of predicted and true {run.label} "
+        f"is {spearman['pooled']:.3f} (95 % interval {low:.3f} to {high:.3f}, {chance}), R2 is {r2['pooled']:.3f} "
+        f"({r2['interval'][0]:.3f} to {r2['interval'][1]:.3f}), and the mean absolute error is {mae['pooled']:.3g} "
+        f"({mae['interval'][0]:.3g} to {mae['interval'][1]:.3g})."
     )
 
 

@@ -110,7 +110,8 @@ def test_a_number_the_whole_way(
 
     only_the_score_is_drawn(monkeypatch)
     page = Path(write_report(str(run))).read_text()
-    assert "SCORE, a number: tested on 36 patients" in page and "a number, in the classes under" in page
+    assert "In 36 patients whom the models had not seen" in page and "of predicted and true SCORE is" in page
+    assert "a number, in the classes under" in page
     assert f"cut at {', '.join(bounds_of(inputs.cohort.ranges or ()))}" in page
     assert (run / "figures" / "score.png").stat().st_size > 5000
     drawn = pd.read_csv(run / "figures" / "score.csv")

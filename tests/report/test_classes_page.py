@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from momkd_ray.cli import app
 from momkd_ray.crossval.class_evaluate import pool_classes
 from momkd_ray.report.page import write_report
+from momkd_ray.report.patients import table_one
 
 HER2 = ("zero", "low", "positive <3+>")
 
@@ -87,3 +88,19 @@ def test_options_of_two_classes_are_refused_in_a_sentence(run: Path, tmp_path: P
     result = CliRunner().invoke(app, options)
     assert isinstance(result.exception, Exception)
     assert f"{option[0]} is for two classes" in str(result.exception)
+
+
+def test_table_one_has_the_classes_in_their_order_and_names_what_is_missing() -> None:
+    classes = ["under 1", "1 to 2", "2 and over"]
+    table = pd.DataFrame(
+        {
+            "class": pd.Categorical(["1 to 2", "under 1", "2 and over", "under 1"], classes),
+            "fold": ["fold 0", "fold 1", "fold 0", "fold 1"],
+            "PR": ["positive", None, "negative", "positive"],
+        }
+    )
+    header, rows = table_one(table, "class")
+    assert header == ["", "Missing", "Overall", *classes]
+    assert ["PR, n (%): missing", "", "1 (25.0)", "1 (50.0)", "0 (0.0)", "0 (0.0)"] in rows
+    _, by_fold = table_one(table, "fold")
+    assert [row[0] for row in by_fold[1:4]] == ["class, n (%): under 1", "\u00b7 1 to 2", "\u00b7 2 and over"]
