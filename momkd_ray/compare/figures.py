@@ -56,14 +56,26 @@ def fraction_figure(rows: Sequence[Row], key: str, name: str) -> Markup | None:
 
 def forest_figure(rows: Sequence[Row], reference: str) -> Markup:
     """Draws each model's difference to the reference with its interval."""
-    compared = [(row.label, row.difference) for row in rows if row.difference is not None]
+    number = any(row.scores is not None for row in rows)
+    what = "pooled Spearman's correlation" if number else "pooled AUC"
+    compared = [(row.label, own) for row in rows if (own := _difference(row)) is not None]
     with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 0.9 + 0.32 * len(compared)))
         axes = figure.subplots()
         axes.axvline(0, color=SERIES_COLOURS[1], linewidth=1)
-        for place, (_, difference) in enumerate(reversed(compared)):
-            axes.plot(difference.bootstrap_interval, [place, place], color=SERIES_COLOURS[0])
-            axes.plot([difference.bootstrap], [place], marker="o", color=SERIES_COLOURS[0])
+        for place, (_, (difference, interval)) in enumerate(reversed(compared)):
+            axes.plot(interval, [place, place], color=SERIES_COLOURS[0])
+            axes.plot([difference], [place], marker="o", color=SERIES_COLOURS[0])
         axes.set_yticks(range(len(compared)), [label for label, _ in reversed(compared)])
-        axes.set_xlabel(f"pooled AUC minus that of {reference}")
-        return inline_svg(figure, "differences", f"Differences of pooled AUC to {reference} with 95 % intervals")
+        axes.set_xlabel(f"{what} minus that of {reference}")
+        return inline_svg(figure, "differences", f"Differences of {what} to {reference} with 95 % intervals")
+
+
+def _difference(row: Row) -> tuple[float, tuple[float, float]] | None:
+    """Returns a row's difference to the reference and its interval, of a number in Spearman's correlation."""
+    if row.scores is None:
+        return None if row.difference is None else (row.difference.bootstrap, row.difference.bootstrap_interval)
+    own = row.scores["spearman"]
+    if own.difference is None or own.difference_interval is None:
+        return None
+    return own.difference, own.difference_interval

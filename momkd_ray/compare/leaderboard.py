@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,9 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.compare.entries import Entry
+from momkd_ray.compare.scores import ScoredModel, ScoreFigure, score_figures
 from momkd_ray.compare.training import TrainedEntry
+from momkd_ray.crossval.score_metrics import SCORE, SCORE_METRICS, TRUE_SCORE
 from momkd_ray.errors import RunError
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.statistics.delong import delong
@@ -77,6 +79,7 @@ class Row:
         search: what the model chose from and what each seed and fold chose; None without a search.
         parameters, training_seconds, prediction_seconds_per_bag, peak_memory_bytes: medians over folds and seeds;
             training is one fold's, without its search.
+        scores: of a regression the figures of the predicted number, by metric; None of a classification.
     """
 
     label: str
@@ -96,6 +99,7 @@ class Row:
     prediction_seconds_per_bag: float
     peak_memory_bytes: float | None
     search: SearchSummary | None = None
+    scores: Mapping[str, ScoreFigure] | None = None
 
     @property
     def settings_tried(self) -> int:
@@ -105,7 +109,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """All rows, best pooled AUC first, the name of the reference, and the models that are not comparable.
+    """All rows, the name of the reference, and the models that are not comparable.
+
+    Rows with the best pooled AUC are first or, of a number, those with the best Spearman's correlation.
 
     `classes` has the number of patients of each of more than two classes, and AUCs are then means over classes of each
     against the rest; it is None with two, of which `positives` are positive.
@@ -123,7 +129,15 @@ class Leaderboard:
         plain = asdict(self)
         if self.classes is None:
             del plain["classes"]
+        for row in plain["rows"]:
+            if row["scores"] is None:
+                del row["scores"]
         return plain
+
+    @property
+    def predicts_number(self) -> bool:
+        """Whether the models predict a number."""
+        return any(row.scores is not None for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -137,6 +151,7 @@ class _Model:
     fold_aucs: list[list[float]]
     costs: list[dict[str, Any]]
     search: SearchSummary | None
+    scored: ScoredModel | None = None
 
 
 def build_leaderboard(inputs: RunInputs, trained: Sequence[TrainedEntry]) -> Leaderboard:
@@ -155,9 +170,13 @@ def build_leaderboard(inputs: RunInputs, trained: Sequence[TrainedEntry]) -> Lea
         raise RunError(
             f"{reference}, the reference, diverged in a fold: lower its train.lr, or choose another reference"
         )
-    y_N, models = _read(inputs, {label: of for label, of in by_label.items() if label not in lost})
+    y_N, true_N, models = _read(inputs, {label: of for label, of in by_label.items() if label not in lost})
     rows = _rows(y_N, models, reference, inputs.config.folds.seed)
-    rows.sort(key=lambda row: -row.pooled)
+    scored = {label: model.scored for label, model in models.items() if model.scored is not None}
+    if true_N is not None:
+        scores = score_figures(true_N, scored, reference, inputs.config.folds.seed)
+        rows = [replace(row, scores=scores[label]) for row, label in zip(rows, models, strict=True)]
+    rows.sort(key=lambda row: -(row.pooled if row.scores is None else row.scores["spearman"].pooled))
     names = inputs.cohort.classes
     if len(names) == 2:
         return Leaderboard(rows, reference, len(y_N), int(y_N.sum()), lost)
@@ -165,15 +184,23 @@ def build_leaderboard(inputs: RunInputs, trained: Sequence[TrainedEntry]) -> Lea
     return Leaderboard(rows, reference, len(y_N), 0, lost, counts)
 
 
-def _read(inputs: RunInputs, by_label: Mapping[str, Sequence[TrainedEntry]]) -> tuple[np.ndarray, dict[str, _Model]]:
-    """Reads the predictions of all folds, pooled by patient, the folds' AUCs and their costs."""
+def _read(
+    inputs: RunInputs, by_label: Mapping[str, Sequence[TrainedEntry]]
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, _Model]]:
+    """Reads the predictions of all folds, pooled by patient, the folds' AUCs and their costs.
+
+    Returns:
+        The patients' classes, of a regression their numbers, and the models by label.
+    """
     classes = inputs.cohort.classes
     number = {name: y for y, name in enumerate(classes)}
     columns: str | list[str] = f"p_{classes[1]}" if len(classes) == 2 else [f"p_{name}" for name in classes]
     models: dict[str, _Model] = {}
-    y = pd.Series(dtype=np.int64)
+    y, true_N = pd.Series(dtype=np.int64), None
     for label, of_label in by_label.items():
         pooled, aucs, costs = [], [], []
+        scores: list[np.ndarray] = []
+        of_folds: dict[str, list[list[float]]] = {name: [] for name in SCORE_METRICS}
         for one in of_label:
             folders = [folder for folder in one.folders.values() if folder is not None]
             tables = [storage.read_table(folder.test_predictions) for folder in folders]
@@ -182,10 +209,16 @@ def _read(inputs: RunInputs, by_label: Mapping[str, Sequence[TrainedEntry]]) -> 
             y = by_patient["label"].first().map(number)
             results = [storage.read_json(folder.result) for folder in folders]
             aucs.append([float(result["test_scores"]["auc"]) for result in results])
+            if SCORE in tables[0].columns:
+                true_N = by_patient[TRUE_SCORE].first().to_numpy(dtype=np.float64)
+                scores.append(by_patient[SCORE].mean().to_numpy(dtype=np.float64))
+                for name, values in of_folds.items():
+                    values.append([float(result["test_scores"][name]) for result in results])
             costs += [storage.read_json(folder.cost) for folder in folders]
         entries = [one.entry for one in of_label]
-        models[label] = _Model(entries, np.stack(pooled), aucs, costs, _search_summary(of_label))
-    return y.to_numpy(dtype=np.int64), models
+        scored = ScoredModel(np.stack(scores), of_folds) if scores else None
+        models[label] = _Model(entries, np.stack(pooled), aucs, costs, _search_summary(of_label), scored)
+    return y.to_numpy(dtype=np.int64), true_N, models
 
 
 def _search_summary(of_label: Sequence[TrainedEntry]) -> SearchSummary | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from momkd_ray.compare.leaderboard import Leaderboard, Row
+from momkd_ray.compare.scores import ScoreFigure
 from momkd_ray.crossval.progress_callback import format_setting
 
 HEADER = (
@@ -24,12 +25,26 @@ HEADER = (
     "predicting a bag",
     "peak memory",
 )
+NUMBER_HEADER = (
+    "model",
+    "Spearman, mean ± sd",
+    "pooled Spearman [95 % interval]",
+    "difference [95 % interval]",
+    "p (bootstrap, Holm)",
+    "pooled R2 [95 % interval]",
+    "difference in R2",
+    "pooled mean absolute error [95 % interval]",
+    "difference in error",
+    "macro AUC, mean ± sd",
+    *HEADER[6:],
+)
 SETTINGS_TRIED = "settings tried"
 
 
 def columns(leaderboard: Leaderboard) -> tuple[str, ...]:
     """Returns the names of the columns; that of settings is there if a model has a search."""
-    return (*HEADER, *((SETTINGS_TRIED,) if _has_search(leaderboard) else ()))
+    header = NUMBER_HEADER if leaderboard.predicts_number else HEADER
+    return (*header, *((SETTINGS_TRIED,) if _has_search(leaderboard) else ()))
 
 
 def lines(leaderboard: Leaderboard) -> list[tuple[str, ...]]:
@@ -44,6 +59,34 @@ def _has_search(leaderboard: Leaderboard) -> bool:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
+    accuracy = _accuracy_cells(row) if row.scores is None else _number_cells(row, row.scores)
+    memory = "" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**20:,.0f} MiB"
+    return (
+        row.label,
+        *accuracy,
+        f"{row.parameters:,.0f}",
+        f"{row.training_seconds:.1f} s",
+        f"{1000 * row.prediction_seconds_per_bag:.1f} ms",
+        memory,
+    )
+
+
+def _number_cells(row: Row, scores: Mapping[str, ScoreFigure]) -> tuple[str, ...]:
+    spearman = scores["spearman"]
+    cells = [f"{spearman.mean:.3f} ± {spearman.sd:.3f}"]
+    for name, figure in scores.items():
+        cells.append(f"{figure.pooled:.3f} [{figure.interval[0]:.3f}, {figure.interval[1]:.3f}]")
+        interval = figure.difference_interval
+        compared = (
+            "reference" if interval is None else f"{figure.difference:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
+        )
+        cells.append(compared)
+        if name == "spearman":
+            cells.append("" if figure.p_holm is None else f"{figure.p_holm:.3f}")
+    return (*cells, f"{row.mean:.3f} ± {row.sd:.3f}")
+
+
+def _accuracy_cells(row: Row) -> tuple[str, ...]:
     difference = row.difference
     compared: tuple[str, str, str] = ("reference", "", "")
     if difference is not None:
@@ -53,16 +96,10 @@ def _cells(row: Row) -> tuple[str, ...]:
             f"{difference.bootstrap_p_holm:.3f}",
             "" if difference.delong_p_holm is None else f"{difference.delong_p_holm:.3f}",
         )
-    memory = "" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**20:,.0f} MiB"
     return (
-        row.label,
         f"{row.mean:.3f} ± {row.sd:.3f}",
         f"{row.pooled:.3f} [{row.interval[0]:.3f}, {row.interval[1]:.3f}]",
         *compared,
-        f"{row.parameters:,.0f}",
-        f"{row.training_seconds:.1f} s",
-        f"{1000 * row.prediction_seconds_per_bag:.1f} ms",
-        memory,
     )
 
 
@@ -72,6 +109,8 @@ def footnotes(leaderboard: Leaderboard) -> list[str]:
     several = leaderboard.classes is not None
     of_classes = ", ".join(f"{count} {name}" for name, count in (leaderboard.classes or {}).items())
     tested = "for two classes only, so there is none here" if several else "of the predictions averaged over seeds"
+    if leaderboard.predicts_number:
+        return [*_number_notes(leaderboard, of_classes, seeds), *_closing_notes(leaderboard)]
     notes = [
         f"{leaderboard.patients} patients, {of_classes or f'{leaderboard.positives} of them positive'}; "
         f"seeds {', '.join(map(str, seeds))}.",
@@ -81,8 +120,25 @@ def footnotes(leaderboard: Leaderboard) -> list[str]:
         f"Differences are of pooled AUCs, to {leaderboard.reference}. Their intervals resample patients, paired "
         f"between models, and each model's seeds; DeLong's test is {tested}. Models are "
         "not trained again on resampled patients. p-values are corrected by Holm over all rows.",
-        "Times and memory are medians over folds and seeds, on whatever else the machine did at the time.",
     ]
+    return notes + _closing_notes(leaderboard)
+
+
+def _number_notes(leaderboard: Leaderboard, of_classes: str, seeds: Sequence[int]) -> list[str]:
+    return [
+        f"{leaderboard.patients} patients with a number, in the quantile classes {of_classes}; seeds "
+        f"{', '.join(map(str, seeds))}.",
+        "Mean and standard deviation are of the test patients, over folds and seeds; a pooled figure is that of all "
+        "folds' test patients together, averaged over seeds. The macro AUC is of the classes.",
+        f"Differences are of pooled figures, to {leaderboard.reference}; of the mean absolute error a smaller one is "
+        "better. Their intervals resample patients, paired between models, and each model's seeds. Models are not "
+        "trained again on resampled patients. p-values, of Spearman's correlation, are corrected by Holm over all "
+        "rows; leaderboard.csv has the others.",
+    ]
+
+
+def _closing_notes(leaderboard: Leaderboard) -> list[str]:
+    notes = ["Times and memory are medians over folds and seeds, on whatever else the machine did at the time."]
     notes += [note for row in leaderboard.rows if (note := _search_note(row))]
     if leaderboard.diverged:
         notes.append(f"Not in the table, as they diverged in a fold: {', '.join(leaderboard.diverged)}.")
@@ -129,6 +185,20 @@ def _csv_line(row: Row) -> dict[str, Any]:
         "auc_low": row.interval[0],
         "auc_high": row.interval[1],
     }
+    for name, figure in (row.scores or {}).items():
+        low, high = figure.difference_interval or ("", "")
+        line |= {
+            f"{name}_mean": figure.mean,
+            f"{name}_sd": figure.sd,
+            f"{name}_pooled": figure.pooled,
+            f"{name}_low": figure.interval[0],
+            f"{name}_high": figure.interval[1],
+            f"{name}_difference": "" if figure.difference is None else figure.difference,
+            f"{name}_difference_low": low,
+            f"{name}_difference_high": high,
+            f"{name}_p": "" if figure.p is None else figure.p,
+            f"{name}_p_holm": "" if figure.p_holm is None else figure.p_holm,
+        }
     d = row.difference
     by_delong = (d.delong, *(d.delong_interval or (None, None)), d.delong_p, d.delong_p_holm) if d else ("",) * 5
     by_bootstrap = (d.bootstrap, *d.bootstrap_interval, d.bootstrap_p, d.bootstrap_p_holm) if d else ("",) * 5

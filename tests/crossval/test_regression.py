@@ -11,14 +11,13 @@ import pandas as pd
 import pytest
 from markupsafe import Markup
 from scipy.stats import spearmanr
+from support.regression_runs import fit_here, number_config
 from support.runs import inputs_of
 from typer.testing import CliRunner
 
 from momkd_ray.cli import app
 from momkd_ray.config.load import Config, load_config
 from momkd_ray.config.quantile_ranges import bounds_of
-from momkd_ray.config.sections import SyntheticConfig
-from momkd_ray.crossval import fold as fold_module
 from momkd_ray.crossval.cross_validate import _write_results
 from momkd_ray.crossval.fold import run_fold
 from momkd_ray.errors import InputError
@@ -31,34 +30,12 @@ from momkd_ray.report import page as page_module
 from momkd_ray.report.drawings import Drawing, write_drawings
 from momkd_ray.report.page import write_report
 from momkd_ray.run.inputs import RunInputs
-from momkd_ray.synthetic.cohort import generate_cohort
-from momkd_ray.train.task import FoldTask
-from momkd_ray.train.worker import train_loop_per_worker
-
-
-def config_of(folder: Path, tiny: Config) -> Config:
-    cohort = folder / "cohort"
-    generate_cohort(SyntheticConfig(dir=str(cohort), patients=36, patches=24, width=16, genes=30, score=True))
-    tree = tiny.model_dump(mode="json") | {"run": {"dir": str(folder / "run")}}
-    tree["cohort"] |= {
-        "clinical": str(cohort / "clinical.csv"),
-        "slides": str(cohort / "slides.csv"),
-        "omics": str(cohort / "rna.parquet"),
-        "label": "SCORE",
-        "task": "regression",
-        "quantile_classes": 3,
-    }
-    tree["features"]["dir"] = str(cohort / "features")
-    return Config.model_validate(tree)
 
 
 def train_here(inputs: RunInputs, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Cross-validates in this process, without Ray."""
 
-    def fit(task: FoldTask, stop: Any = None, *, reports: bool = True) -> Any:
-        return train_loop_per_worker({"task": task, "report": None, "stop": stop})
-
-    monkeypatch.setattr(fold_module, "fit", fit)
+    fit_here(monkeypatch)
     for fold in inputs.plan.folds:
         assert run_fold(inputs, fold, 0, {}) is not None
     return _write_results(inputs, dict.fromkeys(inputs.plan.folds, 0))
@@ -78,7 +55,7 @@ def only_the_score_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_number_the_whole_way(
     tiny_config: Config, no_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs, run = inputs_of(config_of(tmp_path, tiny_config)), tmp_path / "run"
+    inputs, run = inputs_of(number_config(tmp_path, tiny_config)), tmp_path / "run"
     metrics = train_here(inputs, monkeypatch)
     resolved = load_config(run / "run.yaml")
     assert resolved.cohort.class_names == inputs.cohort.classes and len(inputs.cohort.classes) == 3
