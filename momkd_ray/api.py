@@ -68,9 +68,9 @@ def predict_slides(
         patient_column: the column of patients in `slides`; by default it is recognised.
 
     Returns:
-        The written table: `slide_id` (not by patient), `patient_id`, `p_<class>` of each, `predicted` and, if the
-        bundles tell, `trained_on`, the number of models that learnt from the patient. If `slides` has the label,
-        `<out>.metrics.json` is written, too.
+        The written table: `slide_id` (not by patient), `patient_id`, `p_<class>` of each, `predicted`, of a regression
+        `score` and, if the bundles tell, `trained_on`, the number of models that learnt from the patient. If `slides`
+        has the label, `<out>.metrics.json` is written, too.
 
     Raises:
         InputError: a model or feature file is bad; the message names it and its remedy.

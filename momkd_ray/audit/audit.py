@@ -225,7 +225,8 @@ def _inspect_slide(slide: Mapping[str, str], recipe: Recipe, dtype: Precision) -
 
 
 def _remaining(cohort: Cohort, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    per_class = {f"{name} patients": int((cohort.patients["label"] == name).sum()) for name in cohort.classes}
+    named = "{} patients" if cohort.ranges is None else "patients of {}"  # a range begins with a number, too
+    per_class = {named.format(name): int((cohort.patients["label"] == name).sum()) for name in cohort.classes}
     return per_class | {
         "slides": len(cohort.slides),
         "patches": sum(int(facts[slide_id]["n_patches"]) for slide_id in cohort.slides["slide_id"]),

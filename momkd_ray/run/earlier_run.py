@@ -56,6 +56,8 @@ def _relevant_keys(config: Config) -> dict[str, Any]:
     """Returns the keys that can change a result beside the folds, tables and features, which are hashed themselves."""
     tree = config.answer_keys()
     tree["folds"] = {"seed": config.folds.seed}
+    if config.cohort.task == "regression":  # its classes follow from the table, whose numbers are hashed
+        tree["cohort"].pop("classes", None)
     if config.cohort.omics is None:
         del tree["genes"], tree["omics"]
     elif config.genes.select not in GENE_SELECTIONS:

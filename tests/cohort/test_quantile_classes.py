@@ -19,6 +19,7 @@ from momkd_ray.config.load import Config, load_config
 from momkd_ray.config.quantile_ranges import is_ranges, ranges_of
 from momkd_ray.errors import InputError
 from momkd_ray.input_faults import FaultsError
+from momkd_ray.run.earlier_run import differing_keys
 
 SCORES = ["3", "8", "10", "11", "12", "15", "16", "19", "21", "22", "30", "47"]
 NUMBERS = st.floats(-1e6, 1e6) | st.integers(-20, 20).map(float)
@@ -184,6 +185,14 @@ def test_the_classes_of_other_patients_are_refused(tmp_path: Path) -> None:
     other = dict(ranges_of(["11", "20", "30"]))
     with pytest.raises(InputError, match=r"leave cohort.classes out"):
         cohort_of(tmp_path, SCORES, classes={name: own[0] for name, own in other.items()})
+
+
+def test_another_number_of_classes_is_named_as_what_differs(tmp_path: Path) -> None:
+    config = config_of(tmp_path, SCORES)
+    three = config_of(tmp_path, SCORES, quantile_classes=3)
+    resolved = [load_cohort(one).resolved(one) for one in (config, three)]
+    assert differing_keys(*resolved) == ["cohort.quantile_classes was 4 and is 3"]
+    assert resolved[0].answer_fingerprint() != resolved[1].answer_fingerprint()
 
 
 def test_a_classification_keeps_its_fingerprint(tmp_path: Path) -> None:
