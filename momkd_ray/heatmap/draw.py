@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from momkd_ray import storage
+from momkd_ray.cli_options import imports_kept
 from momkd_ray.heatmap import qupath
 from momkd_ray.heatmap.colours import ATTENTION_RANGE, Scales, round_up
 from momkd_ray.heatmap.explain_bag import ExplainedSlide, HeatmapOptions, explain_bag, forget_models
@@ -65,7 +66,7 @@ def draw_heatmaps(
     work = work_on_files(len(bags), sum(bag.bytes for bag in bags), SECONDS_A_SLIDE, SECONDS_A_MB)
     with connect_if_worth(work, address), ThreadPoolExecutor(1) as meanwhile:
         # the first slide is read and computed outside of Python's lock, which leaves it to the import of matplotlib
-        meanwhile.submit(import_module, "momkd_ray.heatmap.slide_files")
+        meanwhile.submit(_import_drawing)
         explained: list[ExplainedSlide] = []
         for done, of_bag in enumerate(_each(explain_bag_task, bags, source=source, options=options), 1):
             explained += of_bag
@@ -84,6 +85,11 @@ def draw_heatmaps(
         progress.info(_without_components(bags, summaries))
     qupath.write_script(storage.join(out, qupath.SCRIPT), [summary.slide_id for summary in summaries])
     return summaries
+
+
+def _import_drawing() -> None:
+    with imports_kept():
+        import_module("momkd_ray.heatmap.slide_files")
 
 
 def _find_images(images: str | None, slide_ids: Sequence[str], progress: ProgressReporter) -> dict[str, str]:
