@@ -139,7 +139,8 @@ def scores_verdict(evaluation: dict[str, Any]) -> str:
     """Says in one sentence what the evaluation found."""
     spearman, r2, mae = (evaluation["metrics"][name] for name in SCORE_METRICS)
     low, high = spearman["bootstrap_interval"]
-    relation = "no relation by its interval" if low <= 0 <= high else "which is not by chance"
+    sure = "above 0 by its interval" if low > 0 else "below 0 by its interval, the wrong way round"
+    relation = "no relation by its interval" if low <= 0 <= high else sure
     return (
         f"On {evaluation['cohort']['patients']:,} patients the {evaluation['label']} that the ensemble predicts has a "
         f"Spearman correlation of {shown(spearman['value'], (low, high))} with the true one, {relation}; R2 is "
