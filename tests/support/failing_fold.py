@@ -110,10 +110,13 @@ def failing_task(plan: dict[str, Any]) -> FoldTask:
     task = fold_task(Path("unused"), dropout=0.4, epochs=plan["epochs"], patience=plan["epochs"])
     cluster = {"workers": plan["workers"], "checkpoint_steps": 1, "max_failures": 5, "resize_interval_s": 2}
     tree = task.config.model_dump() | {"cluster": cluster}
+    config = type(task.config).model_validate(tree)
+    # one batch is made ahead: with room for more, those of all epochs would be made before the first failure
+    little = config.cluster.model_copy(update={"read_ahead_mb": 2**-10})
     failures = Failures(plan["marks"], plan["location"], tuple(map(tuple, plan["failures"])), plan["seconds"])
     return replace(
         task,
-        config=type(task.config).model_validate(tree),
+        config=config.model_copy(update={"cluster": little}),
         location=plan["location"],
         source=source_of(plan),
         omics=FailingOmics(task.omics, failures),
