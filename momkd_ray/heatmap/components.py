@@ -80,8 +80,8 @@ def _figure(
     columns = top if with_tiles else 0
     figure = Figure(figsize=(4 + 0.8 * columns, 0.6 + len(rows) * (0.8 if with_tiles else 0.3)), dpi=110)
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{title}: patches nearest to each memory component", fontsize=10, y=0.995)
-    margin = 0.5 / figure.get_figheight()
+    figure.suptitle(f"{title}\npatches nearest to each memory component", fontsize=10, y=0.995)
+    margin = 0.55 / figure.get_figheight()
     layout = figure.add_gridspec(
         1,
         2 if columns else 1,
