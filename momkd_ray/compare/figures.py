@@ -16,66 +16,62 @@ STYLE = style(PAGE_INK)
 
 
 def omics_figure(pairs: Sequence[tuple[Row, Row]]) -> Markup:
-    """Draws each fold's AUC, averaged over seeds, without and with omics, a line per fold."""
+    """Draws each fold's AUC or Spearman's correlation, averaged over seeds, without and with omics, a line per fold."""
+    name = pairs[0][0].headline.name
     with rc_context(STYLE):
         figure = Figure(figsize=(2.2 + 1.9 * len(pairs), 3.4))
         panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
         for axes, (without, with_omics) in zip(panels, pairs, strict=True):
-            ends_2F = np.array([np.mean(without.fold_aucs, axis=0), np.mean(with_omics.fold_aucs, axis=0)])
+            ends_2F = np.array([np.mean(row.headline.folds, axis=0) for row in (without, with_omics)])
             for fold, ends in enumerate(ends_2F.T):
                 colour = SERIES_COLOURS[fold % len(SERIES_COLOURS)]
                 axes.plot([0, 1], ends, marker="o", color=colour, label=f"fold {fold}")
-            gain = with_omics.pooled - without.pooled
+            gain = with_omics.headline.pooled - without.headline.pooled
             axes.set(title=f"{with_omics.label}: {gain:+.3f} pooled", xlim=(-0.3, 1.3))
             axes.set_xticks([0, 1], ["without omics", "with omics"])
-        panels[0].set_ylabel("test AUC")
+        panels[0].set_ylabel(f"test {name}")
         panels[-1].legend(loc="best")
-        return inline_svg(figure, "omics", "Test AUC of each fold without and with omics")
+        return inline_svg(figure, "omics", f"Test {name} of each fold without and with omics")
 
 
 def fraction_figure(rows: Sequence[Row], key: str, name: str) -> Markup | None:
-    """Draws the pooled AUC over a fraction, a line per model with its interval; None with one value of it."""
+    """Draws the pooled figure over a fraction, a line per model with its interval; None with one value of it."""
     by_model: dict[str, list[Row]] = {}
     for row in rows:
         by_model.setdefault(row.label.partition(" (")[0], []).append(row)
     lines = {m: sorted(of, key=lambda row: getattr(row, key)) for m, of in by_model.items()}
     if all(len({getattr(row, key) for row in of}) < 2 for of in lines.values()):
         return None
+    measure = f"pooled {rows[0].headline.name}"
     with rc_context(STYLE):
         figure = Figure(figsize=(5.4, 3.4))
         axes = figure.subplots()
         for i, (model, of) in enumerate(lines.items()):
-            x, y = [getattr(row, key) for row in of], np.array([row.pooled for row in of])
-            error = np.array([[row.pooled - row.interval[0], row.interval[1] - row.pooled] for row in of]).T
+            drawn = [row.headline for row in of]
+            x, y = [getattr(row, key) for row in of], np.array([own.pooled for own in drawn])
+            error = np.array([[own.pooled - own.interval[0], own.interval[1] - own.pooled] for own in drawn]).T
             colour = SERIES_COLOURS[i % len(SERIES_COLOURS)]
             axes.errorbar(x, y, np.maximum(error, 0), marker="o", capsize=3, color=colour, label=model)
-        axes.set(xlabel=f"fraction of {name}", ylabel="pooled AUC")
+        axes.set(xlabel=f"fraction of {name}", ylabel=measure)
         axes.legend(loc="best")
-        return inline_svg(figure, key.replace("_", "-"), f"Pooled AUC over the fraction of {name}")
+        return inline_svg(figure, key.replace("_", "-"), f"P{measure[1:]} over the fraction of {name}")
 
 
 def forest_figure(rows: Sequence[Row], reference: str) -> Markup:
     """Draws each model's difference to the reference with its interval."""
-    number = any(row.scores is not None for row in rows)
-    what = "pooled Spearman's correlation" if number else "pooled AUC"
-    compared = [(row.label, own) for row in rows if (own := _difference(row)) is not None]
+    measure = f"pooled {rows[0].headline.name}"
+    compared = [
+        (row.label, own.difference, own.difference_interval)
+        for row in rows
+        if (own := row.headline).difference is not None and own.difference_interval is not None
+    ]
     with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 0.9 + 0.32 * len(compared)))
         axes = figure.subplots()
         axes.axvline(0, color=SERIES_COLOURS[1], linewidth=1)
-        for place, (_, (difference, interval)) in enumerate(reversed(compared)):
+        for place, (_, difference, interval) in enumerate(reversed(compared)):
             axes.plot(interval, [place, place], color=SERIES_COLOURS[0])
             axes.plot([difference], [place], marker="o", color=SERIES_COLOURS[0])
-        axes.set_yticks(range(len(compared)), [label for label, _ in reversed(compared)])
-        axes.set_xlabel(f"{what} minus that of {reference}")
-        return inline_svg(figure, "differences", f"Differences of {what} to {reference} with 95 % intervals")
-
-
-def _difference(row: Row) -> tuple[float, tuple[float, float]] | None:
-    """Returns a row's difference to the reference and its interval, of a number in Spearman's correlation."""
-    if row.scores is None:
-        return None if row.difference is None else (row.difference.bootstrap, row.difference.bootstrap_interval)
-    own = row.scores["spearman"]
-    if own.difference is None or own.difference_interval is None:
-        return None
-    return own.difference, own.difference_interval
+        axes.set_yticks(range(len(compared)), [label for label, *_ in reversed(compared)])
+        axes.set_xlabel(f"{measure} minus that of {reference}")
+        return inline_svg(figure, "differences", f"Differences of {measure} to {reference} with 95 % intervals")

@@ -63,6 +63,25 @@ class SearchSummary:
 
 
 @dataclass(frozen=True)
+class Headline:
+    """The figure by which models are ranked and drawn: the AUC or, of a number, Spearman's correlation.
+
+    Attributes:
+        name: of the figure.
+        folds: its value of each seed (rows) and fold (columns).
+        pooled, interval: of all folds' test patients together, with its bootstrap interval.
+        difference, difference_interval: to the reference; None for the reference itself.
+    """
+
+    name: str
+    folds: Sequence[Sequence[float]]
+    pooled: float
+    interval: Interval
+    difference: float | None
+    difference_interval: Interval | None
+
+
+@dataclass(frozen=True)
 class Row:
     """One model of the leaderboard.
 
@@ -105,6 +124,16 @@ class Row:
     def settings_tried(self) -> int:
         """The number of settings that each fold chose from."""
         return 1 if self.search is None else self.search.tried
+
+    @property
+    def headline(self) -> Headline:
+        """The figure by which the row is ranked."""
+        if self.scores is None:
+            auc = self.difference
+            to_reference = (None, None) if auc is None else (auc.bootstrap, auc.bootstrap_interval)
+            return Headline("AUC", self.fold_aucs, self.pooled, self.interval, *to_reference)
+        own = self.scores["spearman"]
+        return Headline("Spearman", own.folds, own.pooled, own.interval, own.difference, own.difference_interval)
 
 
 @dataclass(frozen=True)
@@ -176,7 +205,7 @@ def build_leaderboard(inputs: RunInputs, trained: Sequence[TrainedEntry]) -> Lea
     if true_N is not None:
         scores = score_figures(true_N, scored, reference, inputs.config.folds.seed)
         rows = [replace(row, scores=scores[label]) for row, label in zip(rows, models, strict=True)]
-    rows.sort(key=lambda row: -(row.pooled if row.scores is None else row.scores["spearman"].pooled))
+    rows.sort(key=lambda row: -row.headline.pooled)
     names = inputs.cohort.classes
     if len(names) == 2:
         return Leaderboard(rows, reference, len(y_N), int(y_N.sum()), lost)

@@ -37,6 +37,7 @@ class ScoreFigure:
     """One metric of a model.
 
     Attributes:
+        folds: its value of each seed (rows) and fold (columns).
         mean, sd: of the test patients, over folds and seeds.
         pooled, interval: mean over seeds of the metric of all folds' patients together, with its bootstrap interval
             over patients and seeds.
@@ -44,6 +45,7 @@ class ScoreFigure:
             the models; None for the reference itself.
     """
 
+    folds: Sequence[Sequence[float]]
     mean: float
     sd: float
     pooled: float
@@ -72,6 +74,7 @@ def score_figures(
         for label, model in models.items():
             values = np.asarray(model.folds[name], dtype=float)
             own = ScoreFigure(
+                folds=model.folds[name],
                 mean=float(values.mean()),
                 sd=float(values.std(ddof=1)) if values.size > 1 else 0.0,
                 pooled=bootstrap.auc[label],

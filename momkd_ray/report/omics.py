@@ -65,7 +65,14 @@ def _beside_omics(row: Compared) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of leaderboard.json; `difference` is to the reference, with its bootstrap interval."""
+    """A row of leaderboard.json with the figure that it is ranked by: the AUC or, of a number, Spearman's correlation.
+
+    Attributes:
+        measure: name of the figure.
+        folds: its value of each seed (rows) and fold (columns).
+        pooled, interval: of all patients, with its bootstrap interval.
+        difference_interval: that of the difference to the reference; None for the reference itself.
+    """
 
     label: str
     model: str
@@ -73,10 +80,11 @@ class _Row:
     label_fraction: float
     omics_fraction: float
     seeds: tuple[int, ...]
-    fold_aucs: list[list[float]]
+    measure: str
+    folds: list[list[float]]
     pooled: float
     interval: tuple[float, float]
-    difference: dict[str, Any] | None
+    difference_interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -113,12 +121,13 @@ def read_omics_gain(run_dir: str, compared: str | None) -> OmicsGain | None:
         raise InputError(f"{compared} holds no leaderboard.json: name the run.dir of a finished momkd-ray compare")
     board = read_finished(directory, directory.leaderboard, _leaderboard)
     rows = [_gain(without, having, board[1]) for without, having in omics_pairs(board[0])]
+    measure = board[0][0].measure if board[0] else "AUC"
     header = (
         "model",
-        "pooled AUC without omics (95 % interval)",
+        f"pooled {measure} without omics (95 % interval)",
         "with omics (95 % interval)",
         "difference (95 % interval)",
-        "folds with a higher AUC",
+        f"folds with a higher {measure}",
     )
     return OmicsGain(directory.location, header, rows)
 
@@ -126,30 +135,39 @@ def read_omics_gain(run_dir: str, compared: str | None) -> OmicsGain | None:
 def _leaderboard(content: bytes) -> tuple[list[_Row], str]:
     try:
         tree = json.loads(content)
-        rows = [
-            _Row(
-                label=str(row["label"]),
-                model=str(row["model"]),
-                own=dict(row.get("own", {})),
-                label_fraction=float(row["label_fraction"]),
-                omics_fraction=float(row["omics_fraction"]),
-                seeds=tuple(row["seeds"]),
-                fold_aucs=row["fold_aucs"],
-                pooled=float(row["pooled"]),
-                interval=(float(row["interval"][0]), float(row["interval"][1])),
-                difference=row["difference"],
-            )
-            for row in tree["rows"]
-        ]
+        rows = [_row(row) for row in tree["rows"]]
         return rows, str(tree["reference"])
     except (TypeError, IndexError) as error:
         raise ValueError(f"it is no leaderboard: {error}") from error
 
 
+def _row(row: Mapping[str, Any]) -> _Row:
+    number = row.get("scores")
+    if number is None:
+        measure, folds, own = "AUC", row["fold_aucs"], row
+        interval = None if row["difference"] is None else row["difference"]["bootstrap_interval"]
+    else:
+        measure, own = "Spearman", number["spearman"]
+        folds, interval = own["folds"], own["difference_interval"]
+    return _Row(
+        label=str(row["label"]),
+        model=str(row["model"]),
+        own=dict(row.get("own", {})),
+        label_fraction=float(row["label_fraction"]),
+        omics_fraction=float(row["omics_fraction"]),
+        seeds=tuple(row["seeds"]),
+        measure=measure,
+        folds=folds,
+        pooled=float(own["pooled"]),
+        interval=(float(own["interval"][0]), float(own["interval"][1])),
+        difference_interval=None if interval is None else (float(interval[0]), float(interval[1])),
+    )
+
+
 def _gain(without: _Row, having: _Row, reference: str) -> list[str]:
     low, high = _difference_interval(without, having, reference)
     known = "" if low is None else f" ({low:+.3f} to {high:+.3f})"
-    folds = len(having.fold_aucs[0])
+    folds = len(having.folds[0])
     better = sum(b > a for a, b in zip(_mean_of_seeds(without), _mean_of_seeds(having), strict=True))
     return [
         having.label if having.label != without.label else having.model,
@@ -161,16 +179,15 @@ def _gain(without: _Row, having: _Row, reference: str) -> list[str]:
 
 
 def _mean_of_seeds(row: _Row) -> list[float]:
-    """Returns the AUC of each fold."""
-    return [sum(of_fold) / len(of_fold) for of_fold in zip(*row.fold_aucs, strict=True)]
+    """Returns the figure of each fold."""
+    return [sum(of_fold) / len(of_fold) for of_fold in zip(*row.folds, strict=True)]
 
 
 def _difference_interval(without: _Row, having: _Row, reference: str) -> tuple[float | None, float | None]:
     """Returns the paired interval of the gain, which the comparison has if either row is its reference."""
-    if having.difference is not None and without.label == reference:
-        low, high = having.difference["bootstrap_interval"]
-        return low, high
-    if without.difference is not None and having.label == reference:
-        low, high = without.difference["bootstrap_interval"]
+    if having.difference_interval is not None and without.label == reference:
+        return having.difference_interval
+    if without.difference_interval is not None and having.label == reference:
+        low, high = without.difference_interval
         return -high, -low
     return None, None

@@ -15,9 +15,10 @@ from support.regression_runs import fit_here, number_config
 from support.runs import inputs_of
 
 from momkd_ray.compare.entries import Entry
-from momkd_ray.compare.leaderboard import build_leaderboard
+from momkd_ray.compare.figures import fraction_figure, omics_figure
+from momkd_ray.compare.leaderboard import Row, build_leaderboard
 from momkd_ray.compare.page import write_page
-from momkd_ray.compare.scores import ScoredModel, score_figures
+from momkd_ray.compare.scores import ScoredModel, ScoreFigure, score_figures
 from momkd_ray.compare.tables import to_csv, to_latex, to_markdown
 from momkd_ray.compare.training import TrainedEntry
 from momkd_ray.config.load import Config
@@ -79,4 +80,40 @@ def test_the_leaderboard_of_a_number(
     plain = board.to_json()["rows"][0]
     assert set(plain["scores"]) == {"spearman", "r2", "mae"}
     page = Path(write_page(str(tmp_path / "page"), "SCORE", board)).read_text()
-    assert "minus that of mean_pool" in page and page.count("<tr>") == 3
+    assert "pooled Spearman minus that of mean_pool" in page and page.count("<tr>") == 3
+
+
+def test_figures_of_a_number_show_its_correlation_and_not_the_macro_auc() -> None:
+    drawn = [own.headline for own in (number_row("momkd", 0.4, 1.0), number_row("without", 0.3, 0.0))]
+    assert [own.pooled for own in drawn] == [0.4, 0.3]
+    pair = (number_row("without", 0.3, 0.0), number_row("momkd", 0.4, 1.0))
+    omics = omics_figure([pair])
+    assert "Test Spearman of each fold" in omics and "AUC" not in omics
+    fractions = fraction_figure(
+        [number_row("momkd (omics 0.5)", 0.35, 0.5), number_row("momkd", 0.4, 1.0)], "omics_fraction", "omics"
+    )
+    assert fractions is not None and "Pooled Spearman over the fraction" in fractions and "AUC" not in fractions
+
+
+def number_row(label: str, spearman: float, omics: float) -> Row:
+    own = ScoreFigure([[spearman - 0.1, spearman + 0.1]], spearman, 0.1, spearman, (spearman - 0.2, spearman + 0.2))
+    aucs = [[0.9, 0.9]]
+    return Row(
+        label=label,
+        model="momkd",
+        own={},
+        label_fraction=1.0,
+        omics_fraction=omics,
+        seeds=[1],
+        fold_aucs=aucs,
+        mean=0.9,
+        sd=0.0,
+        pooled=0.9,
+        interval=(0.85, 0.95),
+        difference=None,
+        parameters=10,
+        training_seconds=1.5,
+        prediction_seconds_per_bag=0.01,
+        peak_memory_bytes=None,
+        scores={"spearman": own},
+    )

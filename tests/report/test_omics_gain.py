@@ -54,6 +54,25 @@ def test_the_gain_has_its_interval_whichever_of_the_two_is_the_reference(tmp_pat
     assert third is not None and third.rows[0][3] == "+0.100"
 
 
+def test_of_a_number_the_gain_is_in_the_correlation_that_it_is_ranked_by(tmp_path: Path) -> None:
+    rows = [row("momkd", 0.9, 1), row("without", 0.2, 0, interval(0.5, 0.6))]
+    for of_number, pooled, folds in zip(rows, (0.5, 0.4), ([0.6, 0.3], [0.5, 0.4]), strict=True):
+        of_number["scores"] = {
+            "spearman": {
+                "folds": [folds, folds],
+                "pooled": pooled,
+                "interval": [pooled - 0.1, pooled + 0.1],
+                "difference_interval": None if pooled == 0.5 else [-0.15, -0.05],
+            }
+        }
+    gain = read_omics_gain(write_board(tmp_path, rows, "momkd"), None)
+    assert gain is not None
+    assert gain.rows == [
+        ["momkd", "0.400 (0.300 to 0.500)", "0.500 (0.400 to 0.600)", "+0.100 (+0.050 to +0.150)", "1 of 2"]
+    ]
+    assert gain.header[1].startswith("pooled Spearman") and gain.header[-1] == "folds with a higher Spearman"
+
+
 @pytest.mark.usefixtures("unrendered")
 def test_the_page_says_what_they_bought_or_how_to_know(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", folds=2)
