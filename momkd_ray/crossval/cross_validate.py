@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from typing import Any
@@ -141,7 +142,7 @@ def _raise_failures(results: Iterable[Any], inputs: RunInputs, folds: int) -> No
             raise InputError(result.metrics["bad_input"])
         if result.metrics and result.metrics.get("diverged"):
             raise RunError(f"{result.metrics['run_failed']}{_elsewhere(inputs)}")
-    failed = [str(result.error).strip().splitlines()[-1] for result in results if result.error]
+    failed = [_reason(result.error) for result in results if result.error]
     failed += [result.metrics["run_failed"] for result in results if "run_failed" in (result.metrics or {})]
     if failed:
         first = failed[0].removesuffix(", then run the same command again")
@@ -149,6 +150,18 @@ def _raise_failures(results: Iterable[Any], inputs: RunInputs, folds: int) -> No
             f"{len(failed)} of {folds} folds failed, the first with: {first}; finished folds are kept: "
             "run the same command again to resume the others"
         )
+
+
+def _reason(error: Exception) -> str:
+    """Says in a sentence why Tune gave up a fold."""
+    lines = str(error).strip().splitlines()
+    used = re.search(r"running low on memory.* was (\S+ used / \S+) limit", str(error))
+    if used is None:
+        return lines[-1]
+    return (
+        f"the memory of its machine was full ({used[1]}), so that Ray ended its process: a larger "
+        "cluster.cpus_per_worker trains fewer folds side by side"
+    )
 
 
 def _elsewhere(inputs: RunInputs) -> str:

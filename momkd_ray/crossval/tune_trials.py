@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from ray import tune
+from ray.air.execution._internal import actor_manager
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -61,6 +63,7 @@ def build_tuner(
         callbacks: of Tune.
     """
     environment.override(environment.TUNE)
+    _resume_after_lack_of_memory()
     config = inputs.config
     file_system, path = storage.pyarrow_filesystem(config.run.dir)
 
@@ -83,6 +86,23 @@ def build_tuner(
             failure_config=tune.FailureConfig(max_failures=config.cluster.max_failures),
         ),
     )
+
+
+def _resume_after_lack_of_memory() -> None:
+    """Makes Tune resume a fold whose process was ended for lack of memory, as that of any other lost process.
+
+    Tune 2.60 does not know this kind of a lost process, and ends the whole experiment with an exception of its own.
+    """
+    failed = actor_manager.RayActorManager._actor_task_failed
+    if failed.__module__ == __name__:
+        return
+
+    def actor_task_failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            exception = RayActorError(error_msg=str(exception).splitlines()[0])
+        failed(self, tracked_actor_task=tracked_actor_task, exception=exception)
+
+    actor_manager.RayActorManager._actor_task_failed = actor_task_failed
 
 
 def threads_of_folds(inputs: RunInputs, own_cluster: bool) -> dict[int, float]:

@@ -15,6 +15,10 @@ COMPUTE = {
     # OpenMP's threads otherwise spin at the end of every operation, in which they wait for each other; where something
     # else runs too, each waits for one that has no CPU, and small operations take a thousand times as long
     "OMP_WAIT_POLICY": "PASSIVE",
+    # oneDNN and PyTorch keep what they prepared for the last 1,024 shapes of a product, a megabyte for each; bags of
+    # ever new sizes fill that anew in every fold of a process, until the machine's memory is full
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16",
+    "LRU_CACHE_CAPACITY": "16",
 }
 """For every process that computes, before it imports PyTorch; defaults."""
 
