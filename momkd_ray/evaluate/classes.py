@@ -1,9 +1,8 @@
-"""Evaluates a finished run of more than two classes on an external cohort: files, figures and a page."""
+"""Statistics of more than two classes on an external cohort, with their files, figures and page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,11 @@ from momkd_ray import __version__, storage
 from momkd_ray.crossval.class_metrics import auc_name, class_intervals, class_scores, confusion_counts
 from momkd_ray.crossval.classes_run import ClassesRun
 from momkd_ray.errors import InputError
-from momkd_ray.evaluate.cohort import ExternalCohort, Labels, read_cohort
+from momkd_ray.evaluate.cohort import ExternalCohort
 from momkd_ray.evaluate.decisions import plain
 from momkd_ray.evaluate.page import environment
-from momkd_ray.evaluate.predictions import patients_of_run, predicted_cohort
+from momkd_ray.evaluate.predictions import overlap_notes, patients_of_run
 from momkd_ray.evaluate.tables import shown
-from momkd_ray.input_faults import REJECTED, OnError
-from momkd_ray.progress import ProgressReporter
 from momkd_ray.report.class_figures import classes_roc_figure, confusion_figure
 from momkd_ray.report.classes_page import metric_name
 from momkd_ray.report.curves import calibration_drawing
@@ -33,65 +30,6 @@ NOT_GIVEN = (
     "Thresholds, decision curves, recalibration, subgroups and comparisons with other predictions are of two classes "
     "and are not given here."
 )
-
-
-def evaluate_classes(
-    run: ClassesRun,
-    labels: Labels,
-    out: str,
-    progress: ProgressReporter,
-    *,
-    features: str | None = None,
-    predictions: str | None = None,
-    gpus: float = 0,
-    address: str | None = None,
-    on_error: OnError = "stop",
-) -> dict[str, Any]:
-    """Evaluates a run's ensemble and writes evaluation.json, tables, figures and evaluation.html.
-
-    Args:
-        run: the run.
-        labels: the clinical table of the cohort.
-        out: the folder to write.
-        progress: receives counts and notes.
-        features: folder of feature files, which the folds' models predict; or else
-        predictions: a file of predictions.
-        gpus: number of GPUs of each task of prediction.
-        address: of a running Ray cluster; by default one is started if the predictions take long.
-        on_error: whether bad rows and feature files end it or are left out; all are listed in rejected.csv.
-
-    Returns:
-        The content of evaluation.json.
-
-    Raises:
-        InputError: an input is bad; the message names it and its remedy.
-        RunError: a task failed.
-    """
-    cohort = read_cohort(labels)
-    for entry in cohort.understood:
-        progress.info(entry.sentence())
-    cohort, table = predicted_cohort(
-        run,
-        cohort,
-        labels,
-        storage.join(out, REJECTED),
-        progress,
-        features=features,
-        predictions=predictions,
-        gpus=gpus,
-        address=address,
-        on_error=on_error,
-    )
-    table = cohort.patients.join(table, how="inner")
-    evaluation = evaluate_patients_of_classes(table, run)
-    evaluation["cohort"] |= {"flow": [asdict(step) for step in cohort.flow]}
-    evaluation |= {
-        "notes": _notes(evaluation),
-        "source": {"features": features, "predictions": predictions},
-        "version": __version__,
-    }
-    _write(run, cohort, table, evaluation, out)
-    return evaluation
 
 
 def refuse_options(given: Mapping[str, object], run: ClassesRun) -> None:
@@ -188,23 +126,19 @@ def _arrays(table: pd.DataFrame, run: ClassesRun) -> tuple[np.ndarray, np.ndarra
     return table["y"].to_numpy(dtype=np.int64), table[[f"p_{name}" for name in run.classes]].to_numpy(dtype=float)
 
 
-def _notes(evaluation: dict[str, Any]) -> list[str]:
+def classes_notes(evaluation: dict[str, Any]) -> list[str]:
     """Returns what a reader must know before any figure."""
-    notes, cohort = [], evaluation["cohort"]
-    overlap = cohort["also_in_the_run"]
-    if overlap["patients"]:
-        notes.append(
-            f"{overlap['patients']} of the {cohort['patients']} patients are also in the run's folds "
-            f"({', '.join(overlap['examples'])}): models were trained on them, so these figures are not of new "
-            "patients. Leave them out for an external evaluation."
-        )
+    notes, cohort = overlap_notes(evaluation), evaluation["cohort"]
     name, fewest = min(cohort["classes"].items(), key=lambda one: one[1])
     if fewest < 20:
         notes.append(f"The smallest class, {name}, has {fewest} patients: every interval of it is wide.")
     return [*notes, NOT_GIVEN]
 
 
-def _write(run: ClassesRun, cohort: ExternalCohort, table: pd.DataFrame, evaluation: dict[str, Any], out: str) -> None:
+def write_classes(
+    run: ClassesRun, cohort: ExternalCohort, table: pd.DataFrame, evaluation: dict[str, Any], out: str
+) -> None:
+    """Writes the tables, the figures, evaluation.json and evaluation.html."""
     y_N, p_NY = _arrays(table, run)
     predicted = [run.classes[y] for y in p_NY.argmax(axis=1)]
     named = pd.DataFrame({cohort.patient_column: table.index.astype(str), "label": [run.classes[y] for y in y_N]})

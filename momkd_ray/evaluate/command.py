@@ -172,9 +172,9 @@ def _of_two(asked: _Asked, progress: ProgressReporter) -> tuple[dict[str, Any], 
 
 def _of_classes(asked: _Asked, several: ClassesRun, progress: ProgressReporter) -> tuple[dict[str, Any], str]:
     """Evaluates a run of more classes, or of a number; returns what is written and a summary as text."""
-    from momkd_ray.evaluate.classes import classes_summary, evaluate_classes, refuse_options
+    from momkd_ray.evaluate.classes import refuse_options
     from momkd_ray.evaluate.cohort import Labels
-    from momkd_ray.evaluate.scores import evaluate_scores, scores_summary
+    from momkd_ray.evaluate.several import evaluate_several
 
     (negative, positive), (_, _, prevalence) = asked.labels_of, asked.fixed
     of_two = {"positive": positive, "negative": negative, "against": asked.against, "subgroups": asked.subgroups}
@@ -187,11 +187,7 @@ def _of_classes(asked: _Asked, several: ClassesRun, progress: ProgressReporter) 
         number=several.predicts_number,
         **asked.columns,
     )
-    if several.predicts_number:
-        evaluation = evaluate_scores(several, labels, asked.out, progress, **asked.source)
-        return evaluation, scores_summary(evaluation)
-    evaluation = evaluate_classes(several, labels, asked.out, progress, **asked.source)
-    return evaluation, classes_summary(evaluation)
+    return evaluate_several(several, labels, asked.out, progress, **asked.source)
 
 
 def _tell(progress: ProgressReporter, evaluation: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -161,6 +161,19 @@ def patients_of_run(names: Iterable[str], run: TrainedRun | ClassesRun) -> list[
     """Returns the patients who are in a run's folds, however both spell them, sorted."""
     known = set(map(canonical, run.patients))
     return sorted(name for name in map(str, names) if canonical(name) in known)
+
+
+def overlap_notes(evaluation: Mapping[str, Any]) -> list[str]:
+    """Says that patients of the cohort are also in the run's folds; [] if none is."""
+    cohort, overlap = evaluation["cohort"], evaluation["cohort"]["also_in_the_run"]
+    if not overlap["patients"]:
+        return []
+    more = ", ..." if overlap["patients"] > len(overlap["examples"]) else ""
+    return [
+        f"{overlap['patients']} of the {cohort['patients']} patients are also in the run's folds "
+        f"({', '.join(overlap['examples'])}{more}): models were trained on them, so these figures are not of new "
+        "patients. Leave them out for an external evaluation."
+    ]
 
 
 def feature_files_of(features: str, cohort: ExternalCohort) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from momkd_ray.evaluate.cohort import ExternalCohort, Labels, read_cohort
 from momkd_ray.evaluate.evaluation import evaluate_patients, with_probabilities
 from momkd_ray.evaluate.options import EvaluationOptions
 from momkd_ray.evaluate.page import drawings_of, render_page
-from momkd_ray.evaluate.predictions import FOLD, predicted_cohort, read_predictions
+from momkd_ray.evaluate.predictions import FOLD, overlap_notes, predicted_cohort, read_predictions
 from momkd_ray.evaluate.subgroups import levels_of
 from momkd_ray.evaluate.tables import comparison_table, performance_table, subgroup_table
 from momkd_ray.input_faults import REJECTED, OnError
@@ -121,15 +121,7 @@ def _evaluate(
 
 def _notes(evaluation: dict[str, Any]) -> list[str]:
     """Returns what a reader must know before any figure."""
-    notes, cohort = [], evaluation["cohort"]
-    overlap = cohort["also_in_the_run"]
-    if overlap["patients"]:
-        examples = ", ".join(overlap["examples"])
-        notes.append(
-            f"{overlap['patients']} of the {cohort['patients']} patients are also in the run's folds ({examples}"
-            f"{', ...' if overlap['patients'] > len(overlap['examples']) else ''}): models were trained on them, so "
-            "these figures are not of new patients. Leave them out for an external evaluation."
-        )
+    notes, cohort = overlap_notes(evaluation), evaluation["cohort"]
     slope = evaluation["calibration"]["recalibrated"]["map"]["slope"]
     if slope <= 0:
         notes.append(

@@ -1,8 +1,7 @@
-"""Evaluates a finished run that predicts a number on an external cohort: files, a figure and a page."""
+"""Statistics of a predicted number on an external cohort, with their files, figure and page."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -11,13 +10,11 @@ from momkd_ray import __version__, storage
 from momkd_ray.crossval.classes_run import ClassesRun
 from momkd_ray.crossval.score_metrics import SCORE, SCORE_METRICS, TRUE_SCORE, score_intervals, score_metrics
 from momkd_ray.errors import InputError
-from momkd_ray.evaluate.cohort import ExternalCohort, Labels, read_cohort
+from momkd_ray.evaluate.cohort import ExternalCohort
 from momkd_ray.evaluate.decisions import plain
 from momkd_ray.evaluate.page import environment
-from momkd_ray.evaluate.predictions import patients_of_run, predicted_cohort
+from momkd_ray.evaluate.predictions import overlap_notes, patients_of_run
 from momkd_ray.evaluate.tables import shown
-from momkd_ray.input_faults import REJECTED, OnError
-from momkd_ray.progress import ProgressReporter
 from momkd_ray.report.drawings import Drawing, write_drawings
 from momkd_ray.report.score_figures import score_figure
 from momkd_ray.report.score_page import SCORE_NAMES
@@ -31,65 +28,6 @@ _CALIBRATION = {
     "intercept": "intercept (right: 0)",
     "mean_error": "mean error, predicted minus true (right: 0)",
 }
-
-
-def evaluate_scores(
-    run: ClassesRun,
-    labels: Labels,
-    out: str,
-    progress: ProgressReporter,
-    *,
-    features: str | None = None,
-    predictions: str | None = None,
-    gpus: float = 0,
-    address: str | None = None,
-    on_error: OnError = "stop",
-) -> dict[str, Any]:
-    """Evaluates a run's ensemble and writes evaluation.json, tables, the figure and evaluation.html.
-
-    Args:
-        run: the run.
-        labels: the clinical table of the cohort.
-        out: the folder to write.
-        progress: receives counts and notes.
-        features: folder of feature files, which the folds' models predict; or else
-        predictions: a file of predictions.
-        gpus: number of GPUs of each task of prediction.
-        address: of a running Ray cluster; by default one is started if the predictions take long.
-        on_error: whether bad rows and feature files end it or are left out; all are listed in rejected.csv.
-
-    Returns:
-        The content of evaluation.json.
-
-    Raises:
-        InputError: an input is bad; the message names it and its remedy.
-        RunError: a task failed.
-    """
-    cohort = read_cohort(labels)
-    for entry in cohort.understood:
-        progress.info(entry.sentence())
-    cohort, predicted = predicted_cohort(
-        run,
-        cohort,
-        labels,
-        storage.join(out, REJECTED),
-        progress,
-        features=features,
-        predictions=predictions,
-        gpus=gpus,
-        address=address,
-        on_error=on_error,
-    )
-    table = cohort.patients.join(predicted, how="inner").rename(columns={"number": TRUE_SCORE})
-    evaluation = evaluate_patients_of_number(table, run)
-    evaluation["cohort"] |= {"flow": [asdict(step) for step in cohort.flow]}
-    evaluation |= {
-        "notes": _notes(evaluation),
-        "source": {"features": features, "predictions": predictions},
-        "version": __version__,
-    }
-    _write(cohort, table, evaluation, out)
-    return evaluation
 
 
 def evaluate_patients_of_number(table: pd.DataFrame, run: ClassesRun) -> dict[str, Any]:
@@ -160,16 +98,9 @@ def _line(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(name, evaluation["calibration"][name]) for name in _CALIBRATION]
 
 
-def _notes(evaluation: dict[str, Any]) -> list[str]:
+def score_notes(evaluation: dict[str, Any]) -> list[str]:
     """Returns what a reader must know before any figure."""
-    notes, cohort = [], evaluation["cohort"]
-    overlap = cohort["also_in_the_run"]
-    if overlap["patients"]:
-        notes.append(
-            f"{overlap['patients']} of the {cohort['patients']} patients are also in the run's folds "
-            f"({', '.join(overlap['examples'])}): models were trained on them, so these figures are not of new "
-            "patients. Leave them out for an external evaluation."
-        )
+    notes, cohort = overlap_notes(evaluation), evaluation["cohort"]
     if cohort["patients"] < 20:
         notes.append(f"{cohort['patients']} patients are few: every interval is wide.")
     return [
@@ -179,7 +110,10 @@ def _notes(evaluation: dict[str, Any]) -> list[str]:
     ]
 
 
-def _write(cohort: ExternalCohort, table: pd.DataFrame, evaluation: dict[str, Any], out: str) -> None:
+def write_scores(
+    run: ClassesRun, cohort: ExternalCohort, table: pd.DataFrame, evaluation: dict[str, Any], out: str
+) -> None:
+    """Writes the tables, the figure, evaluation.json and evaluation.html."""
     probabilities = [name for name in table.columns if str(name).startswith("p_")]
     patients = table[[TRUE_SCORE, SCORE, *probabilities]].reset_index(names="patient_id")
     performance = [

@@ -82,16 +82,9 @@ def metrics_of(
         `patients` (with a label), `classes` (number of each), `of_training` (on whom a model was trained; None if it is
         not known) and `metrics`: `value` and `interval` of each; none if a class has no patient.
     """
-    table = patients[patients["patient_id"].isin(list(y))]
-    own = np.array([y[name] for name in table["patient_id"]], dtype=int)
+    table, own, beginning = labelled_rows(patients, y, card.label)
     counts = [int((own == number).sum()) for number in range(len(card.classes))]
-    content: dict[str, Any] = {
-        "label": card.label,
-        "patients": len(own),
-        "classes": dict(zip(card.classes, counts, strict=True)),
-        "of_training": int((table[TRAINED_ON] > 0).sum()) if TRAINED_ON in table.columns else None,
-        "metrics": {},
-    }
+    content = beginning | {"classes": dict(zip(card.classes, counts, strict=True)), "metrics": {}}
     if not all(counts):
         return content
     predicted = np.array([card.classes.index(name) for name in table["predicted"]])
@@ -104,6 +97,25 @@ def metrics_of(
         intervals = class_intervals(own, p_NY, predicted, card.classes, _SEED, ordered=False)
     content["metrics"] = {name: {"value": values[name], "interval": list(intervals[name])} for name in values}
     return content
+
+
+def labelled_rows(
+    patients: pd.DataFrame, labels: Mapping[str, Any], label: str
+) -> tuple[pd.DataFrame, np.ndarray, dict[str, Any]]:
+    """Chooses the predicted patients that have a label.
+
+    Args:
+        patients: one row per patient: `patient_id` and, if known, `trained_on`.
+        labels: class or number of the labelled patients.
+        label: its name.
+
+    Returns:
+        Their rows, their labels, and the beginning of their metrics: `label`, `patients` and `of_training`.
+    """
+    table = patients[patients["patient_id"].isin(list(labels))]
+    trained = int((table[TRAINED_ON] > 0).sum()) if TRAINED_ON in table.columns else None
+    own = np.array([labels[name] for name in table["patient_id"]])
+    return table, own, {"label": label, "patients": len(table), "of_training": trained}
 
 
 def metrics_sentence(content: Mapping[str, Any], reasons: Counter[str], source: str, written: str) -> str:

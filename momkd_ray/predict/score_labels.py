@@ -11,8 +11,7 @@ import pandas as pd
 from momkd_ray.cohort.labels import label_numbers, says_missing
 from momkd_ray.cohort.table_files import texts
 from momkd_ray.crossval.score_metrics import SCORE, score_intervals, score_metrics
-from momkd_ray.predict.known_patients import TRAINED_ON
-from momkd_ray.predict.labels import label_column, not_counted, of_training
+from momkd_ray.predict.labels import label_column, labelled_rows, not_counted, of_training
 
 _SEED = 0  # of the bootstrap
 
@@ -64,16 +63,10 @@ def score_metrics_of(patients: pd.DataFrame, numbers: Mapping[str, float], label
         `patients` (with a number), `of_training` (on whom a model was trained; None if it is not known) and `metrics`:
         `value` and `interval` of each; none of fewer than two different numbers.
     """
-    table = patients[patients["patient_id"].isin(list(numbers))]
-    true_N, predicted_N = [numbers[name] for name in table["patient_id"]], table[SCORE].to_numpy()
-    content: dict[str, Any] = {
-        "label": label,
-        "task": "regression",
-        "patients": len(table),
-        "of_training": int((table[TRAINED_ON] > 0).sum()) if TRAINED_ON in table.columns else None,
-        "metrics": {},
-    }
-    if len(set(true_N)) > 1:
+    table, true_N, beginning = labelled_rows(patients, numbers, label)
+    predicted_N = table[SCORE].to_numpy()
+    content = beginning | {"task": "regression", "metrics": {}}
+    if len(set(true_N.tolist())) > 1:
         values, intervals = score_metrics(true_N, predicted_N), score_intervals(true_N, predicted_N, _SEED)
         content["metrics"] = {name: {"value": values[name], "interval": list(intervals[name])} for name in values}
     return content
