@@ -21,16 +21,16 @@ from table import machine, print_table
 from momkd_ray.cohort.cohort import Cohort, load_cohort
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.cohort.genes import fit_genes
+from momkd_ray.cohort.table_files import read_table
 from momkd_ray.config.load import Config, load_config
-from momkd_ray.config.sections import resolve_location
 from momkd_ray.crossval.teacher import cross_fitted_targets
 from momkd_ray.formats.bag import Recipe
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.model.ridge import fit_ridge
 from momkd_ray.model.tissue_components import fit_components, pool_by_component
 from momkd_ray.seeds import derive_seed
+from momkd_ray.train.component_init import scale_of_pooled
 
-SMALLEST_SCALE = 0.05  # as in momkd_ray/train/component_init.py
 SAMPLED_PATCHES = 10_000
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     bags = read_bags(cohort)
     score = None if options.score is None else read_score(config, cohort, options.score)
     plan = make_folds(config, cohort)
-    fold_N = np.array([next(f for f in plan.folds if plan.roles(f)[patient] == "test") for patient in bags])
+    fold_N = plan.table.loc[list(bags), "fold"].to_numpy()  # in which each patient is tested
     rows: dict[str, dict[str, list[float]]] = {}
     for seed in options.seeds:
         for fold in plan.folds:
@@ -75,8 +75,8 @@ def read_bags(cohort: Cohort) -> dict[str, np.ndarray]:
 
 
 def read_score(config: Config, cohort: Cohort, column: str) -> pd.Series:
-    """Reads a number of every patient of the cohort from a clinical table in CSV."""
-    table = pd.read_csv(resolve_location(config.cohort.clinical)).set_index(cohort.patient_column)
+    """Reads a number of every patient of the cohort from the clinical table."""
+    table = read_table(config.cohort.clinical).set_index(cohort.patient_column)
     return table.loc[cohort.patients.index, column].astype(float)
 
 
@@ -123,9 +123,9 @@ def pooled(
         return pooled_NKD.double().numpy()
 
     learning_NKD, tested_NKD = pool(learning), pool(tested)
-    mean_KD = learning_NKD.mean(0)
-    scale_KD = learning_NKD.std(0) + SMALLEST_SCALE * learning_NKD.std((0, 1)) + 1e-6
-    return tuple(((part - mean_KD) / scale_KD).reshape(len(part), -1) for part in (learning_NKD, tested_NKD))
+    mean_KD, scale_KD = scale_of_pooled(learning_NKD)
+    x_NKD, z_NKD = (learning_NKD - mean_KD) / scale_KD, (tested_NKD - mean_KD) / scale_KD
+    return x_NKD.reshape(len(x_NKD), -1), z_NKD.reshape(len(z_NKD), -1)
 
 
 def teacher(config: Config, cohort: Cohort, learning: np.ndarray, seed: int) -> np.ndarray:

@@ -42,7 +42,7 @@ def fraction_figure(rows: Sequence[Row], key: str, name: str) -> Markup | None:
     lines = {m: sorted(of, key=lambda row: getattr(row, key)) for m, of in by_model.items()}
     if all(len({getattr(row, key) for row in of}) < 2 for of in lines.values()):
         return None
-    measure = f"pooled {rows[0].headline.name}"
+    measure = rows[0].headline.name
     with rc_context(STYLE):
         figure = Figure(figsize=(5.4, 3.4))
         axes = figure.subplots()
@@ -52,9 +52,9 @@ def fraction_figure(rows: Sequence[Row], key: str, name: str) -> Markup | None:
             error = np.array([[own.pooled - own.interval[0], own.interval[1] - own.pooled] for own in drawn]).T
             colour = SERIES_COLOURS[i % len(SERIES_COLOURS)]
             axes.errorbar(x, y, np.maximum(error, 0), marker="o", capsize=3, color=colour, label=model)
-        axes.set(xlabel=f"fraction of {name}", ylabel=measure)
+        axes.set(xlabel=f"fraction of {name}", ylabel=f"pooled {measure}")
         axes.legend(loc="best")
-        return inline_svg(figure, key.replace("_", "-"), f"P{measure[1:]} over the fraction of {name}")
+        return inline_svg(figure, key.replace("_", "-"), f"Pooled {measure} over the fraction of {name}")
 
 
 def forest_figure(rows: Sequence[Row], reference: str) -> Markup:

@@ -11,10 +11,10 @@ from momkd_ray.config.data_sections import (
     FoldsConfig,
     GenesConfig,
     OmicsConfig,
-    SyntheticConfig,
 )
 from momkd_ray.config.run_sections import ClusterConfig, CompareConfig, RunConfig, TuningConfig, WatchConfig
 from momkd_ray.config.store_sections import StoreConfig
+from momkd_ray.config.synthetic_section import SyntheticConfig
 from momkd_ray.config.training_sections import LossConfig, MemoryConfig, ModelConfig, TrainConfig
 from momkd_ray.config.values import Location, Positive, Seed, Share, resolve_location
 

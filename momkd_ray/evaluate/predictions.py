@@ -129,12 +129,17 @@ def predict_cohort(
             f"no patient of {labels.clinical} with {labelled} has a feature file in {features}: compare the "
             "names of files, slides and patients, or give --slides"
         )
+    return cohort, _of_patients(run, predicted, bags)
+
+
+def _of_patients(run: TrainedRun | ClassesRun, predicted: Sequence[dict[str, Any]], bags: pd.DataFrame) -> pd.DataFrame:
+    """Averages the predictions of bags over each patient's bags; index `patient_id`."""
     table = pd.DataFrame(
         [{"bag_id": row["bag_id"], **_probabilities(run, row["p"], row["members"]), **_score(row)} for row in predicted]
     )
     table = table.merge(bags[["bag_id", "patient_id"]], on="bag_id").rename(columns={"bag_id": "slide_id"})
     probabilities = [name for name in table.columns if name in ("p", SCORE) or name.startswith((FOLD, "p_"))]
-    return cohort, patient_mean(table, probabilities).set_index("patient_id")
+    return patient_mean(table, probabilities).set_index("patient_id")
 
 
 def _with_files(cohort: ExternalCohort, files: pd.DataFrame) -> tuple[ExternalCohort, dict[str, str], pd.DataFrame]:

@@ -53,7 +53,7 @@ def initialise_components(model: ComponentMoMKD, data: FoldData) -> None:
     pooled = {index: model.pool(batch.to(data.device))[0][0].cpu().numpy() for index, batch in data.single("train")}
     pooled = merge_dicts(collective.gather(pooled))
     pooled_NKD = np.stack([pooled[index] for index in range(len(data.by_role["train"].ids))])
-    mean_KD, scale_KD = _scale(pooled_NKD)
+    mean_KD, scale_KD = scale_of_pooled(pooled_NKD)
     model.set_scale(torch.from_numpy(mean_KD), torch.from_numpy(scale_KD))
     scaled_NKD = (pooled_NKD - mean_KD) / scale_KD
     ridge: Any = None
@@ -88,7 +88,7 @@ def _sample_patches(data: FoldData, patches: int) -> np.ndarray:
     return np.concatenate([samples[index] for index in chosen])
 
 
-def _scale(pooled_NKD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def scale_of_pooled(pooled_NKD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and scale of the pooled features over the bags (K, D)."""
     overall_D = pooled_NKD.std(axis=(0, 1))
     scale_KD = pooled_NKD.std(axis=0) + SMALLEST_SCALE * overall_D + 1e-6
