@@ -14,14 +14,17 @@ def init(
     folder: Annotated[str | None, typer.Argument(help="Your folder of tables and feature files.")] = None,
     from_: Annotated[str | None, typer.Option("--from", help="Instead: STAMP's YAML to translate.")] = None,
     out: Annotated[str, typer.Option(help="The configuration to write.")] = "config.yaml",
-    label: Annotated[str | None, typer.Option(help="Column of the label; default: the likeliest.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column of the label or number; default: the likeliest label.")
+    ] = None,
     run: Annotated[str | None, typer.Option(help="The run directory to write into it.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Look at a folder of your own and write a commented configuration that runs; or translate STAMP's."""
     if (folder is None) == (from_ is None):
         raise typer.BadParameter("give either a folder or --from", param_hint="FOLDER")
-    from momkd_ray.init_config.write import default_run, draft_of_folder, draft_of_stamp, write_config
+    from momkd_ray.init_config.stamp import draft_of_stamp
+    from momkd_ray.init_config.write import default_run, draft_of_folder, write_config
 
     location = resolve_location(out)
     if from_ is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,7 +21,6 @@ from momkd_ray.formats.readers import read_bag
 MAX_DEPTH = 4
 CLAM_FOLDERS = ("h5_files", "pt_files")
 OMICS_COLUMNS = 30  # numeric columns from which a table is taken for omics
-MAX_CLASSES = 10  # distinct values up to which a column may be a label
 ENOUGH = 0.5  # share of identifiers that must match
 _SAMPLED_COLUMNS = 400
 
@@ -267,28 +265,3 @@ def is_omics(table: Table, patients: Collection[str]) -> bool:
     if len(in_header) >= max(2, 0.1 * len(patients)):
         return True
     return table.numeric >= OMICS_COLUMNS and match_patients(table, patients) is not None
-
-
-def label_candidates(table: Table, patient: str, besides: Collection[str]) -> dict[str, Counter[str]]:
-    """Returns the columns that may be the label, with the number of rows of each value; two-valued ones first."""
-    found = {}
-    for column in table.texts:
-        if column == patient or column in besides:
-            continue
-        counts = Counter(table.values(column))
-        if (
-            2 <= len(counts) <= MAX_CLASSES
-            and sorted(counts.values())[-2] >= 2
-            and _is_of_patients(table, patient, column)
-        ):
-            found[column] = counts
-    return dict(sorted(found.items(), key=lambda item: (len(item[1]) != 2, len(item[1]))))
-
-
-def _is_of_patients(table: Table, patient: str, column: str) -> bool:
-    """Tells whether at least half of the patients have one value in a column, unlike patches of both kinds."""
-    values: dict[str, set[str]] = {}
-    for owner, value in zip(table.texts[patient], table.texts[column], strict=True):
-        if owner is not None and value is not None:
-            values.setdefault(owner, set()).add(value)
-    return 2 * sum(len(own) == 1 for own in values.values()) >= len(values)

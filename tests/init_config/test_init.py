@@ -142,9 +142,8 @@ def test_slides_that_nearly_match_are_shown(own: Path, tmp_path: Path, capsys: p
 def test_what_a_folder_lacks_is_said(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "c.yaml")]
     assert "does not exist" in refused(capsys, str(tmp_path / "none"), *out)
-    assert "no column 'HER2' of 2 to 10 classes: choose --label among LABEL" in refused(
-        capsys, str(own), "--label", "HER2", *out
-    )
+    sentence = refused(capsys, str(own), "--label", "HER2", *out)
+    assert "clinical.csv has no column 'HER2': choose --label among LABEL" in sentence
     (own / "clinical.csv").rename(tmp_path / "clinical.csv")
     assert "add a clinical table" in refused(capsys, str(own), *out)
     (tmp_path / "empty").mkdir()
@@ -181,10 +180,62 @@ def test_stamp_s_configuration_is_translated(own: Path, tmp_path: Path, capsys: 
     assert outcome("split", "--config", str(out)) == 0
     capsys.readouterr()
     other = ["--out", str(tmp_path / "other.yaml")]
-    regression = stamp(own, tmp_path / "r.yaml", task="regression")
-    assert "trains classifiers only" in refused(capsys, "--from", str(regression), *other)
-    three = stamp(own, tmp_path / "t.yaml", categories=["a", "b", "c"])
-    assert "true_class" in refused(capsys, "--from", str(three), *other)
+    survival = stamp(own, tmp_path / "r.yaml", task="survival")
+    assert "its task is survival" in refused(capsys, "--from", str(survival), *other)
     lacking = stamp(own, tmp_path / "l.yaml", clini_table=None)
     assert "lacks clini_table" in refused(capsys, "--from", str(lacking), *other)
     assert "no section crossval" in refused(capsys, "--from", str(out), *other)
+
+
+@pytest.mark.parametrize("categories", [["low", "middle", "high"], None])
+def test_stamp_s_several_classes_and_its_numbers_are_translated(
+    own: Path, tmp_path: Path, categories: list[str] | None
+) -> None:
+    clinical = pd.read_csv(own / "clinical.csv")
+    clinical["LABEL"] = [("low", "middle", "high")[row % 3] for row in range(len(clinical))]
+    clinical["HRD"] = [row / 3 for row in range(len(clinical))]
+    clinical.to_csv(own / "clinical.csv", index=False)
+    several = stamp(own, tmp_path / "several.yaml", categories=categories)
+    assert outcome("init", "--from", str(several), "--out", str(tmp_path / "classes.yaml")) == 0
+    config = load_config(str(tmp_path / "classes.yaml"))
+    assert config.cohort.class_names == ("low", "middle", "high")
+    assert not config.cohort.ordered
+    numbers = stamp(own, tmp_path / "numbers.yaml", task="regression", ground_truth_label="HRD", categories=None)
+    assert outcome("init", "--from", str(numbers), "--out", str(tmp_path / "numbers-out.yaml")) == 0
+    config = load_config(str(tmp_path / "numbers-out.yaml"))
+    assert (config.cohort.label, config.cohort.task) == ("HRD", "regression")
+
+
+def test_a_column_of_numbers_is_offered_and_can_be_asked_for(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clinical = pd.read_csv(own / "clinical.csv")
+    rows = len(clinical)
+    clinical["HRD score"] = [f"{row / 3:.2f}".replace(".", ",") if row % 5 else "n.a." for row in range(rows)]
+    clinical["remark"] = [f"seen by {row}" for row in range(rows)]
+    clinical["ward"] = "B"
+    clinical.to_csv(own / "clinical.csv", index=False, sep=";")
+    tree, text = written(own, tmp_path)
+    assert tree["cohort"]["label"] == "LABEL"
+    assert "Other label: HRD score (" in text
+    assert "remark (" not in text
+    out = ["--out", str(tmp_path / "asked.yaml")]
+    assert outcome("init", str(own), "--label", "HRD score", *out) == 0
+    config = load_config(str(tmp_path / "asked.yaml"))
+    assert (config.cohort.label, config.cohort.task) == ("HRD score", "regression")
+    assert "under" in capsys.readouterr().out  # the classes that the numbers are cut into
+    assert outcome("split", "--config", out[1]) == 0
+    (tmp_path / "asked.yaml").unlink()
+    assert f"has {rows} different values, which are neither" in refused(capsys, str(own), "--label", "remark", *out)
+    assert "has one value" in refused(capsys, str(own), "--label", "ward", *out)
+    clinical.drop(columns="LABEL").to_csv(own / "clinical.csv", index=False, sep=";")
+    assert "choose --label among HRD score to predict one" in refused(capsys, str(own), *out)
+
+
+def test_the_table_with_the_asked_label_is_taken_for_the_clinical_one(own: Path, tmp_path: Path) -> None:
+    clinical = pd.read_csv(own / "clinical.csv")
+    receptors = clinical[["PATIENT"]].assign(ER=["yes", "no"] * (len(clinical) // 2))
+    receptors.to_csv(own / "receptors.csv", index=False)
+    clinical.assign(T=["1", "2"] * (len(clinical) // 2)).to_csv(own / "clinical.csv", index=False)
+    tree, _ = written(own, tmp_path, "--label", "ER")
+    assert tree["cohort"]["clinical"] == str(own / "receptors.csv")

@@ -1,0 +1,33 @@
+"""A configuration in the making, with comments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+
+@dataclass
+class Draft:
+    """A configuration in the making.
+
+    Attributes:
+        tree: its sections.
+        notes: what was seen, as comments by section; under '' above all.
+    """
+
+    tree: dict[str, dict[str, Any]]
+    notes: dict[str, list[str]] = field(default_factory=dict)
+
+    def note(self, section: str, text: str) -> None:
+        """Adds a comment."""
+        self.notes.setdefault(section, []).append(text)
+
+    def to_yaml(self) -> str:
+        """Returns the configuration with its comments."""
+        lines = [f"# {text}" for text in self.notes.get("", [])]
+        for section, values in self.tree.items():
+            lines += ["", *(f"# {text}" for text in self.notes.get(section, []))]
+            lines.append(yaml.safe_dump({section: values}, sort_keys=False, allow_unicode=True, width=1000).rstrip())
+        return "\n".join(lines) + "\n"
