@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,29 @@ def reset_peak_memory() -> None:
         return
 
 
-def write_cost(directory: FoldDirectory, cluster: ClusterConfig, *, bags_validated: int, parameters: int) -> None:
+def write_cost(
+    directory: FoldDirectory,
+    cluster: ClusterConfig,
+    *,
+    preparation_s: float,
+    refitted: bool,
+    bags_validated: int,
+    parameters: int,
+) -> None:
     """Writes what a finished fold took, from its metrics and this process's peak memory.
+
+    Its training is everything that its model took: genes and teacher, the start, and all steps, also those of a refit.
 
     Args:
         directory: the fold's files.
         cluster: with several workers memory is not theirs, and is left out.
+        preparation_s: the seconds that genes and teacher took.
+        refitted: whether the fold was trained again on training and validation patients together.
         bags_validated: number of validation bags, for the time of one prediction.
         parameters: number of trained parameters.
     """
-    lines = [json.loads(line) for line in storage.read_text(directory.metrics).splitlines()]
-    training = sum(line["seconds_train"] for line in lines)
+    lines = _epochs(directory)
+    training = preparation_s + _training_s(lines) + (_training_s(_epochs(directory.refit)) if refitted else 0.0)
     validating = sum(line["seconds_validate"] for line in lines)
     cost: dict[str, Any] = {
         "parameters": parameters,
@@ -41,6 +54,14 @@ def write_cost(directory: FoldDirectory, cluster: ClusterConfig, *, bags_validat
         "peak_memory_bytes": _peak_bytes(cluster) if cluster.most_workers == 1 else None,
     }
     storage.write_json(directory.cost, cost)
+
+
+def _epochs(directory: FoldDirectory) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in storage.read_text(directory.metrics).splitlines()]
+
+
+def _training_s(epochs: Sequence[dict[str, Any]]) -> float:
+    return float(sum(epoch["seconds_start"] + epoch["seconds_train"] for epoch in epochs))
 
 
 def _peak_bytes(cluster: ClusterConfig) -> int | None:

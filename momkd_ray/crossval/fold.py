@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -50,7 +51,9 @@ def run_fold(
     """
     if inputs.setting_names:
         reset_peak_memory()
+    began = time.monotonic()
     task, genes = fold_task(inputs, fold, setting, values)
+    preparation_s = time.monotonic() - began
     try:
         trained = fit(task, None if stop_file is None else partial(storage.exists, stop_file))
     except Exception as error:
@@ -66,7 +69,9 @@ def run_fold(
         return None
     final, final_genes, final_checkpoints = task, genes, checkpoints
     if task.config.train.refit:
+        began = time.monotonic()
         final, final_genes = _refit_task(inputs, task)
+        preparation_s += time.monotonic() - began
         final_checkpoints = Checkpoints(final.directory.checkpoints, final.fingerprint)
         if fit(final, reports=False) is None:
             return None
@@ -79,8 +84,14 @@ def run_fold(
     parameters = _save_model(inputs, task, final, result, facts, final_genes, final_checkpoints, expected.get("test"))
     storage.write_table(task.directory.test_predictions, patients)
     if inputs.setting_names:
-        bags_validated = int((task.bags["role"] == "val").sum())
-        write_cost(task.directory, inputs.config.cluster, bags_validated=bags_validated, parameters=parameters)
+        write_cost(
+            task.directory,
+            inputs.config.cluster,
+            preparation_s=preparation_s,
+            refitted=final is not task,
+            bags_validated=int((task.bags["role"] == "val").sum()),
+            parameters=parameters,
+        )
     storage.write_json(task.directory.result, result.to_json())
     for finished in (checkpoints, final_checkpoints):
         finished.remove_all()  # a finished fold is never resumed

@@ -113,9 +113,13 @@ def _refine(
         The logarithm of the determinant, the centres, the orthonormal discriminant directions, and the variance within
         clusters along each of them.
     """
+    from scipy.sparse import csr_array  # takes half a second to import, which prediction has no use for
+
     for _ in range(iterations):
         count_K = np.bincount(cluster_N, minlength=components)
-        sum_KJ = np.stack([np.bincount(cluster_N, x_N, components) for x_N in x_NJ.T], axis=1)
+        by_cluster_N, ends_K = np.argsort(cluster_N, kind="stable"), np.cumsum(count_K)
+        members_KN = csr_array((np.ones(len(x_NJ)), by_cluster_N, np.append(0, ends_K)), shape=(components, len(x_NJ)))
+        sum_KJ = members_KN @ x_NJ
         centre_KJ = sum_KJ / np.maximum(count_K, 1)[:, None]
         weighted_KJ = centre_KJ * np.sqrt(count_K / len(x_NJ))[:, None]
         _, singular_J, rows_JJ = np.linalg.svd(weighted_KJ, full_matrices=False)

@@ -34,6 +34,7 @@ class FinishedRun:
         label: name of the label.
         classes: names of the classes in order; of two, the negative one first.
         epochs: metrics of each fold's epochs.
+        seconds: that training and validating each fold took, a refit on its validation patients included.
         provenance: fingerprint and versions.
         excluded: excluded.csv.
         trained: training prevalence and validation predictions.
@@ -51,6 +52,7 @@ class FinishedRun:
     label: str
     classes: tuple[str, ...]
     epochs: dict[int, pd.DataFrame]
+    seconds: dict[int, float | None]
     provenance: dict[str, Any]
     excluded: pd.DataFrame
     trained: TrainedRun | None
@@ -101,6 +103,7 @@ def read_finished_run(directory: RunDirectory) -> FinishedRun:
     _check(directory, metrics, predictions, classes)
     folds = [fold["fold"] for fold in metrics["folds"]]
     epochs = {fold: read_finished(directory, directory.fold(fold).metrics, _epochs) for fold in folds}
+    refits = {fold: _optional(directory, directory.fold(fold).refit.metrics, _epochs, pd.DataFrame()) for fold in folds}
     genes = {fold: _optional(directory, directory.fold(fold).genes, _csv, pd.DataFrame()) for fold in folds}
     slides = [_optional(directory, directory.fold(fold).slides("test"), parquet, pd.DataFrame()) for fold in folds]
     validated = all(storage.exists(directory.fold(fold).slides("val")) for fold in folds)
@@ -114,6 +117,7 @@ def read_finished_run(directory: RunDirectory) -> FinishedRun:
         label=label,
         classes=classes,
         epochs=epochs,
+        seconds={fold: _seconds(pd.concat([own, refits[fold]])) for fold, own in epochs.items()},
         provenance=_optional(directory, directory.provenance, json.loads, {}),
         excluded=_optional(directory, directory.excluded, _csv, pd.DataFrame(columns=["kind", "id", "reason"])),
         trained=read_run(directory.location) if has_folds and validated and len(classes) == 2 else None,
@@ -157,6 +161,11 @@ def _clinical(tree: dict[str, Any]) -> pd.DataFrame | None:
 
 def _csv(content: bytes) -> pd.DataFrame:
     return pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+
+
+def _seconds(epochs: pd.DataFrame) -> float | None:
+    columns = [name for name in ("seconds_start", "seconds_train", "seconds_validate") if name in epochs.columns]
+    return float(epochs[columns].sum().sum()) if columns else None
 
 
 def _epochs(content: bytes) -> pd.DataFrame:

@@ -34,7 +34,6 @@ def methods_block(run: FinishedRun, cards: list[BundleCard]) -> list[tuple[str, 
     cohort, train, folds, model = (run.section(name) for name in ("cohort", "train", "folds", "model"))
     store, features, cluster = run.section("store"), run.section("features"), run.section("cluster")
     versions = {k: v for k, v in run.provenance.items() if isinstance(v, str) and k not in ("fingerprint", "system")}
-    seconds = [_seconds(epochs) for epochs in run.epochs.values()]
     encoders = sorted({card.encoder for card in cards if card.encoder})
     magnifications = sorted({f"{card.magnification:g}x" for card in cards if card.magnification})
     predicted = ("What is predicted", _number(run)) if run.predicts_number else None
@@ -64,7 +63,7 @@ def methods_block(run: FinishedRun, cards: list[BundleCard]) -> list[tuple[str, 
         ("Precision", _became(train.get("precision"), run, "precision")),
         ("Trained on", _became(None, run, "device")),
         ("Machines of a fold", _machines(run)),
-        ("Training and validation of a fold", _durations(seconds)),
+        ("Training and validation of a fold", _durations(list(run.seconds.values()))),
         ("Of the training time, waiting for bags", _waiting(run)),
         ("Workers, GPUs of each", _joined(cluster.get("workers"), _gpus(cluster, run.provenance))),
         ("System", run.provenance.get("system")),
@@ -132,11 +131,6 @@ def _folds_sentence(folds: dict[str, Any]) -> str:
 
 def _joined(*values: Any) -> str | None:
     return None if any(value is None for value in values) else ", ".join(map(str, values))
-
-
-def _seconds(epochs: pd.DataFrame) -> float | None:
-    columns = [name for name in ("seconds_train", "seconds_validate") if name in epochs.columns]
-    return float(epochs[columns].sum().sum()) if columns else None
 
 
 def _durations(seconds: list[float | None]) -> str | None:

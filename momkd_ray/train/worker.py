@@ -52,6 +52,7 @@ class TrainState:
         best_weights: of that epoch under `keep: best`; empty where they are the model's own.
         stale_epochs: epochs since then.
         history: one line of metrics per epoch.
+        start_s: seconds before the first step in which the start was fitted to the training bags.
     """
 
     epoch: int = 0
@@ -62,6 +63,7 @@ class TrainState:
     stale_epochs: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    start_s: float = 0.0
 
 
 def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
@@ -161,8 +163,9 @@ class FoldTraining:
 
     def begin(self) -> TrainState:
         """Initialises what depends on the training data, such as the memory, and returns the first position."""
+        began = time.monotonic()
         initialise_model(self.model, self.data, self.stepper.dtype)
-        return TrainState()
+        return TrainState(start_s=time.monotonic() - began)
 
     def finished(self, state: TrainState) -> bool:
         """Returns whether the last epoch is done, or under `keep: best` the validation AUC has not risen for long."""
@@ -196,6 +199,7 @@ class FoldTraining:
             "train_auc": record.auc(),
             "val_auc": val_auc,
             **{f"memory_use_{y}": share for y, share in enumerate(used_component_share(self.model.memory))},
+            "seconds_start": round(state.start_s, 3) if state.epoch == 0 else 0.0,
             "seconds_train": round(trained - began, 3),
             "seconds_first_batch": round(waits[0], 3) if waits else 0.0,
             "seconds_input_wait": round(sum(waits), 3),

@@ -325,6 +325,17 @@ def test_the_methods_name_the_hardware(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("unrendered")
+def test_the_methods_count_the_time_of_start_and_refit(tmp_path: Path) -> None:
+    run = write_run(tmp_path, folds=2)
+    assert "36 s (median), 72 s in all" in Path(write_report(run)).read_text()
+    for fold in (0, 1):
+        seconds = {"seconds_start": 30, "seconds_train": 20, "seconds_validate": 0}
+        epoch = {"fold": fold, "epoch": 0, "loss_total": 1.0, "val_auc": None} | seconds
+        storage.write_text(f"{run}/fold={fold}/refit/metrics.jsonl", json.dumps(epoch) + "\n")
+    assert "86 s (median), 3 min in all" in Path(write_report(run)).read_text()
+
+
+@pytest.mark.usefixtures("unrendered")
 def test_a_run_that_kept_less_has_a_shorter_report(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     for name in ("folds.csv", "excluded.csv", "provenance.json"):
