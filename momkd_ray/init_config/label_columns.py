@@ -11,6 +11,7 @@ from momkd_ray.cohort.known_columns import PATIENT_COLUMNS, SITE_COLUMNS, SLIDE_
 from momkd_ray.cohort.labels import label_numbers, says_missing
 from momkd_ray.errors import InputError
 from momkd_ray.init_config.draft import Draft
+from momkd_ray.init_config.fold_columns import fold_columns
 from momkd_ray.init_config.folder import Table
 
 POSITIVE = (
@@ -62,8 +63,9 @@ def label_columns(table: Table, patient: str, besides: Collection[str]) -> Label
     """
     classes: dict[str, Counter[str]] = {}
     numbers: dict[str, list[float]] = {}
+    no_labels = {patient, *besides, *fold_columns(table)}
     for column in table.texts:
-        if column == patient or column in besides or not _is_of_patients(table, patient, column):
+        if column in no_labels or not _is_of_patients(table, patient, column):
             continue
         counts = Counter(table.values(column))
         if 2 <= len(counts) <= MAX_CLASSES:
@@ -126,6 +128,8 @@ def _no_label(table: Table, label: str, columns: LabelColumns) -> str:
     cure = f"choose --label among {', '.join([*columns.classes, *columns.numbers])}"
     if label not in table.texts:
         return f"{table.path} has no column {label!r}: {cure}"
+    if label in fold_columns(table):
+        return f"the column {label!r} of {table.path} says which patients train and which are tested: {cure}"
     found = len(set(table.values(label)))
     values = "one value" if found == 1 else f"{found:,} different values"
     return (

@@ -13,6 +13,7 @@ from momkd_ray.cohort.folds import make_folds
 from momkd_ray.config.load import Config, load_config
 from momkd_ray.errors import InputError
 from momkd_ray.init_config.draft import Draft
+from momkd_ray.init_config.fold_columns import describe_fold_columns
 from momkd_ray.init_config.folder import (
     Listing,
     SlideColumns,
@@ -61,6 +62,8 @@ def draft_of_folder(folder: str, label: str | None, run: str) -> Draft:
     if listing.splits:
         draft.tree["folds"]["file"] = listing.splits[0]
         draft.note("folds", "These folds were found; remove `file` to draw folds instead.")
+    for sentence in describe_fold_columns(listing, patients):
+        draft.note("folds", sentence)
     return draft
 
 

@@ -239,3 +239,29 @@ def test_the_table_with_the_asked_label_is_taken_for_the_clinical_one(own: Path,
     clinical.assign(T=["1", "2"] * (len(clinical) // 2)).to_csv(own / "clinical.csv", index=False)
     tree, _ = written(own, tmp_path, "--label", "ER")
     assert tree["cohort"]["clinical"] == str(own / "receptors.csv")
+
+
+def test_folds_are_no_label_and_are_offered_as_folds(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clinical = pd.read_csv(own / "clinical.csv")
+    rows = len(clinical)
+    clinical.insert(1, "set", ["train", "test", "val"] * (rows // 3) + ["train"] * (rows % 3))
+    clinical.insert(2, "LABEL2", ["HER2 2+", "HER2 3+"] * (rows // 2))
+    clinical.drop(columns="LABEL").to_csv(own / "clinical.csv", index=False)
+    folds = clinical[["PATIENT"]].assign(site_fold=[row % 3 for row in range(rows)])
+    folds.to_csv(own / "folds.csv", index=False)
+    tree, text = written(own, tmp_path)
+    assert tree["cohort"]["label"] == "LABEL2"
+    assert "label: set" not in text and "label: site_fold" not in text
+    assert f"`file: {own / 'clinical.csv'}` with `column: set` would use its folds (test, train, val)." in text
+    assert f"`file: {own / 'folds.csv'}` with `column: site_fold` would use its folds (0, 1, 2)." in text
+    for file, column in (("clinical.csv", "set"), ("folds.csv", "site_fold")):
+        keys = ["--set", f"folds.file={own / file}", "--set", f"folds.column={column}"]
+        assert (
+            outcome("split", "--config", str(tmp_path / "config.yaml"), *keys, "--set", f"run.dir={tmp_path / column}")
+            == 0
+        )
+    capsys.readouterr()
+    sentence = refused(capsys, str(own), "--label", "set", "--out", str(tmp_path / "other.yaml"))
+    assert "says which patients train and which are tested: choose --label among LABEL2" in sentence
