@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Positions = npt.NDArray[np.intp]
+MOST_GAINS = 32
+"""Gains of xgboost that a process remembers: those of the folds, with and without their validation patients."""
+
+_GAINS: dict[bytes, Doubles] = {}  # digest of values, classes and seed -> gain of each gene; oldest first
 Choice = tuple[Positions, Doubles, str]
 """Positions of the chosen genes among the varying ones, their importance, and a clause that describes the choice."""
 
@@ -227,7 +232,22 @@ def _xgboost_gain(values_NU: Doubles, y_N: Integers, seed: int) -> Doubles:
 
     It does not depend on the number of threads: gradients have single precision and are summed in double, which is
     exact in any order, and among equal splits the gene with the lower index is taken.
+
+    The settings of a search, and the seeds and models of a comparison, choose from the same patients of a fold, often
+    in one process, which remembers what it has computed.
     """
+    single_NU = np.ascontiguousarray(values_NU, np.float32)
+    digest = hashlib.sha256(repr((single_NU.shape, y_N.tolist(), seed)).encode())
+    digest.update(single_NU.data)
+    key = digest.digest()
+    if key not in _GAINS:
+        while len(_GAINS) >= MOST_GAINS:
+            del _GAINS[next(iter(_GAINS))]
+        _GAINS[key] = _fit_xgboost(single_NU, y_N, seed)
+    return _GAINS[key].copy()
+
+
+def _fit_xgboost(values_NU: npt.NDArray[np.float32], y_N: Integers, seed: int) -> Doubles:
     from xgboost import XGBClassifier
 
     model = XGBClassifier(
@@ -240,7 +260,7 @@ def _xgboost_gain(values_NU: Doubles, y_N: Integers, seed: int) -> Doubles:
         importance_type="gain",
         random_state=seed,
     )
-    model.fit(values_NU.astype(np.float32), y_N)
+    model.fit(values_NU, y_N)
     return np.asarray(model.feature_importances_, np.float64)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from momkd_ray.cohort import genes
 from momkd_ray.cohort.genes import GeneTransform, fit_genes
 from momkd_ray.config.sections import GenesConfig
 from momkd_ray.errors import InputError
@@ -54,10 +55,31 @@ def test_the_number_of_threads_does_not_change_the_choice() -> None:
     for table in (omics, coarse):
         found = []
         for threads in (1, 2, 5):
+            genes._GAINS.clear()
             with threadpool_limits(threads, user_api="openmp"):
                 found.append(fit_genes(table, y, GenesConfig(n=100), seed=1))
         assert found[0].genes == found[1].genes == found[2].genes
         assert len({one.importance.tobytes() for one in found}) == 1
+
+
+def test_gains_are_remembered_for_the_same_patients_classes_and_seed_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = []
+    fit = genes._fit_xgboost
+    monkeypatch.setattr(genes, "_GAINS", {})
+    monkeypatch.setattr(genes, "_fit_xgboost", lambda *inputs: computed.append(inputs) or fit(*inputs))
+    omics, y = expression(n=30)
+    others = omics.copy()
+    others.iloc[0, 0] += 1
+    asked = [(omics, y, 10, 1), (omics, y, 20, 1), (omics, y, 10, 2), (omics, 1 - y, 10, 1), (others, y, 10, 1)]
+    for table, classes, n, seed in [*asked, *asked]:
+        found = fit_genes(table, classes, GenesConfig(n=n), seed)
+        found.importance[:] = -1  # what a caller does with it is no concern of the next one
+    assert len(computed) == 4
+    assert fit_genes(omics, y, GenesConfig(n=10), 1).importance.min() >= 0
+    monkeypatch.setattr(genes, "MOST_GAINS", 2)
+    for seed in range(5):
+        fit_genes(omics, y, GenesConfig(n=10), seed)
+    assert len(genes._GAINS) == 2
 
 
 def test_genes_xgboost_leaves_at_zero_are_filled_by_anova_and_said() -> None:
