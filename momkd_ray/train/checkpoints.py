@@ -65,9 +65,12 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Waits for the writer, also after an error, which then takes precedence over the writer's."""
-        with suppress(Exception) if error is not None else nullcontext():
-            self.wait()
+        """Waits for the writer and ends it, also after an error, which then takes precedence over the writer's."""
+        try:
+            with suppress(Exception) if error is not None else nullcontext():
+                self.wait()
+        finally:
+            self._writer.shutdown()
 
     def newest(self) -> str | None:
         """Returns the name of the newest intact checkpoint; None if there is none."""

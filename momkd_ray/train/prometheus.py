@@ -65,7 +65,12 @@ class GaugeReporter:
         self._gauges: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._reporter: threading.Thread | None = None
+        self._closed = threading.Event()
         self._new_epoch()
+
+    def close(self) -> None:
+        """Ends the repeated reports, for which Ray then drops the gauges after a while."""
+        self._closed.set()
 
     def _new_epoch(self) -> None:
         self._began, self._waited = float("inf"), 0.0
@@ -126,9 +131,9 @@ class GaugeReporter:
 
     def _start_reporting(self) -> None:
         if self._reporter is None and _ray_is_initialised():
-            # by a weak reference: the thread ends when the reporter is freed
+            # by a weak reference: the thread also ends when the reporter is freed
             self._reporter = threading.Thread(
-                target=_report_periodically, args=(weakref.ref(self),), name="gauges", daemon=True
+                target=_report_periodically, args=(weakref.ref(self), self._closed), name="gauges", daemon=True
             )
             self._reporter.start()
 
@@ -145,11 +150,11 @@ class GaugeReporter:
                 self._gauges[name].set(value, ascii_tags(self.tags | dict(tags)))
 
 
-def _report_periodically(ref: weakref.ref[GaugeReporter]) -> None:
-    while (reporter := ref()) is not None:
+def _report_periodically(ref: weakref.ref[GaugeReporter], closed: threading.Event) -> None:
+    while not closed.is_set() and (reporter := ref()) is not None:
         reporter._report()
         del reporter
-        time.sleep(REPORT_INTERVAL_S)
+        closed.wait(REPORT_INTERVAL_S)
 
 
 def _ray_is_initialised() -> bool:

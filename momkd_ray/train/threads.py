@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from pathlib import Path
+
+import torch
+
 from momkd_ray.model.registry import model_class
 from momkd_ray.train.task import FoldTask, RoleBags
 
@@ -20,3 +26,17 @@ def threads_of_worker(task: FoldTask) -> int:
     mean = sum(patches) / len(patches)
     patches_of_pass = max(mean, min(bags * mean, config.train.patches_per_pass))
     return int(min(cpus, max(1, patches_of_pass * task.width // model_class(config.model).numbers_per_thread)))
+
+
+def return_unused_memory() -> None:
+    """Gives what a fold no longer uses back to the machine, to be called when no thread of the process computes.
+
+    Every fold of a process has a thread of its own. MKL keeps some megabytes for the products of each, also after it
+    has ended, and the C library keeps what was freed. Nothing happens where PyTorch has no MKL or the library no such
+    function.
+    """
+    pytorch = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    if pytorch.exists() and (free := getattr(ctypes.CDLL(str(pytorch)), "mkl_serv_free_buffers", None)) is not None:
+        free()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)

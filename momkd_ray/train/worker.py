@@ -36,7 +36,7 @@ from momkd_ray.train.model_init import initialise_model
 from momkd_ray.train.prometheus import GaugeReporter, used_component_share
 from momkd_ray.train.step import Stepper
 from momkd_ray.train.task import FoldTask
-from momkd_ray.train.threads import threads_of_worker
+from momkd_ray.train.threads import return_unused_memory, threads_of_worker
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -82,15 +82,19 @@ def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
     report: Report = loop.get("report") or (lambda metrics: None)
     set_determinism(task)
     training = FoldTraining(task, join_process_group())
-    with training.checkpoints, closing(training.data):
-        state = training.resume() or training.begin()
-        while not training.finished(state):
-            if training.stopped(loop.get("stop")):
-                return None
-            metrics = training.run_epoch(state)
-            # the x axis of Tune's TensorBoard events, also after a resume
-            report(metrics | {"timesteps_total": metrics["epoch"] + 1})
-    return training.predict(state)
+    try:
+        with training.checkpoints, closing(training.data):
+            state = training.resume() or training.begin()
+            while not training.finished(state):
+                if training.stopped(loop.get("stop")):
+                    return None
+                metrics = training.run_epoch(state)
+                # the x axis of Tune's TensorBoard events, also after a resume
+                report(metrics | {"timesteps_total": metrics["epoch"] + 1})
+        return training.predict(state)
+    finally:
+        training.gauges.close()
+        return_unused_memory()
 
 
 def set_determinism(task: FoldTask) -> None:
