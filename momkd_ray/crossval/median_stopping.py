@@ -78,7 +78,8 @@ def stop_decisions(settings: Sequence[Sequence[Curve]], grace_epochs: int) -> di
     undecided_from: list[float] = []  # of each setting, the first epoch at which it may still be stopped
     for number, folds in enumerate(settings):
         for epoch in itertools.count(grace_epochs, COMPARE_EVERY):
-            if all(fold.ended and len(fold.best) <= epoch for fold in folds):
+            # one that ends at this very epoch is compared, too: until it is over nobody knows that it ends here
+            if all(fold.ended and len(fold.best) < epoch for fold in folds):
                 undecided_from.append(math.inf)
                 break
             own, others = _mean(folds, epoch), _earlier_means(settings[:number], stopped, undecided_from, epoch)

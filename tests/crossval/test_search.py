@@ -30,7 +30,7 @@ from momkd_ray.config.search_space import Range
 from momkd_ray.config.sections import ClusterConfig
 from momkd_ray.crossval import tune_trials as trials
 from momkd_ray.crossval.cross_validate import choose_settings, train_folds
-from momkd_ray.crossval.median_stopping import COMPARE_EVERY, Curve, stop_decisions
+from momkd_ray.crossval.median_stopping import COMPARE_EVERY, Curve, StopDecision, stop_decisions
 from momkd_ray.crossval.optuna_journal import write_study
 from momkd_ray.crossval.search import Search
 from momkd_ray.crossval.tune_trials import FoldAndSetting, FoldSearcher, threads_of_folds, trial_resources
@@ -294,7 +294,14 @@ def test_only_settings_below_the_median_of_earlier_ones_are_stopped(settings: li
         assert None not in values
         assert verdict.val_auc == pytest.approx(sum(v for v in values if v is not None) / len(values))
         assert verdict.val_auc < verdict.median
-        assert any(len(fold.best) > verdict.epoch for fold in settings[number]), "something was left to save"
+        assert any(len(fold.best) >= verdict.epoch for fold in settings[number]), "it has come that far"
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_setting_that_ends_when_it_is_compared_is_judged_alike_before_and_after(over: bool) -> None:
+    better, worse = ended_curves([0.5, 0.8, 0.8]), Curve((0.5, 0.6), ended=over)
+    settings = [[better], [better], [better], [worse]]
+    assert stop_decisions(settings, grace_epochs=2) == {3: StopDecision(2, 0.6, 0.8)}
 
 
 @given(searches(), st.data())
