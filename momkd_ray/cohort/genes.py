@@ -25,12 +25,13 @@ Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Positions = npt.NDArray[np.intp]
+Choice = tuple[Positions, Doubles, str]
+"""Positions of the chosen genes among the varying ones, their importance, and a clause that describes the choice."""
+
 MOST_GAINS = 32
 """Gains of xgboost that a process remembers: those of the folds, with and without their validation patients."""
 
 _GAINS: dict[bytes, Doubles] = {}  # digest of values, classes and seed -> gain of each gene; oldest first
-Choice = tuple[Positions, Doubles, str]
-"""Positions of the chosen genes among the varying ones, their importance, and a clause that describes the choice."""
 
 
 @dataclass(frozen=True, eq=False)

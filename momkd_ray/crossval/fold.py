@@ -57,11 +57,8 @@ def run_fold(
     try:
         trained = fit(task, None if stop_file is None else partial(storage.exists, stop_file))
     except Exception as error:
-        diverged = diverged_error_within(error)
-        if diverged is None or not (inputs.config.search or inputs.setting_names):
+        if not _records_divergence(inputs, task, error):
             raise
-        # it would diverge again: this setting is out for this fold, and the search continues
-        storage.write_json(task.directory.diverged, {"reason": str(diverged)})
         return None
     checkpoints = Checkpoints(task.directory.checkpoints, task.fingerprint)
     if trained is None:
@@ -96,6 +93,16 @@ def run_fold(
     for finished in (checkpoints, final_checkpoints):
         finished.remove_all()  # a finished fold is never resumed
     return result
+
+
+def _records_divergence(inputs: RunInputs, task: FoldTask, error: Exception) -> bool:
+    """Writes that the fold diverged with this setting, if that is the error and there are others; returns whether."""
+    diverged = diverged_error_within(error)
+    if diverged is None or not (inputs.config.search or inputs.setting_names):
+        return False
+    # it would diverge again: this setting is out for this fold, and the search continues
+    storage.write_json(task.directory.diverged, {"reason": str(diverged)})
+    return True
 
 
 def _refit_task(inputs: RunInputs, task: FoldTask) -> tuple[FoldTask, GeneTransform | None]:

@@ -27,9 +27,9 @@ def fold_columns(table: Table) -> list[str]:
 def describe_fold_columns(listing: Listing, patients: set[str]) -> list[str]:
     """Says how the folds of tables with a row a patient or slide are used, a sentence a column."""
     return [
-        f"`file: {table.path}` with `column: {column}` would use its folds ({', '.join(sorted(values))})."
+        f"`file: {table.path}` with `column: {column}` would use its folds "
+        f"({', '.join(sorted(set(table.values(column))))})."
         for table in listing.tables
         if (columns := fold_columns(table)) and match_patients(table, patients) is not None
         for column in columns
-        if (values := set(table.values(column)))
     ]

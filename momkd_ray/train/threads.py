@@ -1,4 +1,4 @@
-"""The number of PyTorch's threads of a worker: as many as its CPUs, if a pass is large enough to occupy them."""
+"""The number of PyTorch's threads of a worker, and the memory that the threads of a fold leave behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from momkd_ray.train.task import FoldTask, RoleBags
 
 
 def threads_of_worker(task: FoldTask) -> int:
-    """Returns the number of threads for a fold: of several, each has at least `numbers_per_thread` to work on.
+    """Returns the number of threads for a fold: its CPUs, or fewer so that each has `numbers_per_thread` to work on.
 
     Small operations take longer with several threads, which wait for each other at the end of each. The number depends
     on the fold's bags and configuration alone, so that it is the same when the fold is resumed.
