@@ -35,43 +35,70 @@ class NystromAttention(nn.Module):
         self.heads, self.landmarks = heads, landmarks
         self.to_qkv = nn.Linear(width, 3 * width, bias=False)
 
-    def forward(self, x_VTH: Tensor) -> Tensor:
-        """(V, T, H) -> (V, T, H)."""
+    def forward(self, groups: list[Tensor]) -> list[Tensor]:
+        """Attends within each bag: groups of bags of one size, each (V, T, H), give groups of the same shapes.
+
+        The landmarks' matrices are as large in every group, so one iteration inverts those of all.
+        """
+        projected = [self._project(x_VTH) for x_VTH in groups]
+        landmarks = {
+            group: (self._landmarks(q_VATC), self._landmarks(k_VATC))
+            for group, (q_VATC, k_VATC, _) in enumerate(projected)
+            if q_VATC.shape[2] > self.landmarks
+        }
+        inverses = dict(zip(landmarks, landmark_inverses(list(landmarks.values())), strict=True))
+        out = []
+        for group, (x_VTH, (q_VATC, k_VATC, v_VATC)) in enumerate(zip(groups, projected, strict=True)):
+            own_VATC = q_VATC[:, :, -x_VTH.shape[1] :]  # without the padding
+            if group in landmarks:
+                q_VALC, k_VALC = landmarks[group]
+                # from right to left, so that no product is larger than tokens x landmarks
+                summary_VALC = inverses[group] @ F.scaled_dot_product_attention(q_VALC, k_VATC, v_VATC, scale=1.0)
+                out_VATC = (own_VATC @ k_VALC.transpose(-1, -2)).softmax(dim=-1) @ summary_VALC
+            else:
+                out_VATC = F.scaled_dot_product_attention(own_VATC, k_VATC, v_VATC, scale=1.0)
+            out.append(out_VATC.transpose(1, 2).flatten(2))
+        return out
+
+    def _project(self, x_VTH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Computes the scaled queries, the keys and the values (V, A, T, C) of the padded tokens."""
         bags, tokens, width = x_VTH.shape
-        padding = -tokens % self.landmarks
-        qkv_VTF = self.to_qkv(F.pad(x_VTH, (0, 0, padding, 0)))
+        qkv_VTF = self.to_qkv(F.pad(x_VTH, (0, 0, -tokens % self.landmarks, 0)))
         q, k, v = (
             part.view(bags, -1, self.heads, width // self.heads).transpose(1, 2) for part in qkv_VTF.chunk(3, -1)
         )
-        q = q * (width // self.heads) ** -0.5
-        group = (tokens + padding) // self.landmarks
-        if group == 1:
-            whole_VATC = F.scaled_dot_product_attention(q[:, :, padding:], k, v, scale=1.0)
-            return whole_VATC.transpose(1, 2).flatten(2)
-        q_VALC, k_VALC = (x.view(*x.shape[:2], self.landmarks, group, -1).mean(dim=3) for x in (q, k))
-        inverse_VALL = pseudo_inverse((q_VALC @ k_VALC.transpose(-1, -2)).softmax(dim=-1))
-        # from right to left, so that no product is larger than tokens x landmarks
-        summary_VALC = inverse_VALL @ F.scaled_dot_product_attention(q_VALC, k, v, scale=1.0)
-        out_VATC = (q[:, :, padding:] @ k_VALC.transpose(-1, -2)).softmax(dim=-1) @ summary_VALC
-        out_VTH: Tensor = out_VATC.transpose(1, 2).flatten(2)
-        return out_VTH
+        return q * (width // self.heads) ** -0.5, k, v
+
+    def _landmarks(self, x_VATC: Tensor) -> Tensor:
+        """Averages consecutive tokens: (V, A, L, C)."""
+        bags, heads, tokens, width = x_VATC.shape
+        return x_VATC.view(bags, heads, self.landmarks, tokens // self.landmarks, width).mean(dim=3)
+
+
+def landmark_inverses(landmarks: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Inverts the attention between the landmarks of queries and keys, (V, A, L, C) each, of every group at once."""
+    if not landmarks:
+        return []
+    attention = [(q_VALC @ k_VALC.transpose(-1, -2)).softmax(dim=-1) for q_VALC, k_VALC in landmarks]
+    return list(torch.split(pseudo_inverse(torch.cat(attention)), [len(x_VALL) for x_VALL in attention]))
 
 
 def pseudo_inverse(x_VALL: Tensor) -> Tensor:
     """Approximates the Moore-Penrose inverse of attention matrices by a third-order iteration (equation 14).
 
-    Each bag's matrices have a common normalisation, the largest of their row sums and column sums.
+    `Z <- Z (13 I - XZ (15 I - XZ (7 I - XZ))) / 4`, each bracket one product with what is added to it. Each bag's
+    matrices have a common normalisation, the largest of their row sums and column sums.
     """
     columns_V = x_VALL.abs().sum(dim=-2).amax(dim=(1, 2))
     rows_V = x_VALL.abs().sum(dim=-1).amax(dim=(1, 2))
-    z_VALL = x_VALL.transpose(-1, -2) / (rows_V * columns_V)[:, None, None, None]
-    identity_LL = torch.eye(x_VALL.shape[-1], device=x_VALL.device)
+    z = (x_VALL.transpose(-1, -2) / (rows_V * columns_V)[:, None, None, None]).flatten(0, 1)
+    x = x_VALL.flatten(0, 1)
     for _ in range(INVERSE_ITERATIONS):
-        xz_VALL = x_VALL @ z_VALL
-        z_VALL = (
-            0.25 * z_VALL @ (13 * identity_LL - xz_VALL @ (15 * identity_LL - xz_VALL @ (7 * identity_LL - xz_VALL)))
-        )
-    return z_VALL
+        xz = x @ z
+        inner = torch.baddbmm(xz, xz, xz, beta=7, alpha=-1)
+        inner = torch.baddbmm(xz, xz, inner, beta=15, alpha=-1)
+        z = torch.baddbmm(z, z, inner, beta=3.25, alpha=-0.25)
+    return z.view_as(x_VALL)
 
 
 class PyramidPosition(nn.Module):
@@ -101,7 +128,7 @@ class TransMIL(SlideModel):
 
     The patches fill a square, its end with the first patches again, behind a class token: `x = x + attention(norm(x))`,
     PPEG, `x = x + attention(norm(x))`, and the classifier of norm(x)'s class token (paper, §3.3, algorithms 1 and 2).
-    Landmarks are half the hidden width. Bags of one size share a pass.
+    Landmarks are half the hidden width. Bags of one square share a pass.
     """
 
     def __init__(
@@ -120,25 +147,29 @@ class TransMIL(SlideModel):
     def forward(self, batch: BagBatch) -> SlideOutput:
         """Encodes and classifies the bags; there is no attention that sums to 1 over patches."""
         h_PH = self.embed(batch, self.draw_dropout(batch))
+        of_side: dict[int, list[int]] = {}
+        for bag, patches in enumerate(batch.patches_per_bag):
+            of_side.setdefault(math.isqrt(patches - 1) + 1, []).append(bag)
         bags = torch.split(h_PH, list(batch.patches_per_bag))
-        by_size: dict[int, list[int]] = {}
-        for bag, size in enumerate(batch.patches_per_bag):
-            by_size.setdefault(size, []).append(bag)
-        order = [bag for of_size in by_size.values() for bag in of_size]
-        encoded = torch.cat([self._encode(torch.stack([bags[b] for b in of_size])) for of_size in by_size.values()])
-        position_B = torch.tensor(order, device=encoded.device).argsort()
-        return SlideOutput(self.classifier(encoded[position_B]), None)
+        encoded_VH = self._encode(
+            [torch.stack([self._square(bags[b], side) for b in group]) for side, group in of_side.items()]
+        )
+        order = [bag for group in of_side.values() for bag in group]
+        position_B = torch.tensor(order, device=encoded_VH.device).argsort()
+        return SlideOutput(self.classifier(encoded_VH[position_B]), None)
 
-    def _encode(self, h_VPH: Tensor) -> Tensor:
-        """Encodes bags of one size: the normalised class tokens (V, H)."""
-        patches = h_VPH.shape[1]
-        side = math.isqrt(patches - 1) + 1
-        square_VTH = torch.cat([self.class_token.expand(len(h_VPH), -1, -1), h_VPH, h_VPH[:, : side**2 - patches]], 1)
-        x_VTH = square_VTH + self.attention1(self.norm1(square_VTH))
-        x_VTH = self.position(x_VTH)
-        x_VTH = x_VTH + self.attention2(self.norm2(x_VTH))
-        token_VH: Tensor = self.norm(x_VTH[:, 0])
-        return token_VH
+    def _square(self, h_PH: Tensor, side: int) -> Tensor:
+        """Fills a square with a bag's patches, behind the class token: (1 + side^2, H)."""
+        return torch.cat([self.class_token[0], h_PH, h_PH[: side**2 - len(h_PH)]])
+
+    def _encode(self, groups: list[Tensor]) -> Tensor:
+        """Encodes groups of bags of one square, each (V, T, H): the normalised class tokens of all bags (B, H)."""
+        attended = self.attention1([self.norm1(x_VTH) for x_VTH in groups])
+        groups = [self.position(x_VTH + a_VTH) for x_VTH, a_VTH in zip(groups, attended, strict=True)]
+        attended = self.attention2([self.norm2(x_VTH) for x_VTH in groups])
+        tokens = [x_VTH[:, 0] + a_VTH[:, 0] for x_VTH, a_VTH in zip(groups, attended, strict=True)]
+        encoded_BH: Tensor = self.norm(torch.cat(tokens))
+        return encoded_BH
 
     def dropout_layers(self, batch: BagBatch) -> Layers:
         """Returns the dropout of the embedded patches."""

@@ -155,4 +155,13 @@ def test_attention_between_no_more_tokens_than_landmarks_is_what_nystroms_approx
     q, k, v = (part.view(3, 8, 2, 8).transpose(1, 2) for part in attention.to_qkv(padded).chunk(3, -1))
     matrix_VALL = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1)
     expected = matrix_VALL @ torch.linalg.pinv(matrix_VALL) @ matrix_VALL @ v
-    torch.testing.assert_close(attention(x_VTH), expected.transpose(1, 2).flatten(2)[:, 8 - tokens :])
+    torch.testing.assert_close(attention([x_VTH])[0], expected.transpose(1, 2).flatten(2)[:, 8 - tokens :])
+
+
+def test_bags_of_other_sizes_beside_it_do_not_change_a_bags_attention() -> None:
+    torch.manual_seed(0)
+    attention = NystromAttention(width=16, heads=2, landmarks=8).double()
+    groups = [torch.randn(2, tokens, 16, dtype=torch.float64) for tokens in (5, 9, 8, 40)]
+    for together, x_VTH in zip(attention(groups), groups, strict=True):
+        for bag_VTH, alone_VTH in zip(together.split(1), x_VTH.split(1), strict=True):
+            torch.testing.assert_close(bag_VTH, attention([alone_VTH])[0])
