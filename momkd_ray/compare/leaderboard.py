@@ -13,12 +13,14 @@ from momkd_ray import storage
 from momkd_ray.compare.entries import Entry
 from momkd_ray.compare.scores import ScoredModel, ScoreFigure, score_figures
 from momkd_ray.compare.training import TrainedEntry
-from momkd_ray.crossval.score_metrics import SCORE, SCORE_METRICS, TRUE_SCORE
+from momkd_ray.crossval.score_metrics import SCORE_METRICS, TRUE_SCORE
 from momkd_ray.errors import RunError
+from momkd_ray.model.expected_score import SCORE
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.statistics.delong import delong
 from momkd_ray.statistics.holm import holm
 from momkd_ray.statistics.paired_bootstrap import paired_bootstrap
+from momkd_ray.train.validation import criterion_of
 
 Interval = tuple[float, float]
 
@@ -51,14 +53,16 @@ class SearchSummary:
     Attributes:
         tried: the number of settings that each fold chose from.
         space: the values of each key.
-        chosen: of every seed and fold the `setting`, its `val_auc` on the fold's inner validation patients, and
-            `val_aucs`, those of all tried settings (None for one that diverged).
+        chosen: of every seed and fold the `setting`, its `score` on the fold's inner validation patients, and
+            `scores`, those of all tried settings (None for one that diverged).
+        criterion: what the scores are: the AUC or, of a number, Spearman's correlation.
         seconds: the training of all tried settings in one fold, median over folds and seeds.
     """
 
     tried: int
     space: Mapping[str, Any]
     chosen: list[dict[str, Any]]
+    criterion: str
     seconds: float
 
 
@@ -246,11 +250,11 @@ def _read(
             costs += [storage.read_json(folder.cost) for folder in folders]
         entries = [one.entry for one in of_label]
         scored = ScoredModel(np.stack(scores), of_folds) if scores else None
-        models[label] = _Model(entries, np.stack(pooled), aucs, costs, _search_summary(of_label), scored)
+        models[label] = _Model(entries, np.stack(pooled), aucs, costs, _search_summary(of_label, inputs), scored)
     return y.to_numpy(dtype=np.int64), true_N, models
 
 
-def _search_summary(of_label: Sequence[TrainedEntry]) -> SearchSummary | None:
+def _search_summary(of_label: Sequence[TrainedEntry], inputs: RunInputs) -> SearchSummary | None:
     first = of_label[0].entry
     if not first.trials:
         return None
@@ -260,14 +264,14 @@ def _search_summary(of_label: Sequence[TrainedEntry]) -> SearchSummary | None:
             "seed": entry.seed,
             "fold": fold,
             "setting": dict(entry.trials[choice.trial]),
-            "val_auc": choice.val_aucs[choice.trial],
-            "val_aucs": list(choice.val_aucs),
+            "score": choice.scores[choice.trial],
+            "scores": list(choice.scores),
         }
         for entry, fold, choice in choices
         if choice.trial is not None
     ]
     seconds = float(np.median([choice.seconds for _, _, choice in choices]))
-    return SearchSummary(len(first.trials), dict(first.search), chosen, seconds)
+    return SearchSummary(len(first.trials), dict(first.search), chosen, criterion_of(inputs.config).name, seconds)
 
 
 def _rows(y_N: np.ndarray, models: Mapping[str, _Model], reference: str, seed: int) -> list[Row]:

@@ -153,7 +153,8 @@ def _search_note(row: Row) -> str:
     told = "; ".join(f"{setting} ({count} of {counts.total()})" for setting, count in counts.most_common())
     return (
         f"{row.label} tried {row.search.tried} settings in each fold, drawn at random, and took the one with the "
-        f"highest AUC on the fold's own inner validation patients: {told}. That took {row.search.seconds:.1f} s a fold."
+        f"highest {row.search.criterion} on the fold's own inner validation patients: {told}. That took "
+        f"{row.search.seconds:.1f} s a fold."
     )
 
 

@@ -13,6 +13,7 @@ from momkd_ray.crossval.search import Search, Settings
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.run.layout import FoldDirectory, RunDirectory
+from momkd_ray.train.validation import criterion_of
 
 
 class Unit(NamedTuple):
@@ -28,12 +29,13 @@ class Choice:
 
     Attributes:
         trial: its number among the tried ones; None if all diverged.
-        val_aucs: of each tried setting the AUC on the fold's own inner validation patients; None if it diverged.
+        scores: of each tried setting the figure on the fold's own inner validation patients (`criterion_of`); None if
+            it diverged.
         seconds: that the training of all tried settings took.
     """
 
     trial: int | None
-    val_aucs: tuple[float | None, ...]
+    scores: tuple[float | None, ...]
     seconds: float
 
 
@@ -124,17 +126,17 @@ def _final(entry: Entry, trial: int) -> tuple[str, Settings]:
 
 
 def choose(inputs: RunInputs, entry: Entry, fold: int) -> Choice:
-    """Chooses a fold's setting by the AUC on its own inner validation patients; of equal ones the first."""
-    aucs: list[float | None] = []
-    seconds = 0.0
+    """Chooses a fold's setting by the figure of its own inner validation patients; of equal ones the first."""
+    scores: list[float | None] = []
+    seconds, key = 0.0, criterion_of(inputs.config).key
     for name, _ in _tried(inputs, entry):
         folder = RunDirectory(storage.join(inputs.config.run.dir, name)).fold(fold)
         finished = folder.is_finished()
-        aucs.append(storage.read_json(folder.result)["val_scores"]["auc"] if finished else None)
+        scores.append(storage.read_json(folder.result)["val_scores"][key] if finished else None)
         seconds += storage.read_json(folder.cost)["training_seconds"] if finished else 0.0
-    known = [trial for trial, auc in enumerate(aucs) if auc is not None]
-    best = max(known, key=lambda trial: (aucs[trial], -trial), default=None)
-    return Choice(best, tuple(aucs), seconds)
+    known = [trial for trial, score in enumerate(scores) if score is not None]
+    best = max(known, key=lambda trial: (scores[trial], -trial), default=None)
+    return Choice(best, tuple(scores), seconds)
 
 
 def _trained(inputs: RunInputs, entry: Entry, choices: Mapping[int, Choice]) -> TrainedEntry:

@@ -173,7 +173,7 @@ class TuningConfig(Section):
     method: Literal["grid", "random", "optuna"] = Field(
         default="grid",
         description="`grid` tries every combination; `random` draws combinations; `optuna` draws them by its "
-        "TPE sampler from each setting's mean validation AUC over folds.",
+        "TPE sampler from each setting's mean validation AUC (of a number: Spearman's correlation) over folds.",
     )
     settings: Positive | None = Field(
         default=None,
@@ -232,7 +232,8 @@ class CompareConfig(Section):
     trials: Positive | None = Field(
         default=None,
         description="The number of settings that every model with a `search` tries in each fold, drawn at random; each "
-        "fold takes the one of the highest AUC on its own inner validation patients. The default is 8, or as many as "
+        "fold takes the one of the highest AUC (of a number: Spearman's correlation) on its own inner validation "
+        "patients. The default is 8, or as many as "
         "the smallest search has.",
     )
     search_seed: Seed = Field(default=1, description="The seed of the drawn settings. The default is ours.")

@@ -187,7 +187,8 @@ class TrainConfig(Section):
     keep: Literal["last", "best"] = Field(
         default="last",
         description="The weights of the fold's model: those of the `last` epoch, or of the epoch with the `best` "
-        "validation AUC, after which training may stop early (released). The default is ours.",
+        "validation AUC (of a number: Spearman's correlation), after which training may stop early (released). The "
+        "default is ours.",
     )
     refit: bool = Field(
         default=True,

@@ -11,8 +11,9 @@ import pandas as pd
 from momkd_ray.crossval.class_metrics import Integers, class_intervals, class_metric_names, class_scores
 from momkd_ray.crossval.fold_result import FoldResult, summarise_metrics
 from momkd_ray.crossval.metrics import Floats
-from momkd_ray.crossval.score_metrics import SCORE, TRUE_SCORE
+from momkd_ray.crossval.score_metrics import TRUE_SCORE
 from momkd_ray.errors import InputError
+from momkd_ray.model.expected_score import SCORE
 
 
 def evaluate_fold_of_classes(

@@ -9,10 +9,10 @@ import yaml
 
 from momkd_ray.cohort.table_files import read_table, texts
 from momkd_ray.config.data_sections import class_labels
-from momkd_ray.crossval.score_evaluate import REGRESSION
 from momkd_ray.errors import InputError
 from momkd_ray.run.finished import label_and_classes, read_finished
 from momkd_ray.run.layout import RunDirectory
+from momkd_ray.train.validation import REGRESSION
 
 
 @dataclass(frozen=True, eq=False)

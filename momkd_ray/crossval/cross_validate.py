@@ -19,7 +19,7 @@ from momkd_ray.crossval.median_stopping import SettingScores, read_stop_decision
 from momkd_ray.crossval.mlflow_callback import mlflow_trackers
 from momkd_ray.crossval.optuna_journal import write_study
 from momkd_ray.crossval.progress_callback import ProgressCallback
-from momkd_ray.crossval.score_evaluate import REGRESSION, summarise_scores
+from momkd_ray.crossval.score_evaluate import summarise_scores
 from momkd_ray.crossval.search import Search
 from momkd_ray.crossval.tune_trials import (
     FoldAndSetting,
@@ -34,6 +34,7 @@ from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import concurrent_folds, missing_resources_note
 from momkd_ray.run.earlier_run import has_trained
 from momkd_ray.run.inputs import RunInputs
+from momkd_ray.train.validation import REGRESSION, criterion_of
 
 
 def cross_validate_inputs(inputs: RunInputs, progress: ProgressReporter, *, own_cluster: bool) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def _n_done(scores: SettingScores, folds: Sequence[int], pairs: Set[FoldAndSetti
 
 
 def choose_settings(inputs: RunInputs) -> dict[int, int]:
-    """Chooses for each fold the setting with the highest AUC on that fold's own inner validation patients.
+    """Chooses for each fold the setting that is best on that fold's own inner validation patients (`criterion_of`).
 
     Other folds' validation patients are this fold's test patients, so they do not influence its choice, unless
     `tuning.stop` lets their mean exclude a setting.
@@ -192,22 +193,22 @@ def choose_settings(inputs: RunInputs) -> dict[int, int]:
     stopped = read_stop_decisions(inputs, len(search.settings))
     chosen = {}
     for fold in inputs.plan.folds:
-        aucs = {
-            setting: auc
+        scores = {
+            setting: score
             for setting in range(len(search.settings))
-            if setting not in stopped and (auc := _val_auc(inputs, fold, setting)) is not None
+            if setting not in stopped and (score := _val_score(inputs, fold, setting)) is not None
         }
-        if not aucs:
+        if not scores:
             sentence = f"fold {fold} diverged with every setting: search lower learning rates (train.lr)"
             raise RunError(f"{sentence}{_elsewhere(inputs)}")
-        chosen[fold] = max(aucs, key=lambda setting: (aucs[setting], -setting))
+        chosen[fold] = max(scores, key=lambda setting: (scores[setting], -setting))
     return chosen
 
 
-def _val_auc(inputs: RunInputs, fold: int, setting: int) -> float | None:
-    """Returns a finished fold's AUC on its validation patients; None if it is not finished."""
+def _val_score(inputs: RunInputs, fold: int, setting: int) -> float | None:
+    """Returns a finished fold's figure on its validation patients; None if it is not finished."""
     finished = inputs.fold_directory(fold, setting).is_finished()
-    return _result(inputs, fold, setting).val_scores["auc"] if finished else None
+    return _result(inputs, fold, setting).val_scores[criterion_of(inputs.config).key] if finished else None
 
 
 def _result(inputs: RunInputs, fold: int, setting: int) -> FoldResult:
@@ -256,17 +257,19 @@ def _search_report(inputs: RunInputs, chosen: dict[int, int]) -> dict[str, Any]:
     """Returns the settings, the choices and stop decisions, and the validation patients that each was based on."""
     search, tuning = Search(inputs.config), inputs.config.tuning
     stopped = read_stop_decisions(inputs, len(search.settings))
-    over_folds = "the mean over folds of the best AUC on their inner validation patients"
+    by = criterion_of(inputs.config)
+    over_folds = f"the mean over folds of the best {by.name} on their inner validation patients"
     return {
         "method": tuning.method,
         "settings": [dict(setting) for setting in search.settings],
         "chosen": {str(fold): setting for fold, setting in chosen.items()},
-        "chosen_by": "each fold's AUC on its own inner validation patients",
+        "chosen_by": f"each fold's {by.name} on its own inner validation patients",
         "drawn_by": over_folds if tuning.method == "optuna" else None,
         "stopped_by": over_folds if tuning.stop == "median" else None,
         "stopped": [{"setting": setting, **decision} for setting, decision in stopped.items()],
-        "val_auc": [
-            [None if setting in stopped else _val_auc(inputs, fold, setting) for fold in inputs.plan.folds]
+        "criterion": by.name,
+        "scores": [
+            [None if setting in stopped else _val_score(inputs, fold, setting) for fold in inputs.plan.folds]
             for setting in range(len(search.settings))
         ],
     }

@@ -19,7 +19,7 @@ from momkd_ray.crossval.card_facts import card_facts
 from momkd_ray.crossval.cost import reset_peak_memory, write_cost
 from momkd_ray.crossval.evaluate import evaluate_fold
 from momkd_ray.crossval.fold_result import FoldResult
-from momkd_ray.crossval.score_evaluate import REGRESSION, expected_of_training, patient_scores, with_scores
+from momkd_ray.crossval.score_evaluate import with_scores
 from momkd_ray.crossval.teacher import cross_fitted_targets
 from momkd_ray.errors import InputError, RunError, diverged_error_within
 from momkd_ray.model.bundle import BundleCard, save_bundle
@@ -32,6 +32,7 @@ from momkd_ray.seeds import derive_seed
 from momkd_ray.train.checkpoints import Checkpoints, kept_weights
 from momkd_ray.train.fit import fit
 from momkd_ray.train.task import FoldTask, Target
+from momkd_ray.train.validation import REGRESSION, criterion_of, expected_of_training, patient_scores
 
 
 def run_fold(
@@ -74,10 +75,10 @@ def run_fold(
             return None
         # the fold's test predictions are those of the model that it keeps
         storage.write_table(task.directory.slides("test"), storage.read_table(final.directory.slides("test")))
-    expected = _expected_scores(inputs, task, final)
+    expected = _expected_scores(task, final)
     result, patients = _evaluate(inputs, task, trained, expected)
     facts = card_facts(result, final.bags, patients, inputs.cohort.classes, balanced=task.config.train.balanced)
-    facts["val_auc"] = trained["val_auc"]  # by which the epoch was chosen
+    facts[criterion_of(task.config).metric] = trained["best"]  # by which the epoch was chosen
     parameters = _save_model(inputs, task, final, result, facts, final_genes, final_checkpoints, expected.get("test"))
     storage.write_table(task.directory.test_predictions, patients)
     if inputs.setting_names:
@@ -207,14 +208,13 @@ def _first_share(patients: Sequence[str], share: float, purpose: str, config: Co
     return sorted(ordered[: round(share * len(patients))])
 
 
-def _expected_scores(inputs: RunInputs, task: FoldTask, final: FoldTask) -> dict[str, ExpectedScore]:
+def _expected_scores(task: FoldTask, final: FoldTask) -> dict[str, ExpectedScore]:
     """Returns what the classes of a regression stand for, to the models that predict `val` and `test`; else nothing."""
     config = task.config
     if config.cohort.task != REGRESSION:
         return {}
-    number, classes, balanced = inputs.cohort.patients["number"], inputs.cohort.classes, config.train.balanced
-    bags = {"val": task.bags, "test": final.bags}
-    return {role: expected_of_training(own, number, classes, balanced=balanced) for role, own in bags.items()}
+    bags, balanced = {"val": task.bags, "test": final.bags}, config.train.balanced
+    return {role: expected_of_training(own, task.classes, balanced=balanced) for role, own in bags.items()}
 
 
 def _evaluate(
@@ -261,6 +261,7 @@ def _save_model(
         "best_epoch": result.best_epoch,
         "device": result.device,
         "precision": result.precision,
+        "keep": config.train.keep,
         "refit": final is not task,
         "genes": None if genes is None else genes.note,
         **facts,

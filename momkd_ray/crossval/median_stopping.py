@@ -1,6 +1,6 @@
 """Median stopping: ends a search's setting in all folds if it falls behind earlier settings.
 
-A setting is judged by its mean over folds, never by a single fold. Decisions follow from the validation AUCs of the
+A setting is judged by its mean over folds, never by a single fold. Decisions follow from the validation figures of the
 epochs alone, not from the order of training: a setting is compared only with settings of lower numbers, and only when
 they have reached the same epoch. So an interrupted run, or one on a larger cluster, takes the same decisions.
 """
@@ -18,6 +18,7 @@ from typing import Any
 from momkd_ray import storage
 from momkd_ray.crossval.search import Search
 from momkd_ray.run.inputs import RunInputs
+from momkd_ray.train.validation import criterion_of
 
 COMPARE_EVERY = 5  # epochs: the default of train.lr_patience
 MIN_COMPARED = 3  # as many as Ray Tune's median rule asks for
@@ -25,10 +26,10 @@ MIN_COMPARED = 3  # as many as Ray Tune's median rule asks for
 
 @dataclass(frozen=True)
 class Curve:
-    """The validation AUCs of one fold.
+    """The validation figures (`criterion_of`) of one fold.
 
     Attributes:
-        best: the best validation AUC after each epoch.
+        best: the best one after each epoch.
         ended: whether the fold ended by itself, and has no more epochs to come.
         diverged: whether it ended without a result.
     """
@@ -38,7 +39,7 @@ class Curve:
     diverged: bool = False
 
     def after(self, epochs: int) -> float | None:
-        """Returns the best AUC after a number of epochs.
+        """Returns the best figure after a number of epochs.
 
         It is the last one if the fold ended earlier, 0 if it diverged earlier, and None if it has not come that far.
         """
@@ -55,12 +56,12 @@ class StopDecision:
 
     Attributes:
         epoch: the number of epochs after which it was compared.
-        val_auc: its mean over folds of the best validation AUC.
+        score: its mean over folds of the best validation figure (`criterion_of`).
         median: the median of the earlier settings' means.
     """
 
     epoch: int
-    val_auc: float
+    score: float
     median: float
 
 
@@ -152,11 +153,11 @@ class SettingScores:
         return tuning.stop == "median" and beyond >= 0 and beyond % COMPARE_EVERY == 0
 
     def scores(self) -> dict[int, float | None]:
-        """Returns the score of each setting that ended: the mean over folds of the best validation AUC.
+        """Returns the score of each setting that ended: the mean over folds of the best validation figure.
 
         It is None if the setting diverged in a fold. A stopped setting has its mean when it was stopped.
         """
-        scores: dict[int, float | None] = {number: decision.val_auc for number, decision in self.stopped.items()}
+        scores: dict[int, float | None] = {number: decision.score for number, decision in self.stopped.items()}
         for number in range(len(self.search.settings)):
             folds = self._folds(number)
             if number not in self.stopped and all(fold.ended for fold in folds):
@@ -170,7 +171,8 @@ class SettingScores:
     def _read(self, fold: int, setting: int) -> None:
         directory = self.inputs.fold_directory(fold, setting)
         lines = storage.read_text(directory.metrics).splitlines() if storage.exists(directory.metrics) else []
-        best = tuple(itertools.accumulate((json.loads(line)["val_auc"] for line in lines), max))
+        metric = criterion_of(self.inputs.config).metric
+        best = tuple(itertools.accumulate((json.loads(line)[metric] for line in lines), max))
         diverged = directory.is_diverged()
         self.curves[fold, setting] = Curve(best, diverged or directory.is_finished(), diverged)
 

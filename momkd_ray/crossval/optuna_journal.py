@@ -15,12 +15,12 @@ from momkd_ray.crossval.search import distributions
 
 
 def write_study(config: Config, report: Mapping[str, Any], folds: Sequence[int], location: str) -> None:
-    """Writes the settings of a search, and their mean validation AUCs, as the journal of an Optuna study.
+    """Writes the settings of a search, and their mean validation figures, as the journal of an Optuna study.
 
     Args:
         config: the configuration, with the search.
         report: of the search, as in `metrics.json`.
-        folds: the folds that `report["val_auc"]` is in the order of.
+        folds: the folds that `report["scores"]` is in the order of.
         location: the file to write.
     """
     import optuna
@@ -35,18 +35,19 @@ def write_study(config: Config, report: Mapping[str, Any], folds: Sequence[int],
         journal = JournalStorage(JournalFileBackend(path))
         study = optuna.create_study(storage=journal, study_name=config.cohort.label, direction="maximize")
         study.set_user_attr("fingerprint", config.answer_fingerprint())
-        for number, (setting, by_fold) in enumerate(zip(report["settings"], report["val_auc"], strict=True)):
-            aucs = {fold: auc for fold, auc in zip(folds, by_fold, strict=True) if auc is not None}
+        title = f"validation {report['criterion']} of fold"
+        for number, (setting, by_fold) in enumerate(zip(report["settings"], report["scores"], strict=True)):
+            of_folds = {fold: score for fold, score in zip(folds, by_fold, strict=True) if score is not None}
             stop = stopped.get(number)
-            complete = stop is None and len(aucs) == len(folds)
+            complete = stop is None and len(of_folds) == len(folds)
             state = "COMPLETE" if complete else "FAIL" if stop is None else "PRUNED"
             trial = optuna.trial.create_trial(
                 state=optuna.trial.TrialState[state],
                 params=dict(setting),
                 distributions=space,
-                value=float(np.mean(list(aucs.values()))) if complete else None,
-                intermediate_values={} if stop is None else {stop["epoch"]: stop["val_auc"]},
-                user_attrs={f"validation AUC of fold {fold}": auc for fold, auc in aucs.items()}
+                value=float(np.mean(list(of_folds.values()))) if complete else None,
+                intermediate_values={} if stop is None else {stop["epoch"]: stop["score"]},
+                user_attrs={f"{title} {fold}": score for fold, score in of_folds.items()}
                 | {"chosen by folds": [int(fold) for fold, chosen in report["chosen"].items() if chosen == number]},
             )
             study.add_trial(trial)

@@ -10,6 +10,7 @@ from momkd_ray.crossval.median_stopping import SettingScores
 from momkd_ray.crossval.search import Search, Settings
 from momkd_ray.crossval.time_left import TimeLeft
 from momkd_ray.progress import ProgressReporter
+from momkd_ray.train.validation import criterion_of
 
 
 class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no types
@@ -28,6 +29,7 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
     ) -> None:
         self.progress, self.epochs, self.total = progress, epochs, total
         self.search, self.scores = search, scores
+        self.criterion = criterion_of(scores.inputs.config)
         self.time_left = TimeLeft(total)
         self.trained: dict[str, int] = {}  # epochs so far, by trial
         self.ended: set[str] = set()
@@ -49,8 +51,8 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
         elif result.get("ended_early"):
             trained = self.trained.get(trial.trial_id, 0)
             self.progress.end(name, f"ended after {trained} of {epochs} epochs: its setting is out")
-        elif "val_auc" in result:
-            note = f"validation AUC {result['val_auc']:.3f}"
+        elif self.criterion.metric in result:
+            note = f"validation {self.criterion.name} {result[self.criterion.metric]:.3f}"
             if trial.trial_id not in self.trained and result["epoch"]:
                 self.time_left.resumed(trial.trial_id)
             self.trained[trial.trial_id] = trained = result["epoch"] + 1
@@ -66,7 +68,8 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
         self._show_count()
 
     def _show_finished(self, name: str, result: Any, epochs: int) -> None:
-        note, trained = f"best validation AUC {result['kept_val_auc']:.3f}", result.get("epochs_trained") or epochs
+        note = f"best validation {self.criterion.name} {result['kept']:.3f}"
+        trained = result.get("epochs_trained") or epochs
         if trained < epochs:
             self.progress.end(name, f"stopped after {trained} of {epochs} epochs, {note}")
         else:
@@ -91,10 +94,10 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
             return "it diverged in a fold, and is left out there"
         if decision := self.scores.stopped.get(number):
             return (
-                f"stopped after {decision.epoch} epochs, because its mean validation AUC over folds "
-                f"{decision.val_auc:.3f} is below {decision.median:.3f}, the median of earlier settings"
+                f"stopped after {decision.epoch} epochs, because its mean validation {self.criterion.name} over folds "
+                f"{decision.score:.3f} is below {decision.median:.3f}, the median of earlier settings"
             )
-        return f"mean validation AUC {score:.3f} over folds"
+        return f"mean validation {self.criterion.name} {score:.3f} over folds"
 
     def on_trial_recover(self, **info: Any) -> None:
         """Reports that a failed fold is retried."""

@@ -8,41 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.crossval.class_evaluate import pool_classes
 from momkd_ray.crossval.fold_result import FoldResult, summarise_metrics
-from momkd_ray.crossval.score_metrics import SCORE, SCORE_METRICS, TRUE_SCORE, score_intervals, score_metrics
-from momkd_ray.model.expected_score import ExpectedScore
-
-REGRESSION = "regression"
-
-
-def expected_of_training(
-    bags: pd.DataFrame, number: pd.Series[Any], classes: Sequence[str], *, balanced: bool
-) -> ExpectedScore:
-    """Learns what the classes stand for from a fold's training patients alone.
-
-    Args:
-        bags: `patient_id, y, role` of the fold.
-        number: of each patient, by `patient_id`.
-        classes: their names.
-        balanced: whether classes were drawn equally often.
-    """
-    training = bags[bags["role"] == "train"].drop_duplicates("patient_id")
-    numbers = number.loc[training["patient_id"]].to_numpy()
-    return ExpectedScore.of_training(numbers, training["y"].to_numpy(), len(classes), balanced=balanced)
-
-
-def patient_scores(slides: pd.DataFrame, classes: Sequence[str], expected: ExpectedScore) -> pd.Series[Any]:
-    """Returns the score of each patient, the mean of its slides', by `patient_id` (sorted).
-
-    Args:
-        slides: `slide_id, patient_id` and every `p_<class>`.
-        classes: their names.
-        expected: what they stand for.
-    """
-    scored = slides.assign(**{SCORE: expected.of(slides[[f"p_{name}" for name in classes]].to_numpy())})
-    return patient_mean(scored, [SCORE]).set_index("patient_id")[SCORE]
+from momkd_ray.crossval.score_metrics import SCORE_METRICS, TRUE_SCORE, score_intervals, score_metrics
+from momkd_ray.model.expected_score import SCORE
+from momkd_ray.train.validation import REGRESSION
 
 
 def with_scores(

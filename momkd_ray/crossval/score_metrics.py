@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from momkd_ray.crossval.metrics import Floats, percentile_intervals
 
 SCORE_METRICS = ("spearman", "r2", "mae")
-SCORE, TRUE_SCORE = "score", "true_score"  # columns of predictions
+TRUE_SCORE = "true_score"  # the column of predictions
 
 
 def score_metrics(true_N: ArrayLike, predicted_N: ArrayLike) -> dict[str, float]:

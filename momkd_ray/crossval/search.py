@@ -200,7 +200,7 @@ def _optuna_setting(
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = OptunaSearch(space=distributions(config), metric="val_auc", mode="max", seed=seed % 2**32)
+    sampler = OptunaSearch(space=distributions(config), metric="score", mode="max", seed=seed % 2**32)
     for number, score in sorted(scores.items()):
         # with error=True the score is not used, but must be a number
         sampler.add_evaluated_point(dict(settings[number]), score or 0.0, error=score is None)

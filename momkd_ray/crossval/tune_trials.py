@@ -23,6 +23,7 @@ from momkd_ray.ray_runtime import environment
 from momkd_ray.ray_runtime.cluster import concurrent_folds
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.run.layout import TUNE
+from momkd_ray.train.validation import criterion_of
 
 FoldAndSetting = tuple[int, int]
 _LIMIT_UPDATED_EVERY_S = 5.0
@@ -219,7 +220,7 @@ class MedianStopScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Compares the settings, if this is an epoch after which they are compared."""
-        if "best_val_auc" in result and self.scores.compares_after(result["epoch"] + 1):
+        if "epoch" in result and self.scores.compares_after(result["epoch"] + 1):
             self.scores.update(trial.config["fold"], trial.config["setting"])
         return str(FIFOScheduler.CONTINUE)
 
@@ -252,7 +253,8 @@ def _trial(params: dict[str, Any], inputs: RunInputs) -> None:
         tune.report({"ended_early": True})
     else:
         # not as val_auc, which would add a point to the curve over epochs
-        tune.report({"finished": True, "kept_val_auc": result.val_scores["auc"], "epochs_trained": result.epochs})
+        kept = result.val_scores[criterion_of(inputs.config).key]
+        tune.report({"finished": True, "kept": kept, "epochs_trained": result.epochs})
 
 
 def _trial_name(trial: Any) -> str:

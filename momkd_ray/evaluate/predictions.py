@@ -15,11 +15,11 @@ from momkd_ray.cohort.identifiers import canonical, join_patients, match_identif
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.cohort.table_files import data_rows, read_table, rows_by_value, texts
 from momkd_ray.crossval.classes_run import ClassesRun
-from momkd_ray.crossval.score_metrics import SCORE
 from momkd_ray.crossval.trained_run import TrainedRun
 from momkd_ray.errors import InputError
 from momkd_ray.evaluate.cohort import ExternalCohort, Labels, as_options
 from momkd_ray.input_faults import OnError, record_faults
+from momkd_ray.model.expected_score import SCORE
 from momkd_ray.predict.ensemble import check_ensemble, other_formats, predict_bags
 from momkd_ray.predict.slides import group_bags, list_slides
 from momkd_ray.progress import ProgressReporter

@@ -8,13 +8,14 @@ import pandas as pd
 
 from momkd_ray import __version__, storage
 from momkd_ray.crossval.classes_run import ClassesRun
-from momkd_ray.crossval.score_metrics import SCORE, SCORE_METRICS, TRUE_SCORE, score_intervals, score_metrics
+from momkd_ray.crossval.score_metrics import SCORE_METRICS, TRUE_SCORE, score_intervals, score_metrics
 from momkd_ray.errors import InputError
 from momkd_ray.evaluate.cohort import ExternalCohort
 from momkd_ray.evaluate.decisions import plain
 from momkd_ray.evaluate.page import environment
 from momkd_ray.evaluate.predictions import overlap_notes, patients_of_run
 from momkd_ray.evaluate.tables import shown
+from momkd_ray.model.expected_score import SCORE
 from momkd_ray.report.drawings import Drawing, write_drawings
 from momkd_ray.report.score_figures import score_figure
 from momkd_ray.report.score_page import SCORE_NAMES

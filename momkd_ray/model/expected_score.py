@@ -13,6 +13,8 @@ from pydantic import Field
 
 from momkd_ray.config.dotted_keys import Section
 
+SCORE = "score"  # the column of predictions
+
 
 class ExpectedScore(Section):
     """What each class of a regression stands for, learnt from the training patients.
@@ -52,7 +54,9 @@ class ExpectedScore(Section):
         [6.0, 10.0]
         """
         weighted_NY = np.asarray(p_NY, dtype=float) * np.asarray(self.weights)
-        expected_N: NDArray[np.float64] = weighted_NY @ np.asarray(self.values) / weighted_NY.sum(axis=1)
+        # not as a matrix product, whose rounding depends on the rows beside it, so that equal rows would rank
+        sum_N: NDArray[np.float64] = (weighted_NY * np.asarray(self.values)).sum(axis=1)
+        expected_N: NDArray[np.float64] = sum_N / weighted_NY.sum(axis=1)
         return expected_N
 
 

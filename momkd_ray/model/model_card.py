@@ -59,8 +59,7 @@ stain, magnification or population before it has been evaluated there.
 
 {measured}
 
-The validation patients chose the epoch{and_threshold}, so that their figures are optimistic. The test patients were in
-neither.
+{validation} The test patients were in neither training nor validation.
 
 ## Use
 
@@ -127,7 +126,7 @@ def bundle_readme(card: BundleCard) -> str:
         sha256=card.weights_sha256,
         measured=_table(card, measured),
         known=_known(card),
-        and_threshold=" and the threshold" if card.threshold is not None else "",
+        validation=_validation(card),
     )
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n{body}"
 
@@ -160,6 +159,19 @@ def _origin(card: BundleCard, key: str) -> str:
 def _refit(card: BundleCard) -> str:
     refit = card.origin.get("refit")
     return NOT_RECORDED if refit is None else "yes: they are among the training patients" if refit else "no"
+
+
+def _validation(card: BundleCard) -> str:
+    """Says what the validation patients chose, and of which model their figures are."""
+    said = []
+    if card.origin.get("keep", "best") == "best":  # what kept no other epoch did not record it
+        also = " and the threshold" if card.threshold is not None else ""
+        said.append(f"The validation patients chose the epoch{also}, so that their figures are optimistic.")
+    elif card.threshold is not None:
+        said.append("The validation patients chose the threshold, so that their figures at it are optimistic.")
+    if card.origin.get("refit"):
+        said.append("Their figures are of the model before it was trained again with them.")
+    return " ".join(said)
 
 
 def _scales(card: BundleCard) -> str:

@@ -16,13 +16,13 @@ from momkd_ray.bags.shared_bags import join_bags
 from momkd_ray.batches.collate import collate
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.cohort.table_files import read_table
-from momkd_ray.crossval.score_metrics import SCORE
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Recipe
 from momkd_ray.formats.patch_scale import PatchScale, patch_scale
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, raise_faults, record_faults
 from momkd_ray.model.bundle import BundleCard, load_bundle
+from momkd_ray.model.expected_score import SCORE
 from momkd_ray.model.gatv2 import reads_graph
 from momkd_ray.predict.known_patients import count_training, training_note
 from momkd_ray.predict.labels import classes_of_patients, metrics_of, metrics_sentence

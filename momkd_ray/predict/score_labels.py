@@ -10,7 +10,8 @@ import pandas as pd
 
 from momkd_ray.cohort.labels import label_numbers, says_missing
 from momkd_ray.cohort.table_files import texts
-from momkd_ray.crossval.score_metrics import SCORE, score_intervals, score_metrics
+from momkd_ray.crossval.score_metrics import score_intervals, score_metrics
+from momkd_ray.model.expected_score import SCORE
 from momkd_ray.predict.labels import label_column, labelled_rows, not_counted, of_training
 
 _SEED = 0  # of the bootstrap

@@ -9,8 +9,10 @@ import pandas as pd
 
 from momkd_ray.crossval.class_evaluate import numbers_of_classes
 from momkd_ray.crossval.class_metrics import auc_name, confusion_counts
-from momkd_ray.crossval.score_metrics import SCORE, TRUE_SCORE, score_metrics
+from momkd_ray.crossval.score_metrics import TRUE_SCORE, score_metrics
+from momkd_ray.model.expected_score import SCORE
 from momkd_ray.report import figures
+from momkd_ray.report.choices import told_choices
 from momkd_ray.report.class_figures import classes_roc_figure, confusion_figure
 from momkd_ray.report.curves import calibration_drawing
 from momkd_ray.report.drawings import Drawing
@@ -20,6 +22,7 @@ from momkd_ray.report.score_page import SCORE_NAMES, score_section, score_verdic
 from momkd_ray.report.sections import shared_sections
 from momkd_ray.statistics.calibration import brier, calibration_intercept, calibration_slope
 from momkd_ray.train.class_auc import auc_of_classes
+from momkd_ray.train.validation import SPEARMAN
 
 TEMPLATE = "classes.html.jinja"
 _BY_SITE = ("Spearman", "mean absolute error")  # columns by site of a regression
@@ -96,6 +99,7 @@ def classes_content(run: FinishedRun, compared: str | None) -> dict[str, Any]:
         "site": site,
         "groups": [] if site is None else _site_rows(run, table[site]),
         "groups_header": ["patients", "share of right calls", "macro AUC", *(_BY_SITE if run.predicts_number else ())],
+        **told_choices(run, SPEARMAN.name if run.predicts_number else "macro AUC"),
         "training": [f"training-fold-{fold}" for fold in run.epochs],
         "drawings": {drawing.name: drawing for drawing in found} | shared["drawings"],
         "figures_folder": "figures",

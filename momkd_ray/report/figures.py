@@ -14,6 +14,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from momkd_ray.report.curves import roc_band
 from momkd_ray.report.drawings import BLUE, SERIES_COLOURS, VERMILLION, Drawing, Ink, short
+from momkd_ray.train.validation import AUC, SPEARMAN
 
 # dashes distinguish more than six folds
 _FOLD_DASHES = ("-", "--", ":", "-.")
@@ -112,13 +113,14 @@ def histogram_figure(y_N: np.ndarray, p_N: np.ndarray, thresholds: Sequence[floa
 
 
 def training_figure(fold: int, epochs: pd.DataFrame, best_epoch: int) -> Drawing:
-    """Draws validation AUC and total loss of one fold over its epochs; the chosen epoch is marked."""
+    """Draws the figure that chooses (`criterion_of`) and total loss of a fold over its epochs; the chosen is marked."""
+    criterion = SPEARMAN if SPEARMAN.metric in epochs else AUC
 
     def draw(ink: Ink) -> Figure:
         figure = Figure(figsize=(3.4, 3.2))
         above, below = figure.subplots(2, 1, sharex=True)
         for axes, column, label, colour in (
-            (above, "val_auc", "validation AUC", BLUE),
+            (above, criterion.metric, f"validation {criterion.name}", BLUE),
             (below, "loss_total", "total loss", VERMILLION),
         ):
             axes.plot(epochs["epoch"], epochs[column], color=colour, linewidth=1.4, marker="o", markersize=2)
@@ -128,8 +130,9 @@ def training_figure(fold: int, epochs: pd.DataFrame, best_epoch: int) -> Drawing
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
         return figure
 
-    alt = f"Fold {fold}: validation AUC and total loss over {len(epochs)} epochs; epoch {best_epoch} chosen"
-    data = epochs[["epoch", "val_auc", "loss_total"]]
+    shown = f"validation {criterion.name} and total loss over {len(epochs)} epochs"
+    alt = f"Fold {fold}: {shown}; epoch {best_epoch} chosen"
+    data = epochs[["epoch", criterion.metric, "loss_total"]]
     return Drawing(f"training-fold-{fold}", f"Fold {fold}", alt, draw, data)
 
 

@@ -14,11 +14,11 @@ from momkd_ray import storage
 from momkd_ray.cohort.table_files import read_table
 from momkd_ray.crossval.class_evaluate import pool_classes
 from momkd_ray.crossval.evaluate import pool_patients
-from momkd_ray.crossval.score_evaluate import REGRESSION
 from momkd_ray.crossval.trained_run import TrainedRun, read_run
 from momkd_ray.errors import InputError
 from momkd_ray.run.finished import label_and_classes, parquet, read_finished
 from momkd_ray.run.layout import RunDirectory
+from momkd_ray.train.validation import REGRESSION
 
 
 @dataclass(frozen=True, eq=False)

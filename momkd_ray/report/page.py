@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from momkd_ray import storage
 from momkd_ray.report import figures
+from momkd_ray.report.choices import told_choices
 from momkd_ray.report.classes_page import TEMPLATE as CLASSES_TEMPLATE
 from momkd_ray.report.classes_page import classes_content, wrong_classes
 from momkd_ray.report.curves import ForestRow, calibration_drawing, decision_drawing, forest_drawing
@@ -85,6 +86,7 @@ def _content(run: FinishedRun, compared: str | None) -> dict[str, Any]:
         "label": run.label,
         "classes": run.classes,
         "verdict": _verdict(run),
+        **told_choices(run, "AUC", f"the threshold (highest F1 of the class “{run.classes[1]}”)"),
         "counts": run.figures["counts"],
         "flow": flow_of(run),
         "table_one": {by: table_one(table, by) for by in ("class", "fold")},

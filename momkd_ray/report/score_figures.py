@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from momkd_ray.crossval.score_metrics import SCORE, TRUE_SCORE
+from momkd_ray.crossval.score_metrics import TRUE_SCORE
+from momkd_ray.model.expected_score import SCORE
 from momkd_ray.report.drawings import BLUE, VERMILLION, Drawing, Ink, short
 from momkd_ray.statistics.linear_calibration import group_means, linear_calibration
 

@@ -8,7 +8,8 @@ import pandas as pd
 
 from momkd_ray.config.data_sections import class_labels
 from momkd_ray.config.quantile_ranges import bounds_of
-from momkd_ray.crossval.score_metrics import SCORE, TRUE_SCORE
+from momkd_ray.crossval.score_metrics import TRUE_SCORE
+from momkd_ray.model.expected_score import SCORE
 from momkd_ray.report import figures
 from momkd_ray.report.drawings import Drawing
 from momkd_ray.report.finished_run import FinishedRun

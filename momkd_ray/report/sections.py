@@ -56,6 +56,7 @@ def shared_sections(run: FinishedRun, wrong: pd.DataFrame, site: str | None, com
             "held": held_patches(run),
         },
         "search": _search(search) if search else [],
+        "searched_by": search.get("criterion", ""),
         "drawn_by": search.get("drawn_by"),
         "stopped_by": search.get("stopped_by"),
         "methods": methods_block(run, cards),
@@ -74,19 +75,19 @@ def _gene_rows(genes: pd.DataFrame) -> list[list[str]]:
 
 
 def _search(search: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns a row for each setting: its mean validation AUC or why there is none, and the folds that chose it."""
+    """Returns a row for each setting: its mean validation figure or why there is none, and the folds that chose it."""
     stopped = {stop["setting"]: stop for stop in search.get("stopped", [])}
     rows = []
     for number, setting in enumerate(search["settings"]):
-        by_fold = search["val_auc"][number]
-        aucs = [auc for auc in by_fold if auc is not None]
+        by_fold = search["scores"][number]
+        scores = [score for score in by_fold if score is not None]
         if stop := stopped.get(number):
-            outcome = f"stopped after {stop['epoch']} epochs at {stop['val_auc']:.3f}, median {stop['median']:.3f}"
-        elif len(aucs) < len(by_fold):
-            n_diverged = len(by_fold) - len(aucs)
+            outcome = f"stopped after {stop['epoch']} epochs at {stop['score']:.3f}, median {stop['median']:.3f}"
+        elif len(scores) < len(by_fold):
+            n_diverged = len(by_fold) - len(scores)
             outcome = f"diverged in {n_diverged} fold{'' if n_diverged == 1 else 's'}"
         else:
-            outcome = f"{np.mean(aucs):.3f}"
+            outcome = f"{np.mean(scores):.3f}"
         folds = ", ".join(fold for fold, choice in search["chosen"].items() if choice == number) or "none"
         rows.append({"setting": format_setting(setting), "outcome": outcome, "folds": folds})
     return rows

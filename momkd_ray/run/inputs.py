@@ -61,7 +61,10 @@ class RunInputs:
         return JointBags(self.slides, {str(patient): tuple(slides) for patient, slides in by_patient})
 
     def fold_bags(self, fold: int) -> pd.DataFrame:
-        """Returns the bags of a fold: `bag_id, slides, patient_id, patches, y, role`, sorted by bag."""
+        """Returns the bags of a fold: `bag_id, slides, patient_id, patches, y, role`, sorted by bag.
+
+        Of a regression they have the `number` of their patient, too.
+        """
         slides = self.cohort.slides[["slide_id", "patient_id"]].sort_values("slide_id")
         slides["patches"] = self.store.slides["n_patches"].loc[slides["slide_id"]].to_numpy()
         slides["bag_id"] = slides["patient_id" if self.config.cohort.bag == "patient" else "slide_id"]
@@ -71,6 +74,8 @@ class RunInputs:
         )
         bags = bags.reset_index()
         bags["y"] = self.cohort.patients["y"].loc[bags["patient_id"]].to_numpy()
+        if "number" in self.cohort.patients:
+            bags["number"] = self.cohort.patients["number"].loc[bags["patient_id"]].to_numpy()
         bags["role"] = self.plan.roles(fold).reindex(bags["patient_id"], fill_value="").to_numpy()
         trains = bags["patient_id"].isin(trained_patients(self.config, self.cohort, self.plan, fold))
         return bags[(bags["role"] != "") & (trains | (bags["role"] != "train"))].reset_index(drop=True)

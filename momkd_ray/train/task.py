@@ -22,7 +22,8 @@ class FoldTask:
     Attributes:
         config: the resolved configuration.
         fold: number of the fold.
-        bags: `bag_id, slides, patient_id, y, role (train | val | test), patches`, sorted by `bag_id`.
+        bags: `bag_id, slides, patient_id, y, role (train | val | test), patches`, sorted by `bag_id`;
+            of a regression the `number`, too.
         omics: patient -> (G,) float32, selected and scaled; training patients only.
         genes: G.
         width: D.

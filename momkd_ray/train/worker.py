@@ -18,7 +18,6 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from momkd_ray import storage
 from momkd_ray.bags.disk_cache import take_notes
 from momkd_ray.batches.sampling import Step
-from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.errors import DivergedError
 from momkd_ray.model.gatv2 import reads_graph
 from momkd_ray.model.interface import MILModel
@@ -27,7 +26,6 @@ from momkd_ray.ray_runtime import environment
 from momkd_ray.ray_runtime.hardware import count_equal, describe_hardware
 from momkd_ray.seeds import derive_seed
 from momkd_ray.train.checkpoints import Checkpoints, kept_weights
-from momkd_ray.train.class_auc import auc_of_classes
 from momkd_ray.train.collectives import Collective, device_of_worker, from_rank_0, join_process_group, merge_dicts
 from momkd_ray.train.cuda_graphs import CudaGraphCache
 from momkd_ray.train.epoch_metrics import EpochRecord, empty_rows, gather_rows
@@ -37,6 +35,7 @@ from momkd_ray.train.prometheus import GaugeReporter, used_component_share
 from momkd_ray.train.step import Stepper
 from momkd_ray.train.task import FoldTask
 from momkd_ray.train.threads import return_unused_memory, threads_of_worker
+from momkd_ray.train.validation import criterion_of, validation_metrics
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -48,7 +47,8 @@ class TrainState:
     Attributes:
         epoch, step: the next step to take, within its epoch.
         rows_NV: losses and predictions of the epoch's draws so far, of all workers.
-        best_auc, best_epoch: validation AUC and number of the epoch that `train.keep` keeps; the AUC of a refit is NaN.
+        best, best_epoch: the figure of the validation patients (`criterion_of`) and the number of the epoch that
+            `train.keep` keeps; the figure of a refit is NaN.
         best_weights: of that epoch under `keep: best`; empty where they are the model's own.
         stale_epochs: epochs since then.
         history: one line of metrics per epoch.
@@ -58,7 +58,7 @@ class TrainState:
     epoch: int = 0
     step: int = 0
     rows_NV: Tensor = field(default_factory=empty_rows)
-    best_auc: float = float("-inf")
+    best: float = float("-inf")
     best_epoch: int = -1
     stale_epochs: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -74,8 +74,9 @@ def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
             by rank 0 before each epoch, which returns whether to end the fold.
 
     Returns:
-        `best_epoch` and `val_auc`; the number of `epochs` trained, the `device`, the `machines` of the workers and the
-        `precision` of the products; checkpoints, metrics and slide-level predictions are in the folder of the fold.
+        `best_epoch` and `best`, its figure of the validation patients; the number of `epochs` trained, the `device`,
+        the `machines` of the workers and the `precision` of the products; checkpoints, metrics and slide-level
+        predictions are in the folder of the fold.
         None if the fold was stopped.
     """
     task: FoldTask = loop["task"]
@@ -172,7 +173,7 @@ class FoldTraining:
         return TrainState(start_s=time.monotonic() - began)
 
     def finished(self, state: TrainState) -> bool:
-        """Returns whether the last epoch is done, or under `keep: best` the validation AUC has not risen for long."""
+        """Returns whether the last epoch is done, or under `keep: best` validation has not improved for long."""
         train = self.config.train
         return state.epoch >= train.epochs or (train.keep == "best" and state.stale_epochs >= train.patience)
 
@@ -184,7 +185,8 @@ class FoldTraining:
         """Trains the rest of an epoch, validates, updates learning rate and early stopping, and saves a checkpoint.
 
         Returns:
-            The epoch's line of metrics, with the best validation AUC, the number of workers and notes for the user.
+            The epoch's line of metrics, with the best figure of the validation patients so far, the number of workers,
+            and notes for the user.
         """
         began = time.monotonic()
         plan = self.data.plan(state.epoch)
@@ -194,14 +196,15 @@ class FoldTraining:
             state.rows_NV, plan, self.data.by_role["train"], set(self.task.omics), self.model, self.task.classes
         )
         val = self._predict_role("val", state.epoch)
-        val_auc = patient_auc(val) if len(val) else None  # a refit has no validation patients
+        of_val, criterion = validation_metrics(self.task, val), criterion_of(self.config)
+        chosen_by = of_val.get(criterion.metric)  # a refit has no validation patients
         metrics: dict[str, Any] = {
             "fold": self.task.fold,
             "epoch": state.epoch,
             **record.losses(),
             "lr": self.stepper.optimiser.param_groups[0]["lr"],
             "train_auc": record.auc(),
-            "val_auc": val_auc,
+            **of_val,
             **{f"memory_use_{y}": share for y, share in enumerate(used_component_share(self.model.memory))},
             "seconds_start": round(state.start_s, 3) if state.epoch == 0 else 0.0,
             "seconds_train": round(trained - began, 3),
@@ -211,11 +214,11 @@ class FoldTraining:
             "seconds_validate": round(time.monotonic() - trained, 3),
         }
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            assert val_auc is not None
-            self.scheduler.step(val_auc)
+            assert chosen_by is not None
+            self.scheduler.step(chosen_by)
         state.stale_epochs += 1
-        if self.config.train.keep == "last" or (val_auc is not None and val_auc > state.best_auc):
-            state.best_auc = float("nan") if val_auc is None else val_auc
+        if self.config.train.keep == "last" or (chosen_by is not None and chosen_by > state.best):
+            state.best = float("nan") if chosen_by is None else chosen_by
             state.best_epoch, state.stale_epochs = state.epoch, 0
             if self.config.train.keep == "best":
                 state.best_weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
@@ -225,7 +228,7 @@ class FoldTraining:
         self.save(state, steps)
         self.gauges.record_epoch(metrics, self.model.memory, self.stepper.network)
         notes, self.notes = [*self.notes, *take_notes()], []
-        return metrics | {"best_val_auc": state.best_auc, "workers": self.collective.world, "notes": notes}
+        return metrics | {f"best_{criterion.metric}": state.best, "workers": self.collective.world, "notes": notes}
 
     def predict(self, state: TrainState) -> dict[str, Any]:
         """Predicts validation and test slides with the weights that are kept; rank 0 writes them."""
@@ -240,7 +243,7 @@ class FoldTraining:
         gpu = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
         return {
             "best_epoch": state.best_epoch,
-            "val_auc": state.best_auc,
+            "best": state.best,
             "epochs": state.epoch,
             "device": gpu or "CPU",
             "machines": count_equal(self.collective.gather(describe_hardware(gpu))),
@@ -329,11 +332,3 @@ class FoldTraining:
         for y in range(self.task.classes):
             table[f"p_{y}"] = p_NY[:, y]
         return table
-
-
-def patient_auc(slides: pd.DataFrame) -> float:
-    """Computes the AUC over patients, each with the mean probabilities of its slides (see `auc_of_classes`)."""
-    names = [name for name in slides.columns if str(name).startswith("p_")]
-    names = ["p_1"] if len(names) == 2 else names
-    patients = patient_mean(slides, ["y", *names])
-    return auc_of_classes(patients["y"].to_numpy(), patients[names].to_numpy())

@@ -123,7 +123,9 @@ class Recorder:
                 folder.cost,
                 {"parameters": 10, "training_seconds": 2.0, "prediction_seconds_per_bag": 0.1, "peak_memory_bytes": 5},
             )
-            storage.write_json(folder.result, {"val_scores": {"auc": val_auc}, "test_scores": {"auc": 0.5 + decay}})
+            storage.write_json(
+                folder.result, {"val_scores": {"auc": val_auc, "spearman": decay}, "test_scores": {"auc": 0.5 + decay}}
+            )
 
 
 def compared(config: Config, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Leaderboard:
@@ -150,7 +152,7 @@ def test_each_fold_takes_what_validates_best_and_trains_it_like_other_models(
     assert search is not None and by_label["mean_pool"].search is None
     chosen = {(c["seed"], c["fold"]): c["setting"]["train.weight_decay"] for c in search.chosen}
     assert chosen == {(1, 0): 0.1, (1, 1): 0.2, (2, 0): 0.1, (2, 1): 0.2}  # not 0.3, which tests best
-    assert all(c["val_auc"] == max(c["val_aucs"]) == pytest.approx(0.9) for c in search.chosen)
+    assert all(c["score"] == max(c["scores"]) == pytest.approx(0.9) for c in search.chosen)
     assert by_label["abmil"].fold_aucs == [[0.6, 0.7]] * 2
     # mean_pool, four settings tried, and the chosen one again only where a refit is yet to come
     assert len(recorder.trained) == 4 + 16 + (4 if refit else 0)
@@ -169,13 +171,24 @@ def test_each_fold_takes_what_validates_best_and_trains_it_like_other_models(
     assert json.loads(json.dumps(board.to_json()))["rows"][0]["search"]["tried"] == 4
 
 
+def test_of_a_number_a_search_goes_by_the_correlation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configured(COMPARED, tmp_path)
+    config = config.model_copy(update={"cohort": config.cohort.model_copy(update={"task": "regression"})})
+    board = compared(config, Recorder(), monkeypatch)
+    search = next(row.search for row in board.rows if row.search)
+    assert {c["setting"]["train.weight_decay"] for c in search.chosen} == {
+        0.3
+    }  # it validates best by correlation alone
+    assert "the highest Spearman's correlation on the fold's own inner validation" in to_markdown(board)
+
+
 def test_a_setting_that_diverges_is_not_taken_and_a_model_whose_settings_all_do_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board = compared(configured(COMPARED, tmp_path / "some"), Recorder({0.1}), monkeypatch)
     search = next(row.search for row in board.rows if row.search)
     assert {c["setting"]["train.weight_decay"] for c in search.chosen if c["fold"] == 0} <= {0.0, 0.2}
-    assert all(c["val_aucs"].count(None) == 1 for c in search.chosen)
+    assert all(c["scores"].count(None) == 1 for c in search.chosen)
     compare = COMPARED | {"models": ["mean_pool", {"name": "abmil", "search": {"train.weight_decay": [0.2, 0.3]}}]}
     board = compared(configured(compare, tmp_path / "all"), Recorder({0.2, 0.3}), monkeypatch)
     assert (board.diverged, [row.label for row in board.rows]) == (["abmil"], ["mean_pool"])

@@ -156,7 +156,7 @@ def test_a_search_chooses_each_fold_on_its_own_validation_patients(
     inputs = inputs_of(config)
     chosen = choose_settings(inputs)
     for fold, setting in chosen.items():
-        aucs = [metrics["search"]["val_auc"][s][inputs.plan.folds.index(fold)] for s in (0, 1)]
+        aucs = [metrics["search"]["scores"][s][inputs.plan.folds.index(fold)] for s in (0, 1)]
         assert aucs[setting] == max(aucs)
         adopted = Path(config.run.dir) / f"fold={fold}" / "result.json"
         assert len(pd.read_csv(adopted.parent / "genes.csv")) == 7

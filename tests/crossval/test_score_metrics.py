@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import mean_absolute_error, r2_score
 
-from momkd_ray.crossval.score_evaluate import expected_of_training, patient_scores
 from momkd_ray.crossval.score_metrics import score_intervals, score_metrics, weighted_score_metrics
 from momkd_ray.model.expected_score import ExpectedScore
+from momkd_ray.train.validation import expected_of_training, patient_scores
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 3)), min_size=3, max_size=40))
@@ -49,10 +49,10 @@ def test_classes_stand_for_the_mean_of_the_training_patients_alone() -> None:
             "patient_id": ["A", "A", "B", "C", "D"],
             "y": [0, 0, 0, 1, 1],
             "role": ["train", "train", "train", "train", "test"],
+            "number": [1.0, 1.0, 2.0, 10.0, 1000.0],
         }
     )
-    number = pd.Series({"A": 1.0, "B": 2.0, "C": 10.0, "D": 1000.0})
-    expected = expected_of_training(bags, number, ("low", "high"), balanced=False)
+    expected = expected_of_training(bags, 2, balanced=False)
     assert expected == ExpectedScore(values=(1.5, 10.0), weights=(1.0, 1.0))
     slides = pd.DataFrame(
         {"slide_id": ["s1", "s2", "s3"], "patient_id": ["E", "E", "F"], "p_low": [1, 0.5, 0], "p_high": [0, 0.5, 1]}

@@ -292,8 +292,8 @@ def test_only_settings_below_the_median_of_earlier_ones_are_stopped(settings: li
         assert (verdict.epoch - GRACE) % COMPARE_EVERY == 0
         values = [fold.after(verdict.epoch) for fold in settings[number]]
         assert None not in values
-        assert verdict.val_auc == pytest.approx(sum(v for v in values if v is not None) / len(values))
-        assert verdict.val_auc < verdict.median
+        assert verdict.score == pytest.approx(sum(v for v in values if v is not None) / len(values))
+        assert verdict.score < verdict.median
         assert any(len(fold.best) >= verdict.epoch for fold in settings[number]), "it has come that far"
 
 
@@ -357,9 +357,9 @@ def test_a_finished_search_is_an_optuna_study(tiny_config: Config, tmp_path: Pat
     space = {"train.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "memory.momentum": [0.9, 0.99]}
     config = searched(tiny_config, space)
     settings = [{"train.lr": 10.0**-k, "memory.momentum": m} for k, m in ((2, 0.9), (3, 0.99), (4, 0.9), (3, 0.9))]
-    stopped = [{"setting": 3, "epoch": 2, "val_auc": 0.5, "median": 0.7}]
+    stopped = [{"setting": 3, "epoch": 2, "score": 0.5, "median": 0.7}]
     aucs = [[0.7, 0.8], [0.9, 0.7], [0.6, None], [None, None]]
-    report = {"settings": settings, "chosen": {"0": 1, "1": 0}, "stopped": stopped, "val_auc": aucs}
+    report = {"settings": settings, "chosen": {"0": 1, "1": 0}, "stopped": stopped, "criterion": "AUC", "scores": aucs}
     write_study(config, report, [0, 1], str(tmp_path / "study.log"))
 
     journal = JournalStorage(JournalFileBackend(str(tmp_path / "study.log")))
@@ -406,9 +406,9 @@ def test_a_hopeless_setting_is_stopped_in_all_folds_and_said_to_be(
     run, search = Path(small_search.run.dir), metrics["search"]
     [hopeless] = [stop for stop in search["stopped"] if stop["setting"] == 3]
     assert hopeless["epoch"] < 8
-    assert hopeless["val_auc"] < hopeless["median"]
-    assert search["val_auc"][3] == [None, None]
-    assert all(value is not None for value in search["val_auc"][0])
+    assert hopeless["score"] < hopeless["median"]
+    assert search["scores"][3] == [None, None]
+    assert all(value is not None for value in search["scores"][0])
     assert 3 not in search["chosen"].values()
     assert "own inner validation" in search["chosen_by"]
     assert "mean over folds" in search["stopped_by"]
@@ -446,7 +446,7 @@ def test_optuna_is_told_the_means_and_a_setting_that_diverges_is_left_out(
     assert len(search["settings"]) == 4
     rates = [setting["train.lr"] for setting in search["settings"]]
     assert {1e-3, 1e30} == set(rates)
-    for rate, aucs in zip(rates, search["val_auc"], strict=True):
+    for rate, aucs in zip(rates, search["scores"], strict=True):
         assert (None in aucs) == (rate == 1e30)
     assert {rates[setting] for setting in search["chosen"].values()} == {1e-3}
     assert "mean over folds" in search["drawn_by"]
@@ -462,7 +462,7 @@ def test_folds_of_two_workers_each_on_two_cpus_end_and_leave_no_placement_group(
     config = changed(tiny_config, cluster__workers=2, train__bags_per_step=2, train__epochs=1)
     config = searched(config, {"train.lr": [1e-3]}, stop="median")
     marker = Path(config.run.dir) / "setting=0" / "stopped.json"
-    storage.write_json(str(marker), {"epoch": 1, "val_auc": 0.4, "median": 0.5})
+    storage.write_json(str(marker), {"epoch": 1, "score": 0.4, "median": 0.5})
     inputs = inputs_of(config)
     with pytest.raises(StoppedError):
         train_folds(inputs, inputs.plan.folds, ProgressReporter(), own_cluster=True)

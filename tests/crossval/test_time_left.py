@@ -67,16 +67,16 @@ def trial(fold: int, **values: Any) -> Any:
 
 def test_a_fold_that_stops_early_is_told_as_such(tiny_config: Config, capsys: pytest.CaptureFixture[str]) -> None:
     config = changed(tiny_config, train__epochs=100)
-    scores: Any = SimpleNamespace(scores=dict, stopped={})
+    scores: Any = SimpleNamespace(scores=dict, stopped={}, inputs=SimpleNamespace(config=config))
     told = ProgressCallback(ProgressReporter(), 100, 4, Search(config), scores)
     folds = [trial(0), trial(1), trial(2), trial(3, **{"train.epochs": 17})]
     for one in folds:
         told.on_trial_start(0, folds, one)
         told.on_trial_result(0, folds, one, {"epoch": 16, "val_auc": 0.5})
-    told.on_trial_result(0, folds, folds[0], {"finished": True, "kept_val_auc": 0.75, "epochs_trained": 17})
-    told.on_trial_result(0, folds, folds[1], {"finished": True, "kept_val_auc": 0.5, "epochs_trained": 100})
+    told.on_trial_result(0, folds, folds[0], {"finished": True, "kept": 0.75, "epochs_trained": 17})
+    told.on_trial_result(0, folds, folds[1], {"finished": True, "kept": 0.5, "epochs_trained": 100})
     told.on_trial_result(0, folds, folds[2], {"ended_early": True})
-    told.on_trial_result(0, folds, folds[3], {"finished": True, "kept_val_auc": 0.5, "epochs_trained": 17})
+    told.on_trial_result(0, folds, folds[3], {"finished": True, "kept": 0.5, "epochs_trained": 17})
     lines = capsys.readouterr().err.splitlines()
     shown = ["17/100", "17/100", "17/100", "16/17"]
     assert lines[:4] == [f"fold {i}: {count} validation AUC 0.500" for i, count in enumerate(shown)]

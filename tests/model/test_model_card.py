@@ -89,3 +89,14 @@ def test_hostile_names_break_neither_front_matter_nor_tables() -> None:
     assert front["model-index"][0]["name"].startswith("a: b")
     assert "\n---" not in body and "<b>" not in body and "u\\|ni" in body
     assert "| auc\\_low |  | 0.700 |" in body, "the AUC of a class that is called low is no interval"
+
+
+@pytest.mark.parametrize("refit", [True, False])
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_card_says_what_the_validation_patients_chose(keep: str, refit: bool) -> None:
+    card = card_of(small_model()).model_copy(update={"origin": {"keep": keep, "refit": refit}})
+    text = " ".join(bundle_readme(card).split())
+    assert ("chose the epoch and the threshold" in text) == (keep == "best")
+    assert ("chose the threshold, so that their figures at it" in text) == (keep == "last")
+    assert ("before it was trained again with them" in text) == refit
+    assert "The test patients were in neither training nor validation." in text

@@ -114,8 +114,9 @@ def test_page_describes_the_search(tmp_path: Path, page: str) -> None:
     figures["search"] = {
         "settings": [{"memory.components": k} for k in (8, 16, 32, 64)],
         "chosen": {"0": 1, "1": 1, "2": 1, "3": 1, "4": 1},
-        "val_auc": [[0.5, 0.6], [0.7, 0.9], [None, None], [0.6, None]],
-        "stopped": [{"setting": 2, "epoch": 10, "val_auc": 0.51, "median": 0.7}],
+        "criterion": "AUC",
+        "scores": [[0.5, 0.6], [0.7, 0.9], [None, None], [0.6, None]],
+        "stopped": [{"setting": 2, "epoch": 10, "score": 0.51, "median": 0.7}],
         "drawn_by": None,
         "stopped_by": "the mean over folds",
     }
