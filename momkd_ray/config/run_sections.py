@@ -233,8 +233,7 @@ class CompareConfig(Section):
         default=None,
         description="The number of settings that every model with a `search` tries in each fold, drawn at random; each "
         "fold takes the one of the highest AUC (of a number: Spearman's correlation) on its own inner validation "
-        "patients. The default is 8, or as many as "
-        "the smallest search has.",
+        "patients. The default is 8, or as many as the smallest search has.",
     )
     search_seed: Seed = Field(default=1, description="The seed of the drawn settings. The default is ours.")
     seeds: list[Seed] = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -81,17 +82,7 @@ def classes_content(run: FinishedRun, compared: str | None) -> dict[str, Any]:
         "cohort": run.figures.get("cohort", []),
         "metrics": [{"name": metric_name(key, run.classes), **value} for key, value in metrics.items()],
         "folds": run.figures["folds"],
-        "calibration": [
-            [
-                name,
-                f"{p_NY[:, y].mean():.3f}",
-                f"{np.mean(y_N == y):.3f}",
-                calibration_intercept(y_N == y, p_NY[:, y]).text,
-                calibration_slope(y_N == y, p_NY[:, y]).text,
-                f"{brier(y_N == y, p_NY[:, y]):.3f}",
-            ]
-            for y, name in enumerate(run.classes)
-        ],
+        "calibration": _calibration_rows(y_N, p_NY, run.classes),
         "calibrations": [drawing.name for drawing in calibrations],
         "wrong": [[str(cell) for cell in row] for row in wrong.head(MOST_WRONG).to_numpy().tolist()],
         "wrong_columns": list(wrong.columns),
@@ -104,6 +95,21 @@ def classes_content(run: FinishedRun, compared: str | None) -> dict[str, Any]:
         "drawings": {drawing.name: drawing for drawing in found} | shared["drawings"],
         "figures_folder": "figures",
     }
+
+
+def _calibration_rows(y_N: np.ndarray, p_NY: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
+    """Returns for each class its name, mean probability, share, calibration intercept and slope, and Brier score."""
+    return [
+        [
+            name,
+            f"{p_NY[:, y].mean():.3f}",
+            f"{np.mean(y_N == y):.3f}",
+            calibration_intercept(y_N == y, p_NY[:, y]).text,
+            calibration_slope(y_N == y, p_NY[:, y]).text,
+            f"{brier(y_N == y, p_NY[:, y]):.3f}",
+        ]
+        for y, name in enumerate(classes)
+    ]
 
 
 def _site_rows(run: FinishedRun, sites: pd.Series[Any]) -> list[list[str]]:
