@@ -16,7 +16,6 @@ from momkd_ray.crossval.early_checks import check_memory_sizes
 from momkd_ray.crossval.evaluate import summarise
 from momkd_ray.crossval.fold_result import FoldResult
 from momkd_ray.crossval.median_stopping import SettingScores, read_stop_decisions
-from momkd_ray.crossval.mlflow_callback import mlflow_trackers
 from momkd_ray.crossval.optuna_journal import write_study
 from momkd_ray.crossval.progress_callback import ProgressCallback
 from momkd_ray.crossval.score_evaluate import summarise_scores
@@ -121,9 +120,13 @@ def train_folds(
 
 def _trackers(inputs: RunInputs, progress: ProgressReporter) -> list[Any]:
     """Returns Tune's loggers for the services of the section `watch`."""
-    trackers = [*mlflow_trackers(inputs.config, progress, inputs.fingerprint)]
+    trackers: list[Any] = []
+    if inputs.config.watch.mlflow is not None:
+        from momkd_ray.crossval.mlflow_callback import mlflow_trackers  # it imports mlflow, wherever that is installed
+
+        trackers += mlflow_trackers(inputs.config, progress, inputs.fingerprint)
     if inputs.config.watch.wandb is not None:
-        from momkd_ray.crossval.wandb_callback import wandb_trackers  # it imports wandb, wherever that is installed
+        from momkd_ray.crossval.wandb_callback import wandb_trackers  # and this one wandb
 
         trackers += wandb_trackers(inputs.config, progress, inputs.fingerprint)
     return trackers

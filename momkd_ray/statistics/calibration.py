@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
+from statsmodels.genmod.families import Binomial  # statsmodels.api takes most of a second more to import
+from statsmodels.genmod.generalized_linear_model import GLM, GLMResults
 from statsmodels.tools.sm_exceptions import ConvergenceWarning, PerfectSeparationError, PerfectSeparationWarning
+from statsmodels.tools.tools import add_constant
 
 from momkd_ray.statistics.proportions import Estimate, proportion
 
@@ -67,7 +69,7 @@ def recalibration(y_N: ArrayLike, p_N: ArrayLike) -> LogisticMap:
     x = logits(p_N)
     if np.ptp(x) == 0:  # one probability for all: only the level can be set
         return LogisticMap(float(logit(target_N.mean()) - x[0]), 1.0)
-    fitted = _logistic(target_N, sm.add_constant(x), None)
+    fitted = _logistic(target_N, add_constant(x), None)
     if fitted is None:
         return LogisticMap(0.0, 1.0)
     return LogisticMap(float(fitted.params[0]), float(fitted.params[1]))
@@ -87,7 +89,7 @@ def calibration_slope(y_N: ArrayLike, p_N: ArrayLike, level: float = 0.95) -> Es
     x = logits(p_N)
     if np.ptp(x) == 0:
         return Estimate(None, None)
-    return _estimate(_logistic(np.asarray(y_N, float), sm.add_constant(x), None), 1, level)
+    return _estimate(_logistic(np.asarray(y_N, float), add_constant(x), None), 1, level)
 
 
 def brier(y_N: ArrayLike, p_N: ArrayLike) -> float:
@@ -158,16 +160,14 @@ def smooth_curve(y_N: ArrayLike, p_N: ArrayLike, seed: int, replicates: int = 20
     return pd.DataFrame({"predicted": at_G, "observed": middle, "low": low, "high": high})
 
 
-def _logistic(
-    y_N: Floats, x_NF: Floats, offset_N: Floats | None
-) -> sm.regression.linear_model.RegressionResults | None:
+def _logistic(y_N: Floats, x_NF: Floats, offset_N: Floats | None) -> GLMResults | None:
     """Fits a logistic regression; None if the classes are separated or it does not converge."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         warnings.simplefilter("error", PerfectSeparationWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
-            fitted = sm.GLM(y_N, x_NF, family=sm.families.Binomial(), offset=offset_N).fit()
+            fitted = GLM(y_N, x_NF, family=Binomial(), offset=offset_N).fit()
         except (
             PerfectSeparationError,
             PerfectSeparationWarning,

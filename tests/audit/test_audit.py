@@ -194,6 +194,7 @@ def test_what_is_unmatched_is_a_note_in_one_line_a_kind(cohort: Cohort, capsys: 
     assert "9 feature files" in said[0]
 
 
+@pytest.mark.slow
 def test_what_skip_leaves_is_what_the_audit_said_would_remain(
     cohort: Cohort, tmp_path: Path, ray_cluster: Connection
 ) -> None:

@@ -107,6 +107,7 @@ def test_a_precision_that_the_machine_lacks_is_told_before_ray_starts(
     assert linear.multiplies_bf16 is not None
 
 
+@pytest.mark.slow
 def test_more_components_than_patches_and_what_is_set_then_in_one_directory(
     tiny_config: Config, ray_cluster: Connection
 ) -> None:
@@ -152,6 +153,7 @@ def test_a_directory_where_others_work_is_not_taken_over(tiny_config: Config, ra
         open_run_inputs(other, cohort, make_folds(other, cohort), progress, others_work=lambda: True)
 
 
+@pytest.mark.slow
 def test_a_store_of_another_format_and_features_without_coordinates(
     tiny_config: Config, ray_cluster: Connection, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_three_classes_the_whole_way(tiny_config: Config, ray_cluster: Connectio
     assert {f"LABEL_{name}" for name in GRADES} <= set(stamp.columns)
 
 
+@pytest.mark.slow
 def test_models_of_three_classes_are_compared(tiny_config: Config, ray_cluster: Connection, tmp_path: Path) -> None:
     config = config_of(tmp_path, tiny_config, compare={"models": ["mean_pool", "max_pool"], "seeds": [1]})
     board = compare_models(inputs_of(config), ProgressReporter(), own_cluster=True)

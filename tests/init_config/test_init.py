@@ -50,6 +50,7 @@ def test_a_folder_becomes_a_configuration_whose_folds_can_be_made(own: Path, tmp
     assert folds["fold"].nunique() == tree["folds"]["n"]
 
 
+@pytest.mark.slow
 def test_what_is_written_trains(own: Path, tmp_path: Path, ray_cluster: Connection) -> None:
     written(own, tmp_path)
     small = ["model.hidden=16", "model.shared=8", "memory.components=2", "train.epochs=1", "genes.n=5", "folds.n=2"]

@@ -189,6 +189,7 @@ def test_a_client_needs_the_token(owned: Owned, tmp_path: Path) -> None:
     assert "ran" in allowed.stdout, allowed.stderr
 
 
+@pytest.mark.slow
 def test_jobs_and_state_work_with_the_token_alone(owned: Owned, tmp_path: Path) -> None:
     job = f"""
 from ray.job_submission import JobSubmissionClient

@@ -61,6 +61,7 @@ def test_it_goes_on_with_a_list_of_genes_elsewhere(tiny_config: Config, no_clust
         inputs_of(changed(tiny_config, genes__select=str(tmp_path / "b.txt")))
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_moved_with_its_bags_and_copied_features(
     tiny_config: Config, ray_cluster: Connection, tmp_path: Path
 ) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-# each process finds what takes seconds to import already there
-multiprocessing.set_forkserver_preload(["momkd_ray.train.worker"])
+# each process finds what takes seconds to import already there; an optimiser of PyTorch imports its compiler
+multiprocessing.set_forkserver_preload(
+    ["momkd_ray.train.worker", "momkd_ray.model.kernels.cpu", "torch._dynamo", "sklearn.metrics"]
+)
 
 
 def in_processes(function: Callable[..., None], count: int, *arguments: Any) -> None:
