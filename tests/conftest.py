@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from support.s3 import quick, s3_client, s3_endpoint, s3_proxy, s3_server, small_parts  # noqa: F401  # fixtures
 from support.tiny_config import config_of
+from support.unrendered import unrendered  # noqa: F401  # a fixture
 
 from momkd_ray.config.load import Config
 from momkd_ray.config.sections import SyntheticConfig

@@ -27,6 +27,8 @@ from momkd_ray.evaluate.predictions import feature_files_of, read_predictions
 from momkd_ray.evaluate.subgroups import compare_subgroups, levels_of
 from momkd_ray.model.bundle import save_bundle
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -270,7 +272,8 @@ def test_classes_may_have_other_names_there(run: str, tmp_path: Path, capsys: py
     assert again["classes"] == ["negative", "positive"], "the run's names are shown"
 
 
-def test_every_figure_is_also_a_file(run: str, tmp_path: Path) -> None:
+def test_every_figure_is_also_a_file(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the figures are rendered
     external(tmp_path)
     evaluated(run, tmp_path, "--subgroups", "site,age", "--prevalence", "0.2")
     names = {"roc", "precision-recall", "calibration", "decision-curve", "histogram", "subgroups"}
@@ -285,7 +288,8 @@ def test_every_figure_is_also_a_file(run: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "comparisons.csv").exists()
 
 
-def test_disagreement_of_the_folds_is_described(run: str, tmp_path: Path) -> None:
+def test_disagreement_of_the_folds_is_described(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the figures are rendered
     _, predictions = external(tmp_path)
     rng = np.random.default_rng(7)
     for fold in range(5):

@@ -1,20 +1,25 @@
-"""What the tests of the report share."""
+"""Pages whose figures are composed but not rendered, for tests of their text: those take most of a page's seconds."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, BinaryIO
 
 import pytest
 from matplotlib.figure import Figure
+
+from momkd_ray.report import curves
 
 _FILES = {"svg": "<svg></svg>", "png": b"\x89PNG"}
 
 
 @pytest.fixture
 def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are composed but not rendered, for tests of a page's text: that takes most of a report's seconds."""
+    """No figure is rendered, and the bands of curves are of few replicates."""
 
     def savefig(figure: Figure, stream: BinaryIO, *, format: str, **options: Any) -> None:
         stream.write(_FILES[format])  # type: ignore[arg-type]
 
     monkeypatch.setattr(Figure, "savefig", savefig)
+    monkeypatch.setattr(curves, "smooth_curve", partial(curves.smooth_curve, replicates=10))
+    monkeypatch.setattr(curves, "_REPLICATES", 10)
