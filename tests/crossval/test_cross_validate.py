@@ -148,6 +148,7 @@ def test_a_split_that_tests_patients_several_times_or_never_is_run_as_it_is(
     assert "1 patient left out (named by the split, not in the cohort): stranger." in page
 
 
+@pytest.mark.slow
 def test_a_search_chooses_each_fold_on_its_own_validation_patients(
     tiny_config: Config, ray_cluster: Connection
 ) -> None:

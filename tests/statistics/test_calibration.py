@@ -117,6 +117,7 @@ def test_the_curve_has_scikit_learns_bins() -> None:
     assert len(calibration_curve([0, 1] * 20, [0.3] * 40)) == 1
 
 
+@pytest.mark.slow
 def test_the_smooth_curve_covers_the_truth() -> None:
     rng = np.random.default_rng(7)
     inside = []

@@ -227,6 +227,7 @@ def followed(ray_cluster: Connection, tiny_cohort_dir: Path, tmp_path_factory: p
     return Followed(config, uri, secret)
 
 
+@pytest.mark.slow
 def test_tensorboard_lists_the_epochs_of_a_run_by_fold(followed: Followed) -> None:
     events = sorted(Path(followed.run, "tune").glob("*/events.out.tfevents.*"))
     names = [event.parent.name for event in events]
@@ -237,6 +238,7 @@ def test_tensorboard_lists_the_epochs_of_a_run_by_fold(followed: Followed) -> No
         assert steps["ray/tune/val_auc"] == steps["ray/tune/loss_align_slide"] == [1, 2]
 
 
+@pytest.mark.slow
 def test_mlflow_has_a_run_a_fold_and_watching_changes_no_result(followed: Followed) -> None:
     from mlflow import MlflowClient
 
@@ -270,6 +272,7 @@ def test_mlflow_that_cannot_be_reached_is_told_before_anything_is_trained(
     assert not list(Path(tiny_config.run.dir).glob("fold=*/metrics.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_password_for_mlflow_comes_from_a_variable_and_is_written_nowhere(followed: Followed) -> None:
     assert (followed.run.parent / f"{followed.secret}.db").exists()
     files = [path for path in followed.run.rglob("*") if path.is_file()]
