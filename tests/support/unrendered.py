@@ -6,9 +6,6 @@ from functools import partial
 from typing import Any, BinaryIO
 
 import pytest
-from matplotlib.figure import Figure
-
-from momkd_ray.report import curves
 
 _FILES = {"svg": "<svg></svg>", "png": b"\x89PNG"}
 
@@ -16,6 +13,9 @@ _FILES = {"svg": "<svg></svg>", "png": b"\x89PNG"}
 @pytest.fixture
 def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figure is rendered, and the bands of curves are of few replicates."""
+    from matplotlib.figure import Figure  # here, since every test's process imports this file
+
+    from momkd_ray.report import curves
 
     def savefig(figure: Figure, stream: BinaryIO, *, format: str, **options: Any) -> None:
         stream.write(_FILES[format])  # type: ignore[arg-type]
