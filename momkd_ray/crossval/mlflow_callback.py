@@ -16,15 +16,14 @@ from momkd_ray.ray_runtime import environment
 
 
 def mlflow_trackers(config: Config, progress: ProgressReporter, fingerprint: str) -> list[MLflowLoggerCallback]:
-    """Returns Tune's MLflow logger, which logs an MLflow run per fold; an empty list if `watch.mlflow` is not set.
+    """Returns Tune's MLflow logger, which logs an MLflow run per fold, to `watch.mlflow`.
 
     Raises:
         InputError: MLflow cannot be reached at the tracking URI.
     """
-    if config.watch.mlflow is None:
-        return []
     environment.set_defaults(environment.MLFLOW)
-    uri = os.path.expandvars(config.watch.mlflow)  # the configuration keeps the variable's name: it may hold a password
+    # the configuration keeps the variable's name: it may hold a password
+    uri = os.path.expandvars(str(config.watch.mlflow))
     if uri.startswith("$"):
         raise InputError(f"watch.mlflow is {uri}, but this environment variable is not set; set it to the tracking URI")
     tracker = _Tracker(
