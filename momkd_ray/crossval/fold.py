@@ -54,25 +54,20 @@ def run_fold(
         reset_peak_memory()
     began = time.monotonic()
     task, genes = fold_task(inputs, fold, setting, values)
+    final, final_genes = _refit_task(inputs, task) if task.config.train.refit else (task, genes)
     preparation_s = time.monotonic() - began
+    stop = None if stop_file is None else partial(storage.exists, stop_file)
     try:
-        trained = fit(task, None if stop_file is None else partial(storage.exists, stop_file))
+        trained = fit(task, stop, refit=None if final is task else final)
     except Exception as error:
         if not _records_divergence(inputs, task, error):
             raise
         return None
-    checkpoints = Checkpoints(task.directory.checkpoints, task.fingerprint)
+    checkpoints, final_checkpoints = (Checkpoints(t.directory.checkpoints, t.fingerprint) for t in (task, final))
     if trained is None:
         checkpoints.remove_all()  # a stopped setting is never resumed
         return None
-    final, final_genes, final_checkpoints = task, genes, checkpoints
-    if task.config.train.refit:
-        began = time.monotonic()
-        final, final_genes = _refit_task(inputs, task)
-        preparation_s += time.monotonic() - began
-        final_checkpoints = Checkpoints(final.directory.checkpoints, final.fingerprint)
-        if fit(final, reports=False) is None:
-            return None
+    if final is not task:
         # the fold's test predictions are those of the model that it keeps
         storage.write_table(task.directory.slides("test"), storage.read_table(final.directory.slides("test")))
     expected = _expected_scores(task, final)

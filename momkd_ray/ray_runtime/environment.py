@@ -51,7 +51,7 @@ TRAIN = {
     # fills the dashboard's Train page
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
 }
-"""For Ray Train's controller and workers; overrides."""
+"""For Ray Train's controller and workers; overrides. `RAY_ADDRESS`, that of their own cluster, is added."""
 
 ELASTIC_TRAIN = TRAIN | {
     # a worker group that cannot be placed is sized anew for the nodes that exist; Ray waits for 30 s or more

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
-from statsmodels.genmod.families import Binomial  # statsmodels.api takes most of a second more to import
-from statsmodels.genmod.generalized_linear_model import GLM, GLMResults
-from statsmodels.tools.sm_exceptions import ConvergenceWarning, PerfectSeparationError, PerfectSeparationWarning
-from statsmodels.tools.tools import add_constant
 
 from momkd_ray.statistics.proportions import Estimate, proportion
+
+if TYPE_CHECKING:
+    from statsmodels.genmod.generalized_linear_model import GLMResults
 
 Floats = NDArray[np.float64]
 SMALLEST = 1e-6  # probabilities are kept this far from 0 and 1, where their logit is infinite
@@ -69,7 +69,7 @@ def recalibration(y_N: ArrayLike, p_N: ArrayLike) -> LogisticMap:
     x = logits(p_N)
     if np.ptp(x) == 0:  # one probability for all: only the level can be set
         return LogisticMap(float(logit(target_N.mean()) - x[0]), 1.0)
-    fitted = _logistic(target_N, add_constant(x), None)
+    fitted = _logistic(target_N, _with_constant(x), None)
     if fitted is None:
         return LogisticMap(0.0, 1.0)
     return LogisticMap(float(fitted.params[0]), float(fitted.params[1]))
@@ -89,7 +89,7 @@ def calibration_slope(y_N: ArrayLike, p_N: ArrayLike, level: float = 0.95) -> Es
     x = logits(p_N)
     if np.ptp(x) == 0:
         return Estimate(None, None)
-    return _estimate(_logistic(np.asarray(y_N, float), add_constant(x), None), 1, level)
+    return _estimate(_logistic(np.asarray(y_N, float), _with_constant(x), None), 1, level)
 
 
 def brier(y_N: ArrayLike, p_N: ArrayLike) -> float:
@@ -160,8 +160,16 @@ def smooth_curve(y_N: ArrayLike, p_N: ArrayLike, seed: int, replicates: int = 20
     return pd.DataFrame({"predicted": at_G, "observed": middle, "low": low, "high": high})
 
 
+def _with_constant(x_N: Floats) -> Floats:
+    return np.column_stack([np.ones_like(x_N), x_N])
+
+
 def _logistic(y_N: Floats, x_NF: Floats, offset_N: Floats | None) -> GLMResults | None:
     """Fits a logistic regression; None if the classes are separated or it does not converge."""
+    from statsmodels.genmod.families import Binomial  # takes most of a second to import, which training has no use for
+    from statsmodels.genmod.generalized_linear_model import GLM
+    from statsmodels.tools.sm_exceptions import ConvergenceWarning, PerfectSeparationError, PerfectSeparationWarning
+
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         warnings.simplefilter("error", PerfectSeparationWarning)

@@ -12,8 +12,10 @@ from momkd_ray.train.task import FoldTask
 from momkd_ray.train.worker import train_loop_per_worker
 
 
-def fit(task: FoldTask, stop: Callable[[], bool] | None = None, *, reports: bool = True) -> dict[str, Any] | None:
-    """Trains a fold within its Tune trial, and reports the metrics of every epoch to it.
+def fit(
+    task: FoldTask, stop: Callable[[], bool] | None = None, *, refit: FoldTask | None = None
+) -> dict[str, Any] | None:
+    """Trains a fold within its Tune trial, reports the metrics of every epoch to it, and trains the fold's refit.
 
     A single worker trains in the trial's own process, which saves the half minute that Ray Train takes to start; two
     or more, or an elastic number, are DDP workers of a `TorchTrainer`. Both run `train_loop_per_worker`.
@@ -22,7 +24,7 @@ def fit(task: FoldTask, stop: Callable[[], bool] | None = None, *, reports: bool
         task: the fold.
         stop: called before each epoch; returns whether the fold is to end. (If Tune's scheduler ended the trial
             instead, the placement group of its workers would remain.)
-        reports: whether the trial is told the metrics of every epoch; a refit does not, as it validates nothing.
+        refit: the fold with its validation patients among those of training, which the same workers train next.
 
     Returns:
         The result of `train_loop_per_worker`; None if the fold was stopped.
@@ -40,26 +42,27 @@ def fit(task: FoldTask, stop: Callable[[], bool] | None = None, *, reports: bool
     if cluster.most_workers == 1:
         from ray import tune
 
-        return train_loop_per_worker({"task": task, "report": tune.report if reports else None, "stop": stop})
-    return _fit_workers(task, stop, reports=reports)
+        return train_loop_per_worker({"task": task, "refit": refit, "report": tune.report, "stop": stop})
+    return _fit_workers(task, stop, refit)
 
 
-def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None, *, reports: bool) -> dict[str, Any] | None:
+def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None, refit: FoldTask | None) -> dict[str, Any] | None:
     cluster = task.config.cluster
     environment.override(environment.ELASTIC_TRAIN if cluster.elastic else environment.TRAIN)
     from ray import train
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from momkd_ray.train.ray_train_hooks import NoRetryOnKnownErrors, TolerantTorchConfig
+    from momkd_ray.train.ray_train_hooks import NoRetryOnKnownErrors, TolerantTorchConfig, tell_cluster_address
 
+    tell_cluster_address()
     file_system, path = storage.pyarrow_filesystem(task.directory.ray_train)
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus:
         resources["GPU"] = cluster.gpus
     trainer = TorchTrainer(
         train_loop_per_worker,
-        train_loop_config={"task": task, "report": train.report if reports else None, "stop": stop},
+        train_loop_config={"task": task, "refit": refit, "report": train.report, "stop": stop},
         torch_config=TolerantTorchConfig(),
         scaling_config=train.ScalingConfig(
             num_workers=cluster.workers,

@@ -1,4 +1,4 @@
-"""Extensions of Ray Train's controller: errors that are not retried, and workers that run out of memory."""
+"""Extensions of Ray Train's controller: the cluster it is in, errors not retried, workers that run out of memory."""
 
 from __future__ import annotations
 
@@ -6,12 +6,26 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray import train
 from ray.exceptions import OutOfMemoryError
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
+from ray.train.v2._internal import constants
 
 from momkd_ray.errors import input_error_within, run_error_within
+from momkd_ray.ray_runtime import environment
+
+
+def tell_cluster_address() -> None:
+    """Lets the processes that Ray Train starts know in which cluster they are.
+
+    Ray Train 2.60 watches its controller by a request to the cluster's state service, whose address it looks for where
+    a `ray start` on the same machine has left one. That may be of another cluster, or of one that has ended: then every
+    end of a worker group waits for 12 s, and nobody removes the placement group of a controller that was killed.
+    """
+    constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    environment.override({"RAY_ADDRESS": ray.get_runtime_context().gcs_address})
 
 
 class NoRetryOnKnownErrors(train.UserCallback):  # type: ignore[misc]  # Ray carries no types

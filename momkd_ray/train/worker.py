@@ -67,31 +67,38 @@ class TrainState:
 
 
 def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
-    """Trains a fold to its end, resuming from its newest checkpoint if there is one.
+    """Trains a fold to its end, then its refit; both resume from their newest checkpoints if there are any.
 
     Args:
         loop: `task` (a `FoldTask`); `report`, called with the metrics of each epoch, or None; optionally `stop`, called
-            by rank 0 before each epoch, which returns whether to end the fold.
+            by rank 0 before each epoch, which returns whether to end the fold; optionally `refit`, the `FoldTask` that
+            is trained next, without `report` and `stop`, since it validates nothing.
 
     Returns:
-        `best_epoch` and `best`, its figure of the validation patients; the number of `epochs` trained, the `device`,
-        the `machines` of the workers and the `precision` of the products; checkpoints, metrics and slide-level
-        predictions are in the folder of the fold.
+        Of `task`: `best_epoch` and `best`, its figure of the validation patients; the number of `epochs` trained, the
+        `device`, the `machines` of the workers and the `precision` of the products; checkpoints, metrics and
+        slide-level predictions of both are in their folders.
         None if the fold was stopped.
     """
-    task: FoldTask = loop["task"]
-    report: Report = loop.get("report") or (lambda metrics: None)
+    trained = _train(loop["task"], loop.get("report"), loop.get("stop"))
+    if trained is not None and loop.get("refit") is not None:
+        _train(loop["refit"], None, None)
+    return trained
+
+
+def _train(task: FoldTask, report: Report | None, stop: Callable[[], bool] | None) -> dict[str, Any] | None:
     set_determinism(task)
     training = FoldTraining(task, join_process_group())
     try:
         with training.checkpoints, closing(training.data):
             state = training.resume() or training.begin()
             while not training.finished(state):
-                if training.stopped(loop.get("stop")):
+                if training.stopped(stop):
                     return None
                 metrics = training.run_epoch(state)
-                # the x axis of Tune's TensorBoard events, also after a resume
-                report(metrics | {"timesteps_total": metrics["epoch"] + 1})
+                if report is not None:
+                    # the x axis of Tune's TensorBoard events, also after a resume
+                    report(metrics | {"timesteps_total": metrics["epoch"] + 1})
         return training.predict(state)
     finally:
         training.gauges.close()

@@ -34,7 +34,7 @@ def number_config(folder: Path, tiny: Config) -> Config:
 def fit_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """`run_fold` then trains without a Tune trial."""
 
-    def fit(task: FoldTask, stop: Any = None, *, reports: bool = True) -> Any:
-        return train_loop_per_worker({"task": task, "report": None, "stop": stop})
+    def fit(task: FoldTask, stop: Any = None, *, refit: FoldTask | None = None) -> Any:
+        return train_loop_per_worker({"task": task, "refit": refit, "stop": stop})
 
     monkeypatch.setattr(fold_module, "fit", fit)
