@@ -31,6 +31,8 @@ CLIENT = COMPUTE | {
     "RAY_AIR_NEW_OUTPUT": "0",
     # a job's log is a file, in which colour codes are noise
     "RAY_COLOR_PREFIX": "0",
+    # Ray Data otherwise starts a process that collects how it is used, for the authors of Ray
+    "RAY_DATA_USAGE_DISABLED": "1",
 }
 """For every process that connects to Ray; defaults."""
 
