@@ -36,7 +36,7 @@ def task_of(location: Path, **train: Any) -> FoldTask:
     return replace(task, config=task.config.model_copy(update={"cluster": cluster}))
 
 
-def trained(task: FoldTask, steps: int | None = None) -> list[dict[str, Any]]:
+def trained(task: FoldTask, steps: int | None = None, refit: FoldTask | None = None) -> list[dict[str, Any]]:
     """Train on, for so many steps before an interruption, or to the end; what was reported."""
     step, left = Stepper.step, iter(range(steps if steps is not None else 10**6))
 
@@ -48,7 +48,7 @@ def trained(task: FoldTask, steps: int | None = None) -> list[dict[str, Any]]:
     reported: list[dict[str, Any]] = []
     Stepper.step = limited  # type: ignore[method-assign]
     try:
-        train_loop_per_worker({"task": task, "report": reported.append})
+        train_loop_per_worker({"task": task, "refit": refit, "report": reported.append})
     except InterruptionError:
         pass
     finally:
@@ -97,6 +97,20 @@ def test_stopped_after_any_step_a_fold_ends_bit_for_bit_like_an_undisturbed_one(
     if steps >= 2:
         assert f"from epoch {steps // 4}" in after[0]["notes"][0]
         assert ("step 2" in after[0]["notes"][0]) == (steps % 4 >= 2)
+
+
+def test_a_refit_goes_on_where_it_was_interrupted_and_its_fold_is_not_trained_again(tmp_path: Path) -> None:
+    def fold_and_refit(location: Path) -> tuple[FoldTask, FoldTask]:
+        fold = task_of(location, keep="last", schedule="one_cycle")
+        bags = fold.bags.assign(role=fold.bags["role"].replace("val", "train"))
+        return fold, replace(fold, bags=bags, location=str(location / "refit"))
+
+    (whole, whole_refit), (parts, parts_refit) = (fold_and_refit(tmp_path / name) for name in ("whole", "parts"))
+    trained(whole, refit=whole_refit)
+    assert [line["epoch"] for line in trained(parts, STEPS + 7, refit=parts_refit)] == [0, 1, 2]
+    assert trained(parts, refit=parts_refit) == [], "a refit reports nothing"
+    for folder in (".", "refit"):
+        assert_same(end_of(tmp_path / "whole" / folder), end_of(tmp_path / "parts" / folder))
 
 
 def test_a_step_s_losses_are_those_of_its_bags(undisturbed: dict[str, Any]) -> None:
