@@ -11,6 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,35 +128,42 @@ def http_answer(url: str, token: str = "") -> tuple[int, bytes] | None:
         return None
 
 
+def row_of(owned: Owned, port: int, command: str) -> tuple[str, ...]:
+    """What a port speaks, and how it answers without and with the token."""
+    url, target = f"http://127.0.0.1:{port}", f"127.0.0.1:{port}"
+    http = [answer for path in PATHS if (answer := http_answer(f"{url}{path}")) is not None]
+    if not http:
+        refused, taken = grpc_answers(target), grpc_answers(target, owned.token)
+        assert refused, f"{command} at port {port} knows none of the methods that are tried"
+        assert {code for code, _ in refused.values()} == {"UNAUTHENTICATED"}, (command, refused)
+        speaks, without = "gRPC", "UNAUTHENTICATED"
+        codes = {code for code, _ in taken.values()}
+        assert "UNAUTHENTICATED" not in codes, (command, taken)
+        answer = ", ".join(f"{method.rpartition('.')[2]} {code}" for method, (code, _) in taken.items()) or "-"
+    elif {status for status, _ in http} == {401}:
+        speaks, without = "HTTP", "401"
+        statuses = {answer[0] for path in PATHS if (answer := http_answer(f"{url}{path}", owned.token)) is not None}
+        assert 401 not in statuses, command
+        answer = ", ".join(map(str, sorted(statuses)))
+    else:  # figures for Prometheus and nothing else, whatever is asked
+        assert all(status == 200 and body.startswith(b"# HELP") for status, body in http), (command, http)
+        speaks, without, answer = "HTTP", "200, metrics alone", "200, metrics alone"
+    return str(port), process_name(command), speaks, without, answer
+
+
 def test_every_port_is_on_loopback_and_refuses_without_the_token(owned: Owned) -> None:
     """`pytest -s -k every_port tests/ray_runtime` prints the ports and what answers there."""
-    assert len(owned.facts["ports"]) >= 10
-    table = [("port", "process", "speaks", "without the token", "with the token")]
-    for ip, port, command in sorted(owned.facts["ports"], key=lambda entry: entry[1]):
+    ports = sorted(owned.facts["ports"], key=lambda entry: entry[1])
+    assert len(ports) >= 10
+    for ip, port, command in ports:
         assert ip in LOOPBACK, f"{command} listens at {ip}:{port}"
-        url, target = f"http://127.0.0.1:{port}", f"127.0.0.1:{port}"
-        http = [answer for path in PATHS if (answer := http_answer(f"{url}{path}")) is not None]
-        if not http:
-            refused, taken = grpc_answers(target), grpc_answers(target, owned.token)
-            assert refused, f"{command} at port {port} knows none of the methods that are tried"
-            assert {code for code, _ in refused.values()} == {"UNAUTHENTICATED"}, (command, refused)
-            speaks, without = "gRPC", "UNAUTHENTICATED"
-            codes = {code for code, _ in taken.values()}
-            assert "UNAUTHENTICATED" not in codes, (command, taken)
-            answer = ", ".join(f"{method.rpartition('.')[2]} {code}" for method, (code, _) in taken.items()) or "-"
-        elif {status for status, _ in http} == {401}:
-            speaks, without = "HTTP", "401"
-            statuses = {answer[0] for path in PATHS if (answer := http_answer(f"{url}{path}", owned.token)) is not None}
-            assert 401 not in statuses, command
-            answer = ", ".join(map(str, sorted(statuses)))
-        else:  # figures for Prometheus and nothing else, whatever is asked
-            assert all(status == 200 and body.startswith(b"# HELP") for status, body in http), (command, http)
-            speaks, without, answer = "HTTP", "200, metrics alone", "200, metrics alone"
-        table.append((str(port), process_name(command), speaks, without, answer))
+    with ThreadPoolExecutor() as side_by_side:
+        rows = list(side_by_side.map(lambda entry: row_of(owned, *entry[1:]), ports))
+    table = [("port", "process", "speaks", "without the token", "with the token"), *rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    spoken = {(speaks, without) for _, _, speaks, without, _ in table[1:]}
+    spoken = {(speaks, without) for _, _, speaks, without, _ in rows}
     assert spoken == {("gRPC", "UNAUTHENTICATED"), ("HTTP", "401"), ("HTTP", "200, metrics alone")}
 
 
@@ -180,12 +188,13 @@ def process_name(command: str) -> str:
 
 def test_a_client_needs_the_token(owned: Owned, tmp_path: Path) -> None:
     connects = "import ray; ray.init(log_to_driver=False); print(ray.get(ray.remote(lambda: 'ran').remote()))"
-    for token in (None, "0" * 64):
-        refused = owned.python(connects, tmp_path, token)
-        assert refused.returncode != 0
-        assert "ran" not in refused.stdout
-        assert "AuthenticationError" in refused.stderr or "UNAUTHENTICATED" in refused.stderr.upper()
-    allowed = owned.python(connects, tmp_path, owned.token)
+    with ThreadPoolExecutor() as side_by_side:
+        tokens = (None, "0" * 64, owned.token)
+        *refused, allowed = side_by_side.map(lambda token: owned.python(connects, tmp_path, token), tokens)
+    for one in refused:
+        assert one.returncode != 0
+        assert "ran" not in one.stdout
+        assert "AuthenticationError" in one.stderr or "UNAUTHENTICATED" in one.stderr.upper()
     assert "ran" in allowed.stdout, allowed.stderr
 
 
