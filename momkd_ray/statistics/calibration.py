@@ -69,7 +69,7 @@ def recalibration(y_N: ArrayLike, p_N: ArrayLike) -> LogisticMap:
     x = logits(p_N)
     if np.ptp(x) == 0:  # one probability for all: only the level can be set
         return LogisticMap(float(logit(target_N.mean()) - x[0]), 1.0)
-    fitted = _logistic(target_N, _with_constant(x), None)
+    fitted = _logistic(target_N, np.vander(x, 2, increasing=True), None)
     if fitted is None:
         return LogisticMap(0.0, 1.0)
     return LogisticMap(float(fitted.params[0]), float(fitted.params[1]))
@@ -89,7 +89,7 @@ def calibration_slope(y_N: ArrayLike, p_N: ArrayLike, level: float = 0.95) -> Es
     x = logits(p_N)
     if np.ptp(x) == 0:
         return Estimate(None, None)
-    return _estimate(_logistic(np.asarray(y_N, float), _with_constant(x), None), 1, level)
+    return _estimate(_logistic(np.asarray(y_N, float), np.vander(x, 2, increasing=True), None), 1, level)
 
 
 def brier(y_N: ArrayLike, p_N: ArrayLike) -> float:
@@ -140,8 +140,7 @@ def smooth_curve(y_N: ArrayLike, p_N: ArrayLike, seed: int, replicates: int = 20
         centre, spread = x.mean(), x.std()
 
         def design(values: Floats) -> Floats:
-            scaled = (values - centre) / spread
-            return np.stack([np.ones_like(scaled), scaled, scaled**2], axis=1)
+            return np.vander((values - centre) / spread, 3, increasing=True)
 
         fitted = _logistic(y_N, design(x_N), None)
         return None if fitted is None else np.asarray(expit(design(logits(at_G)) @ fitted.params))
@@ -158,10 +157,6 @@ def smooth_curve(y_N: ArrayLike, p_N: ArrayLike, seed: int, replicates: int = 20
     tails = [(1 - level) / 2, (1 + level) / 2]
     low, high = np.quantile(drawn, tails, axis=0) if len(drawn) >= replicates / 2 else (np.nan * middle,) * 2
     return pd.DataFrame({"predicted": at_G, "observed": middle, "low": low, "high": high})
-
-
-def _with_constant(x_N: Floats) -> Floats:
-    return np.column_stack([np.ones_like(x_N), x_N])
 
 
 def _logistic(y_N: Floats, x_NF: Floats, offset_N: Floats | None) -> GLMResults | None:
