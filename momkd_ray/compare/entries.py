@@ -50,7 +50,7 @@ class Entry:
 
 
 def entries_of(config: Config) -> list[Entry]:
-    """Lists the entries of a configuration, a model's seeds one after another.
+    """Lists the entries of a configuration: all models with the first seed, then all with the next.
 
     Raises:
         InputError: there is no `compare` section, it stands beside a search, or a model's settings or search are not
@@ -66,7 +66,7 @@ def entries_of(config: Config) -> list[Entry]:
     fractions = list(itertools.product(compare.label_fractions, compare.omics_fractions))
     variants = variants_of(config, compare)
     trials = drawn_trials(config, compare, variants)
-    for variant, (labels, omics), seed in itertools.product(variants, fractions, compare.seeds):
+    for seed, variant, (labels, omics) in itertools.product(compare.seeds, variants, fractions):
         settings = {"train.fraction": labels, "omics.fraction": omics, **variant.own}
         settings |= {"model.name": variant.model, "train.seed": seed}
         for key in settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from typing import Any
@@ -88,10 +89,10 @@ def train_folds(
             "tuning.method is optuna, which draws settings from means over all folds: run crossval instead"
         )
     scores = SettingScores(inputs, search)
-    total, done = search.total * len(folds) if pairs is None else len(pairs), _n_done(scores, folds, pairs)
-    if done:
+    total, left = search.total * len(folds) if pairs is None else len(pairs), _folds_left(scores, folds, pairs)
+    if done := total - left.total():
         progress.info(f"{done} of {total} folds are finished already and are kept")
-    if done == total:
+    if not left:
         return
     check_memory_sizes(inputs, search.settings, folds)
     if own_cluster:
@@ -102,7 +103,7 @@ def train_folds(
     source, chosen = choose_layer(inputs.store, slides, inputs.config.store, inputs.config.cluster)
     progress.info(chosen)
     inputs = replace(inputs, slides=source)
-    reporter = ProgressCallback(progress, inputs.config.train.epochs, total - done, search, scores)
+    reporter = ProgressCallback(progress, inputs.config.train.epochs, left, search, scores)
     results = build_tuner(
         inputs,
         search,
@@ -112,9 +113,9 @@ def train_folds(
         limit=concurrency_limit(inputs.config.cluster),
         callbacks=[reporter, *_trackers(inputs, progress)],
     ).fit()
-    _raise_failures(results, inputs, total - done)
+    _raise_failures(results, inputs, left.total())
     # after Ctrl-C, Tune returns as if it had finished
-    if _n_done(scores, folds, pairs) < total:
+    if _folds_left(scores, folds, pairs):
         raise StoppedError("interrupted; finished folds and epochs are kept: run the same command again to resume")
 
 
@@ -174,10 +175,15 @@ def _elsewhere(inputs: RunInputs) -> str:
     return f", and set run.dir to {directory.another()}: what is trained here stays" if has_trained(directory) else ""
 
 
-def _n_done(scores: SettingScores, folds: Sequence[int], pairs: Set[FoldAndSetting] | None) -> int:
-    """Returns the number of pairs of fold and setting that need no more training."""
-    every = itertools.product(folds, range(len(scores.search.settings)))
-    return sum(scores.is_done(fold, setting) for fold, setting in (every if pairs is None else pairs))
+def _folds_left(scores: SettingScores, folds: Sequence[int], pairs: Set[FoldAndSetting] | None) -> Counter[str]:
+    """Returns the number of folds that need training, by what they train (`Search.model`)."""
+    search = scores.search
+    every = itertools.product(folds, range(len(search.settings)))
+    of_drawn = every if pairs is None else pairs
+    left = Counter(search.model(setting) for fold, setting in of_drawn if not scores.is_done(fold, setting))
+    if pairs is None and len(search.settings) < search.total:
+        left[""] += (search.total - len(search.settings)) * len(folds)
+    return left
 
 
 def choose_settings(inputs: RunInputs) -> dict[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ray import tune
@@ -19,25 +20,30 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
     Args:
         progress: shows them.
         epochs: the largest number of epochs.
-        total: number of folds to train, over all settings.
+        folds: number of folds to train of each model (`Search.model`), over all settings.
         search: the settings.
         scores: their scores and stop decisions.
     """
 
     def __init__(
-        self, progress: ProgressReporter, epochs: int, total: int, search: Search, scores: SettingScores
+        self,
+        progress: ProgressReporter,
+        epochs: int,
+        folds: Mapping[str, int],
+        search: Search,
+        scores: SettingScores,
     ) -> None:
-        self.progress, self.epochs, self.total = progress, epochs, total
+        self.progress, self.epochs, self.total = progress, epochs, sum(folds.values())
         self.search, self.scores = search, scores
         self.criterion = criterion_of(scores.inputs.config)
-        self.time_left = TimeLeft(total)
+        self.time_left = TimeLeft(folds)
         self.trained: dict[str, int] = {}  # epochs so far, by trial
         self.ended: set[str] = set()
         self.reported = set(scores.scores())
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Times the fold."""
-        self.time_left.start(trial.trial_id)
+        self.time_left.start(trial.trial_id, self.search.model(trial.config["setting"]))
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
         """Shows a validated epoch or a finished fold, and passes on the fold's notes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -61,6 +62,12 @@ class Search:
     def name(self, number: int) -> str:
         """Returns what a setting is called in progress and messages."""
         return f"setting {number}" if self.names is None else self.names[number]
+
+    def model(self, number: int) -> str:
+        """Returns what settings of a comparison have in common that differ in their seed alone; '' in a search."""
+        if self.names is None:
+            return ""
+        return json.dumps({**self.settings[number], "train.seed": None}, sort_keys=True)
 
     def _draw_all(self) -> None:
         """Draws all settings; for Optuna only at random, to check that there are enough valid combinations."""

@@ -1,35 +1,41 @@
-"""Estimates when a cross-validation ends, from the folds that it has finished."""
+"""Estimates when a cross-validation or a comparison ends, from the folds that it has finished."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 
 class TimeLeft:
     """Times folds from their start to their result, with initialisation and refit, and estimates the rest.
 
+    Folds of one model take about as long as each other, and those of another may take thirty times as long. A model of
+    which no fold has ended is taken for the mean of the others.
     A fold that was resumed has taken less than a whole one and does not count.
 
     Args:
-        total: number of folds to train.
+        folds: number of folds to train of each model.
         now: a clock in seconds.
     """
 
-    def __init__(self, total: int, now: Callable[[], float] = time.monotonic) -> None:
-        self.total, self._now = total, now
-        self._started: dict[str, float] = {}
+    def __init__(self, folds: Mapping[str, int], now: Callable[[], float] = time.monotonic) -> None:
+        self.total, self._now = sum(folds.values()), now
+        self._waiting = Counter(folds)
+        self._running: dict[str, tuple[str, float]] = {}  # model and start of each fold, by trial
         self._resumed: set[str] = set()
-        self._seconds: list[float] = []
+        self._seconds: dict[str, list[float]] = {}  # of whole folds, by model
         self._side_by_side = 1
         self.n_ended = 0
 
-    def start(self, trial: str) -> None:
+    def start(self, trial: str, model: str) -> None:
         """Notes that a fold's process starts, or starts again."""
-        if trial in self._started:
+        if trial in self._running:
             self._resumed.add(trial)
-        self._started[trial] = self._now()
-        self._side_by_side = max(self._side_by_side, len(self._started))
+        else:
+            self._waiting[model] -= 1
+        self._running[trial] = model, self._now()
+        self._side_by_side = max(self._side_by_side, len(self._running))
 
     def resumed(self, trial: str) -> None:
         """Notes that a fold did not begin with its first epoch."""
@@ -38,15 +44,19 @@ class TimeLeft:
     def end(self, trial: str) -> None:
         """Notes that a fold has ended."""
         self.n_ended += 1
-        started = self._started.pop(trial, None)
-        if started is not None and trial not in self._resumed:
-            self._seconds.append(self._now() - started)
+        if trial not in self._running:
+            return
+        model, started = self._running.pop(trial)
+        if trial not in self._resumed:
+            self._seconds.setdefault(model, []).append(self._now() - started)
 
     def seconds(self) -> float | None:
         """Returns the seconds until the last fold ends; None before a whole fold has ended or if none is left."""
         if not self._seconds or self.n_ended >= self.total:
             return None
-        whole, now = sum(self._seconds) / len(self._seconds), self._now()
-        waiting = max(0, self.total - self.n_ended - len(self._started))
-        running = sum(max(0.0, whole - (now - started)) for started in self._started.values())
-        return (waiting * whole + running) / max(1, min(self._side_by_side, waiting + len(self._started)))
+        whole = {model: sum(seconds) / len(seconds) for model, seconds in self._seconds.items()}
+        other, now = sum(whole.values()) / len(whole), self._now()
+        waiting = {model: n for model, n in self._waiting.items() if n > 0}
+        work = sum(n * whole.get(model, other) for model, n in waiting.items())
+        work += sum(max(0.0, whole.get(model, other) - (now - start)) for model, start in self._running.values())
+        return work / max(1, min(self._side_by_side, sum(waiting.values()) + len(self._running)))

@@ -53,7 +53,12 @@ def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None, refit: FoldTas
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from momkd_ray.train.ray_train_hooks import NoRetryOnKnownErrors, TolerantTorchConfig, tell_cluster_address
+    from momkd_ray.train.ray_train_hooks import (
+        LimitFailedStarts,
+        NoRetryOnKnownErrors,
+        TolerantTorchConfig,
+        tell_cluster_address,
+    )
 
     tell_cluster_address()
     file_system, path = storage.pyarrow_filesystem(task.directory.ray_train)
@@ -75,7 +80,7 @@ def _fit_workers(task: FoldTask, stop: Callable[[], bool] | None, refit: FoldTas
             name=f"{task.fingerprint}-fold-{task.fold}",
             storage_path=path,
             storage_filesystem=file_system,
-            callbacks=[TuneReportCallback(), NoRetryOnKnownErrors()],
+            callbacks=[TuneReportCallback(), NoRetryOnKnownErrors(), LimitFailedStarts(cluster.max_failures)],
             failure_config=train.FailureConfig(max_failures=cluster.max_failures),
         ),
     )

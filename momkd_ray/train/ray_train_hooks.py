@@ -1,4 +1,4 @@
-"""Extensions of Ray Train's controller: the cluster it is in, errors not retried, workers that run out of memory."""
+"""Extensions of Ray Train's controller: the cluster it is in, errors not retried, workers lost at their start."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from ray.exceptions import OutOfMemoryError
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal import constants
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
+from ray.train.v2._internal.execution.callback import ControllerCallback
 
-from momkd_ray.errors import input_error_within, run_error_within
+from momkd_ray.errors import RunError, input_error_within, run_error_within
 from momkd_ray.ray_runtime import environment
 
 
@@ -36,6 +38,35 @@ class NoRetryOnKnownErrors(train.UserCallback):  # type: ignore[misc]  # Ray car
         for error in worker_exceptions.values():
             if reason := input_error_within(error) or run_error_within(error):
                 raise reason
+
+
+class LimitFailedStarts(ControllerCallback):  # type: ignore[misc]
+    """Ends a fold whose workers are lost while they start, time after time, which Ray Train 2.60 would try forever.
+
+    That the cluster has no room for them yet is no such failure, however long it lasts.
+
+    Args:
+        most: starts that may fail; -1 for any number.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.failed = most, 0
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        """Counts a failed start; raises a `RunError` in the controller after too many."""
+        error = getattr(current_state, "training_failed_error", None)
+        failure = getattr(error, "controller_failure", None)
+        if not isinstance(failure, WorkerGroupStartupFailedError):
+            return
+        self.failed += 1
+        reason = str(failure.__cause__ or failure).strip().splitlines()[-1]
+        logging.getLogger(__name__).warning("workers were lost while they started (%d): %s", self.failed, reason)
+        if 0 <= self.most < self.failed:
+            times = "once" if self.failed == 1 else f"{self.failed} times"
+            raise RunError(
+                f"its workers were lost while they started, {times} ({reason}): see the logs of RayTrainWorker on the "
+                "dashboard's page of actors, or raise cluster.max_failures"
+            )
 
 
 class _Backend(_TorchBackend):  # type: ignore[misc]

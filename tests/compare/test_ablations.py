@@ -78,7 +78,7 @@ def test_the_guide_tells_every_ablation_with_its_keys() -> None:
 
 def test_all_are_trained_each_once_and_those_of_attention_on_the_published_network() -> None:
     entries = entries_of(configured({"ablations": "all", "seeds": [1, 2]}))
-    labels = [entry.label for entry in entries[::2]]
+    labels = [entry.label for entry in entries if entry.seed == 1]
     assert labels[:3] == ["momkd", "momkd, published", "momkd, no distillation"]
     assert labels[-2:] == ["momkd, published, no graph", "momkd, published, learned attention"]
     assert len(labels) == len(set(labels)) == len(ABLATIONS)  # with momkd itself, without what is the default

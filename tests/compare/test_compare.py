@@ -45,9 +45,10 @@ def test_models_seeds_and_fractions_become_entries(tiny_config: Config) -> None:
     config = comparing(tiny_config, models=["mean_pool", WITHOUT_OMICS], seeds=[1, 2], label_fractions=[0.5, 1])
     entries = entries_of(config)
     assert [(e.label, e.seed) for e in entries[:3]] == [
-        ("mean_pool (0.5 labels, 1 omics)", 1), ("mean_pool (0.5 labels, 1 omics)", 2),
-        ("mean_pool (1 labels, 1 omics)", 1),
+        ("mean_pool (0.5 labels, 1 omics)", 1), ("mean_pool (1 labels, 1 omics)", 1),
+        ("momkd without omics (0.5 labels, 0 omics)", 1),
     ]  # fmt: skip
+    assert [e.seed for e in entries] == [1] * 4 + [2] * 4, "every model has a first figure as early as it can"
     assert {e.omics_fraction for e in entries if e.model == "momkd"} == {0}
     assert len({e.folder for e in entries}) == len(entries) == 8
 

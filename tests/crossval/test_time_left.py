@@ -20,12 +20,12 @@ from momkd_ray.progress import ProgressReporter
 @given(seconds=st.floats(1, 1e4), n=st.integers(2, 20), side_by_side=st.integers(1, 4))
 def test_equal_folds_end_when_it_was_told(seconds: float, n: int, side_by_side: int) -> None:
     clock = [0.0]
-    left = TimeLeft(n, lambda: clock[0])
+    left = TimeLeft({"momkd": n}, lambda: clock[0])
     waiting, running = list(range(n)), list[int]()
     while waiting or running:
         while waiting and len(running) < side_by_side:
             running.append(waiting.pop(0))
-            left.start(str(running[-1]))
+            left.start(str(running[-1]), "momkd")
         clock[0] += seconds
         while running:
             left.end(str(running.pop(0)))
@@ -41,24 +41,50 @@ def test_equal_folds_end_when_it_was_told(seconds: float, n: int, side_by_side: 
 
 def test_nothing_is_told_before_a_whole_fold_has_ended_and_a_resumed_one_is_none() -> None:
     clock = [0.0]
-    left = TimeLeft(3, lambda: clock[0])
-    left.start("a")
+    left = TimeLeft({"momkd": 3}, lambda: clock[0])
+    left.start("a", "momkd")
     left.resumed("a")
     clock[0] = 2
     assert left.seconds() is None
     left.end("a")
     assert left.seconds() is None
-    left.start("b")
+    left.start("b", "momkd")
     clock[0] = 12
     left.end("b")
     assert left.seconds() == 10
-    left.start("c")
+    left.start("c", "momkd")
     clock[0] = 15
-    left.start("c")  # its worker was lost
+    left.start("c", "momkd")  # its worker was lost
     clock[0] = 17
     assert left.seconds() == 8
     left.end("c")
     assert left.seconds() is None
+
+
+@given(seconds=st.lists(st.floats(1, 1e4), min_size=1, max_size=6), n=st.integers(2, 5))
+def test_a_slow_model_is_told_by_its_own_folds(seconds: list[float], n: int) -> None:
+    """Models one after another, seed by seed: after the first seed, what is told is right."""
+    clock = [0.0]
+    left = TimeLeft({str(model): n for model in range(len(seconds))}, lambda: clock[0])
+    for seed in range(n):
+        for model, of_a_fold in enumerate(seconds):
+            left.start(f"{model}-{seed}", str(model))
+            clock[0] += of_a_fold
+            left.end(f"{model}-{seed}")
+        assert left.seconds() == (pytest.approx(sum(seconds) * (n - 1 - seed)) if seed < n - 1 else None)
+
+
+def test_a_model_of_which_no_fold_has_ended_is_taken_for_the_mean_of_the_others() -> None:
+    clock = [0.0]
+    left = TimeLeft({"quick": 4, "slow": 1, "other": 2}, lambda: clock[0])
+    for trial_id, model, seconds in (("a", "quick", 1), ("b", "quick", 3), ("c", "slow", 40)):
+        left.start(trial_id, model)
+        clock[0] += seconds
+        left.end(trial_id)
+    assert left.seconds() == 2 * 2 + 2 * (2 + 40) / 2
+    left.start("d", "other")
+    clock[0] += 6
+    assert left.seconds() == 2 * 2 + 21 + (21 - 6)
 
 
 def trial(fold: int, **values: Any) -> Any:
@@ -68,7 +94,7 @@ def trial(fold: int, **values: Any) -> Any:
 def test_a_fold_that_stops_early_is_told_as_such(tiny_config: Config, capsys: pytest.CaptureFixture[str]) -> None:
     config = changed(tiny_config, train__epochs=100)
     scores: Any = SimpleNamespace(scores=dict, stopped={}, inputs=SimpleNamespace(config=config))
-    told = ProgressCallback(ProgressReporter(), 100, 4, Search(config), scores)
+    told = ProgressCallback(ProgressReporter(), 100, {"": 4}, Search(config), scores)
     folds = [trial(0), trial(1), trial(2), trial(3, **{"train.epochs": 17})]
     for one in folds:
         told.on_trial_start(0, folds, one)

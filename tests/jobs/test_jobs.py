@@ -140,8 +140,29 @@ class Cluster:
 
     def run(self, command: list[str]) -> tuple[int, str]:
         done = self.popen(command)
-        output, _ = done.communicate(timeout=400)
+        try:
+            output, _ = done.communicate(timeout=400)
+        except subprocess.TimeoutExpired:
+            done.kill()
+            output, _ = done.communicate(timeout=20)
+            raise AssertionError(f"still running after 400 s: {command}\n{output}\n{self.state()}") from None
         return done.returncode, output
+
+    def state(self) -> str:
+        """The machines, actors and placement groups that are not gone, and the end of the autoscaler's log."""
+        keys = {
+            "nodes": ("node_id", "state", "node_ip", "resources_total"),
+            "actors": ("class_name", "state", "node_id", "job_id", "pid", "death_cause"),
+            "placement_groups": ("placement_group_id", "state", "bundles", "stats"),
+        }
+        rows = [
+            f"{kind}: { {key: row.get(key) for key in columns} }"
+            for kind, columns in keys.items()
+            for row in self.listed(kind)
+            if row["state"] not in {"DEAD", "REMOVED"}
+        ]
+        log = (self.folder / "ray/session_latest/logs/monitor.log").read_text().splitlines()
+        return "\n".join([*rows, *[line for line in log if "legacy field" not in line][-40:]])
 
     def listed(self, what: str) -> list[dict[str, Any]]:
         """What the State API lists."""

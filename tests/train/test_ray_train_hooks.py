@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray.dashboard.utils import get_address_for_submission_client
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from support.runs import changed, inputs_of
 
+from momkd_ray.config.load import Config
+from momkd_ray.crossval.cross_validate import train_folds
+from momkd_ray.errors import RunError
+from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import Connection
 from momkd_ray.train.ray_train_hooks import tell_cluster_address
 
@@ -38,3 +47,40 @@ def test_helpers_of_ray_train_ask_their_own_cluster_whatever_another_has_left_be
     variables = get_env_vars_to_propagate() | {"RAY_TMPDIR": str(tmp_path)}
     controller = ray.remote(num_cpus=0, runtime_env={"env_vars": variables})(controller_class()).remote()
     assert ray.get(controller.state_service.remote(), timeout=60) == ray_cluster.dashboard
+
+
+@contextmanager
+def killed_at_sight(title: str) -> Iterator[list[int]]:
+    """Kills every process of a title as soon as it is there; lists them."""
+    killed: list[int] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if process.pid not in killed and title in " ".join(process.cmdline()[:1]):
+                        process.kill()
+                        killed.append(process.pid)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.slow
+def test_a_fold_whose_workers_are_lost_whenever_they_start_ends_with_the_reason(
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path
+) -> None:
+    config = changed(tiny_config, cluster__workers=2, cluster__max_failures=1, run__dir=str(tmp_path / "run"))
+    inputs = inputs_of(config)
+    with (
+        killed_at_sight("ray::RayTrainWorker") as killed,
+        pytest.raises(RunError, match=r"lost while they started, 2 times \(.*\): .* raise cluster.max_failures"),
+    ):
+        train_folds(inputs, [0], ProgressReporter(), own_cluster=True)
+    assert len(killed) >= 2
