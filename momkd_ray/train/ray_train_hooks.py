@@ -14,6 +14,7 @@ from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal import constants
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.controller.state import RunningState
 
 from momkd_ray.errors import RunError, input_error_within, run_error_within
 from momkd_ray.ray_runtime import environment
@@ -46,14 +47,16 @@ class LimitFailedStarts(ControllerCallback):  # type: ignore[misc]
     That the cluster has no room for them yet is no such failure, however long it lasts.
 
     Args:
-        most: starts that may fail; -1 for any number.
+        most: starts that may fail one after another; -1 for any number.
     """
 
     def __init__(self, most: int) -> None:
         self.most, self.failed = most, 0
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
-        """Counts a failed start; raises a `RunError` in the controller after too many."""
+        """Counts failed starts; raises a `RunError` in the controller after too many."""
+        if isinstance(current_state, RunningState):
+            self.failed = 0
         error = getattr(current_state, "training_failed_error", None)
         failure = getattr(error, "controller_failure", None)
         if not isinstance(failure, WorkerGroupStartupFailedError):
@@ -62,7 +65,7 @@ class LimitFailedStarts(ControllerCallback):  # type: ignore[misc]
         reason = str(failure.__cause__ or failure).strip().splitlines()[-1]
         logging.getLogger(__name__).warning("workers were lost while they started (%d): %s", self.failed, reason)
         if 0 <= self.most < self.failed:
-            times = "once" if self.failed == 1 else f"{self.failed} times"
+            times = "once" if self.failed == 1 else f"{self.failed} times in a row"
             raise RunError(
                 f"its workers were lost while they started, {times} ({reason}): see the logs of RayTrainWorker on the "
                 "dashboard's page of actors, or raise cluster.max_failures"
