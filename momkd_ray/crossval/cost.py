@@ -33,7 +33,8 @@ def write_cost(
 ) -> None:
     """Writes what a finished fold took, from its metrics and this process's peak memory.
 
-    Its training is everything that its model took: genes and teacher, the start, and all steps, also those of a refit.
+    Its training is all that its model took: genes and teacher, the start, and all steps, also those of a refit, but not
+    the validation after each epoch.
 
     Args:
         directory: the fold's files.

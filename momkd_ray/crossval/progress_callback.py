@@ -33,7 +33,7 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
         search: Search,
         scores: SettingScores,
     ) -> None:
-        self.progress, self.epochs, self.total = progress, epochs, sum(folds.values())
+        self.progress, self.epochs = progress, epochs
         self.search, self.scores = search, scores
         self.criterion = criterion_of(scores.inputs.config)
         self.time_left = TimeLeft(folds)
@@ -83,7 +83,7 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
 
     def _show_count(self) -> None:
         name = "folds" if self.search.total == 1 else f"folds of all {'models' if self.search.names else 'settings'}"
-        self.progress.update(name, len(self.ended), self.total, left_s=self.time_left.seconds())
+        self.progress.update(name, len(self.ended), self.time_left.total, left_s=self.time_left.seconds())
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Reports the settings that ended with this fold."""

@@ -64,7 +64,7 @@ class Search:
         return f"setting {number}" if self.names is None else self.names[number]
 
     def model(self, number: int) -> str:
-        """Returns what settings of a comparison have in common that differ in their seed alone; '' in a search."""
+        """Returns a setting's values but for its seed, as text: those of a comparison's model; '' in a search."""
         if self.names is None:
             return ""
         return json.dumps({**self.settings[number], "train.seed": None}, sort_keys=True)

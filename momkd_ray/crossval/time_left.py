@@ -56,7 +56,7 @@ class TimeLeft:
             return None
         whole = {model: sum(seconds) / len(seconds) for model, seconds in self._seconds.items()}
         other, now = sum(whole.values()) / len(whole), self._now()
-        waiting = {model: n for model, n in self._waiting.items() if n > 0}
+        waiting = +self._waiting  # no count below zero
         work = sum(n * whole.get(model, other) for model, n in waiting.items())
         work += sum(max(0.0, whole.get(model, other) - (now - start)) for model, start in self._running.values())
-        return work / max(1, min(self._side_by_side, sum(waiting.values()) + len(self._running)))
+        return work / max(1, min(self._side_by_side, waiting.total() + len(self._running)))
