@@ -77,9 +77,13 @@ class SharedBags:
         self._store, self._blocks, self._positions = store, list(blocks), dict(positions)
         # opening a block of many rows takes far longer than reading a bag of it
         self._opened_blocks: dict[int, pa.Table] = {}
+        # to find a bag's views of its block takes longer than to train on a bag of few patches
+        self._opened_bags: dict[str, Bag] = {}
 
     def read(self, bag_id: str) -> Bag:
         """Returns the bag of a slide, without a copy where its block is on this node."""
+        if bag_id in self._opened_bags:
+            return self._opened_bags[bag_id]
         import ray
 
         if bag_id not in self._positions:
@@ -90,10 +94,11 @@ class SharedBags:
                 self._opened_blocks[block] = ray.get(self._blocks[block])
         except ray.exceptions.ObjectLostError:
             return self._store.read(bag_id)
-        return from_row(row_at(self._opened_blocks[block], row))
+        bag = self._opened_bags[bag_id] = from_row(row_at(self._opened_blocks[block], row))
+        return bag
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_opened_blocks": {}}
+        return vars(self) | {"_opened_blocks": {}, "_opened_bags": {}}
 
 
 def share_bags(store: BagStore, slide_ids: Sequence[str]) -> SharedBags:

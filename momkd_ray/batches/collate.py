@@ -79,6 +79,8 @@ class BagBatch:
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> BagBatch:
         """Moves the batch to `device` and casts its features to `dtype`; copies nothing that is already there."""
+        if self.features_PD.device == device and self.features_PD.dtype == dtype:
+            return self  # all tensors of a batch are on one device
         moved = self.map_tensors(lambda x: x.to(device, non_blocking=True))
         return replace(moved, features_PD=moved.features_PD.to(dtype))
 

@@ -91,6 +91,8 @@ class FoldData:
         self.by_role = {role: RoleBags.of(task.bags, role) for role in ROLES}
         self._stream: BagStream | None = None
         self._ready: Generator[PendingBatch] | None = None
+        self._kept: dict[int, PendingBatch] = {}
+        self._kept_bytes = 0
 
     def plan(self, epoch: int) -> list[Step]:
         """Samples the steps of an epoch, of all workers together."""
@@ -107,10 +109,12 @@ class FoldData:
     def shares(self, plan: list[Step], first_step: int, epoch: int) -> Iterator[Share]:
         """Yields this worker's share of each step of an epoch from `first_step` on.
 
-        From the first call on all later epochs are prefetched too, the validation bags between them, so that nothing
-        is waited for where an epoch begins. So the epochs follow each other, each with `single("val", epoch=...)`.
+        From the first call on all later epochs are prefetched too, the validation bags between them unless they are
+        kept, so that nothing is waited for where an epoch begins. So the epochs follow each other, each with
+        `single("val", epoch=...)`.
         """
         if self._ready is None:
+            self._kept_bytes = self._bytes_to_keep()
             self._stream = self._open_stream(self._items(epoch, first_step))
             self._ready = self._prefetch_training(self._stream, epoch, first_step)
         for step, draws in list(zip(plan, self._own(plan), strict=True))[first_step:]:
@@ -149,8 +153,11 @@ class FoldData:
         """
         bags, own = self.by_role[role], self._own_indices(role, indices)
         if epoch is not None and self._ready is not None:
-            for index, pending in zip(own, self._ready, strict=False):
+            for index in own:
+                pending = self._kept.get(index) or next(self._ready)
                 assert pending.batch.bag_ids == (bags.ids[index],)
+                if self._kept_bytes:
+                    self._kept[index] = pending
                 yield index, pending.wait()
             return
         stream = self._open_stream(((role, index), bags.ids[index]) for index in own)
@@ -175,6 +182,7 @@ class FoldData:
     def close(self) -> None:
         """Ends the delivery of the training's bags."""
         stream, ready, self._stream, self._ready = self._stream, self._ready, None, None
+        self._kept = {}
         if stream is not None:
             stream.close()
         if ready is not None:
@@ -200,13 +208,18 @@ class FoldData:
         return [[draws[i] for i in group] for group in micro_batches(patches, self.config.train.patches_per_pass)]
 
     def _works(self, epoch: int, first_step: int) -> Iterator[Work]:
-        """Yields what this worker trains and validates on from a step on, to the last epoch."""
+        """Yields what this worker trains and validates on from a step on, to the last epoch.
+
+        Validation bags that are kept are read in the first of these epochs only.
+        """
+        is_later = False
         while epoch < self.config.train.epochs:
             plan = self.plan(epoch)
             for step, draws in list(zip(plan, self._own(plan), strict=True))[first_step:]:
                 yield from ((epoch, draws_of_pass) for draws_of_pass in self._passes(draws or step[:1]))
-            yield from ((epoch, index) for index in self._own_indices("val"))
-            epoch, first_step = epoch + 1, 0
+            if not (self._kept_bytes and is_later):
+                yield from ((epoch, index) for index in self._own_indices("val"))
+            epoch, first_step, is_later = epoch + 1, 0, True
 
     def _items(self, epoch: int, first_step: int) -> Iterator[Item]:
         """Yields the bags of `_works`, one by one."""
@@ -234,12 +247,23 @@ class FoldData:
 
         return self._prefetch(self._works(epoch, first_step), make, patches)
 
+    def _bytes_to_keep(self) -> int:
+        """Returns the memory of this worker's validation batches if it may be kept for all epochs, otherwise 0."""
+        needed = self._bytes(sum(self.by_role["val"].patches[index] for index in self._own_indices("val")))
+        return needed if needed <= self._read_ahead_bytes() // 2 else 0
+
+    def _bytes(self, patches: int) -> int:
+        return 4 * self.task.width * patches
+
+    def _read_ahead_bytes(self) -> int:
+        return int(self.config.cluster.read_ahead_mb * 2**20)
+
     def _open_stream(self, items: Iterator[Item]) -> BagStream | None:
         """Begins to deliver bags through Ray Data, if the source does that."""
         name = f"momkd-fold-{self.task.fold}-rank-{self.collective.rank}"
         cluster = self.config.cluster
-        limit = cluster.read_ahead_mb * 2**20
-        return open_stream(self.task.source, items, name, limit=limit, tasks=cluster.read_threads or READ_TASKS)
+        limit, tasks = self._read_ahead_bytes(), cluster.read_threads or READ_TASKS
+        return open_stream(self.task.source, items, name, limit=limit, tasks=tasks)
 
     def _read(self, stream: BagStream | None, key: Hashable, bag_id: str) -> Bag:
         return self.task.source.read(bag_id) if stream is None else stream.take(key, bag_id)
@@ -265,13 +289,12 @@ class FoldData:
     def _prefetch(
         self, tasks: Iterable[Task], make: Callable[[Task], Result], patches: Callable[[Task], int]
     ) -> Generator[Result]:
-        """Prefetches `make(task)` within `cluster.read_ahead_mb`."""
-        cluster = self.config.cluster
-        bytes_per_patch = 4 * self.task.width
+        """Prefetches `make(task)` within `cluster.read_ahead_mb`, less what is kept."""
         return prefetch(
             tasks,
             make,
-            lambda task: patches(task) * bytes_per_patch,
-            threads=cluster.read_threads or (REMOTE_THREADS if is_remote(self.task.source) else LOCAL_THREADS),
-            limit=cluster.read_ahead_mb * 2**20,
+            lambda task: self._bytes(patches(task)),
+            threads=self.config.cluster.read_threads
+            or (REMOTE_THREADS if is_remote(self.task.source) else LOCAL_THREADS),
+            limit=self._read_ahead_bytes() - self._kept_bytes,
         )

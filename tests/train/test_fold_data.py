@@ -102,6 +102,25 @@ def test_a_pass_is_made_while_the_one_before_it_is_used(tmp_path: Path) -> None:
     data.close()
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_validation_bags_of_little_memory_are_read_once(tmp_path: Path, kept: bool) -> None:
+    """And those that would take more than half of what is read ahead, in every epoch; the batches are the same."""
+    source = CountedBags()
+    data = data_of(tmp_path, source)
+    val = data.by_role["val"]
+    read_ahead = 2 * 4 * WIDTH * sum(val.patches) / 2**20 * (1 if kept else 0.99)
+    cluster = data.config.cluster.model_copy(update={"read_ahead_mb": read_ahead})
+    data.config = data.config.model_copy(update={"cluster": cluster})
+    for epoch in range(EPOCHS):
+        for _ in data.shares(data.plan(epoch), 0, epoch):
+            pass
+        for index, batch in data.single("val", epoch=epoch):
+            assert batch.bag_ids == (val.ids[index],)
+            assert torch.equal(batch.features_PD, torch.from_numpy(GeneratedBags().read(val.ids[index]).features))
+    data.close()
+    assert {source.reads.count(slide_id) for slide_id in val.ids} == {1 if kept else EPOCHS}
+
+
 def test_nothing_is_read_after_the_end(tmp_path: Path) -> None:
     source = CountedBags()
     data = data_of(tmp_path, source)
