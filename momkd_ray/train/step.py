@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from momkd_ray.batches.collate import BagBatch
 from momkd_ray.config.sections import TrainConfig
 from momkd_ray.errors import InputError
+from momkd_ray.model.adamw import AdamW
 from momkd_ray.model.interface import MILModel
 from momkd_ray.model.kernels.linear import multiplies_bf16
 from momkd_ray.train.collectives import Collective, mean_in_rank_order
@@ -35,7 +36,7 @@ class Stepper:
     def __init__(self, model: MILModel, config: TrainConfig, collective: Collective, device: torch.device) -> None:
         self.model = model.to(device)
         self.config, self.collective, self.device = config, collective, device
-        self.optimiser = torch.optim.AdamW(
+        self.optimiser = AdamW(
             model.parameters(),
             lr=config.lr,
             weight_decay=config.weight_decay,

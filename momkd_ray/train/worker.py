@@ -34,7 +34,7 @@ from momkd_ray.train.model_init import initialise_model
 from momkd_ray.train.prometheus import GaugeReporter, used_component_share
 from momkd_ray.train.step import Stepper
 from momkd_ray.train.task import FoldTask
-from momkd_ray.train.threads import return_unused_memory, threads_of_worker
+from momkd_ray.train.threads import return_unused_memory, reuse_freed_memory, threads_of_worker
 from momkd_ray.train.validation import criterion_of, validation_metrics
 
 Report = Callable[[dict[str, Any]], None]
@@ -80,6 +80,7 @@ def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
         slide-level predictions of both are in their folders.
         None if the fold was stopped.
     """
+    reuse_freed_memory()
     trained = _train(loop["task"], loop.get("report"), loop.get("stop"))
     if trained is not None and loop.get("refit") is not None:
         _train(loop["refit"], None, None)
@@ -111,7 +112,9 @@ def set_determinism(task: FoldTask) -> None:
     torch.set_num_threads(threads_of_worker(task))
     if config.train.deterministic:
         environment.set_defaults(environment.DETERMINISTIC_CUDA)
-    torch.use_deterministic_algorithms(config.train.deterministic)
+    # the call imports PyTorch's compiler, which takes seconds, also where it changes nothing
+    if torch.are_deterministic_algorithms_enabled() != config.train.deterministic:
+        torch.use_deterministic_algorithms(config.train.deterministic)
 
 
 class FoldTraining:

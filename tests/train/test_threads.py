@@ -44,6 +44,19 @@ for _ in range(3):
 print("equal")
 """
 
+REUSED = """
+import resource
+import torch
+from momkd_ray.train.threads import reuse_freed_memory
+
+reuse_freed_memory()
+for _ in range(21):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    gradients = [torch.ones(2**19) for _ in range(8)]  # 2 MiB each
+    del gradients
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
 
 def printed(script: str) -> str:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
@@ -52,6 +65,12 @@ def printed(script: str) -> str:
 @pytest.mark.skipif(sys.platform != "linux", reason="other C libraries give memory back in their own time")
 def test_memory_that_is_no_longer_used_goes_back_to_the_machine() -> None:
     assert float(printed(FREED)) > 200  # of nearly 400 MB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other C libraries have no such limits")
+def test_memory_of_one_step_serves_the_next() -> None:
+    first, *later = map(int, printed(REUSED).split())
+    assert sum(later) < first  # pages
 
 
 def test_products_are_as_before_once_their_buffers_were_freed() -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from momkd_ray.batches.collate import BagBatch
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
+from momkd_ray.model.adamw import AdamW
 from momkd_ray.model.baselines.abmil import GatedABMIL
 from momkd_ray.model.baselines.omics_classifier import OmicsClassifier, scatter_rows
 from momkd_ray.model.baselines.slide_classifier import SlideOutput
@@ -51,7 +52,7 @@ class SoftLabels(GatedABMIL):
         omics_NG = torch.from_numpy(summary.omics_NG).to(device)
         labels_N = torch.from_numpy(summary.omics_labels_N).to(device)
         self.teacher.requires_grad_(True)
-        optimiser = torch.optim.AdamW(self.teacher.parameters(), lr=TEACHER_LR, weight_decay=TEACHER_DECAY)
+        optimiser = AdamW(self.teacher.parameters(), lr=TEACHER_LR, weight_decay=TEACHER_DECAY)
         with torch.enable_grad():
             for _ in range(TEACHER_STEPS):
                 optimiser.zero_grad()
