@@ -116,7 +116,8 @@ class ClusterConfig(Section):
     read_ahead_mb: Positive = Field(
         default=256,
         description="The memory for prefetched bags, in MiB (of the GPU if there is one), besides the batch in use. A "
-        "larger bag is prefetched alone. The default is ours.",
+        "larger bag is prefetched alone. Validation bags that take no more than half of it are kept for all epochs. "
+        "The default is ours.",
     )
     max_failures: Annotated[int, Field(ge=-1)] = Field(
         default=3,
