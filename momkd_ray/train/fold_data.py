@@ -182,7 +182,7 @@ class FoldData:
     def close(self) -> None:
         """Ends the delivery of the training's bags."""
         stream, ready, self._stream, self._ready = self._stream, self._ready, None, None
-        self._kept = {}
+        self._kept, self._kept_bytes = {}, 0
         if stream is not None:
             stream.close()
         if ready is not None:
@@ -212,14 +212,14 @@ class FoldData:
 
         Validation bags that are kept are read in the first of these epochs only.
         """
-        is_later = False
+        first = epoch
         while epoch < self.config.train.epochs:
             plan = self.plan(epoch)
             for step, draws in list(zip(plan, self._own(plan), strict=True))[first_step:]:
                 yield from ((epoch, draws_of_pass) for draws_of_pass in self._passes(draws or step[:1]))
-            if not (self._kept_bytes and is_later):
+            if epoch == first or not self._kept_bytes:
                 yield from ((epoch, index) for index in self._own_indices("val"))
-            epoch, first_step, is_later = epoch + 1, 0, True
+            epoch, first_step = epoch + 1, 0
 
     def _items(self, epoch: int, first_step: int) -> Iterator[Item]:
         """Yields the bags of `_works`, one by one."""

@@ -12,6 +12,9 @@ import torch
 from momkd_ray.model.registry import model_class
 from momkd_ray.train.task import FoldTask, RoleBags
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # the numbers by which the C library knows these two (malloc.h)
+_LARGEST_REUSED = 32 * 2**20  # the most that it takes
+
 
 def threads_of_worker(task: FoldTask) -> int:
     """Returns the number of threads for a fold: its CPUs, or fewer so that each has `numbers_per_thread` to work on.
@@ -27,10 +30,6 @@ def threads_of_worker(task: FoldTask) -> int:
     mean = sum(patches) / len(patches)
     patches_of_pass = max(mean, min(bags * mean, config.train.patches_per_pass))
     return int(min(cpus, max(1, patches_of_pass * task.width // model_class(config.model).numbers_per_thread)))
-
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # the numbers by which the C library knows these two (malloc.h)
-_LARGEST_REUSED = 32 * 2**20  # the most that it takes
 
 
 def reuse_freed_memory() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-# each process finds what takes seconds to import already there; an optimiser of PyTorch imports its compiler
+# each process finds what takes seconds to import already there; DDP imports PyTorch's compiler
 multiprocessing.set_forkserver_preload(
     ["momkd_ray.train.worker", "momkd_ray.model.kernels.cpu", "torch._dynamo", "sklearn.metrics"]
 )
