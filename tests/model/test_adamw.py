@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.hooks import hooked
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -59,8 +60,6 @@ def test_updates_are_those_of_pytorch_to_the_last_digit(fused: bool, interrupted
 
 
 def test_a_fold_is_trained_without_the_compiler(tmp_path: Path) -> None:
-    tests = Path(__file__).parents[1]
-    path = os.pathsep.join([str(tests), str(tests.parent)])
     command = [sys.executable, "-c", TRAINS_A_FOLD, str(tmp_path)]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=os.environ | hooked(), capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False"]
