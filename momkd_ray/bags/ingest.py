@@ -38,6 +38,7 @@ from momkd_ray.formats.source_file import missing_file
 from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, raise_faults, record_faults
 from momkd_ray.ray_runtime.cluster import total_resource
 from momkd_ray.ray_runtime.parallel_map import parallel_map
+from momkd_ray.ray_runtime.small_work import work_on_files
 
 OnProgress = Callable[[int, int], None]
 
@@ -141,8 +142,9 @@ def ingest(
     report = on_progress or (lambda done, total: None)
     report(n_done, len(slides))
     parts, failure = _divide_into_parts(missing, part_mb), f"the bag store {uri} could not be written"
+    work = work_on_files(len(missing), sum(source.bytes for source in missing))
     for part_entries, part_faults in parallel_map(
-        _write_part, parts, failure, uri=uri, bag_format=bag_format, layout=layout
+        _write_part, parts, failure, work=work, uri=uri, bag_format=bag_format, layout=layout
     ):
         entries |= {entry["slide_id"]: entry for entry in part_entries}
         faults += part_faults

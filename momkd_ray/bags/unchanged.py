@@ -11,6 +11,7 @@ from momkd_ray.formats.bag import Format, Recipe
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.input_faults import FileFaultError
 from momkd_ray.ray_runtime.parallel_map import parallel_map
+from momkd_ray.ray_runtime.small_work import work_on_files
 
 Candidate = tuple[str, str, str]  # slide, path, stamp
 
@@ -20,7 +21,7 @@ def adopt_unchanged(store: BagStore, slides: pd.DataFrame, layout: Format) -> in
 
     Args:
         store: a complete store.
-        slides: columns `slide_id`, and of the feature file `path` and `file`, its stamp.
+        slides: columns `slide_id`, and of the feature file `path`, `bytes` and `file`, its stamp.
         layout: format of the feature files.
 
     Returns:
@@ -37,7 +38,9 @@ def adopt_unchanged(store: BagStore, slides: pd.DataFrame, layout: Format) -> in
         if store.entries[slide_id]["part"] in present
     ]
     failure = "the feature files could not be compared with the bag store"
-    contents = parallel_map(_content, changed, failure, bag_format=store.format, layout=layout)
+    size_bytes = float(slides.set_index("slide_id")["bytes"].loc[[slide_id for slide_id, _, _ in changed]].sum())
+    work = work_on_files(len(changed), size_bytes)
+    contents = parallel_map(_content, changed, failure, work=work, bag_format=store.format, layout=layout)
     stamps = {slide_id: stamp for slide_id, _, stamp in changed}
     entries = {
         slide_id: store.entries[slide_id] | {"file": stamps[slide_id]}

@@ -10,15 +10,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from momkd_ray.compare.leaderboard import Row
-from momkd_ray.report.drawings import PAGE_INK, SERIES_COLOURS, inline_svg, style
-
-STYLE = style(PAGE_INK)
+from momkd_ray.report.drawings import SERIES_COLOURS, inline_svg, style
 
 
 def omics_figure(pairs: Sequence[tuple[Row, Row]]) -> Markup:
     """Draws each fold's AUC or Spearman's correlation, averaged over seeds, without and with omics, a line per fold."""
     name = pairs[0][0].headline.name
-    with rc_context(STYLE):
+    with rc_context(style()):
         figure = Figure(figsize=(2.2 + 1.9 * len(pairs), 3.4))
         panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
         for axes, (without, with_omics) in zip(panels, pairs, strict=True):
@@ -43,7 +41,7 @@ def fraction_figure(rows: Sequence[Row], key: str, name: str) -> Markup | None:
     if all(len({getattr(row, key) for row in of}) < 2 for of in lines.values()):
         return None
     measure = rows[0].headline.name
-    with rc_context(STYLE):
+    with rc_context(style()):
         figure = Figure(figsize=(5.4, 3.4))
         axes = figure.subplots()
         for i, (model, of) in enumerate(lines.items()):
@@ -65,7 +63,7 @@ def forest_figure(rows: Sequence[Row], reference: str) -> Markup:
         for row in rows
         if (own := row.headline).difference is not None and own.difference_interval is not None
     ]
-    with rc_context(STYLE):
+    with rc_context(style()):
         figure = Figure(figsize=(6.4, 0.9 + 0.32 * len(compared)))
         axes = figure.subplots()
         axes.axvline(0, color=SERIES_COLOURS[1], linewidth=1)

@@ -22,7 +22,7 @@ from momkd_ray.report.curves import (
     precision_recall_drawing,
     roc_drawing,
 )
-from momkd_ray.report.drawings import BLUE, VERMILLION, Drawing, Ink, short
+from momkd_ray.report.drawings import BLUE, INK, MUTED, VERMILLION, Drawing, short
 
 
 def drawings_of(evaluation: Mapping[str, Any], table: pd.DataFrame, seed: int) -> dict[str, Drawing]:
@@ -52,7 +52,7 @@ def drawings_of(evaluation: Mapping[str, Any], table: pd.DataFrame, seed: int) -
 def _histogram(y_N: np.ndarray, p_N: np.ndarray, threshold: float, classes: tuple[str, ...]) -> Drawing:
     bins = np.linspace(0, 1, 21)
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         figure = Figure(figsize=(4.4, 3.8))
         axes = figure.subplots()
         for value, colour, hatch in ((False, BLUE, "//"), (True, VERMILLION, "..")):
@@ -60,7 +60,7 @@ def _histogram(y_N: np.ndarray, p_N: np.ndarray, threshold: float, classes: tupl
             label = f"truly {short(classes[int(value)])}, n = {len(own)}"
             axes.hist(own, bins.tolist(), histtype="stepfilled", facecolor=colour, alpha=0.3, label=label)
             axes.hist(own, bins.tolist(), histtype="step", edgecolor=colour, linewidth=1.6, hatch=hatch)
-        axes.axvline(threshold, color=ink.ink, linewidth=1, linestyle="--", label="frozen threshold")
+        axes.axvline(threshold, color=INK, linewidth=1, linestyle="--", label="frozen threshold")
         axes.set(xlabel=f"probability of {short(classes[1])}, as the models give it", ylabel="patients", xlim=(0, 1))
         figure.legend(loc="outside lower center", ncols=1)
         return figure
@@ -99,11 +99,11 @@ def _spread(table: pd.DataFrame, y_N: np.ndarray, positive: str) -> Drawing:
     order = np.argsort(table["p"].to_numpy(), kind="stable")
     p_NF, p_N, y_N = table[columns].to_numpy(dtype=float)[order], table["p"].to_numpy()[order], y_N[order]
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         figure = Figure(figsize=(6.4, 3.6))
         axes = figure.subplots()
         x_N = np.arange(1, len(p_N) + 1)
-        axes.vlines(x_N, p_NF.min(axis=1), p_NF.max(axis=1), color=ink.muted, linewidth=0.8, alpha=0.6)
+        axes.vlines(x_N, p_NF.min(axis=1), p_NF.max(axis=1), color=MUTED, linewidth=0.8, alpha=0.6)
         for value, colour, marker in ((False, BLUE, "o"), (True, VERMILLION, "^")):
             own = y_N == value
             label = f"truly {short(positive)}" if value else "truly the other class"

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from momkd_ray.errors import InputError, RunError, as_user_error
 from momkd_ray.ray_runtime.cluster import is_connected, total_resource
+from momkd_ray.ray_runtime.small_work import FIRST_TASKS_S, Work
 
 # Ray Data takes some tenths of a second to give a CPU its next task, so a task has many items
 _TASKS_PER_SLOT = 3
@@ -26,12 +27,14 @@ def parallel_map(
     *,
     chunk: int = 1,
     gpus: float = 0,
+    work: Work | None = None,
     **arguments: Any,
 ) -> Iterator[Result]:
     """Yields `function(item, **arguments)` for every item, in the order in which the calls finish.
 
-    The calls are tasks of Ray Data if this process is connected to a cluster; else they run here, one after another,
-    on one thread as a task does, with the same results and errors (`connect_if_worth` chooses).
+    The calls are tasks of Ray Data if this process is connected to a cluster (`connect_if_worth` chooses) and they are
+    not done before such tasks would begin; else they run here, one after another, on one thread as a task does, with
+    the same results and errors.
 
     Items, arguments and results can be any objects that pickle takes.
 
@@ -41,12 +44,13 @@ def parallel_map(
         failure: beginning of the error's sentence if a call fails: `the slides could not be predicted`.
         chunk: number of items whose results are handed out together; more than 1 where an item takes milliseconds.
         gpus: GPUs that each task holds, instead of a CPU; a fraction of one is allowed.
+        work: what all calls take, where this process could do them; None leaves them to the cluster, however small.
         arguments: keyword arguments of every call.
 
     Raises:
         InputError, RunError: what a call raised; `RunError` also if Ray could not finish.
     """
-    if not is_connected():
+    if not is_connected() or (work and work.saved_by_cluster(int(total_resource("CPU"))) <= FIRST_TASKS_S):
         yield from _here(function, items, failure, arguments)
         return
     import ray

@@ -14,6 +14,9 @@ from momkd_ray.ray_runtime.own_cluster import available_cpus
 CLUSTER_START_S = 15.0
 """What a cluster on this machine takes to start, to give its processes their first task, and to end."""
 
+FIRST_TASKS_S = 5.0
+"""What a running cluster takes to start the processes of Ray Data's first tasks, and those tasks."""
+
 SECONDS_A_FILE = 0.02
 """What opening and checking a feature file takes on one CPU (benchmarks/small_work.py)."""
 
@@ -59,8 +62,8 @@ def connect_if_named(address: str | None) -> Iterator[Connection | None]:
 def connect_if_worth(work: Work, address: str | None = None, *, needs_cluster: bool = False) -> Iterator[bool]:
     """Connects to the cluster that the user names, or starts one if the work is done sooner with it.
 
-    `parallel_map` runs on the cluster within the block, and otherwise in this process. Within another connection there
-    is nothing to decide.
+    `parallel_map` may run on the cluster within the block, and otherwise runs in this process. Within another
+    connection there is nothing to decide.
 
     Args:
         work: what is to be done.

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from momkd_ray.report.drawings import SERIES_COLOURS, Drawing, Ink, short
+from momkd_ray.report.drawings import MUTED, SERIES_COLOURS, Drawing, short
 
 _DOTS = (0, (1, 2))
 _DASHES = ("-", "--", ":", "-.")
@@ -29,10 +29,10 @@ def classes_roc_figure(
     """
     curves = {name: roc_curve(y_N == y, p_NY[:, y])[:2] for y, name in enumerate(classes)}
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         figure = Figure(figsize=(4.8, 4.8 + 0.17 * len(classes)))
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=ink.muted, linewidth=1, linestyle=_DOTS, label="chance 0.500")
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=_DOTS, label="chance 0.500")
         for y, (name, (fpr, tpr)) in enumerate(curves.items()):
             colour, dash = SERIES_COLOURS[y % len(SERIES_COLOURS)], _DASHES[y // len(SERIES_COLOURS) % len(_DASHES)]
             axes.plot(fpr, tpr, color=colour, linestyle=dash, linewidth=1.8, label=f"{short(name)}  {aucs[name]:.3f}")
@@ -52,7 +52,7 @@ def confusion_figure(confusion_YY: np.ndarray, classes: Sequence[str]) -> Drawin
     """Draws the confusion matrix: counts, shaded by the share of the true class."""
     share_YY = confusion_YY / np.maximum(confusion_YY.sum(axis=1, keepdims=True), 1)
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         side = 2.4 + 0.6 * len(classes)
         figure = Figure(figsize=(side, side))
         axes = figure.subplots()

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from momkd_ray.report.drawings import BLUE, GREEN, VERMILLION, Drawing, Ink, short
+from momkd_ray.report.drawings import BLUE, GREEN, INK, MUTED, VERMILLION, Drawing, short
 from momkd_ray.statistics.calibration import calibration_curve, smooth_curve
 from momkd_ray.statistics.net_benefit import decision_curve
 
@@ -65,10 +65,10 @@ def roc_drawing(
     fpr, tpr, _ = roc_curve(y_N, p_N, drop_intermediate=False)
     band = roc_band(y_N, p_N, seed)
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         figure = Figure(figsize=(4.4, 4.6))
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=ink.muted, linewidth=1, linestyle=_DOTS)
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=_DOTS)
         axes.fill_between(band.x_G, band.low_G, band.high_G, color=BLUE, alpha=0.18, linewidth=0, label="95 % band")
         axes.plot(fpr, tpr, color=BLUE, linewidth=2, label=f"AUC {auc:.3f} ({interval[0]:.3f} to {interval[1]:.3f})")
         if threshold is not None:
@@ -90,10 +90,10 @@ def precision_recall_drawing(y_N: np.ndarray, p_N: np.ndarray, value: float) -> 
     precision, recall, _ = precision_recall_curve(y_N, p_N)
     prevalence = float(np.mean(y_N))
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         figure = Figure(figsize=(4.4, 4.6))
         axes = figure.subplots()
-        axes.axhline(prevalence, color=ink.muted, linewidth=1, linestyle=_DOTS, label=f"prevalence {prevalence:.3f}")
+        axes.axhline(prevalence, color=MUTED, linewidth=1, linestyle=_DOTS, label=f"prevalence {prevalence:.3f}")
         axes.step(recall, precision, where="post", color=BLUE, linewidth=2, label=f"average precision {value:.3f}")
         _unit(axes, "recall (sensitivity)", "precision (PPV)")
         figure.legend(loc="outside lower center", ncols=1)
@@ -111,11 +111,11 @@ def calibration_drawing(
     bins = {kind: calibration_curve(y_N, p) for kind, p in probabilities.items()}
     smooth = {kind: smooth_curve(y_N, p, seed) for kind, p in probabilities.items()}
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         figure = Figure(figsize=(3.4 * len(probabilities) + 0.4, 3.9))
         panels = figure.subplots(1, len(probabilities), sharey=True, squeeze=False)[0]
         for axes, kind in zip(panels, probabilities, strict=True):
-            axes.plot([0, 1], [0, 1], color=ink.muted, linewidth=1, linestyle=_DOTS)
+            axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=_DOTS)
             curve, points = smooth[kind], bins[kind]
             axes.fill_between(curve["predicted"], curve["low"], curve["high"], color=BLUE, alpha=0.18, linewidth=0)
             axes.plot(curve["predicted"], curve["observed"], color=BLUE, linewidth=1.6)
@@ -123,7 +123,7 @@ def calibration_drawing(
             axes.errorbar(
                 points["predicted"], points["observed"], error, fmt="o", color=VERMILLION, markersize=4, capsize=2
             )
-            axes.hist(probabilities[kind], np.linspace(0, 1, 41).tolist(), weights=_rug(len(y_N)), color=ink.muted)
+            axes.hist(probabilities[kind], np.linspace(0, 1, 41).tolist(), weights=_rug(len(y_N)), color=MUTED)
             _unit(axes, f"probability of {short(positive)}", "")
             axes.set_title(kind, fontsize=9)
         panels[0].set_ylabel(f"observed share of {short(positive)}")
@@ -151,14 +151,12 @@ def decision_drawing(
     curves = {kind: decision_curve(y_N, p, seed) for kind, p in probabilities.items()}
     prevalence = float(np.mean(y_N))
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         figure = Figure(figsize=(5.2, 4.2))
         axes = figure.subplots()
         first = next(iter(curves.values()))
-        axes.plot(
-            first["threshold"], first["call_all"], color=ink.muted, linestyle="--", label=f"all {short(positive)}"
-        )
-        axes.axhline(0, color=ink.muted, linewidth=1, linestyle=_DOTS, label=f"none {short(positive)}")
+        axes.plot(first["threshold"], first["call_all"], color=MUTED, linestyle="--", label=f"all {short(positive)}")
+        axes.axhline(0, color=MUTED, linewidth=1, linestyle=_DOTS, label=f"none {short(positive)}")
         for colour, (kind, curve) in zip((BLUE, GREEN, VERMILLION), curves.items(), strict=False):
             axes.fill_between(curve["threshold"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
             axes.plot(curve["threshold"], curve["net_benefit"], color=colour, linewidth=1.8, label=kind)
@@ -181,10 +179,10 @@ def forest_drawing(
 ) -> Drawing:
     """Draws estimates with intervals below one another; `reference` is a dashed line."""
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         figure = Figure(figsize=(6.4, 0.9 + 0.27 * len(rows)))
         axes = figure.subplots()
-        axes.axvline(reference, color=ink.muted, linewidth=1, linestyle="--")
+        axes.axvline(reference, color=MUTED, linewidth=1, linestyle="--")
         for place, row in enumerate(reversed(rows)):
             if row.value is None:
                 continue
@@ -193,7 +191,7 @@ def forest_drawing(
             axes.plot([row.value], [place], "s", color=BLUE, markersize=5)
         axes.set_yticks(range(len(rows)), [short(row.name) for row in reversed(rows)])
         for tick, row in zip(axes.get_yticklabels(), reversed(rows), strict=True):
-            tick.set_color(ink.ink)
+            tick.set_color(INK)
             tick.set_fontweight("normal" if row.name.startswith(" ") else "bold")
         right = axes.secondary_yaxis("right")
         right.set_yticks(range(len(rows)), [row.note for row in reversed(rows)])

@@ -6,7 +6,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
@@ -30,19 +30,9 @@ _OTHER_SCRIPTS = (
 SERIES_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 
 
-@dataclass(frozen=True)
-class Ink:
-    """The greys of a figure: of lines and text, of less important ones, and of the grid."""
-
-    ink: str
-    muted: str
-    grid: str
-
-
-# placeholders that the page's CSS variables replace, and the colours of files on white paper
-PAGE_INK = Ink("#010101", "#020202", "#030303")
-FILE_INK = Ink("#1b1f24", "#57606a", "#d8dee4")
-_VARIABLES = {PAGE_INK.ink: "var(--ink)", PAGE_INK.muted: "var(--muted)", PAGE_INK.grid: "var(--grid)"}
+# greys of lines and text, of less important ones, and of the grid: on white paper, and as variables of a page's CSS
+INK, MUTED, GRID = "#1b1f24", "#57606a", "#d8dee4"
+_VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"}
 
 
 @dataclass(frozen=True)
@@ -53,35 +43,37 @@ class Drawing:
         name: of its files, and the beginning of its ids in the page.
         caption: one or two sentences under it.
         alt: what it shows, for those who cannot see it.
-        draw: makes the figure with the given greys, within the style of this module.
+        draw: makes the figure, within the style of this module.
         data: the numbers that are drawn.
     """
 
     name: str
     caption: str
     alt: str
-    draw: Callable[[Ink], Figure]
+    draw: Callable[[], Figure]
     data: pd.DataFrame
 
     @cached_property
-    def _svg(self) -> str:
-        """The figure as SVG with placeholders for the greys; drawn once for page and file."""
-        with rc_context(style(PAGE_INK)):
-            return _svg_of(self.draw(PAGE_INK))
+    def _svg_and_png(self) -> tuple[str, bytes]:
+        """The figure in both formats; drawn and laid out once for all its files and the page."""
+        with rc_context(style()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure = self.draw()
+            svg = _svg_of(figure)
+            figure.set_layout_engine("none")
+            stream = io.BytesIO()
+            figure.savefig(stream, format="png", facecolor="white", dpi=PNG_DPI)
+        return svg, stream.getvalue()
 
     def inline(self) -> Markup:
         """Renders it for a page: text is kept as text, and greys follow light and dark mode."""
-        return _inline(self._svg, self.name, self.alt)
+        return _inline(self._svg_and_png[0], self.name, self.alt)
 
     def write(self, folder: str) -> None:
         """Writes `<name>.png`, `<name>.svg` and `<name>.csv` into a folder."""
-        with rc_context(style(FILE_INK)), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            figure = self.draw(FILE_INK)
-            stream = io.BytesIO()
-            figure.savefig(stream, format="png", facecolor="white", dpi=PNG_DPI)
-            storage.write_bytes(storage.join(folder, f"{self.name}.png"), stream.getvalue())
-        storage.write_text(storage.join(folder, f"{self.name}.svg"), _on_white(self._svg))
+        svg, png = self._svg_and_png
+        storage.write_bytes(storage.join(folder, f"{self.name}.png"), png)
+        storage.write_text(storage.join(folder, f"{self.name}.svg"), _on_white(svg))
         text = self.data.to_csv(index=False, lineterminator="\n")
         storage.write_text(storage.join(folder, f"{self.name}.csv"), text)
 
@@ -97,8 +89,8 @@ def write_drawings(drawings: Sequence[Drawing], folder: str) -> None:
         drawing.write(folder)
 
 
-def style(ink: Ink) -> dict[str, Any]:
-    """Returns matplotlib's settings of a figure in these greys."""
+def style() -> dict[str, Any]:
+    """Returns matplotlib's settings of a figure."""
     return {
         "svg.fonttype": "none",
         "svg.hashsalt": "momkd-ray",
@@ -106,17 +98,17 @@ def style(ink: Ink) -> dict[str, Any]:
         "font.sans-serif": ["DejaVu Sans", *(font for font in _OTHER_SCRIPTS if font in _installed_fonts())],
         "font.size": 9,
         "text.parse_math": False,  # a class may be called $x
-        "text.color": ink.ink,
-        "axes.labelcolor": ink.ink,
-        "axes.edgecolor": ink.muted,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": MUTED,
         "axes.grid": True,
         "axes.axisbelow": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "grid.color": ink.grid,
+        "grid.color": GRID,
         "grid.linewidth": 0.6,
-        "xtick.color": ink.muted,
-        "ytick.color": ink.muted,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
         "legend.frameon": False,
         "legend.fontsize": 8,
         "figure.constrained_layout.use": True,
@@ -140,9 +132,7 @@ def _svg_of(figure: Figure) -> str:
 
 
 def _on_white(svg: str) -> str:
-    """Returns the content of an SVG file: the greys of files, on a white ground."""
-    for page, file in zip(astuple(PAGE_INK), astuple(FILE_INK), strict=True):
-        svg = svg.replace(page, file)
+    """Returns the content of an SVG file: the figure on a white ground."""
     first = svg.index(">", svg.index("<svg")) + 1
     return f'{svg[:first]}\n <rect width="100%" height="100%" fill="white"/>{svg[first:]}'
 
@@ -151,8 +141,8 @@ def _inline(svg: str, name: str, alt: str) -> Markup:
     svg = svg[svg.index("<svg") :]
     # matplotlib's ids are unique within a figure, and the page has several
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    for placeholder, variable in _VARIABLES.items():
-        svg = svg.replace(placeholder, variable)
+    for grey, variable in _VARIABLES.items():
+        svg = svg.replace(grey, variable)
     return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))
 
 

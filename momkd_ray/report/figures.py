@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from momkd_ray.report.curves import roc_band
-from momkd_ray.report.drawings import BLUE, SERIES_COLOURS, VERMILLION, Drawing, Ink, short
+from momkd_ray.report.drawings import BLUE, INK, MUTED, SERIES_COLOURS, VERMILLION, Drawing, short
 from momkd_ray.train.validation import AUC, SPEARMAN
 
 # dashes distinguish more than six folds
@@ -34,13 +34,13 @@ def roc_figure(
     curves = {f"fold {fold}": roc_curve(y_by_fold[fold], p_by_fold[fold])[:2] for fold in y_by_fold}
     fpr, tpr, _ = roc_curve(*pooled)
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         figure, axes = _square(curves=len(y_by_fold) + 3)
-        axes.plot([0, 1], [0, 1], color=ink.muted, linewidth=1, linestyle=_DOTS, label="chance 0.500")
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=_DOTS, label="chance 0.500")
         for index, ((name, (x, y)), value) in enumerate(zip(curves.items(), auc["folds"], strict=True)):
             axes.plot(x, y, **_fold_line(index), label=f"{name}  {value:.3f}")
-        axes.fill_between(band.x_G, band.low_G, band.high_G, color=ink.muted, alpha=0.2, linewidth=0, label="95 % band")
-        axes.plot(fpr, tpr, color=ink.ink, linewidth=2.4, label=f"pooled  {auc['pooled']:.3f}")
+        axes.fill_between(band.x_G, band.low_G, band.high_G, color=MUTED, alpha=0.2, linewidth=0, label="95 % band")
+        axes.plot(fpr, tpr, color=INK, linewidth=2.4, label=f"pooled  {auc['pooled']:.3f}")
         axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         figure.legend(loc="outside lower center", title="AUC", ncols=_LEGEND_COLUMNS)
         return figure
@@ -67,12 +67,12 @@ def pr_figure(
     curves = {f"fold {fold}": curve(y_by_fold[fold], p_by_fold[fold]) for fold in y_by_fold}
     whole = curve(*pooled)
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         figure, axes = _square(curves=len(y_by_fold) + 2)
-        axes.axhline(prevalence, color=ink.muted, linewidth=1, linestyle=_DOTS, label=f"prevalence  {prevalence:.3f}")
+        axes.axhline(prevalence, color=MUTED, linewidth=1, linestyle=_DOTS, label=f"prevalence  {prevalence:.3f}")
         for index, ((name, (x, y)), value) in enumerate(zip(curves.items(), auprc["folds"], strict=True)):
             axes.step(x, y, where="post", **_fold_line(index), label=f"{name}  {value:.3f}")
-        axes.step(*whole, where="post", color=ink.ink, linewidth=2.4, label=f"pooled  {auprc['pooled']:.3f}")
+        axes.step(*whole, where="post", color=INK, linewidth=2.4, label=f"pooled  {auprc['pooled']:.3f}")
         axes.set(xlabel="recall (sensitivity)", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         figure.legend(loc="outside lower center", title="average precision", ncols=_LEGEND_COLUMNS)
         return figure
@@ -89,7 +89,7 @@ def histogram_figure(y_N: np.ndarray, p_N: np.ndarray, thresholds: Sequence[floa
     """Draws histograms of the probabilities of the patients of each true class, and the thresholds."""
     bins = np.linspace(0, 1, 21)
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         figure = Figure(figsize=(4.4, 3.8))
         axes = figure.subplots()
         for value, colour, hatch in ((0, BLUE, "//"), (1, VERMILLION, "..")):
@@ -99,7 +99,7 @@ def histogram_figure(y_N: np.ndarray, p_N: np.ndarray, thresholds: Sequence[floa
             axes.hist(of_class, bins.tolist(), histtype="step", edgecolor=colour, linewidth=1.6, hatch=hatch)
         for index, threshold in enumerate(thresholds):
             label = "threshold of a fold" if index == 0 else "_nolegend_"
-            axes.axvline(threshold, color=ink.ink, linewidth=1, linestyle="--", label=label)
+            axes.axvline(threshold, color=INK, linewidth=1, linestyle="--", label=label)
         axes.set(xlabel=f"probability of {short(classes[1])}", ylabel="patients", xlim=(0, 1))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(loc="outside upper left")
@@ -116,7 +116,7 @@ def training_figure(fold: int, epochs: pd.DataFrame, best_epoch: int) -> Drawing
     """Draws the figure that chooses (`criterion_of`) and total loss of a fold over its epochs; the chosen is marked."""
     criterion = SPEARMAN if SPEARMAN.metric in epochs else AUC
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         figure = Figure(figsize=(3.4, 3.2))
         above, below = figure.subplots(2, 1, sharex=True)
         for axes, column, label, colour in (
@@ -124,7 +124,7 @@ def training_figure(fold: int, epochs: pd.DataFrame, best_epoch: int) -> Drawing
             (below, "loss_total", "total loss", VERMILLION),
         ):
             axes.plot(epochs["epoch"], epochs[column], color=colour, linewidth=1.4, marker="o", markersize=2)
-            axes.axvline(best_epoch, color=ink.ink, linewidth=1, linestyle="--")
+            axes.axvline(best_epoch, color=INK, linewidth=1, linestyle="--")
             axes.set_ylabel(label)
         below.set_xlabel("epoch")
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -144,7 +144,7 @@ def memory_use_figure(epochs_by_fold: Mapping[int, pd.DataFrame], classes: Seque
     if not known:
         return None
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         figure = Figure(figsize=(3.2 * len(classes), 3.2))
         panels = figure.subplots(1, len(classes), sharey=True)
         for axes, column, name in zip(panels, columns, classes, strict=True):
@@ -171,20 +171,20 @@ def memory_similarity_figure(fold: int, components_YKS: np.ndarray, classes: Seq
     flat = components_YKS.reshape(classes_n * count, width)
     cosine = flat @ flat.T
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         figure = Figure(figsize=(4.6, 4.0))
         axes = figure.subplots()
         image = axes.imshow(cosine, cmap="RdBu_r", vmin=-1, vmax=1)
         for y in range(1, classes_n):
-            axes.axhline(y * count - 0.5, color=ink.ink, linewidth=1)
-            axes.axvline(y * count - 0.5, color=ink.ink, linewidth=1)
+            axes.axhline(y * count - 0.5, color=INK, linewidth=1)
+            axes.axvline(y * count - 0.5, color=INK, linewidth=1)
         places = [(y + 0.5) * count - 0.5 for y in range(classes_n)]
         axes.set_xticks(places, [short(name) for name in classes])
         axes.set_yticks(places, [short(name) for name in classes], rotation=90, va="center")
         axes.grid(visible=False)
         bar = figure.colorbar(image, ax=axes, shrink=0.8)
         bar.set_label("cosine")
-        bar.ax.tick_params(colors=ink.muted)
+        bar.ax.tick_params(colors=MUTED)
         return figure
 
     names = [f"{name} {k}" for name in classes for k in range(count)]
@@ -199,7 +199,7 @@ def gene_figure(genes: pd.DataFrame, folds: int) -> Drawing:
     """Draws in how many folds each of the most frequent genes was chosen, and its mean importance."""
     shown = genes.iloc[::-1]
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         figure = Figure(figsize=(6.4, 0.8 + 0.2 * len(shown)))
         left, right = figure.subplots(1, 2, sharey=True)
         left.barh(range(len(shown)), shown["folds"], color=BLUE)

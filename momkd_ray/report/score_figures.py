@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from momkd_ray.crossval.score_metrics import TRUE_SCORE
 from momkd_ray.model.expected_score import SCORE
-from momkd_ray.report.drawings import BLUE, VERMILLION, Drawing, Ink, short
+from momkd_ray.report.drawings import BLUE, INK, MUTED, VERMILLION, Drawing, short
 from momkd_ray.statistics.linear_calibration import group_means, linear_calibration
 
 _DOTS = (0, (1, 2))
@@ -26,14 +26,14 @@ def score_figure(patients: pd.DataFrame, label: str, spearman: float) -> Drawing
     line, groups = linear_calibration(true_N, score_N), group_means(true_N, score_N)
     ends = np.array([score_N.min(), score_N.max()])
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         figure = Figure(figsize=(4.8, 5.2))
         axes = figure.subplots()
-        axes.axline((ends[0], ends[0]), slope=1, color=ink.muted, linewidth=1, linestyle=_DOTS, label="right")
+        axes.axline((ends[0], ends[0]), slope=1, color=MUTED, linewidth=1, linestyle=_DOTS, label="right")
         axes.plot(score_N, true_N, "o", color=BLUE, markersize=3.5, alpha=0.5, label="a patient")
         if line.slope.value is not None and line.intercept.value is not None:
             at_ends = line.intercept.value + line.slope.value * ends
-            axes.plot(ends, at_ends, color=ink.ink, linewidth=1.4, label=f"line, slope {line.slope.value:.2f}")
+            axes.plot(ends, at_ends, color=INK, linewidth=1.4, label=f"line, slope {line.slope.value:.2f}")
         error = np.nan_to_num(np.abs(groups[["low", "high"]].to_numpy() - groups[["true"]].to_numpy())).T
         axes.errorbar(
             groups["predicted"],

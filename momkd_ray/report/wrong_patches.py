@@ -22,7 +22,7 @@ from momkd_ray.bags.store import BagStore
 from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError, RunError
 from momkd_ray.formats.bag import Bag
-from momkd_ray.report.drawings import VERMILLION, Drawing, Ink, short
+from momkd_ray.report.drawings import MUTED, VERMILLION, Drawing, short
 from momkd_ray.report.finished_run import FinishedRun
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def _attention_map(
     count = np.histogram2d(y_P, x_P, edges)[0]
     mean = total / np.where(count > 0, count, np.nan)
 
-    def draw(ink: Ink) -> Figure:
+    def draw() -> Figure:
         height, width = (edge[-1] - edge[0] for edge in edges)
         figure = Figure(figsize=(3.6, min(4.2, max(1.8, 2.8 * height / width + 0.6))))
         axes = figure.subplots()
@@ -220,7 +220,7 @@ def _attention_map(
         bar.ax.set_yticklabels([f"1/{_ATTENTION_RANGE:.0f}", "1", f"{_ATTENTION_RANGE:.0f}"])
         bar.set_label("attention, times the mean")
         bar.ax.minorticks_off()
-        bar.ax.tick_params(colors=ink.muted)
+        bar.ax.tick_params(colors=MUTED)
         return figure
 
     rows, columns = np.nonzero(count)

@@ -13,11 +13,9 @@ from support.bags import (
     write_h5,
 )
 
-from momkd_ray.ray_runtime.cluster import Connection
-
 
 @pytest.fixture
-def slides(tmp_path: Path, ray_cluster: Connection) -> pd.DataFrame:
+def slides(tmp_path: Path) -> pd.DataFrame:
     """Twelve slides of 1 to 34 patches, one of them in the (1, P, D) layout."""
     paths = [write_h5(tmp_path / f"s{i:02d}.h5", n=1 + 3 * i, seed=i) for i in range(12)]
     features = np.random.default_rng(99).normal(size=(1, 7, WIDTH)).astype("f4")

@@ -85,10 +85,6 @@ def test_the_lock_of_a_killed_writer_is_removed_and_a_living_one_waited_for(
         storage.update(str(tmp_path / "x"), lambda _: b"2")
 
 
-def in_this_process(function: Any, items: Any, failure: str, **arguments: Any) -> Any:
-    return (function(item, **arguments) for item in items)
-
-
 def during(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
     """Runs something once when an ingest has written its parts, and not yet its manifest."""
     real = ingest_module.mixed_encoder_faults
@@ -107,8 +103,6 @@ def during(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
 def test_interleaved_ingests_end_with_the_union(
     place: str, slides: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, first: tuple[int, int], second: tuple[int, int]
 ) -> None:
-    if place.startswith("s3://"):  # the cluster's workers do not have the server in their environment
-        monkeypatch.setattr(ingest_module, "parallel_map", in_this_process)
     during(monkeypatch, lambda: stored(slides.iloc[slice(*second)], place, EXACT))
     stored(slides.iloc[slice(*first)], place, EXACT)
     union = sorted({*slides["slide_id"][slice(*first)], *slides["slide_id"][slice(*second)]})

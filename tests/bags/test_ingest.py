@@ -28,6 +28,7 @@ from momkd_ray.bags.store import StoreFormat
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Recipe
 from momkd_ray.formats.readers import read_bag
+from momkd_ray.ray_runtime.cluster import Connection
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -48,6 +49,24 @@ def test_ingest_stores_every_bag_exactly(tmp_path: Path, slides: pd.DataFrame, d
         assert store.slides.loc[slide_id, "n_patches"] == bag.n_patches
     with pytest.raises(InputError, match="no slide s99"):
         store.read("s99")
+
+
+def test_a_cluster_stores_the_same_bytes_and_finds_the_same_faults(
+    tmp_path: Path, slides: pd.DataFrame, ray_cluster: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So little is read by this process even where there is a cluster, whose first tasks would begin later."""
+    write_h5(tmp_path / "s05.h5", features=with_value(np.nan))
+    slides = relisted(slides)
+    monkeypatch.setattr("ray.data.from_items", None)
+    here, faults = ingest(slides, str(tmp_path / "here"), EXACT, on_error="skip")
+    monkeypatch.undo()
+    monkeypatch.setattr("momkd_ray.ray_runtime.parallel_map.FIRST_TASKS_S", -1)
+    there, same = ingest(slides, str(tmp_path / "there"), EXACT, on_error="skip")
+    assert [fault.id for fault in faults] == ["s05"]
+    assert same == faults
+    pd.testing.assert_frame_equal(there.slides, here.slides)
+    for part in here.slides["part"].unique():
+        assert (tmp_path / "there" / part).read_bytes() == (tmp_path / "here" / part).read_bytes()
 
 
 def test_the_cut_into_parts_changes_no_row(tmp_path: Path, slides: pd.DataFrame, monkeypatch: Any) -> None:

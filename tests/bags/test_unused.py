@@ -13,7 +13,6 @@ from support.bags import EXACT, relisted, stored, write_h5
 from support.s3 import PART, S3Server
 
 from momkd_ray import storage
-from momkd_ray.bags import ingest as ingest_module
 from momkd_ray.bags.store import BagStore
 from momkd_ray.bags.unused import clean, unused_sentence, using
 from momkd_ray.errors import RunError
@@ -21,14 +20,10 @@ from momkd_ray.storage.lease import lease
 
 
 @pytest.fixture(params=["local", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "local":
         return str(tmp_path / "shared")
     server: S3Server = request.getfixturevalue("s3_server")
-    # the cluster's workers do not have the server in their environment
-    monkeypatch.setattr(
-        ingest_module, "parallel_map", lambda function, items, failure, **rest: (function(i, **rest) for i in items)
-    )
     return f"{server.uri}/shared"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -60,6 +61,15 @@ def test_with_and_without_a_cluster_results_and_errors_are_the_same(
     with_cluster = outcome_of(items, by, chunk)
     monkeypatch.setattr(parallel_map_module, "is_connected", lambda: False)
     assert outcome_of(items, by, chunk) == with_cluster
+
+
+def test_a_cluster_is_left_what_takes_longer_than_its_first_tasks(ray_cluster: Connection) -> None:
+    def process(item: int) -> int:
+        return os.getpid()
+
+    assert {*parallel_map(process, [1, 2], FAILURE, work=Work(2, 0.1))} == {os.getpid()}
+    for work in (Work(2, 100.0), None):
+        assert os.getpid() not in {*parallel_map(process, [1, 2], FAILURE, work=work)}
 
 
 def test_threads_are_as_before_after_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
