@@ -27,7 +27,7 @@ from momkd_ray.train.task import FoldTask
 from support.fold_tasks import GeneratedBags, fold_task
 
 STEPS_AN_EPOCH = 4
-EXCESSIVE_BYTES = 6 * 2**30
+EXCESSIVE_BYTES = 8 * 2**30
 
 
 def steps_done(location: str) -> int:
