@@ -104,19 +104,26 @@ class SharedBags:
 def share_bags(store: BagStore, slide_ids: Sequence[str]) -> SharedBags:
     """Reads bags into Ray's object store, once for the workers of all folds.
 
+    What is one block is read by this process, sooner than a task of Ray Data would begin; several by a task each.
+
     Raises:
         InputError: a part of the store is damaged.
+        RunError: the storage did not recover, or Ray could not finish.
     """
     import ray
 
-    groups = [{"slide_ids": group} for group in _groups(store, sorted(slide_ids))]
-    dataset = ray.data.from_items(groups, override_num_blocks=len(groups)).map_batches(
-        _read_block, fn_kwargs={"store": store}, batch_format="pyarrow", batch_size=None
-    )
+    groups = list(_groups(store, sorted(slide_ids)))
     try:
-        blocks = dataset.materialize().to_arrow_refs()
-        slide_ids_of = ray.remote(num_cpus=0)(_slide_ids)
-        ids_by_block = ray.get([slide_ids_of.remote(block) for block in blocks])
+        if len(groups) == 1:
+            blocks, ids_by_block = [ray.put(_block_of(store, groups[0]))], groups
+        else:
+            items = [{"slide_ids": group} for group in groups]
+            dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+                _read_block, fn_kwargs={"store": store}, batch_format="pyarrow", batch_size=None
+            )
+            blocks = dataset.materialize().to_arrow_refs()
+            slide_ids_of = ray.remote(num_cpus=0)(_slide_ids)
+            ids_by_block = ray.get([slide_ids_of.remote(block) for block in blocks])
     except ray.exceptions.RayError as error:
         raise as_user_error(f"the bag store {store.uri} could not be read", error) from error
     positions = {id_: (block, row) for block, ids in enumerate(ids_by_block) for row, id_ in enumerate(ids)}
@@ -138,7 +145,10 @@ def _groups(store: BagStore, slide_ids: Sequence[str]) -> Iterator[list[str]]:
 
 def _read_block(groups: pa.Table, store: BagStore) -> pa.Table:
     """One task of Ray Data: the verified rows of a group's slides as one Arrow block."""
-    slide_ids = [slide_id for group in groups.column("slide_ids").to_pylist() for slide_id in group]
+    return _block_of(store, [slide_id for group in groups.column("slide_ids").to_pylist() for slide_id in group])
+
+
+def _block_of(store: BagStore, slide_ids: Sequence[str]) -> pa.Table:
     return rows_table([store.read_row(slide_id) for slide_id in slide_ids])
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ray import tune
+from ray.air._internal import usage
 from ray.air.execution._internal import actor_manager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.schedulers import FIFOScheduler
@@ -65,6 +66,7 @@ def build_tuner(
     """
     environment.override(environment.TUNE)
     _resume_after_lack_of_memory()
+    usage.tag_callbacks = lambda callbacks: False  # it would import MLflow and W&B, wherever they are installed
     config = inputs.config
     file_system, path = storage.pyarrow_filesystem(config.run.dir)
 

@@ -22,9 +22,12 @@ from momkd_ray.bags.shared_bags import JointBags, SharedBags, join_bags, share_b
 from momkd_ray.batches.collate import collate
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag
+from momkd_ray.ray_runtime.cluster import Connection
 
 
-def test_shared_bags_are_never_an_older_version_of_a_slide(tmp_path: Path, slides: pd.DataFrame) -> None:
+def test_shared_bags_are_never_an_older_version_of_a_slide(
+    tmp_path: Path, slides: pd.DataFrame, ray_cluster: Connection
+) -> None:
     uri = str(tmp_path / "store")
     stored(slides, uri, EXACT)
     write_h5(Path(slides["path"].iloc[4]), n=13, seed=200)

@@ -32,8 +32,10 @@ from momkd_ray.run.provenance import fingerprint
 
 
 def test_the_whole_way_gives_every_patient_one_prediction_and_goes_on_where_it_stopped(
-    tiny_config: Config, ray_cluster: Connection, tmp_path: Path
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Tune would import MLflow and W&B to count trackers for the authors of Ray, to whom nothing is sent
+    monkeypatch.delattr("ray.air._internal.usage._count_callbacks")
     metrics = crossval(tiny_config)
     run = Path(tiny_config.run.dir)
     inputs = inputs_of(tiny_config)
@@ -164,7 +166,11 @@ def test_a_search_chooses_each_fold_on_its_own_validation_patients(
         assert adopted.read_text() == (Path(inputs.fold_directory(fold, setting).location) / "result.json").read_text()
 
 
-def test_shared_bags_are_those_of_the_store(tiny_config: Config, ray_cluster: Connection) -> None:
+@pytest.mark.parametrize("block_bytes", [2**26, 2**13], ids=["one block", "several blocks"])
+def test_shared_bags_are_those_of_the_store(
+    tiny_config: Config, ray_cluster: Connection, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    monkeypatch.setattr("momkd_ray.bags.shared_bags.BLOCK_BYTES", block_bytes)
     store = inputs_of(tiny_config).store
     ids = store.slides.index.tolist()
     shared = share_bags(store, ids)

@@ -459,7 +459,7 @@ def test_optuna_is_told_the_means_and_a_setting_that_diverges_is_left_out(
 def test_folds_of_two_workers_each_on_two_cpus_end_and_leave_no_placement_group(
     tiny_config: Config, ray_cluster: Connection
 ) -> None:
-    config = changed(tiny_config, cluster__workers=2, train__bags_per_step=2, train__epochs=1)
+    config = changed(tiny_config, cluster__workers=2, train__bags_per_step=2, train__epochs=1, train__refit=False)
     config = searched(config, {"train.lr": [1e-3]}, stop="median")
     marker = Path(config.run.dir) / "setting=0" / "stopped.json"
     storage.write_json(str(marker), {"epoch": 1, "score": 0.4, "median": 0.5})

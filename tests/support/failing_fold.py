@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch.distributed as dist
 
 from momkd_ray import storage
@@ -27,7 +28,7 @@ from momkd_ray.train.task import FoldTask
 from support.fold_tasks import GeneratedBags, fold_task
 
 STEPS_AN_EPOCH = 4
-EXCESSIVE_BYTES = 8 * 2**30
+CHUNK_BYTES = 2**28
 
 
 def steps_done(location: str) -> int:
@@ -60,10 +61,16 @@ class Failures:
                 if kind == "killed":
                     os.kill(os.getpid(), signal.SIGKILL)
                 if kind == "memory":
-                    too_much = np.ones(EXCESSIVE_BYTES, np.uint8)
-                    time.sleep(60)  # Ray's memory monitor ends this process before
-                    raise MemoryError(f"{too_much.nbytes} bytes were granted")
+                    self._take_memory()
         self._wait_for_more()
+
+    def _take_memory(self) -> None:
+        """Takes ever more memory, slowly enough for Ray's memory monitor to end this process before all is taken."""
+        taken = []
+        for _ in range(psutil.virtual_memory().available * 9 // 10 // CHUNK_BYTES):
+            taken.append(np.ones(CHUNK_BYTES, np.uint8))
+            time.sleep(0.1)
+        raise MemoryError(f"{len(taken) * CHUNK_BYTES} bytes were granted")
 
     def _wait_for_more(self) -> None:
         """Waits while the test asks for more workers and this one is still the only one."""

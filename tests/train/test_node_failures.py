@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from ray._private.services import node_ip_address_from_perspective
 from ray.cluster_utils import Cluster
 from ray.experimental import internal_kv
-from support.failing_fold import EXCESSIVE_BYTES, failing_task
+from support.failing_fold import failing_task
 from support.fold_tasks import GeneratedBags, fold_task
 from support.s3 import FaultyProxy, S3Server
 from support.stores import write_store
@@ -78,16 +79,9 @@ class Machines:
 
 
 def memory_threshold() -> str:
-    """A share of this machine's memory that the worker which takes too much passes, and nobody else.
-
-    Other tests may take 5 GiB more meanwhile, or give 3 GiB back.
-    """
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    total, available = (
-        next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-        for name in ("MemTotal", "MemAvailable")
-    )
-    return f"{(total - available + 0.6 * EXCESSIVE_BYTES) / total:.4f}"
+    """A share of this machine's memory that the worker which takes ever more passes, and other tests do not."""
+    memory = psutil.virtual_memory()
+    return f"{1 - memory.available / 2 / memory.total:.4f}"
 
 
 @pytest.fixture(scope="module")
