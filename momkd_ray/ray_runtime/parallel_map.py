@@ -58,21 +58,7 @@ def parallel_map(
     if not items:
         return
     chunks = [pickle.dumps(items[i : i + chunk]) for i in range(0, len(items), chunk)]
-    slots = int(total_resource("GPU") / gpus if gpus else total_resource("CPU"))
-    n_tasks = max(_TASKS_PER_SLOT * slots, len(chunks) // _MAX_CHUNKS_PER_TASK)
-    n_tasks = min(max(n_tasks, 1), len(chunks))
-    tasks = [{"chunks": chunks[i::n_tasks]} for i in range(n_tasks)]
-    context = ray.data.DataContext.get_current()
-    usual_block_size = context.target_max_block_size
-    try:
-        context.target_max_block_size = 1  # a task hands out each chunk when it is done, not all of them at its end
-        dataset = ray.data.from_items(tasks, override_num_blocks=n_tasks).flat_map(
-            _run_task,
-            fn_kwargs={"function": function, "failure": failure, "arguments": arguments},
-            **({"num_gpus": gpus} if gpus else {"num_cpus": 1}),
-        )
-    finally:
-        context.target_max_block_size = usual_block_size
+    dataset = _results_by_ray_data(function, chunks, failure, gpus, arguments)
     try:
         for row in dataset.iter_rows():
             results, error = pickle.loads(row["results"])
@@ -81,6 +67,29 @@ def parallel_map(
                 raise error
     except (ray.exceptions.RayError, OSError) as error:
         raise as_user_error(failure, error) from error
+
+
+def _results_by_ray_data(
+    function: Callable[..., Any], chunks: Sequence[bytes], failure: str, gpus: float, arguments: Mapping[str, Any]
+) -> Any:
+    """Plans the tasks of Ray Data whose rows are the results of each chunk of items."""
+    import ray
+
+    slots = int(total_resource("GPU") / gpus if gpus else total_resource("CPU"))
+    n_tasks = max(_TASKS_PER_SLOT * slots, len(chunks) // _MAX_CHUNKS_PER_TASK)
+    n_tasks = min(max(n_tasks, 1), len(chunks))
+    tasks = [{"chunks": chunks[i::n_tasks]} for i in range(n_tasks)]
+    context = ray.data.DataContext.get_current()
+    usual_block_size = context.target_max_block_size
+    try:
+        context.target_max_block_size = 1  # a task hands out each chunk when it is done, not all of them at its end
+        return ray.data.from_items(tasks, override_num_blocks=n_tasks).flat_map(
+            _run_task,
+            fn_kwargs={"function": function, "failure": failure, "arguments": arguments},
+            **({"num_gpus": gpus} if gpus else {"num_cpus": 1}),
+        )
+    finally:
+        context.target_max_block_size = usual_block_size
 
 
 def _here(
