@@ -38,10 +38,9 @@ def adopt_unchanged(store: BagStore, slides: pd.DataFrame, layout: Format) -> in
         if store.entries[slide_id]["part"] in present
     ]
     failure = "the feature files could not be compared with the bag store"
-    size_bytes = float(slides.set_index("slide_id")["bytes"].loc[[slide_id for slide_id, _, _ in changed]].sum())
-    work = work_on_files(len(changed), size_bytes)
-    contents = parallel_map(_content, changed, failure, work=work, bag_format=store.format, layout=layout)
     stamps = {slide_id: stamp for slide_id, _, stamp in changed}
+    work = work_on_files(len(changed), float(slides.loc[slides["slide_id"].isin(stamps), "bytes"].sum()))
+    contents = parallel_map(_content, changed, failure, work=work, bag_format=store.format, layout=layout)
     entries = {
         slide_id: store.entries[slide_id] | {"file": stamps[slide_id]}
         for slide_id, sha256 in contents
