@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from momkd_ray import progress
 from momkd_ray.errors import InputError, RunError, as_user_error
 from momkd_ray.ray_runtime.cluster import is_connected, total_resource
 from momkd_ray.ray_runtime.small_work import FIRST_TASKS_S, Work
@@ -50,13 +51,16 @@ def parallel_map(
     Raises:
         InputError, RunError: what a call raised; `RunError` also if Ray could not finish.
     """
-    if not is_connected() or (work and work.saved_by_cluster(int(total_resource("CPU"))) <= FIRST_TASKS_S):
+    if not items:
+        return
+    small = is_connected() and work and work.saved_by_cluster(int(total_resource("CPU"))) <= FIRST_TASKS_S
+    if small:
+        progress.detail(f"{len(items)} items are done by the command itself: tasks of the cluster would begin later")
+    if small or not is_connected():
         yield from _here(function, items, failure, arguments)
         return
     import ray
 
-    if not items:
-        return
     chunks = [pickle.dumps(items[i : i + chunk]) for i in range(0, len(items), chunk)]
     dataset = _results_by_ray_data(function, chunks, failure, gpus, arguments)
     try:
