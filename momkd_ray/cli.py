@@ -23,6 +23,7 @@ from momkd_ray.evaluate.command import evaluate
 from momkd_ray.export.command import export, import_
 from momkd_ray.heatmap.command import heatmap
 from momkd_ray.init_config.command import init
+from momkd_ray.statistics.spread import mean_and_sd
 
 app = typer.Typer(
     help="Train, cross-validate and run MoMKD on Ray.",
@@ -338,7 +339,7 @@ def metrics_table(metrics: dict[str, Any]) -> str:
     lines = [f"{'':<{width}} {'mean +- sd over folds':>22}   {'pooled':>6}   95 % interval"]
     for name, m in metrics.items():
         low, high = m["interval"]
-        spread = f"{m['mean']:.3f} +- {m['sd']:.3f}"
+        spread = mean_and_sd(m["mean"], m["sd"], "+-")
         lines.append(f"{name:<{width}} {spread:>22}   {m['pooled']:>6.3f}   {low:.3f} to {high:.3f}")
     return "\n".join(lines)
 

@@ -52,11 +52,6 @@ def read_table(path: str) -> pd.DataFrame:
     return read_table_file(path).frame()
 
 
-def arrow_table(path: str, text_columns: ColumnsOf | None = None) -> pa.Table:
-    """Reads a table, as `read_table_file`, for Arrow."""
-    return read_table_file(path, text_columns).table
-
-
 def read_table_file(path: str, text_columns: ColumnsOf | None = None, *, repeated_columns: bool = False) -> TableFile:
     """Reads a table, local or `s3://`, in the format of its suffix, unpacked if it is compressed.
 

@@ -95,7 +95,7 @@ class Row:
         label_fraction, omics_fraction: that it was trained with.
         seeds: of its runs.
         fold_aucs: test AUC of each seed (rows) and fold (columns).
-        mean, sd: over folds and seeds.
+        mean, sd: over folds and seeds; no sd of one fold with one seed.
         pooled, interval: mean over seeds of the AUC of all folds' patients together, with its bootstrap interval over
             patients and seeds.
         difference: to the reference; None for the reference itself.
@@ -113,7 +113,7 @@ class Row:
     seeds: list[int]
     fold_aucs: list[list[float]]
     mean: float
-    sd: float
+    sd: float | None
     pooled: float
     interval: Interval
     difference: Difference | None
@@ -322,7 +322,7 @@ def _row(model: _Model, pooled: float, interval: Interval, difference: Differenc
         seeds=[entry.seed for entry in model.entries],
         fold_aucs=model.fold_aucs,
         mean=float(values.mean()),
-        sd=float(values.std(ddof=1)) if values.size > 1 else 0.0,
+        sd=float(values.std(ddof=1)) if values.size > 1 else None,
         pooled=pooled,
         interval=interval,
         difference=difference,

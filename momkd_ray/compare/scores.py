@@ -38,7 +38,7 @@ class ScoreFigure:
 
     Attributes:
         folds: its value of each seed (rows) and fold (columns).
-        mean, sd: of the test patients, over folds and seeds.
+        mean, sd: of the test patients, over folds and seeds; no sd of one fold with one seed.
         pooled, interval: mean over seeds of the metric of all folds' patients together, with its bootstrap interval
             over patients and seeds.
         difference, difference_interval, p, p_holm: to the reference, by the paired bootstrap, corrected by Holm over
@@ -47,7 +47,7 @@ class ScoreFigure:
 
     folds: Sequence[Sequence[float]]
     mean: float
-    sd: float
+    sd: float | None
     pooled: float
     interval: tuple[float, float]
     difference: float | None = None
@@ -76,7 +76,7 @@ def score_figures(
             own = ScoreFigure(
                 folds=model.folds[name],
                 mean=float(values.mean()),
-                sd=float(values.std(ddof=1)) if values.size > 1 else 0.0,
+                sd=float(values.std(ddof=1)) if values.size > 1 else None,
                 pooled=bootstrap.auc[label],
                 interval=bootstrap.interval(label),
             )

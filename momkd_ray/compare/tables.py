@@ -12,6 +12,7 @@ from typing import Any
 from momkd_ray.compare.leaderboard import Leaderboard, Row
 from momkd_ray.compare.scores import ScoreFigure
 from momkd_ray.crossval.progress_callback import format_setting
+from momkd_ray.statistics.spread import mean_and_sd
 
 HEADER = (
     "model",
@@ -73,7 +74,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _number_cells(row: Row, scores: Mapping[str, ScoreFigure]) -> tuple[str, ...]:
     spearman = scores["spearman"]
-    cells = [f"{spearman.mean:.3f} ± {spearman.sd:.3f}"]
+    cells = [mean_and_sd(spearman.mean, spearman.sd)]
     for name, figure in scores.items():
         cells.append(f"{figure.pooled:.3f} [{figure.interval[0]:.3f}, {figure.interval[1]:.3f}]")
         interval = figure.difference_interval
@@ -83,7 +84,7 @@ def _number_cells(row: Row, scores: Mapping[str, ScoreFigure]) -> tuple[str, ...
         cells.append(compared)
         if name == "spearman":
             cells.append("" if figure.p_holm is None else f"{figure.p_holm:.3f}")
-    return (*cells, f"{row.mean:.3f} ± {row.sd:.3f}")
+    return (*cells, mean_and_sd(row.mean, row.sd))
 
 
 def _accuracy_cells(row: Row) -> tuple[str, ...]:
@@ -97,7 +98,7 @@ def _accuracy_cells(row: Row) -> tuple[str, ...]:
             "" if difference.delong_p_holm is None else f"{difference.delong_p_holm:.3f}",
         )
     return (
-        f"{row.mean:.3f} ± {row.sd:.3f}",
+        mean_and_sd(row.mean, row.sd),
         f"{row.pooled:.3f} [{row.interval[0]:.3f}, {row.interval[1]:.3f}]",
         *compared,
     )

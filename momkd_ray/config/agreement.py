@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from momkd_ray.config.model_names import DEFAULT_MODEL, OMICS_MODELS
+from momkd_ray.config.model_names import DEFAULT_MODEL, OMICS_MODELS, ONE_WORKER_MODELS
 
 if TYPE_CHECKING:
     from momkd_ray.config.load import Config
@@ -19,6 +19,7 @@ def disagreement(config: Config) -> str:
     checks: dict[tuple[str, ...], Callable[[Config], str]] = {
         ("train.bags_per_step",): _bags_for_every_worker,
         ("model.name",): _omics_for_the_model,
+        ("model.name", "cluster.workers"): _one_worker_for_the_model,
         ("model.name", "model.pooling", "model.attention", "model.graph"): _pooling_with_attention_and_graph,
         ("model.name", "memory.components", "memory.init_patches"): _patches_for_every_component,
     }
@@ -46,6 +47,16 @@ def _omics_for_the_model(config: Config) -> str:
     return (
         f"model.name is {name}, which learns from omics, but cohort.omics is null: name the table of omics, or set "
         f"model.name to {DEFAULT_MODEL}, which trains without"
+    )
+
+
+def _one_worker_for_the_model(config: Config) -> str:
+    name = config.model.name
+    if name not in ONE_WORKER_MODELS or config.cluster.most_workers == 1:
+        return ""
+    return (
+        f"model.name is {name}, which contrasts the bags of a step with each other, which must be on one worker: "
+        "set cluster.workers to 1"
     )
 
 

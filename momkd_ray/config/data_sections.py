@@ -219,11 +219,6 @@ class CohortConfig(Section):
             raise ValueError("the classes of a regression are not known before its clinical table is read")
         return tuple("+".join(self.labels_of(y)) for y in range(2))
 
-    @property
-    def has_order(self) -> bool:
-        """Whether there are more than two classes, and in an order."""
-        return self.ordered and len(self.class_names) > 2
-
     def labels_of(self, y: int) -> tuple[str, ...]:
         """Returns the labels, cut-offs or `rest` of a class by its number."""
         if self.classes is not None:

@@ -26,5 +26,8 @@ DEFAULT_MODEL = "momkd"
 OMICS_MODELS = ("soft_labels", "batch_alignment", "omics_only", "late_fusion")
 """Those that cannot be trained without omics."""
 
+ONE_WORKER_MODELS = ("batch_alignment",)
+"""Those whose loss of a bag depends on the other bags of its step, which must therefore be on one worker."""
+
 COMPONENT_MOMKD = "momkd_ray.model.component_momkd:ComponentMoMKD"
 """The class of `momkd` where `model.pooling` is `components`."""

@@ -13,7 +13,7 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.bags.layers import choose_layer
-from momkd_ray.crossval.early_checks import check_memory_sizes
+from momkd_ray.crossval.early_checks import check_training_bags
 from momkd_ray.crossval.evaluate import summarise
 from momkd_ray.crossval.fold_result import FoldResult
 from momkd_ray.crossval.median_stopping import SettingScores, read_stop_decisions
@@ -94,7 +94,7 @@ def train_folds(
         progress.info(f"{done} of {total} folds are finished already and are kept")
     if not left:
         return
-    check_memory_sizes(inputs, search.settings, folds)
+    check_training_bags(inputs, search.settings, folds)
     if own_cluster:
         concurrent_folds(inputs.config.cluster, own=True)
     elif note := missing_resources_note(inputs.config.cluster):

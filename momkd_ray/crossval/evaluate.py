@@ -86,7 +86,7 @@ def summarise(
     """Computes the figures of metrics.json; they do not depend on the order of folds or patients.
 
     Args:
-        results: of two or more folds.
+        results: of the folds; one of a fixed split.
         pooled: predictions of all folds, one row per patient and fold in which it was tested, as `evaluate_fold`
             returns them. Pooled metrics are of the patients of `pool_patients`.
         classes: names of the negative and the positive class.
@@ -94,12 +94,12 @@ def summarise(
         ordered: whether more than two classes are in an order.
 
     Returns:
-        `metrics`: for each metric `mean` and `sd` (of a sample, n - 1) over folds, `pooled`, `interval` (95 %, see
-        `bootstrap_intervals`) and `folds`; `counts`: tested patients, in total and of each class; `folds`: every
-        `FoldResult`.
+        `metrics`: for each metric `mean` and `sd` (of a sample, n - 1; None of one fold) over folds, `pooled`,
+        `interval` (95 %, see `bootstrap_intervals`) and `folds`; `counts`: tested patients, in total and of each class;
+        `folds`: every `FoldResult`.
 
     Raises:
-        InputError: there are fewer than two folds, or the predictions are not those of the folds.
+        InputError: a fold is there twice, or the predictions are not those of the folds.
     """
     results = sorted(results, key=lambda result: result.fold)
     _check_pooled(results, pooled)
@@ -159,8 +159,8 @@ def pool_patients(predictions: pd.DataFrame, thresholds: Mapping[int, float], cl
 
 def _check_pooled(results: list[FoldResult], pooled: pd.DataFrame) -> None:
     folds = [result.fold for result in results]
-    if len(folds) < 2 or len(set(folds)) < len(folds):
-        raise InputError(f"the folds {folds} cannot be summarised: two or more different folds are needed")
+    if len(set(folds)) < len(folds):
+        raise InputError(f"the folds {folds} cannot be summarised: each may be there once")
     twice = pooled[pooled.duplicated(["patient_id", "fold"])]
     if len(twice):
         patient, fold = twice["patient_id"].iloc[0], twice["fold"].iloc[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from momkd_ray.crossval.evaluate import evaluate_fold
 from momkd_ray.crossval.fold_result import FoldResult
 from momkd_ray.crossval.score_evaluate import with_scores
 from momkd_ray.crossval.teacher import cross_fitted_targets
+from momkd_ray.crossval.training_bags import patients_to_learn_omics_of, training_bags
 from momkd_ray.errors import InputError, RunError, diverged_error_within
 from momkd_ray.model.bundle import BundleCard, save_bundle
 from momkd_ray.model.expected_score import ExpectedScore
@@ -103,7 +104,7 @@ def _records_divergence(inputs: RunInputs, task: FoldTask, error: Exception) -> 
 
 def _refit_task(inputs: RunInputs, task: FoldTask) -> tuple[FoldTask, GeneTransform | None]:
     """Returns the task whose training patients are the fold's training and validation patients, and its genes."""
-    bags = task.bags.assign(role=task.bags["role"].replace("val", "train"))
+    bags = training_bags(inputs, task.config, task.fold, refit=True)
     directory = task.directory.refit
     genes, omics, targets = _fit_fold_genes(inputs, task.config, bags, directory, task.fold)
     final = replace(task, bags=bags, omics=omics, targets=targets, genes=_width(genes), location=directory.location)
@@ -120,7 +121,7 @@ def fold_task(
     """Returns the task for the workers of a fold, and the genes selected on its training patients (None: no omics)."""
     config = inputs.config.with_settings(values)
     directory = inputs.fold_directory(fold, setting)
-    bags = with_fraction(inputs.fold_bags(fold), config, fold)
+    bags = training_bags(inputs, config, fold)
     genes, omics, targets = _fit_fold_genes(inputs, config, bags, directory, fold)
     task = FoldTask(
         config=config,
@@ -156,17 +157,10 @@ def _fit_fold_genes(
                 f"model.name is {config.model.name}, which learns from omics, but cohort.omics is null: name the table"
             )
         return None, {}, {}
-    training = sorted(set(bags.loc[bags["role"] == "train", "patient_id"]))
-    if config.omics.fraction < 1:
-        having_omics = [patient for patient in training if patient in omics.index]
-        training = _first_share(having_omics, config.omics.fraction, "omics", config, fold)
-        if not training:
-            return None, {}, {}
+    if config.omics.fraction == 0:
+        return None, {}, {}
+    training = patients_to_learn_omics_of(bags, omics.index, config, fold)
     with_omics = omics.loc[omics.index.isin(training)]
-    if with_omics.empty:
-        raise InputError(
-            f"no training patient of {directory.location} has omics; set cohort.omics to null to train without omics"
-        )
     y_N, families = inputs.cohort.patients["y"].loc[with_omics.index].to_numpy(), inputs.cohort.gene_families
     if storage.exists(directory.genes):
         genes = GeneTransform.load(directory.genes)
@@ -183,24 +177,6 @@ def _fit_fold_genes(
         tested = bags.loc[bags["role"] != "train", "patient_id"]
         with_omics = omics.loc[omics.index.isin([*training, *tested])]
     return genes, dict(zip(with_omics.index, genes.apply(with_omics), strict=True)), targets
-
-
-def with_fraction(bags: pd.DataFrame, config: Config, fold: int) -> pd.DataFrame:
-    """Leaves `train.fraction` of each class's training patients in, drawn by the seed."""
-    if config.train.fraction == 1:
-        return bags
-    trains = bags["role"] == "train"
-    kept: list[str] = []
-    for _, of_class in bags[trains].groupby("y"):
-        patients = sorted(set(of_class["patient_id"]))
-        kept += _first_share(patients, config.train.fraction, "labels", config, fold) or patients[:1]
-    return bags[~trains | bags["patient_id"].isin(kept)].reset_index(drop=True)
-
-
-def _first_share(patients: Sequence[str], share: float, purpose: str, config: Config, fold: int) -> list[str]:
-    """Draws a share of the patients; a smaller share of the same seed is part of a larger one."""
-    ordered = sorted(patients, key=lambda patient: derive_seed(purpose, config.train.seed, fold, patient))
-    return sorted(ordered[: round(share * len(patients))])
 
 
 def _expected_scores(task: FoldTask, final: FoldTask) -> dict[str, ExpectedScore]:

@@ -61,14 +61,15 @@ def summarise_metrics(
         intervals: theirs.
 
     Returns:
-        For each metric `mean` and `sd` (of a sample, n - 1) over folds, `pooled`, `interval` and the `folds`' values.
+        For each metric `mean` and `sd` (of a sample, n - 1; None of one fold) over folds, `pooled`, `interval` and the
+        `folds`' values.
     """
     summaries = {}
     for name in names:
         values = [result.test_scores[name] for result in results]
         summaries[name] = {
             "mean": float(np.mean(values)),
-            "sd": float(np.std(values, ddof=1)),
+            "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
             "pooled": pooled[name],
             "interval": list(intervals[name]),
             "folds": values,

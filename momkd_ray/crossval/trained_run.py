@@ -33,7 +33,8 @@ class TrainedRun:
         train_prevalence: mean over folds of the share of positive training patients.
         shifts: of each fold, from the prevalence of balanced sampling to that of training; the identity if sampling was
             not balanced.
-        validation: one row per fold and validation patient: `fold, patient_id, y, p`, predicted by that fold's model.
+        validation: one row per fold and validation patient: `fold, patient_id, y, p`, predicted by that fold's model as
+            it was before the refit, if there was one.
         patients: every patient of the run's folds.
         fingerprint: of the run.
     """

@@ -56,6 +56,7 @@ class MILModel(nn.Module, ABC):
         needs_omics_to_predict: whether validation and test patients' omics are read too (upper references).
         needs_bag_means: whether `prepare` needs the mean feature of every training bag.
         recordable: whether a step works on padded batches and can be recorded as a CUDA graph.
+        contrasts_bags: whether a bag's loss depends on the other bags of its step, which then share one pass.
         uses_teacher: whether the losses follow the batch's targets, so that a cross-fitted teacher may set them.
         full_precision: whether features must reach the model in float32.
         numbers_per_thread: of features in a pass, from which another thread pays.
@@ -74,6 +75,7 @@ class MILModel(nn.Module, ABC):
     needs_omics_to_predict: ClassVar[bool] = False
     needs_bag_means: ClassVar[bool] = False
     recordable: ClassVar[bool] = False
+    contrasts_bags: ClassVar[bool] = False
     uses_teacher: ClassVar[bool] = False
     full_precision: ClassVar[bool] = False
     numbers_per_thread: ClassVar[int] = 2**17

@@ -29,6 +29,7 @@ from momkd_ray.report.sections import shared_sections
 from momkd_ray.run.finished import pair
 from momkd_ray.run.layout import RunDirectory
 from momkd_ray.statistics.calibration import brier, calibration_intercept, calibration_slope, scaled_brier
+from momkd_ray.statistics.spread import mean_and_sd
 
 _METRIC_NAMES = {
     "auc": "AUC",
@@ -66,6 +67,7 @@ def write_report(run_dir: str, compared: str | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["mean_and_sd"] = mean_and_sd
     page = environment.get_template(CLASSES_TEMPLATE if several else "page.html.jinja").render(content)
     write_drawings([one for one in content["drawings"].values() if one is not None], directory.figures)
     wrong = wrong_classes(run) if several else wrong_calls(run)

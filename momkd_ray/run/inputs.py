@@ -10,7 +10,6 @@ from momkd_ray import storage
 from momkd_ray.bags.shared_bags import BagSource, JointBags
 from momkd_ray.bags.store import BagStore
 from momkd_ray.cohort.cohort import Cohort
-from momkd_ray.cohort.fold_checks import trained_patients
 from momkd_ray.cohort.folds import FoldPlan
 from momkd_ray.config.load import Config
 from momkd_ray.run.layout import FoldDirectory, RunDirectory
@@ -77,5 +76,4 @@ class RunInputs:
         if "number" in self.cohort.patients:
             bags["number"] = self.cohort.patients["number"].loc[bags["patient_id"]].to_numpy()
         bags["role"] = self.plan.roles(fold).reindex(bags["patient_id"], fill_value="").to_numpy()
-        trains = bags["patient_id"].isin(trained_patients(self.config, self.cohort, self.plan, fold))
-        return bags[(bags["role"] != "") & (trains | (bags["role"] != "train"))].reset_index(drop=True)
+        return bags[bags["role"] != ""].reset_index(drop=True)

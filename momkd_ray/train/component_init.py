@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,18 +60,19 @@ def initialise_components(model: ComponentMoMKD, data: FoldData) -> None:
     ridge: Any = None
     if collective.rank == 0:
         target_N = np.array([data.target(index) for index in range(len(scaled_NKD))])
-        ridge = _fit_ridge(scaled_NKD.reshape(len(scaled_NKD), -1).astype(np.float64), target_N)
+        x_NF = scaled_NKD.reshape(len(scaled_NKD), -1).astype(np.float64)
+        ridge = _fit_ridge(x_NF, target_N, data.by_role["train"].patients)
     model.set_classifier(from_rank_0(collective, ridge))
     start_KS = _mean_projection(model, torch.from_numpy(scaled_NKD)) if collective.rank == 0 else None
     start_KS = from_rank_0(collective, start_KS).to(model.mean_KD.device)
     model.memory.initialise(start_KS.expand(len(model.memory.raw_YKS), -1, -1))
 
 
-def _fit_ridge(x_NF: Doubles, target: Doubles) -> AnyRidgeFit:
+def _fit_ridge(x_NF: Doubles, target: Doubles, patients: Sequence[str]) -> AnyRidgeFit:
     """Fits the targets of two classes (N,) or of more (N, Y)."""
     if target.ndim == 1:
-        return fit_ridge(x_NF, target)
-    return fit_classes_ridge(x_NF, target)
+        return fit_ridge(x_NF, target, patients)
+    return fit_classes_ridge(x_NF, target, patients)
 
 
 def _sample_patches(data: FoldData, patches: int) -> np.ndarray:

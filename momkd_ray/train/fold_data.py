@@ -74,6 +74,7 @@ class FoldData:
         device: the worker's device.
         graph: whether the model reads the patch graph.
         omics_to_predict: whether it reads the omics of the patients that it predicts.
+        whole_steps: whether all bags of a step share one pass.
     """
 
     def __init__(
@@ -84,9 +85,10 @@ class FoldData:
         *,
         graph: bool = True,
         omics_to_predict: bool = False,
+        whole_steps: bool = False,
     ) -> None:
         self.task, self.config, self.collective, self.device = task, task.config, collective, device
-        self.graph, self.omics_to_predict = graph, omics_to_predict
+        self.graph, self.omics_to_predict, self.whole_steps = graph, omics_to_predict, whole_steps
         self.transfer = Transfer(device)
         self.by_role = {role: RoleBags.of(task.bags, role) for role in ROLES}
         self._stream: BagStream | None = None
@@ -204,6 +206,8 @@ class FoldData:
 
     def _passes(self, draws: Step) -> list[Step]:
         """Groups draws into those of each forward pass."""
+        if self.whole_steps:
+            return [list(draws)]
         patches = [self.by_role["train"].patches[draw.bag] for draw in draws]
         return [[draws[i] for i in group] for group in micro_batches(patches, self.config.train.patches_per_pass)]
 

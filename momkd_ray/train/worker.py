@@ -137,7 +137,11 @@ class FoldTraining:
         torch.manual_seed(derive_seed("weights", config.train.seed, task.fold) % 2**63)
         sizes = {"width": task.width, "genes": task.genes, "classes": task.classes}
         model = build_model(config.model, config.memory, config.loss, **sizes)
-        reads = {"graph": reads_graph(model), "omics_to_predict": model.needs_omics_to_predict}
+        reads = {
+            "graph": reads_graph(model),
+            "omics_to_predict": model.needs_omics_to_predict,
+            "whole_steps": model.contrasts_bags,
+        }
         self.data = FoldData(task, collective, self.device, **reads)
         self.stepper = Stepper(model, config.train, collective, self.device)
         self.predict_batch = CudaGraphCache(lambda batch: self.model.predict(batch)[0], self.device, model)

@@ -18,9 +18,10 @@ from support.runs import changed, crossval, inputs_of
 from momkd_ray import storage
 from momkd_ray.bags.bag_rows import rows_table
 from momkd_ray.bags.shared_bags import SharedBags, share_bags
+from momkd_ray.cli import metrics_table
 from momkd_ray.config.load import Config
 from momkd_ray.crossval.cross_validate import choose_settings, cross_validate_inputs, train_folds
-from momkd_ray.crossval.fold import fold_task
+from momkd_ray.crossval.early_checks import check_training_bags
 from momkd_ray.errors import InputError, input_error_within
 from momkd_ray.model.bundle import load_bundle
 from momkd_ray.predict.ensemble import check_ensemble, predict_folder
@@ -215,6 +216,26 @@ def test_a_bag_that_the_object_store_has_lost_is_read_from_the_store(
     assert not shared._opened_blocks
 
 
+def test_a_fixed_split_is_one_fold_without_a_standard_deviation(
+    tiny_config: Config, ray_cluster: Connection, tmp_path: Path
+) -> None:
+    patients = open_cohort(tiny_config, ProgressReporter()).patients
+    parts = patients.assign(split=["train"] * len(patients))
+    for value in parts["y"].unique():
+        own = parts.index[parts["y"] == value]
+        parts.loc[own[:2], "split"], parts.loc[own[2:6], "split"] = "val", "test"
+    parts[["split"]].rename_axis("PATIENT").to_csv(tmp_path / "split.csv")
+    metrics = crossval(
+        changed(tiny_config, folds__file=str(tmp_path / "split.csv"), folds__column="split", train__epochs=1)
+    )
+    assert metrics["counts"]["patients"] == (parts["split"] == "test").sum() == 8
+    assert metrics["metrics"]["auc"]["sd"] is None and len(metrics["metrics"]["auc"]["folds"]) == 1
+    assert "±" not in metrics_table(metrics["metrics"]) and "nan" not in metrics_table(metrics["metrics"])
+    report = Path(write_report(tiny_config.run.dir)).read_text()
+    value = f"{metrics['metrics']['auc']['mean']:.3f}"
+    assert f"<td>{value}</td>" in report and "nan" not in report.lower().replace("nano", "")
+
+
 @pytest.mark.slow
 def test_all_slides_of_a_patient_may_be_one_bag(tiny_config: Config, ray_cluster: Connection, tmp_path: Path) -> None:
     config = changed(tiny_config, cohort__bag="patient", train__epochs=1)
@@ -236,16 +257,6 @@ def test_all_slides_of_a_patient_may_be_one_bag(tiny_config: Config, ray_cluster
     ).set_index("patient_id")
     assert (predicted["p_positive"][tested.index] - tested["p_positive"]).abs().max() < 2e-3
     assert len(predicted) > len(owners), "also of patients who have no label"
-
-
-def test_patients_without_omics_may_be_left_out_of_training_alone(tiny_config: Config, ray_cluster: Connection) -> None:
-    inputs = inputs_of(changed(tiny_config, omics__missing="keep"))
-    kept = inputs.fold_bags(0)
-    dropped = replace(inputs, config=changed(tiny_config, omics__missing="drop")).fold_bags(0)
-    assert inputs.cohort.omics is not None
-    without = ~kept["patient_id"].isin(inputs.cohort.omics.index) & (kept["role"] == "train")
-    assert without.any()
-    pd.testing.assert_frame_equal(dropped, kept[~without].reset_index(drop=True))
 
 
 @pytest.mark.slow
@@ -291,8 +302,8 @@ def test_a_fold_whose_training_patients_have_no_omics_is_refused(tiny_config: Co
     roles = inputs.plan.roles(0)
     untaught = inputs.cohort.omics[inputs.cohort.omics.index.map(roles) != "train"]
     inputs = replace(inputs, cohort=replace(inputs.cohort, omics=untaught))
-    with pytest.raises(InputError, match="no training patient"):
-        fold_task(inputs, 0, 0, {})
+    with pytest.raises(InputError, match="^fold 0 trains on no patient of class 'negative' or 'positive' that"):
+        check_training_bags(inputs, [{}], [0])
 
 
 def test_bad_input_is_found_inside_what_ray_train_raises() -> None:

@@ -18,7 +18,7 @@ from momkd_ray import storage
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.config.dotted_keys import dotted_keys
 from momkd_ray.config.load import Config, load_config
-from momkd_ray.config.model_names import MODELS, OMICS_MODELS
+from momkd_ray.config.model_names import MODELS, OMICS_MODELS, ONE_WORKER_MODELS
 from momkd_ray.config.sections import ModelConfig
 from momkd_ray.crossval import early_checks
 from momkd_ray.crossval.early_checks import check_own_machine
@@ -50,6 +50,7 @@ def test_every_key_that_a_message_asks_to_set_exists() -> None:
         (["train.bags_per_step=1", "cluster.workers=2"], ["train.bags_per_step", "cluster.workers"]),
         (["train.bags_per_step=3", "cluster.workers=[2, 8]"], ["train.bags_per_step"]),
         (["cohort.omics=null", "model.name=late_fusion"], ["model.name"]),
+        (["model.name=batch_alignment", "train.bags_per_step=2", "cluster.workers=2"], ["cluster.workers"]),
         (["memory.components=9", "memory.init_patches=8"], ["memory.init_patches", "memory.components"]),
     ],
 )
@@ -75,9 +76,11 @@ def test_a_search_is_checked_with_its_values_alone(tiny_config: Config, tmp_path
     load_config(path, [*workers, "search={train.bags_per_step: [1, 4]}"], trains=False)
 
 
-def test_the_models_that_need_omics_are_known_without_pytorch() -> None:
+def test_the_models_that_need_omics_or_a_single_worker_are_known_without_pytorch() -> None:
     names = [name for name in MODELS if model_class(ModelConfig(name=name)).uses_omics and name != "momkd"]
     assert sorted(names) == sorted(OMICS_MODELS)
+    alone = [name for name in MODELS if model_class(ModelConfig(name=name)).contrasts_bags]
+    assert sorted(alone) == sorted(ONE_WORKER_MODELS)
 
 
 def test_a_machine_that_is_too_small_is_told_before_ray_starts(

@@ -61,3 +61,13 @@ def test_two_workers_give_what_one_gives(name: str, tmp_path: Path) -> None:
     in_processes(trained, 2, 2, str(tmp_path), name)
     one, two = (pd.read_parquet(tmp_path / f"workers-{n}" / "test_slides.parquet") for n in (1, 2))
     pd.testing.assert_frame_equal(one, two, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["batch_alignment", "clam_sb"])
+def test_the_memory_given_to_a_pass_changes_nothing(name: str, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    for limit in (1, 10**9):
+        task = peer_task(tmp_path / str(limit), name, dropout=0.3, patches_per_pass=limit)
+        train_loop_per_worker({"task": task, "report": lambda m: None})
+    one, all_of_a_step = (pd.read_parquet(tmp_path / str(limit) / "test_slides.parquet") for limit in (1, 10**9))
+    pd.testing.assert_frame_equal(one, all_of_a_step, atol=1e-5, rtol=1e-4)

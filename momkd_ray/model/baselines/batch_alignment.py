@@ -15,7 +15,7 @@ from momkd_ray.model.baselines.omics_classifier import OmicsClassifier, scatter_
 from momkd_ray.model.baselines.slide_classifier import SlideOutput
 from momkd_ray.model.dropout import Layers
 
-TEMPERATURE = 0.1  # of the contrast between the bags of a pass
+TEMPERATURE = 0.1  # of the contrast between the bags of a step
 ALIGN_WEIGHT, OMICS_WEIGHT = 0.2, 0.2
 
 
@@ -32,15 +32,15 @@ class BatchAlignment(GatedABMIL):
     """Gated attention pooling whose slide feature is drawn to the patient's omics feature of the same batch.
 
     Slide and omics are projected to unit vectors w and r. A bag's alignment is `1 - <w, r>` and, with the other bags
-    that have omics in the same pass as its negatives, the symmetric InfoNCE loss (van den Oord et al. 2018, arXiv
-    1807.03748, equation 4). The omics branch learns its own classification. The negatives depend on the bags that share
-    a pass, hence on `train.bags_per_step`, `train.patches_per_pass` and the number of workers; of one bag there are
-    none. Predictions do not.
+    that have omics in the same step as its negatives, the symmetric InfoNCE loss (van den Oord et al. 2018, arXiv
+    1807.03748, equation 4). The omics branch learns its own classification. All bags of a step share one pass, whatever
+    `train.patches_per_pass`, and one worker; of a step of one bag there are no negatives.
     """
 
     loss_names = ("ce", "align", "omics", "total")
     omics_loss_names = ("align", "omics")
     uses_omics = True
+    contrasts_bags = True
 
     def __init__(
         self, model: ModelConfig, memory: MemoryConfig, loss: LossConfig, *, width: int, genes: int, classes: int = 2
