@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -77,6 +78,15 @@ class FileFaultError(InputError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+@contextmanager
+def faults_of_table(path: str) -> Iterator[None]:
+    """Adds the table's path to input errors raised within the block."""
+    try:
+        yield
+    except InputError as error:
+        raise FaultsError(str(error), error.faults if isinstance(error, FaultsError) else (), path) from error
 
 
 def faults_table(faults: Iterable[Fault]) -> pd.DataFrame:

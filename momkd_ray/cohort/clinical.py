@@ -16,6 +16,7 @@ from momkd_ray.cohort.slide_labels import (
     patient_label,
     rows_of_neither,
 )
+from momkd_ray.cohort.spellings import column_of_persons, same_but, spelt_alike
 from momkd_ray.cohort.table_files import TableFile, blank_cell, data_rows, require_columns, rows_by_value, texts
 from momkd_ray.cohort.understood import Understood
 from momkd_ray.config.sections import CohortConfig
@@ -61,10 +62,12 @@ def read_clinical(
 ) -> ClinicalTable:
     """Reads the clinical table; a patient may have several rows if all of them agree.
 
+    A patient whose identifier another row spells otherwise is a fault: they may be one person.
+
     Args:
         settings: the configuration's `cohort` section.
         site: `folds.site`, a column, or None.
-        file: the table.
+        file: the table, as `one_name_a_patient` returns it.
         column: its column of patients.
         labels: the rows that have the label; by default this table's.
 
@@ -83,13 +86,13 @@ def read_clinical(
     rows_of, blank = rows_by_value(frame[column])
     # in a table that is also the table of slides, a row without a patient is reported as a fault of the slide
     faults = [_blank_patient(path, column, row) for row in blank if settings.slides is not None]
-    site_of_row = texts(frame[site]) if site else []
+    rows = _Rows(path, column, rows_of, site, texts(frame[site]) if site else [])
     try:
         labelling = sort_labels(settings, Counter(label for label in labels.labels if label is not None), labels.path)
     except InputError as error:
         recoded = next((entry.what for entry in file.understood if "Windows-1252" in entry.what), "")
         raise InputError(f"{error}; {recoded}: save it as UTF-8 if letters are wrong" if recoded else error) from error
-    sorted_out = _sorted_out(settings, labels, labelling, path, rows_of, site or "", site_of_row)
+    sorted_out = _sorted_out(settings, labels, labelling, rows)
     faults += sorted_out.faults
     understood = [*file.understood, *labels.understood, *labelling.understood]
     understood += of_both_classes(settings, labels, sorted_out.both, labelling.y)
@@ -112,6 +115,17 @@ def read_clinical(
 
 
 @dataclass(frozen=True)
+class _Rows:
+    """The rows of the clinical table: those of each patient, and the site of each."""
+
+    path: str
+    column: str
+    rows_of: Mapping[str, Sequence[int]]
+    site: str | None
+    site_of_row: Sequence[str | None]
+
+
+@dataclass(frozen=True)
 class _Patients:
     """What was found about each patient; `both` are those with slides of both classes."""
 
@@ -122,25 +136,19 @@ class _Patients:
     faults: list[Fault] = field(default_factory=list)
 
 
-def _sorted_out(
-    settings: CohortConfig,
-    labels: LabelRows,
-    labelling: Labelling,
-    path: str,
-    rows_of: Mapping[str, Sequence[int]],
-    site: str,
-    site_of_row: Sequence[str | None],
-) -> _Patients:
+def _sorted_out(settings: CohortConfig, labels: LabelRows, labelling: Labelling, table: _Rows) -> _Patients:
     """Finds the label and, of patients in the study, the site of every patient, or the fault of its rows."""
     found = _Patients()
-    for patient, rows in sorted(rows_of.items()):
+    path, site, site_of_row = table.path, table.site or "", table.site_of_row
+    otherwise = _spelt_otherwise(settings, labels, labelling, table)
+    for patient, rows in sorted(table.rows_of.items()):
         own = patient_label(settings, labels, patient, labelling.y, labelling.numbers)
         its_sites = [site_of_row[row - 1] for row in rows] if site and own.label in labelling.y else []
         if word := _no_number(settings, labels, patient, labelling):
             found.faults.append(_fault(labels.path, patient, "not a number", word))
         elif own.fault:
             found.faults.append(_fault(labels.path, patient, "duplicated", own.fault))
-        elif differ := differing(site, rows, its_sites):
+        elif differ := otherwise.get(patient) or differing(site, rows, its_sites):
             found.faults.append(_fault(path, patient, "duplicated", differ))
         elif None in its_sites:
             what = f"has no '{site}' ({data_rows(rows)}): fill it in, or leave folds.site out"
@@ -154,6 +162,34 @@ def _sorted_out(
             if its_sites:
                 found.sites[patient] = str(its_sites[0])
     return found
+
+
+def _spelt_otherwise(settings: CohortConfig, labels: LabelRows, labelling: Labelling, table: _Rows) -> dict[str, str]:
+    """Describes the patients whom another row may spell otherwise, if one of these is in the study."""
+    persons = column_of_persons(settings, table.site, table.column)
+    studied = {
+        patient
+        for patient in table.rows_of
+        if any(labels.labels[row - 1] in labelling.y for row in labels.rows_of.get(patient, ()))
+    }
+    if persons == table.column:
+        return {
+            patient: f"({data_rows(table.rows_of[patient])}) is {same_but(patient, group, table.rows_of)}"
+            for patient, group in spelt_alike(table.rows_of).items()
+            if not studied.isdisjoint(group)
+        }
+    if persons is None:
+        return {}
+    rows_of: dict[str, list[int]] = {}
+    for row in sorted(row for patient in studied for row in table.rows_of[patient]):
+        if (name := table.site_of_row[row - 1]) is not None:
+            rows_of.setdefault(name, []).append(row)
+    alike = spelt_alike(rows_of)
+    return {
+        patient: f"has the '{persons}' '{name}', {same_but(name, alike[name], rows_of)}"
+        for patient in studied
+        if (name := table.site_of_row[table.rows_of[patient][0] - 1]) in alike
+    }
 
 
 def _no_number(settings: CohortConfig, labels: LabelRows, patient: str, labelling: Labelling) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +21,7 @@ from momkd_ray.cohort.omics import OmicsTable, read_omics
 from momkd_ray.cohort.quantile_classes import with_quantile_classes
 from momkd_ray.cohort.slide_labels import label_rows, no_class, without_other_labels
 from momkd_ray.cohort.slides import SlideTable, read_slides
+from momkd_ray.cohort.spellings import one_name_a_patient, slides_as_patients
 from momkd_ray.cohort.table_files import read_table_file
 from momkd_ray.cohort.text_encoding import assumed_encoding
 from momkd_ray.cohort.understood import Understood, in_order
@@ -29,7 +29,7 @@ from momkd_ray.config.load import Config
 from momkd_ray.config.quantile_ranges import Ranges
 from momkd_ray.config.sections import CohortConfig
 from momkd_ray.errors import InputError
-from momkd_ray.input_faults import Fault, FaultsError, Kind, OnError
+from momkd_ray.input_faults import Fault, FaultsError, Kind, OnError, faults_of_table
 
 EXAMPLES = 3  # identifiers shown for each reason
 OTHER_LABELS = 12  # labels of no class that are counted one by one
@@ -210,19 +210,21 @@ def _load_cohort(config: Config, on_error: OnError) -> Cohort:
     settings = config.cohort
     check_classes(settings)
     slides_table = settings.slides or settings.clinical
-    with _faults_of_table(settings.clinical):
+    with faults_of_table(settings.clinical):
         clinical_file = read_table_file(settings.clinical)
-    with _faults_of_table(slides_table):
+    with faults_of_table(slides_table):
         slides_file = clinical_file if slides_table == settings.clinical else read_table_file(slides_table)
-    with _faults_of_table(settings.clinical):
+    with faults_of_table(settings.clinical):
         column = clinical_column(settings, clinical_file, slides_file)
-    with _faults_of_table(slides_table):
-        joined = join_slides(settings, slides_file, clinical_file, column)
-    with _faults_of_table(settings.clinical):
-        labels = label_rows(settings, clinical_file, column, (slides_file, joined))
+        named = one_name_a_patient(settings, config.folds.site, clinical_file, column)
+        slides_file = named if slides_file is clinical_file else slides_file
+    with faults_of_table(slides_table):
+        joined = join_slides(settings, slides_file, named, column)
+    with faults_of_table(settings.clinical):
+        labels = label_rows(settings, named, column, (slides_file, joined))
         settings, of_quantiles = with_quantile_classes(settings, labels, joined)
-        clinical = read_clinical(settings, config.folds.site, clinical_file, column, labels)
-    with _faults_of_table(slides_table):
+        clinical = read_clinical(settings, config.folds.site, named, column, labels)
+    with faults_of_table(slides_table):
         listing = read_slides(slides_table, joined.column, settings.slide_column, joined.frame)
         listing, other_slides = without_other_labels(listing, clinical.slide_rows_out)
         patients, left_out = _patients_in(settings, clinical, listing)
@@ -234,7 +236,8 @@ def _load_cohort(config: Config, on_error: OnError) -> Cohort:
         _refuse_rows(faults, settings, rows)
     features = find_features(config.features.dir, listing.named)
     slides = _with_files(slides, features)
-    understood = [*unusual_column(settings.clinical, column), *clinical.understood, *joined.understood, *of_quantiles]
+    understood = [*unusual_column(settings.clinical, column), *slides_as_patients(config, named, column)]
+    understood += [*clinical.understood, *joined.understood, *of_quantiles]
     return Cohort(
         patients=patients,
         slides=slides,
@@ -257,7 +260,7 @@ def _omics_of(config: Config, clinical: ClinicalTable, patients: pd.DataFrame) -
     location = config.cohort.omics
     if location is None:
         return None
-    with _faults_of_table(location):
+    with faults_of_table(location):
         classes = dict(zip(patients.index, patients["label"], strict=True))
         label = Label(config.cohort.label, clinical.labels, classes)
         column = config.cohort.patient_column_of("omics")
@@ -269,15 +272,6 @@ def _with_files(slides: pd.DataFrame, features: Features) -> pd.DataFrame:
     return slides.assign(
         path=[file.path for file in files], file=[file.stamp for file in files], bytes=[file.size for file in files]
     )
-
-
-@contextmanager
-def _faults_of_table(path: str) -> Iterator[None]:
-    """Adds the table's path to input errors raised within the block."""
-    try:
-        yield
-    except InputError as error:
-        raise FaultsError(str(error), error.faults if isinstance(error, FaultsError) else (), path) from error
 
 
 def _refuse_rows(faults: Sequence[Fault], settings: CohortConfig, rows: dict[str, int]) -> None:

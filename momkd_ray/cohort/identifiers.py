@@ -20,7 +20,9 @@ _WAYS: dict[Way, str] = {
     "barcode": "by the part of their barcodes that names the patient",
 }
 # project, tissue source site or tumour code, participant; then sample type and vial, portion, plate, centre
-_BARCODE = re.compile(r"((?:TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})|(?:TARGET-\d\d-[A-Z0-9]{6}))(?:-(\d\d)[A-Z]?(?:-.*)?)?")
+_PATIENT = r"((?:TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})|(?:TARGET-\d\d-[A-Z0-9]{6}))"
+_BARCODE = re.compile(_PATIENT + r"(?:-(\d\d)[A-Z]?(?:-.*)?)?")
+_BEGINS_WITH_BARCODE = re.compile(_PATIENT + r"(?:-.*)?")
 _NUMBER = re.compile(r"\d+(?:\.0*)?|\d(?:\.\d+)?[eE]\+?\d+")
 _SEPARATORS = re.compile(r"[\s._\-\u2010-\u2015]+")
 _TUMOURS = [f"0{digit}" for digit in range(1, 10)]
@@ -98,9 +100,9 @@ def match_identifiers(foreign: Iterable[str], own: Iterable[str], *, barcodes: b
             if len(possible) == 1:
                 found[name], ways[name] = possible[0], way
     if barcodes:
-        keyed = _by_key(others, _patient_of)
+        keyed = _by_key(others, barcode_patient)
         for name in names:
-            possible = keyed.get(_patient_of(name), []) if name not in found else []
+            possible = keyed.get(barcode_patient(name), []) if name not in found else []
             if len(possible := [other for other in possible if _same_sample(name, other)]) == 1:
                 found[name], ways[name] = possible[0], "barcode"
     return Matching(
@@ -220,7 +222,16 @@ def canonical(name: str) -> str:
     ('tcga-a0-1000', '12', 'p-7')
     """
     as_number = number(name)
-    return spelling(_patient_of(name) or (name if as_number is None else str(as_number)))
+    return spelling(barcode_patient(name) or (name if as_number is None else str(as_number)))
+
+
+def person(name: str) -> str:
+    """Returns the same text for all identifiers of a table that one person may have; of any text after a barcode, too.
+
+    >>> person("TCGA-A0-1000-DX2"), person("tcga.a0.1000"), person("0012")
+    ('tcga-a0-1000', 'tcga-a0-1000', '12')
+    """
+    return canonical(barcode_patient(name, longer=True) or name)
 
 
 def number(name: str) -> int | None:
@@ -228,17 +239,24 @@ def number(name: str) -> int | None:
     return int(float(name)) if _NUMBER.fullmatch(name) and len(name) < 16 and float(name).is_integer() else None
 
 
-def _barcode(name: str) -> re.Match[str] | None:
-    return _BARCODE.fullmatch(_SEPARATORS.sub("-", name.strip()).upper())
+def barcode_patient(name: str, *, longer: bool = False) -> str | None:
+    """Returns the part of a barcode of TCGA or TARGET that names the patient; None if it is no barcode.
 
-
-def _patient_of(name: str) -> str | None:
-    barcode = _barcode(name)
+    Args:
+        name: an identifier.
+        longer: whether the patient's part may also be followed by what is not of a barcode, as in `TCGA-A0-1000-DX1`.
+    """
+    pattern = _BEGINS_WITH_BARCODE if longer else _BARCODE
+    barcode = pattern.fullmatch(_hyphenated(name))
     return barcode[1] if barcode else None
 
 
+def _hyphenated(name: str) -> str:
+    return _SEPARATORS.sub("-", name.strip()).upper()
+
+
 def _sample_type(name: str) -> str | None:
-    barcode = _barcode(name)
+    barcode = _BARCODE.fullmatch(_hyphenated(name))
     return barcode[2] if barcode else None
 
 

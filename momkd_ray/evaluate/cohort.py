@@ -14,6 +14,7 @@ from momkd_ray.cohort.columns import has_row_per_slide
 from momkd_ray.cohort.joining import clinical_column, join_slides
 from momkd_ray.cohort.slide_labels import label_rows, no_class, without_other_labels
 from momkd_ray.cohort.slides import read_slides
+from momkd_ray.cohort.spellings import one_name_a_patient
 from momkd_ray.cohort.table_files import read_table_file, require_columns, rows_by_value, texts
 from momkd_ray.cohort.understood import Understood, in_order
 from momkd_ray.config.data_sections import PatientColumns
@@ -166,9 +167,11 @@ def _read_cohort(labels: Labels) -> ExternalCohort:
     settings = _settings(labels, row_per_slide)
     slides_file = read_table_file(labels.slides) if labels.slides else file
     column = clinical_column(settings, file, slides_file)
-    joined = join_slides(settings, slides_file, file, column) if labels.slides or row_per_slide else None
-    rows = label_rows(settings, file, column, None if joined is None else (slides_file, joined))
-    clinical = read_clinical(settings, None, file, column, rows)
+    named = one_name_a_patient(settings, None, file, column)
+    slides_file = named if slides_file is file else slides_file
+    joined = join_slides(settings, slides_file, named, column) if labels.slides or row_per_slide else None
+    rows = label_rows(settings, named, column, None if joined is None else (slides_file, joined))
+    clinical = read_clinical(settings, None, named, column, rows)
     slides, faults, understood = None, list(clinical.faults), list(clinical.understood)
     other_slides: list[tuple[str, str, str]] = []
     names: Mapping[str, str] = {}
@@ -194,7 +197,7 @@ def _read_cohort(labels: Labels) -> ExternalCohort:
     patients = pd.DataFrame({"y": kept}, dtype=int).rename_axis("patient_id").sort_index()
     if labels.number:
         patients["number"] = [clinical.numbers[clinical.labels[name] or ""] for name in patients.index]
-    rows_of, _ = rows_by_value(frame[column])
+    rows_of, _ = rows_by_value(named.frame()[column])
     for name in labels.subgroups:
         patients[name] = _values(frame, labels.clinical, name, rows_of, patients.index.tolist())
     blank = sum(fault.id.startswith("data row ") for fault in clinical.faults)

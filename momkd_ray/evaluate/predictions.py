@@ -11,7 +11,7 @@ import pandas as pd
 
 from momkd_ray.cohort import columns
 from momkd_ray.cohort.feature_files import FeatureFile, find_features
-from momkd_ray.cohort.identifiers import canonical, join_patients, match_identifiers
+from momkd_ray.cohort.identifiers import barcode_patient, canonical, join_patients, match_identifiers
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.cohort.table_files import data_rows, read_table, rows_by_value, texts
 from momkd_ray.crossval.classes_run import ClassesRun
@@ -318,23 +318,26 @@ def _by_patient(
             "slides: keep one row per patient"
         )
     table["slide_id"] = range(len(table))
-    table["patient_id"] = table["patient_id"].map(_meant_patients(path, list(rows), cohort))
+    table["patient_id"] = table["patient_id"].map(_meant_patients(path, list(rows), cohort, slides=slides))
     return patient_mean(table, [name for name in table.columns if name not in ("patient_id", "slide_id")]).set_index(
         "patient_id"
     )
 
 
-def _meant_patients(path: str, names: Sequence[str], cohort: ExternalCohort) -> dict[str, str]:
+def _meant_patients(path: str, names: Sequence[str], cohort: ExternalCohort, *, slides: bool) -> dict[str, str]:
     """Returns the patient of the clinical table that each identifier of a file means; itself if it means none.
 
+    Several barcodes of a patient may mean it if the file has a row a slide (`slides`).
+
     Raises:
-        InputError: two mean one patient.
+        InputError: two others mean one patient.
     """
     everybody = [*cohort.patients.index, *cohort.excluded.loc[cohort.excluded["kind"] == "patient", "id"]]
     own_names = join_patients(path, names, everybody, "the clinical table").own
     meant = {name: own_names.get(name, name) for name in names}
     counts = Counter(meant.values())
-    if other := next((name for name in names if counts[meant[name]] > 1), None):
+    alone = [name for name in names if not (slides and barcode_patient(name))]
+    if other := next((name for name in alone if counts[meant[name]] > 1), None):
         raise InputError(
             f"{path}: two identifiers mean the patient '{meant[other]}', one is '{other}': keep one of them"
         )

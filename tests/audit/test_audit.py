@@ -115,6 +115,22 @@ def test_every_fault_is_listed_with_its_kind(cohort: Cohort) -> None:
     assert not table["reason"].str.contains("\n").any()
 
 
+def test_a_person_under_two_spellings_is_a_fault_of_both(cohort: Cohort) -> None:
+    tables = cohort.config.cohort
+    name = cohort.slides["PATIENT"].iloc[0]
+    for path in (tables.clinical, str(tables.slides)):
+        pd.read_csv(path).replace({"PATIENT": {name: "P-01"}}).to_csv(path, index=False)
+    clinical = pd.read_csv(tables.clinical)
+    again = clinical[clinical["PATIENT"] == "P-01"].assign(PATIENT="p_01")
+    pd.concat([clinical, again]).to_csv(tables.clinical, index=False)
+    code, found, table = cohort.audited()
+    assert code == 1
+    faults = table[table["level"] == "fault"]
+    assert sorted(faults["id"]) == ["P-01", "p_01"] and set(faults["problem"]) == {"duplicated"}
+    assert faults["reason"].str.contains(f"(data row {len(clinical) + 1})", regex=False).all()
+    assert found["remaining"]["positive patients"] + found["remaining"]["negative patients"] == 23
+
+
 def test_a_split_that_leaks_is_a_fault_of_every_patient_on_two_sides(
     cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -366,6 +366,24 @@ def test_slides_of_a_file_of_predictions_are_averaged(tmp_path: Path) -> None:
     assert found["p"].to_dict() == pytest.approx({"A": 0.4, "b": 0.9}), "spelt as in the clinical table"
 
 
+def test_barcodes_of_a_patient_are_one_patient_in_both_tables(tmp_path: Path) -> None:
+    names = {"TCGA-A1-0001-01Z-00-DX1": 0.2, "TCGA-A1-0001-01Z-00-DX2": 0.6, "TCGA-A1-0002-01Z-00-DX1": 0.9}
+    table = pd.DataFrame({"slide_id": list(names), "patient_id": list(names), "p_positive": list(names.values())})
+    table.to_csv(tmp_path / "p.csv", index=False)
+    rows = "".join(f"{name},{name},{'positive' if '0001' in name else 'negative'}\n" for name in names)
+    (tmp_path / "c.csv").write_text("case_id,slide_id,PR\n" + rows)
+    labels = Labels(str(tmp_path / "c.csv"), "PR", (("negative",), ("positive",)))
+    cohort = read_cohort(labels)
+    found = read_predictions(str(tmp_path / "p.csv"), ("negative", "positive"), "PR", cohort)
+    assert found["p"].to_dict() == pytest.approx({"TCGA-A1-0001": 0.4, "TCGA-A1-0002-01Z-00-DX1": 0.9})
+    assert "2 identifiers are read as 1 patient" in " ".join(entry.what for entry in cohort.understood)
+    table.drop(columns="slide_id").to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(InputError, match="two identifiers mean the patient 'TCGA-A1-0001'"):
+        read_predictions(str(tmp_path / "p.csv"), ("negative", "positive"), "PR", cohort)
+    (tmp_path / "c.csv").write_text("PATIENT,PR\nP-1,positive\np-1,positive\nP2,negative\n")
+    assert [fault.id for fault in read_cohort(labels).faults] == ["P-1", "p-1"]
+
+
 def test_a_table_with_a_row_per_slide_gives_each_patient_once(tmp_path: Path) -> None:
     text = "case_id,slide_id,PR,site\nA,a1,positive,X\nA,a2,positive,X\nB,b1,negative,\n"
     (tmp_path / "c.csv").write_text(text)
