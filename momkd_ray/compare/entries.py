@@ -6,13 +6,15 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from momkd_ray.compare.trials import drawn_trials
 from momkd_ray.compare.variants import variants_of
 from momkd_ray.config.load import Config
+from momkd_ray.config.model_names import DEFAULT_MODEL, OMICS_MODELS
+from momkd_ray.config.run_sections import CompareConfig
 from momkd_ray.crossval.search import Settings
 from momkd_ray.errors import InputError
 
@@ -25,7 +27,7 @@ class Entry:
 
     Attributes:
         name: of the model, whatever its fractions.
-        label: the name, with the fractions where several are compared.
+        label: the name, and the fractions if the model is trained with several and these are not the whole.
         model: `model.name`.
         seed: `train.seed`.
         label_fraction, omics_fraction: `train.fraction` and `omics.fraction`.
@@ -61,12 +63,14 @@ def entries_of(config: Config) -> list[Entry]:
         raise InputError("the configuration has no compare section: list in compare.models what to compare")
     if config.search:
         raise InputError("compare and search are both given: compare models with fixed settings, or search one model's")
-    several = len(compare.label_fractions) > 1 or len(compare.omics_fractions) > 1
     entries: dict[str, Entry] = {}
     fractions = list(itertools.product(compare.label_fractions, compare.omics_fractions))
+    whole = max(compare.omics_fractions)
     variants = variants_of(config, compare)
     trials = drawn_trials(config, compare, variants)
     for seed, variant, (labels, omics) in itertools.product(compare.seeds, variants, fractions):
+        if variant.model not in (DEFAULT_MODEL, *OMICS_MODELS):
+            omics = whole  # of which it uses none: it is trained once, not again for each fraction
         settings = {"train.fraction": labels, "omics.fraction": omics, **variant.own}
         settings |= {"model.name": variant.model, "train.seed": seed}
         for key in settings:
@@ -75,12 +79,11 @@ def entries_of(config: Config) -> list[Entry]:
         config.with_settings(settings, source=f"compare.models: {variant.label}")
         # a model whose own settings give a fraction is trained with that one alone
         labels, omics = settings["train.fraction"], settings["omics.fraction"]
-        label = variant.label + (f" ({labels:g} labels, {omics:g} omics)" if several else "")
         folder = folder_of(variant.label, settings)
         tried = trials.get(variant.label, ())
         entry = Entry(
             name=variant.label,
-            label=label,
+            label=variant.label + _shares(labels, omics, compare, variant.own),
             model=variant.model,
             seed=seed,
             label_fraction=labels,
@@ -92,14 +95,44 @@ def entries_of(config: Config) -> list[Entry]:
             trials=tried,
         )
         entries.setdefault(entry.folder, entry)
-    _check_reference(compare.reference, entries)
+    reference_of(compare.reference, list(entries.values()))  # refuses another name
     return list(entries.values())
 
 
-def _check_reference(reference: str | None, entries: Mapping[str, Entry]) -> None:
-    labels = list(dict.fromkeys(entry.label for entry in entries.values()))
-    if reference is not None and reference not in labels:
-        raise InputError(f"compare.reference is {reference!r}, but the models are {', '.join(labels)}")
+def _shares(labels: float, omics: float, compare: CompareConfig, own: Mapping[str, Any]) -> str:
+    """Returns what a label says of the fractions: nothing of one that the model is not trained with several values of.
+
+    With all labels and all omics a model has its plain name.
+    """
+    parts = [
+        f"{fraction:.4g} of the {name}"
+        for name, fraction, key, values in (
+            ("labels", labels, "train.fraction", compare.label_fractions),
+            ("omics", omics, "omics.fraction", compare.omics_fractions),
+        )
+        if key not in own and len(values) > 1 and fraction < 1
+    ]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def reference_of(named: str | None, entries: Sequence[Entry]) -> str:
+    """Returns the label of the reference: of the named model, or the first, the one with the largest fractions.
+
+    Args:
+        named: a label, or a model's name without its fractions.
+        entries: of the comparison.
+
+    Raises:
+        InputError: no model has the name.
+    """
+    labels = list(dict.fromkeys(entry.label for entry in entries))
+    name = entries[0].name if named is None else named
+    if name in labels:
+        return name
+    of_name = [entry for entry in entries if entry.name == name]
+    if not of_name:
+        raise InputError(f"compare.reference is {name!r}, but the models are {', '.join(labels)}")
+    return max(of_name, key=lambda entry: (entry.label_fraction, entry.omics_fraction)).label
 
 
 def folder_of(label: str, settings: Settings) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from momkd_ray import storage
-from momkd_ray.compare.entries import Entry
+from momkd_ray.compare.entries import Entry, reference_of
 from momkd_ray.compare.scores import ScoredModel, ScoreFigure, score_figures
 from momkd_ray.compare.training import TrainedEntry
 from momkd_ray.crossval.score_metrics import SCORE_METRICS, TRUE_SCORE
@@ -198,7 +198,7 @@ def build_leaderboard(inputs: RunInputs, trained: Sequence[TrainedEntry]) -> Lea
         by_label.setdefault(one.entry.label, []).append(one)
     lost = [label for label, of in by_label.items() if any(one.is_diverged for one in of)]
     compare = inputs.config.compare
-    reference = (compare.reference if compare else None) or next(iter(by_label))
+    reference = reference_of(compare.reference if compare else None, [one.entry for one in trained])
     if reference in lost:
         raise RunError(
             f"{reference}, the reference, diverged in a fold: lower its train.lr, or choose another reference"

@@ -241,13 +241,17 @@ class CompareConfig(Section):
         default=[1], min_length=1, description="The seeds, each used as `train.seed` of every model."
     )
     reference: str | None = Field(
-        default=None, description="The label of the model that the others are compared with. The default is the first."
+        default=None,
+        description="The label of the model that the others are compared with, of several fractions the one with the "
+        "largest. The default is the first model.",
     )
     label_fractions: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         default=[1.0], min_length=1, description="Values of `train.fraction` to train every model with."
     )
     omics_fractions: list[Annotated[float, Field(ge=0, le=1)]] = Field(
-        default=[1.0], min_length=1, description="Values of `omics.fraction` to train every model with."
+        default=[1.0],
+        min_length=1,
+        description="Values of `omics.fraction` to train every model with; one that uses no omics is trained once.",
     )
 
     @model_validator(mode="after")

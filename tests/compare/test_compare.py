@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from support.browser import CHROMIUM, opened
 
 from momkd_ray import storage
-from momkd_ray.compare.entries import entries_of
+from momkd_ray.compare.entries import entries_of, reference_of
 from momkd_ray.compare.figures import fraction_figure
 from momkd_ray.compare.leaderboard import Leaderboard, Row
 from momkd_ray.compare.run import compare_models
@@ -45,12 +45,40 @@ def test_models_seeds_and_fractions_become_entries(tiny_config: Config) -> None:
     config = comparing(tiny_config, models=["mean_pool", WITHOUT_OMICS], seeds=[1, 2], label_fractions=[0.5, 1])
     entries = entries_of(config)
     assert [(e.label, e.seed) for e in entries[:3]] == [
-        ("mean_pool (0.5 labels, 1 omics)", 1), ("mean_pool (1 labels, 1 omics)", 1),
-        ("momkd without omics (0.5 labels, 0 omics)", 1),
+        ("mean_pool (0.5 of the labels)", 1), ("mean_pool", 1), ("momkd without omics (0.5 of the labels)", 1),
     ]  # fmt: skip
     assert [e.seed for e in entries] == [1] * 4 + [2] * 4, "every model has a first figure as early as it can"
     assert {e.omics_fraction for e in entries if e.model == "momkd"} == {0}
     assert len({e.folder for e in entries}) == len(entries) == 8
+
+
+def test_a_model_that_uses_no_omics_is_trained_once_for_all_fractions_of_them(tiny_config: Config) -> None:
+    compare = {"models": ["momkd", WITHOUT_OMICS, "abmil", "soft_labels"], "omics_fractions": [0.5, 1, 0.25]}
+    entries = entries_of(comparing(tiny_config, **compare))
+    assert [entry.label for entry in entries] == [
+        "momkd (0.5 of the omics)", "momkd", "momkd (0.25 of the omics)", "momkd without omics", "abmil",
+        "soft_labels (0.5 of the omics)", "soft_labels", "soft_labels (0.25 of the omics)",
+    ]  # fmt: skip
+    alone = entries_of(comparing(tiny_config, models=["abmil"]))
+    assert alone[0].folder in {entry.folder for entry in entries}, "with or without fractions"
+
+
+@pytest.mark.parametrize(
+    ("omics_fractions", "reference", "found"),
+    [
+        ([0.5, 1], None, "momkd"),
+        ([0.5, 1], "momkd", "momkd"),
+        ([0.25, 0.5], "momkd", "momkd (0.5 of the omics)"),
+        ([0.5, 1], "momkd (0.5 of the omics)", "momkd (0.5 of the omics)"),
+        ([0.5, 1], "abmil", "abmil"),
+    ],
+)
+def test_the_reference_is_the_model_with_the_most_unless_another_is_named(
+    tiny_config: Config, omics_fractions: list[float], reference: str | None, found: str
+) -> None:
+    given = {"models": ["momkd", "abmil"], "omics_fractions": omics_fractions, "reference": reference}
+    config = comparing(tiny_config, **given)
+    assert reference_of(reference, entries_of(config)) == found
 
 
 def test_a_later_comparison_keeps_the_folders_of_an_earlier_one(tiny_config: Config) -> None:
