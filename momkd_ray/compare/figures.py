@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,8 @@ from matplotlib.figure import Figure
 
 from momkd_ray.compare.leaderboard import Row
 from momkd_ray.report.drawings import SERIES_COLOURS, inline_svg, style
+
+_FRACTIONS = {"label_fraction": "labels", "omics_fraction": "omics"}  # as `Entry.label` calls them
 
 
 def omics_figure(pairs: Sequence[tuple[Row, Row]]) -> Markup:
@@ -33,18 +36,18 @@ def omics_figure(pairs: Sequence[tuple[Row, Row]]) -> Markup:
 
 
 def fraction_figure(rows: Sequence[Row], key: str, name: str) -> Markup | None:
-    """Draws the pooled figure over a fraction, a line per model with its interval; None with one value of it."""
-    by_model: dict[str, list[Row]] = {}
-    for row in rows:
-        by_model.setdefault(row.label.partition(" (")[0], []).append(row)
-    lines = {m: sorted(of, key=lambda row: getattr(row, key)) for m, of in by_model.items()}
-    if all(len({getattr(row, key) for row in of}) < 2 for of in lines.values()):
+    """Draws the pooled figure over a fraction, a line per model with its interval; None with one value of it.
+
+    A model that was trained with several values of the other fraction, too, has a line for each of them.
+    """
+    lines = _lines_over(rows, key)
+    if all(len({getattr(row, key) for row in of}) < 2 for _, of in lines):
         return None
     measure = rows[0].headline.name
     with rc_context(style()):
         figure = Figure(figsize=(5.4, 3.4))
         axes = figure.subplots()
-        for i, (model, of) in enumerate(lines.items()):
+        for i, (model, of) in enumerate(lines):
             drawn = [row.headline for row in of]
             x, y = [getattr(row, key) for row in of], np.array([own.pooled for own in drawn])
             error = np.array([[own.pooled - own.interval[0], own.interval[1] - own.pooled] for own in drawn]).T
@@ -53,6 +56,22 @@ def fraction_figure(rows: Sequence[Row], key: str, name: str) -> Markup | None:
         axes.set(xlabel=f"fraction of {name}", ylabel=f"pooled {measure}")
         axes.legend(loc="best")
         return inline_svg(figure, key.replace("_", "-"), f"Pooled {measure} over the fraction of {name}")
+
+
+def _lines_over(rows: Sequence[Row], key: str) -> list[tuple[str, list[Row]]]:
+    """Groups the rows by model and the fraction that is not `key`; returns each line's name and its sorted rows."""
+    [(other, unit)] = [(fraction, unit) for fraction, unit in _FRACTIONS.items() if fraction != key]
+    groups: dict[tuple[str, float], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.name, getattr(row, other)), []).append(row)
+    lines = Counter(model for model, _ in groups)
+    return [
+        (
+            f"{model} ({value:g} {unit})" if lines[model] > 1 else model,
+            sorted(of, key=lambda row: float(getattr(row, key))),
+        )
+        for (model, value), of in groups.items()
+    ]
 
 
 def forest_figure(rows: Sequence[Row], reference: str) -> Markup:
