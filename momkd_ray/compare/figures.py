@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,8 +10,11 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from momkd_ray.compare.conclusion import omics_gain
 from momkd_ray.compare.leaderboard import Row
 from momkd_ray.report.drawings import SERIES_COLOURS, inline_svg, style
+
+_FRACTIONS = {"label_fraction": "labels", "omics_fraction": "omics"}  # as `Entry.label` calls them
 
 
 def omics_figure(pairs: Sequence[tuple[Row, Row]]) -> Markup:
@@ -24,8 +28,9 @@ def omics_figure(pairs: Sequence[tuple[Row, Row]]) -> Markup:
             for fold, ends in enumerate(ends_2F.T):
                 colour = SERIES_COLOURS[fold % len(SERIES_COLOURS)]
                 axes.plot([0, 1], ends, marker="o", color=colour, label=f"fold {fold}")
-            gain = with_omics.headline.pooled - without.headline.pooled
-            axes.set(title=f"{with_omics.label}: {gain:+.3f} pooled", xlim=(-0.3, 1.3))
+            gain, interval = omics_gain(without, with_omics)
+            ends = f"\n[{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else ""
+            axes.set(title=f"{with_omics.label}: {gain:+.3f} pooled{ends}", xlim=(-0.3, 1.3))
             axes.set_xticks([0, 1], ["without omics", "with omics"])
         panels[0].set_ylabel(f"test {name}")
         panels[-1].legend(loc="best")
@@ -33,26 +38,46 @@ def omics_figure(pairs: Sequence[tuple[Row, Row]]) -> Markup:
 
 
 def fraction_figure(rows: Sequence[Row], key: str, name: str) -> Markup | None:
-    """Draws the pooled figure over a fraction, a line per model with its interval; None with one value of it."""
-    by_model: dict[str, list[Row]] = {}
-    for row in rows:
-        by_model.setdefault(row.label.partition(" (")[0], []).append(row)
-    lines = {m: sorted(of, key=lambda row: getattr(row, key)) for m, of in by_model.items()}
-    if all(len({getattr(row, key) for row in of}) < 2 for of in lines.values()):
+    """Draws the pooled figure over a fraction, a line per model with its interval; None with one value of it.
+
+    A model that was trained with several values of the other fraction, too, has a line for each of them; one that was
+    trained with a single value of this one is a level to compare with.
+    """
+    lines = _lines_over(rows, key)
+    if all(len({getattr(row, key) for row in of}) < 2 for _, of in lines):
         return None
     measure = rows[0].headline.name
     with rc_context(style()):
         figure = Figure(figsize=(5.4, 3.4))
         axes = figure.subplots()
-        for i, (model, of) in enumerate(lines.items()):
+        for i, (model, of) in enumerate(lines):
             drawn = [row.headline for row in of]
             x, y = [getattr(row, key) for row in of], np.array([own.pooled for own in drawn])
             error = np.array([[own.pooled - own.interval[0], own.interval[1] - own.pooled] for own in drawn]).T
             colour = SERIES_COLOURS[i % len(SERIES_COLOURS)]
+            if len(of) == 1:
+                axes.axhline(y[0], linestyle="--", color=colour, label=model)
+                continue
             axes.errorbar(x, y, np.maximum(error, 0), marker="o", capsize=3, color=colour, label=model)
         axes.set(xlabel=f"fraction of {name}", ylabel=f"pooled {measure}")
         axes.legend(loc="best")
         return inline_svg(figure, key.replace("_", "-"), f"Pooled {measure} over the fraction of {name}")
+
+
+def _lines_over(rows: Sequence[Row], key: str) -> list[tuple[str, list[Row]]]:
+    """Groups the rows by model and the fraction that is not `key`; returns each line's name and its sorted rows."""
+    [(other, unit)] = [(fraction, unit) for fraction, unit in _FRACTIONS.items() if fraction != key]
+    groups: dict[tuple[str, float], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.name, getattr(row, other)), []).append(row)
+    lines = Counter(model for model, _ in groups)
+    return [
+        (
+            f"{model} ({value:g} {unit})" if lines[model] > 1 else model,
+            sorted(of, key=lambda row: float(getattr(row, key))),
+        )
+        for (model, value), of in groups.items()
+    ]
 
 
 def forest_figure(rows: Sequence[Row], reference: str) -> Markup:

@@ -17,8 +17,8 @@ from momkd_ray.crossval.score_metrics import SCORE_METRICS, TRUE_SCORE
 from momkd_ray.errors import RunError
 from momkd_ray.model.expected_score import SCORE
 from momkd_ray.run.inputs import RunInputs
-from momkd_ray.statistics.delong import delong
-from momkd_ray.statistics.holm import holm
+from momkd_ray.statistics.delong import DeLongResult, delong
+from momkd_ray.statistics.holm import holm, holm_of_known
 from momkd_ray.statistics.paired_bootstrap import paired_bootstrap
 from momkd_ray.train.validation import criterion_of
 
@@ -31,7 +31,8 @@ class Difference:
 
     Attributes:
         delong, delong_interval, delong_p, delong_p_holm: of the predictions averaged over seeds (DeLong); None with
-            more than two classes, for which it is not.
+            more than two classes, for which it is not, and with fewer than two patients of a class. Where the variance
+            of the difference is 0, interval and p-values alone are None.
         bootstrap, bootstrap_interval, bootstrap_p, bootstrap_p_holm: of the mean AUC over seeds, with patients and
             seeds resampled.
     """
@@ -90,7 +91,7 @@ class Row:
     """One model of the leaderboard.
 
     Attributes:
-        label, model: of the entry.
+        name, label, model: of the entry.
         own: values by dotted key in which the model differs from the configuration.
         label_fraction, omics_fraction: that it was trained with.
         seeds: of its runs.
@@ -105,6 +106,7 @@ class Row:
         scores: of a regression the figures of the predicted number, by metric; None of a classification.
     """
 
+    name: str
     label: str
     model: str
     own: Mapping[str, Any]
@@ -277,8 +279,7 @@ def _search_summary(of_label: Sequence[TrainedEntry], inputs: RunInputs) -> Sear
 def _rows(y_N: np.ndarray, models: Mapping[str, _Model], reference: str, seed: int) -> list[Row]:
     bootstrap = paired_bootstrap(y_N, {label: list(model.p_S) for label, model in models.items()}, seed)
     labels = list(models)
-    two = models[reference].p_S.ndim == 2
-    averaged = delong(y_N, np.stack([models[label].p_S.mean(axis=0) for label in labels])) if two else None
+    averaged = _by_delong(y_N, list(models.values()))
     differences: dict[str, Difference] = {}
     for label in labels:
         if label == reference:
@@ -288,7 +289,7 @@ def _rows(y_N: np.ndarray, models: Mapping[str, _Model], reference: str, seed: i
             by_delong = averaged.difference(labels.index(label), labels.index(reference))
         differences[label] = Difference(*by_delong, *bootstrap.difference(label, reference))
     corrected = zip(
-        _holm([d.delong_p for d in differences.values()]),
+        holm_of_known([d.delong_p for d in differences.values()]),
         holm([d.bootstrap_p for d in differences.values()]),
         strict=True,
     )
@@ -301,9 +302,11 @@ def _rows(y_N: np.ndarray, models: Mapping[str, _Model], reference: str, seed: i
     ]
 
 
-def _holm(p_values: Sequence[float | None]) -> list[float | None]:
-    known = [p for p in p_values if p is not None]
-    return list(holm(known)) if len(known) == len(p_values) else list(p_values)
+def _by_delong(y_N: np.ndarray, models: Sequence[_Model]) -> DeLongResult | None:
+    """Computes the models' AUCs, of their predictions averaged over seeds; None for patients whom DeLong is not for."""
+    if models[0].p_S.ndim > 2 or np.bincount(y_N, minlength=2).min() < 2:
+        return None
+    return delong(y_N, np.stack([model.p_S.mean(axis=0) for model in models]))
 
 
 def _row(model: _Model, pooled: float, interval: Interval, difference: Difference | None) -> Row:
@@ -314,6 +317,7 @@ def _row(model: _Model, pooled: float, interval: Interval, difference: Differenc
         return float(np.median([cost[key] for cost in model.costs]))
 
     return Row(
+        name=first.name,
         label=first.label,
         model=first.model,
         own=dict(first.own),

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from momkd_ray import __version__, storage
+from momkd_ray.compare.conclusion import conclusions
 from momkd_ray.compare.figures import forest_figure, fraction_figure, omics_figure
 from momkd_ray.compare.leaderboard import Leaderboard
 from momkd_ray.compare.tables import columns, footnotes, lines
@@ -30,10 +31,11 @@ def write_page(run_dir: str, label: str, leaderboard: Leaderboard) -> str:
         figures.append({"caption": "What the omics bought", "svg": omics_figure(pairs)})
     for key, name in (("label_fraction", "labelled patients"), ("omics_fraction", "patients with omics")):
         if (svg := fraction_figure(rows, key, name)) is not None:
-            figures.append({"caption": f"Accuracy over the fraction of {name}", "svg": svg})
+            figures.append({"caption": f"Pooled {rows[0].headline.name} over the fraction of {name}", "svg": svg})
     page = environment.get_template("page.html.jinja").render(
         label=label,
         version=__version__,
+        conclusions=conclusions(leaderboard),
         header=columns(leaderboard),
         rows=lines(leaderboard),
         notes=footnotes(leaderboard),

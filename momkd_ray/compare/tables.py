@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from momkd_ray.compare.leaderboard import Leaderboard, Row
+from momkd_ray.compare.conclusion import conclusions
+from momkd_ray.compare.leaderboard import Difference, Leaderboard, Row
 from momkd_ray.compare.scores import ScoreFigure
 from momkd_ray.crossval.progress_callback import format_setting
+from momkd_ray.statistics.delong import NO_VARIANCE
 from momkd_ray.statistics.spread import mean_and_sd
 
 HEADER = (
@@ -95,7 +97,7 @@ def _accuracy_cells(row: Row) -> tuple[str, ...]:
         compared = (
             f"{difference.bootstrap:+.3f} [{low:+.3f}, {high:+.3f}]",
             f"{difference.bootstrap_p_holm:.3f}",
-            "" if difference.delong_p_holm is None else f"{difference.delong_p_holm:.3f}",
+            _delong_cell(difference),
         )
     return (
         mean_and_sd(row.mean, row.sd),
@@ -104,12 +106,18 @@ def _accuracy_cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def _delong_cell(difference: Difference) -> str:
+    """Formats DeLong's p-value; empty where DeLong is for no row of the table."""
+    if difference.delong is None:
+        return ""
+    return "none" if difference.delong_p_holm is None else f"{difference.delong_p_holm:.3f}"
+
+
 def footnotes(leaderboard: Leaderboard) -> list[str]:
     """Says in sentences what the figures are."""
     seeds = sorted({seed for row in leaderboard.rows for seed in row.seeds})
     several = leaderboard.classes is not None
     of_classes = ", ".join(f"{count} {name}" for name, count in (leaderboard.classes or {}).items())
-    tested = "for two classes only, so there is none here" if several else "of the predictions averaged over seeds"
     if leaderboard.predicts_number:
         return [*_number_notes(leaderboard, of_classes, seeds), *_closing_notes(leaderboard)]
     notes = [
@@ -119,10 +127,23 @@ def footnotes(leaderboard: Leaderboard) -> list[str]:
         "Mean and standard deviation of the test AUC are over folds and seeds. The pooled AUC is that of all folds' "
         "test patients together, averaged over seeds.",
         f"Differences are of pooled AUCs, to {leaderboard.reference}. Their intervals resample patients, paired "
-        f"between models, and each model's seeds; DeLong's test is {tested}. Models are "
-        "not trained again on resampled patients. p-values are corrected by Holm over all rows.",
+        f"between models, and each model's seeds; DeLong's test {_delong_note(leaderboard)}. "
+        "Models are not trained again on resampled patients. p-values are corrected by Holm over all rows.",
     ]
     return notes + _closing_notes(leaderboard)
+
+
+def _delong_note(leaderboard: Leaderboard) -> str:
+    """Says what DeLong's test is of, or why there is none."""
+    if leaderboard.classes is not None:
+        return "is for two classes only, so there is none here"
+    fewest = min(leaderboard.positives, leaderboard.patients - leaderboard.positives)
+    if fewest < 2:
+        return f"takes two patients of each class, so there is none here, with {fewest} of one"
+    differences = {row.label: row.difference for row in leaderboard.rows if row.difference is not None}
+    without = [label for label, difference in differences.items() if difference.delong_p is None]
+    none = f"; there is none of {', '.join(without)}, as {NO_VARIANCE}" if without else ""
+    return f"is of the predictions averaged over seeds{none}"
 
 
 def _number_notes(leaderboard: Leaderboard, of_classes: str, seeds: Sequence[int]) -> list[str]:
@@ -224,7 +245,8 @@ def to_markdown(leaderboard: Leaderboard) -> str:
 
     header = columns(leaderboard)
     table = [line(header), "|" + "---|" * len(header), *map(line, lines(leaderboard))]
-    return "\n".join([*table, "", *(f"{note}  " for note in footnotes(leaderboard))]) + "\n"
+    notes = [*conclusions(leaderboard), *footnotes(leaderboard)]
+    return "\n".join([*table, "", *(f"{note}  " for note in notes)]) + "\n"
 
 
 _LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", "{": r"\{", "}": r"\}"}

@@ -25,7 +25,8 @@ def card_facts(
 
     Returns:
         `n_train, n_val, n_test, balanced`; `val_<metric>` and `test_<metric>` of every metric; with two classes also
-        `train_prevalence`, `test_brier`, and by DeLong `test_auc_low, test_auc_high`, which takes two patients of each.
+        `train_prevalence`, `test_brier`, and by DeLong `test_auc_low, test_auc_high`, which takes two patients of each
+        and a variance above 0.
     """
     training = bags[bags["role"] == "train"].drop_duplicates("patient_id")
     counts = {"n_train": len(training), "n_val": result.n_val, "n_test": result.n_test}
@@ -37,6 +38,6 @@ def card_facts(
     y_N, p_N = (tested["label"] == classes[1]).to_numpy(), tested[f"p_{classes[1]}"].to_numpy(dtype=float)
     facts |= {"train_prevalence": float(training["y"].mean()), "test_brier": brier(y_N, p_N)}
     if min(y_N.sum(), (~y_N).sum()) >= 2:
-        low, high = delong(y_N, p_N).interval(0)
-        facts |= {"test_auc_low": low, "test_auc_high": high}
+        interval = delong(y_N, p_N).interval(0)
+        facts |= {} if interval is None else {"test_auc_low": interval[0], "test_auc_high": interval[1]}
     return facts

@@ -18,7 +18,7 @@ from typing import Any
 from momkd_ray import storage
 from momkd_ray.crossval.search import Search
 from momkd_ray.run.inputs import RunInputs
-from momkd_ray.train.validation import criterion_of
+from momkd_ray.train.validation import AUC, criterion_of
 
 COMPARE_EVERY = 5  # epochs: the default of train.lr_patience
 MIN_COMPARED = 3  # as many as Ray Tune's median rule asks for
@@ -32,21 +32,24 @@ class Curve:
         best: the best one after each epoch.
         ended: whether the fold ended by itself, and has no more epochs to come.
         diverged: whether it ended without a result.
+        worst: the lowest value of the figure, which a diverged fold counts as: it is never better than one that works.
     """
 
     best: tuple[float, ...] = ()
     ended: bool = False
     diverged: bool = False
+    worst: float = AUC.worst
 
     def after(self, epochs: int) -> float | None:
         """Returns the best figure after a number of epochs.
 
-        It is the last one if the fold ended earlier, 0 if it diverged earlier, and None if it has not come that far.
+        It is the last one if the fold ended earlier, the worst if it diverged earlier, and None if it has not come that
+        far.
         """
         if len(self.best) >= epochs:
             return self.best[epochs - 1]
         if self.diverged:
-            return 0.0
+            return self.worst
         return self.best[-1] if self.ended else None
 
 
@@ -171,10 +174,10 @@ class SettingScores:
     def _read(self, fold: int, setting: int) -> None:
         directory = self.inputs.fold_directory(fold, setting)
         lines = storage.read_text(directory.metrics).splitlines() if storage.exists(directory.metrics) else []
-        metric = criterion_of(self.inputs.config).metric
-        best = tuple(itertools.accumulate((json.loads(line)[metric] for line in lines), max))
+        criterion = criterion_of(self.inputs.config)
+        best = tuple(itertools.accumulate((json.loads(line)[criterion.metric] for line in lines), max))
         diverged = directory.is_diverged()
-        self.curves[fold, setting] = Curve(best, diverged or directory.is_finished(), diverged)
+        self.curves[fold, setting] = Curve(best, diverged or directory.is_finished(), diverged, criterion.worst)
 
     def _decide(self) -> None:
         if self.inputs.config.tuning.stop == "none":

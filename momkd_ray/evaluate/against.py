@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from momkd_ray.errors import InputError
 from momkd_ray.statistics.delong import delong
-from momkd_ray.statistics.holm import holm
+from momkd_ray.statistics.holm import holm_of_known
 from momkd_ray.statistics.paired_bootstrap import paired_bootstrap
 
 
@@ -46,7 +46,7 @@ def compare_with(
                 "only_in_cohort": sorted(map(str, table.index.difference(other.index))),
                 "only_in_file": len(other.index.difference(table.index)),
                 "auc": [float(value) for value in by_delong.auc_M],
-                "delong": {"difference": difference, "interval": list(interval), "p": p},
+                "delong": {"difference": difference, "interval": None if interval is None else list(interval), "p": p},
                 "bootstrap": {"difference": b_difference, "interval": list(b_interval), "p": b_p},
                 "calls": {
                     "sensitivity": _mcnemar(own[y] >= threshold, its[y] >= threshold),
@@ -55,7 +55,7 @@ def compare_with(
             }
         )
     for key in ("delong", "bootstrap"):
-        corrected = holm([one[key]["p"] for one in found])
+        corrected = holm_of_known([one[key]["p"] for one in found])
         for one, p in zip(found, corrected, strict=True):
             one[key]["p_holm"] = p
     return found

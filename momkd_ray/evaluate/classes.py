@@ -16,14 +16,14 @@ from momkd_ray.evaluate.cohort import ExternalCohort
 from momkd_ray.evaluate.decisions import plain
 from momkd_ray.evaluate.page import environment
 from momkd_ray.evaluate.predictions import overlap_notes, patients_of_run
-from momkd_ray.evaluate.tables import shown
+from momkd_ray.evaluate.tables import by_delong, shown
 from momkd_ray.report.class_figures import classes_roc_figure, confusion_figure
 from momkd_ray.report.classes_page import metric_name
 from momkd_ray.report.curves import calibration_drawing
 from momkd_ray.report.drawings import Drawing, write_drawings
 from momkd_ray.run.layout import EXCLUDED
 from momkd_ray.statistics.calibration import brier, calibration_intercept, calibration_slope
-from momkd_ray.statistics.delong import delong
+from momkd_ray.statistics.delong import NO_VARIANCE, delong
 
 FIGURES, SEED = "figures", 1
 NOT_GIVEN = (
@@ -65,11 +65,12 @@ def evaluate_patients_of_classes(table: pd.DataFrame, run: ClassesRun) -> dict[s
     overlap = patients_of_run(table.index, run)
     of_class = {}
     for y, name in enumerate(run.classes):
-        by_delong = delong(y_N == y, p_NY[:, y])
+        result = delong(y_N == y, p_NY[:, y])
+        interval = result.interval(0)
         of_class[name] = {
             "patients": int(counts[y]),
-            "auc": float(by_delong.auc_M[0]),
-            "delong_interval": list(by_delong.interval(0)),
+            "auc": float(result.auc_M[0]),
+            "delong_interval": None if interval is None else list(interval),
             "sensitivity": float((predicted_N[y_N == y] == y).mean()),
             "specificity": float((predicted_N[y_N != y] != y).mean()),
             "mean_probability": float(p_NY[:, y].mean()),
@@ -132,6 +133,12 @@ def classes_notes(evaluation: dict[str, Any]) -> list[str]:
     name, fewest = min(cohort["classes"].items(), key=lambda one: one[1])
     if fewest < 20:
         notes.append(f"The smallest class, {name}, has {fewest} patients: every interval of it is wide.")
+    without = [name for name, one in evaluation["of_class"].items() if one["delong_interval"] is None]
+    if without:
+        notes.append(
+            f"The AUC of {', '.join(without)} has no interval by DeLong: {NO_VARIANCE}, as where every patient of "
+            "the class ranks above all others."
+        )
     return [*notes, NOT_GIVEN]
 
 
@@ -150,7 +157,8 @@ def write_classes(
         for name, one in evaluation["metrics"].items()
     ]
     for name, one in evaluation["of_class"].items():
-        performance.append((metric_name(auc_name(name), classes), one["auc"], *one["delong_interval"], "DeLong"))
+        low, high = one["delong_interval"] or (None, None)
+        performance.append((metric_name(auc_name(name), classes), one["auc"], low, high, "DeLong"))
         measures = ("sensitivity", "specificity", "brier")
         performance += [(f"{measure} of {name}", one[measure], None, None, "") for measure in measures]
     columns = ["measure", "value", "low", "high", "method"]
@@ -195,7 +203,7 @@ def _row(name: str, one: dict[str, Any]) -> list[str]:
     return [
         name,
         str(one["patients"]),
-        shown(one["auc"], one["delong_interval"]),
+        by_delong(one["auc"], one["delong_interval"]),
         f"{one['sensitivity']:.2f}",
         f"{one['specificity']:.2f}",
         f"{one['mean_probability']:.3f}",

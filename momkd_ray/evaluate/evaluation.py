@@ -122,11 +122,12 @@ def _named(name: str, values: dict[str, Any]) -> dict[str, Any]:
 
 def _discrimination(y: np.ndarray, p: np.ndarray, threshold: float, seed: int) -> dict[str, Any]:
     by_delong = delong(y, p)
+    interval = by_delong.interval(0)
     bootstrap = bootstrap_intervals(y, p, p >= threshold, seed)
     return {
         "auc": {
             "value": float(by_delong.auc_M[0]),
-            "delong_interval": list(by_delong.interval(0)),
+            "delong_interval": None if interval is None else list(interval),
             "bootstrap_interval": list(bootstrap["auc"]),
         },
         "average_precision": {

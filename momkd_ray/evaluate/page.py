@@ -13,7 +13,15 @@ from matplotlib.figure import Figure
 from momkd_ray import __version__
 from momkd_ray.evaluate.evaluation import PROBABILITIES
 from momkd_ray.evaluate.predictions import FOLD
-from momkd_ray.evaluate.tables import MEASURES, p_value, shown, verdict
+from momkd_ray.evaluate.tables import (
+    MEASURES,
+    by_delong,
+    difference_by_delong,
+    heterogeneity,
+    p_value,
+    shown,
+    verdict,
+)
 from momkd_ray.report.curves import (
     ForestRow,
     calibration_drawing,
@@ -131,7 +139,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals |= {"shown": shown, "p_value": p_value}
+    found.globals |= {"shown": shown, "p_value": p_value, "by_delong": by_delong}
+    found.globals |= {"difference_by_delong": difference_by_delong, "heterogeneity": heterogeneity}
     return found
 
 

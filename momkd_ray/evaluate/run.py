@@ -22,6 +22,7 @@ from momkd_ray.input_faults import REJECTED, OnError
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.report.drawings import write_drawings
 from momkd_ray.run.layout import EXCLUDED
+from momkd_ray.statistics.delong import NO_VARIANCE
 
 FIGURES = "figures"
 
@@ -127,6 +128,12 @@ def _notes(evaluation: dict[str, Any]) -> list[str]:
         notes.append(
             f"On the run's validation patients the slope of the recalibration is {slope:.2f}, not above 0: higher "
             "probabilities did not go with more positive patients there, so the recalibrated probability is of no use."
+        )
+    if evaluation["discrimination"]["auc"]["delong_interval"] is None:
+        notes.append(
+            f"The AUC has no interval by DeLong: {NO_VARIANCE}, as where every {evaluation['classes'][1]} patient "
+            "ranks above all others, or all have one probability. The bootstrap draws from the same patients, and its "
+            "interval has no width then."
         )
     fewest = min(cohort["positives"], cohort["negatives"])
     if fewest < 20:

@@ -14,7 +14,7 @@ from momkd_ray.errors import InputError
 from momkd_ray.evaluate.cohort import MISSING
 from momkd_ray.evaluate.decisions import counts_of, plain
 from momkd_ray.evaluate.options import Subgroups
-from momkd_ray.statistics.delong import delong
+from momkd_ray.statistics.delong import NO_VARIANCE, delong
 from momkd_ray.statistics.heterogeneity import cochran
 from momkd_ray.statistics.holm import holm
 from momkd_ray.statistics.proportions import proportion
@@ -72,20 +72,25 @@ def compare_subgroups(
 ) -> list[dict[str, Any]]:
     """Evaluates every level of every column, and tests whether the levels' AUCs differ.
 
-    The test is Cochran's Q of the levels' AUCs, weighted by DeLong's variance; blank cells are not part of it, and its
-    p-values are corrected over the columns by Holm.
+    The test is Cochran's Q of the levels' AUCs, weighted by DeLong's variance. Blank cells are not part of it, nor are
+    levels without an AUC or with a variance of 0. Its p-values are corrected over the columns by Holm.
 
     Args:
         table: of the evaluated patients: `y`, `p` (uncorrected), the probability to average, the columns.
         probability: column whose mean is compared with the observed share.
         threshold: on `p`.
         asked: the columns.
+
+    Returns:
+        Of each column `column`, `cuts`, `levels`; `heterogeneity`, the test, None if fewer than two levels can be
+        tested; and `not_tested`, the `level` and the `reason` of those that cannot.
     """
     found: list[dict[str, Any]] = []
     for one in asked:
         order, levels = levels_of(table[one.column], one)
         rows = [_level(table[levels == level], level, probability, threshold) for level in order]
-        tested = [row for row in rows if row["auc"]["value"] is not None and row["level"] != MISSING]
+        reasons = [_not_tested(row) for row in rows]
+        tested = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
         test = cochran([row["auc"]["value"] for row in tested], [row["auc"]["sd"] for row in tested])
         found.append(
             {
@@ -93,6 +98,11 @@ def compare_subgroups(
                 "cuts": None if one.cuts is None else list(one.cuts),
                 "levels": rows,
                 "heterogeneity": None if test is None else asdict(test),
+                "not_tested": [
+                    {"level": row["level"], "reason": reason}
+                    for row, reason in zip(rows, reasons, strict=True)
+                    if reason is not None
+                ],
             }
         )
     tests = [one["heterogeneity"] for one in found if one["heterogeneity"] is not None]
@@ -101,14 +111,27 @@ def compare_subgroups(
     return found
 
 
+def _not_tested(row: dict[str, Any]) -> str | None:
+    """Returns why a level is no part of the test of heterogeneity; None if it is."""
+    if row["level"] == MISSING:
+        return "the value of its patients is not known"
+    if row["auc"]["value"] is None:
+        return "it has fewer than two patients of a class"
+    return None if row["auc"]["sd"] > 0 else f"{NO_VARIANCE} for its AUC of {row['auc']['value']:.3f}"
+
+
 def _level(own: pd.DataFrame, level: str, probability: str, threshold: float) -> dict[str, Any]:
     y, p = own["y"].to_numpy(dtype=bool), own["p"].to_numpy(dtype=float)
     counts = counts_of(y, p >= threshold)
     auc: dict[str, Any] = {"value": None, "interval": None, "sd": None}
     if min(y.sum(), (~y).sum()) >= 2:
         result = delong(y, p)
-        sd = float(np.sqrt(result.covariance_MM[0, 0]))
-        auc = {"value": float(result.auc_M[0]), "interval": list(result.interval(0)), "sd": sd}
+        interval = result.interval(0)
+        auc = {
+            "value": float(result.auc_M[0]),
+            "interval": None if interval is None else list(interval),
+            "sd": result.sd(0),
+        }
     return {
         "level": level,
         "patients": len(own),

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from momkd_ray.statistics.delong import NO_VARIANCE
+
 MEASURES = {
     "sensitivity": "sensitivity",
     "specificity": "specificity",
@@ -26,6 +28,32 @@ def shown(value: float | None, interval: Any = None, digits: int = 3) -> str:
     return text if interval is None else f"{text} ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
 
 
+def by_delong(value: float | None, interval: Any, digits: int = 3) -> str:
+    """Formats an AUC, or a difference of two, with DeLong's interval: as `shown`, or `1.000 (no interval)`."""
+    text = shown(value, interval, digits)
+    return text if value is None or interval is not None else f"{text} (no interval)"
+
+
+def difference_by_delong(test: Mapping[str, Any]) -> str:
+    """Formats a difference of AUCs with DeLong's interval and p-value, or says why there are none."""
+    if test["p"] is None:
+        return f"{shown(test['difference'])} (no interval and no p: {NO_VARIANCE})"
+    return f"{shown(test['difference'], test['interval'])}, p = {p_value(test['p'])}"
+
+
+def heterogeneity(column: Mapping[str, Any]) -> str:
+    """Says what the test of a column's levels found, or that there is none, and which levels are left out and why."""
+    test = column["heterogeneity"]
+    said = "no test of the heterogeneity of the AUC, which takes two levels"
+    if test is not None:
+        said = (
+            f"heterogeneity of the AUC Q = {test['q']:.2f}, df {test['df']}, p = {p_value(test['p'])} "
+            f"(Holm {p_value(test['p_holm'])}), I² {100 * test['i_squared']:.0f} %"
+        )
+    left_out = "; ".join(f"{one['level']} is left out: {one['reason']}" for one in column["not_tested"])
+    return f"{said}; {left_out}" if left_out else said
+
+
 def p_value(p: float) -> str:
     """Formats a p-value."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
@@ -35,7 +63,7 @@ def performance_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
     """Tabulates every estimate: `group, measure, value, low, high, method`."""
     rows: list[tuple[Any, ...]] = []
     auc = evaluation["discrimination"]["auc"]
-    rows.append(("discrimination", "AUC", auc["value"], *auc["delong_interval"], "DeLong"))
+    rows.append(("discrimination", "AUC", auc["value"], *(auc["delong_interval"] or (None, None)), "DeLong"))
     rows.append(("discrimination", "AUC", auc["value"], *auc["bootstrap_interval"], "bootstrap"))
     ap = evaluation["discrimination"]["average_precision"]
     rows.append(("discrimination", "average precision", ap["value"], *ap["bootstrap_interval"], "bootstrap"))
@@ -69,6 +97,7 @@ def subgroup_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
     rows = []
     for one in evaluation["subgroups"]:
         test = one["heterogeneity"] or {}
+        not_tested = {left_out["level"]: left_out["reason"] for left_out in one["not_tested"]}
         for level in one["levels"]:
             auc, se, sp = level["auc"], level["sensitivity"], level["specificity"]
             rows.append(
@@ -91,6 +120,7 @@ def subgroup_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
                     "heterogeneity_q": test.get("q"),
                     "heterogeneity_p": test.get("p"),
                     "heterogeneity_p_holm": test.get("p_holm"),
+                    "not_tested": not_tested.get(level["level"]),
                 }
             )
     return pd.DataFrame(rows)
@@ -103,8 +133,9 @@ def comparison_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
         row = {"file": one["file"], "patients": one["patients"], "auc": one["auc"][0], "auc_other": one["auc"][1]}
         for key in ("delong", "bootstrap"):
             test = one[key]
-            row |= {f"{key}_difference": test["difference"], f"{key}_low": test["interval"][0]}
-            row |= {f"{key}_high": test["interval"][1], f"{key}_p": test["p"], f"{key}_p_holm": test["p_holm"]}
+            low, high = test["interval"] or (None, None)
+            row |= {f"{key}_difference": test["difference"], f"{key}_low": low, f"{key}_high": high}
+            row |= {f"{key}_p": test["p"], f"{key}_p_holm": test["p_holm"]}
         for key in ("sensitivity", "specificity"):
             row |= {f"{key}_{name}": value for name, value in one["calls"][key].items()}
         rows.append(row)
@@ -115,11 +146,14 @@ def verdict(evaluation: Mapping[str, Any]) -> str:
     """Says in one sentence what the evaluation found."""
     negative, positive = evaluation["classes"]
     cohort, auc, at = evaluation["cohort"], evaluation["discrimination"]["auc"], evaluation["decisions"][0]
-    chance = "no better than chance by its interval" if auc["delong_interval"][0] <= 0.5 else "better than chance"
+    if auc["delong_interval"] is None:
+        chance = f"as {NO_VARIANCE}"
+    else:
+        chance = "no better than chance by its interval" if auc["delong_interval"][0] <= 0.5 else "better than chance"
     return (
         f"On {cohort['patients']:,} patients ({cohort['positives']:,} {positive}, {cohort['negatives']:,} {negative}) "
         f"the ensemble tells {evaluation['label']} {positive} from {negative} with an AUC of "
-        f"{shown(auc['value'], auc['delong_interval'])}, {chance}; at its frozen threshold its sensitivity is "
+        f"{by_delong(auc['value'], auc['delong_interval'])}, {chance}; at its frozen threshold its sensitivity is "
         f"{shown(at['sensitivity']['value'], at['sensitivity']['interval'], 2)} and its specificity "
         f"{shown(at['specificity']['value'], at['specificity']['interval'], 2)}."
     )
@@ -132,7 +166,7 @@ def text_summary(evaluation: Mapping[str, Any]) -> str:
     lines = [
         verdict(evaluation),
         "",
-        f"{'AUC (DeLong)':<36} {shown(auc['value'], auc['delong_interval'])}",
+        f"{'AUC (DeLong)':<36} {by_delong(auc['value'], auc['delong_interval'])}",
         f"{'AUC (bootstrap)':<36} {shown(auc['value'], auc['bootstrap_interval'])}",
         f"{'average precision':<36} {shown(ap['value'], ap['bootstrap_interval'])}",
     ]
@@ -153,8 +187,5 @@ def text_summary(evaluation: Mapping[str, Any]) -> str:
             f"{shown(other['npv']['value'], other['npv']['interval'])}"
         )
     for one in evaluation["comparisons"]:
-        test = one["delong"]
-        lines.append(
-            f"AUC minus that of {one['file']}: {shown(test['difference'], test['interval'])}, p = {p_value(test['p'])}"
-        )
+        lines.append(f"AUC minus that of {one['file']}: {difference_by_delong(one['delong'])}")
     return "\n".join(lines)

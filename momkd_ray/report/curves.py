@@ -58,19 +58,25 @@ def roc_band(y_N: np.ndarray, p_N: np.ndarray, seed: int) -> Band:
 
 
 def roc_drawing(
-    y_N: np.ndarray, p_N: np.ndarray, auc: float, interval: Sequence[float], seed: int, threshold: float | None = None
+    y_N: np.ndarray,
+    p_N: np.ndarray,
+    auc: float,
+    interval: Sequence[float] | None,
+    seed: int,
+    threshold: float | None = None,
 ) -> Drawing:
     """Draws the ROC curve with its band; the point of the threshold is marked."""
     y_N = np.asarray(y_N, dtype=bool)
     fpr, tpr, _ = roc_curve(y_N, p_N, drop_intermediate=False)
     band = roc_band(y_N, p_N, seed)
+    ends = "no interval" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
 
     def draw() -> Figure:
         figure = Figure(figsize=(4.4, 4.6))
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=_DOTS)
         axes.fill_between(band.x_G, band.low_G, band.high_G, color=BLUE, alpha=0.18, linewidth=0, label="95 % band")
-        axes.plot(fpr, tpr, color=BLUE, linewidth=2, label=f"AUC {auc:.3f} ({interval[0]:.3f} to {interval[1]:.3f})")
+        axes.plot(fpr, tpr, color=BLUE, linewidth=2, label=f"AUC {auc:.3f} ({ends})")
         if threshold is not None:
             called = p_N >= threshold
             axes.plot(
@@ -81,7 +87,7 @@ def roc_drawing(
         return figure
 
     data = pd.DataFrame({"one_minus_specificity": fpr, "sensitivity": tpr})
-    alt = f"ROC curve; AUC {auc:.3f}, 95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
+    alt = f"ROC curve; AUC {auc:.3f}, {ends if interval is None else f'95 % interval {ends}'}"
     return Drawing("roc", "ROC curve with a pointwise 95 % band, a bootstrap over patients.", alt, draw, data)
 
 

@@ -114,7 +114,10 @@ def site_column(run: FinishedRun, table: pd.DataFrame) -> str | None:
 
 
 def group_rows(groups: dict[str, pd.DataFrame], classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Returns for each group of patients its counts and its AUC with DeLong's interval, if it has two of each class."""
+    """Returns for each group of patients its counts and its AUC with DeLong's interval, if it has two of each class.
+
+    The interval is None where DeLong's variance is 0.
+    """
     rows: list[dict[str, Any]] = []
     for name, own in groups.items():
         y, p = (own["label"] == classes[1]).to_numpy(), own[f"p_{classes[1]}"].to_numpy(dtype=float)

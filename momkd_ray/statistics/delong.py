@@ -13,32 +13,68 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
 
 Floats = NDArray[np.float64]
+Interval = tuple[float, float]
+
+NO_VARIANCE = "DeLong's variance is 0"  # the reason why there is no interval, for tables and pages
 
 
 @dataclass(frozen=True)
 class DeLongResult:
-    """The AUCs of models on the same patients and their covariance."""
+    """The AUCs of models on the same patients and their covariance.
+
+    Attributes:
+        auc_M: the AUCs.
+        covariance_MM: their covariance.
+        rank_MN: the patients' ranks by each model, ties sharing theirs.
+        v10_MI, v01_MJ: the structural components, of each patient the share of the other class that it is ranked
+            rightly against.
+    """
 
     auc_M: Floats
     covariance_MM: Floats
+    rank_MN: Floats
+    v10_MI: Floats
+    v01_MJ: Floats
 
-    def interval(self, model: int, level: float = 0.95) -> tuple[float, float]:
-        """Returns a normal interval of one model's AUC, cut at 0 and 1."""
-        half = float(norm.ppf((1 + level) / 2) * np.sqrt(self.covariance_MM[model, model]))
+    def sd(self, model: int) -> float:
+        """Returns the standard error of one model's AUC, exactly 0 where the components are all alike."""
+        return _standard_error(self.v10_MI[model], self.v01_MJ[model])
+
+    def interval(self, model: int, level: float = 0.95) -> Interval | None:
+        """Returns a normal interval of one model's AUC, cut at 0 and 1; None where its variance is 0.
+
+        It is 0 if every positive patient ranks above every negative one, or all have one score: these patients then say
+        nothing of how far the AUC of others may be from theirs.
+        """
+        sd = self.sd(model)
+        if sd == 0:
+            return None
+        half = float(norm.ppf((1 + level) / 2)) * sd
         return max(0.0, float(self.auc_M[model]) - half), min(1.0, float(self.auc_M[model]) + half)
 
-    def difference(self, first: int, second: int, level: float = 0.95) -> tuple[float, tuple[float, float], float]:
+    def difference(self, first: int, second: int, level: float = 0.95) -> tuple[float, Interval | None, float | None]:
         """Returns the difference of two AUCs (first minus second), its interval, and the two-sided p-value.
 
-        Two models with the same ranking have difference 0 and p-value 1.
+        Two models with the same ranking have difference 0 and p-value 1. Others whose difference has the variance 0,
+        such as a perfect and a constant one, have neither interval nor p-value.
         """
-        c = self.covariance_MM
+        if np.array_equal(self.rank_MN[first], self.rank_MN[second]):
+            return 0.0, (0.0, 0.0), 1.0
         difference = float(self.auc_M[first] - self.auc_M[second])
-        sd = float(np.sqrt(max(c[first, first] + c[second, second] - 2 * c[first, second], 0.0)))
-        if sd <= 1e-12:
-            return difference, (difference, difference), 1.0 if abs(difference) <= 1e-12 else 0.0
+        sd = _standard_error(self.v10_MI[first] - self.v10_MI[second], self.v01_MJ[first] - self.v01_MJ[second])
+        if sd == 0:
+            return difference, None, None
         half = float(norm.ppf((1 + level) / 2)) * sd
         return difference, (difference - half, difference + half), float(2 * norm.sf(abs(difference) / sd))
+
+
+def _standard_error(of_positives_I: Floats, of_negatives_J: Floats) -> float:
+    """Returns the standard error of an AUC, or of a difference of two, from its structural components."""
+    # components are multiples of half of one over the other class's size: closer ones differ by rounding alone
+    if max(np.ptp(of_positives_I), np.ptp(of_negatives_J)) <= 1e-12:
+        return 0.0
+    variances = (float(np.var(of_class, ddof=1)) / len(of_class) for of_class in (of_positives_I, of_negatives_J))
+    return float(np.sqrt(sum(variances)))
 
 
 def delong(y_N: ArrayLike, scores_MN: ArrayLike) -> DeLongResult:
@@ -64,4 +100,4 @@ def delong(y_N: ArrayLike, scores_MN: ArrayLike) -> DeLongResult:
     v10_MI = (rank_MN[:, y] - rankdata(scores[:, y], axis=1)) / negatives
     v01_MJ = 1 - (rank_MN[:, ~y] - rankdata(scores[:, ~y], axis=1)) / positives
     covariance_MM = np.atleast_2d(np.cov(v10_MI)) / positives + np.atleast_2d(np.cov(v01_MJ)) / negatives
-    return DeLongResult(v10_MI.mean(axis=1), covariance_MM)
+    return DeLongResult(v10_MI.mean(axis=1), covariance_MM, rank_MN, v10_MI, v01_MJ)

@@ -31,15 +31,23 @@ def cochran(values: Sequence[float], sds: Sequence[float]) -> Heterogeneity | No
 
     Args:
         values: of the groups.
-        sds: their standard errors; a group of standard error 0 has no weight that could be used and is left out.
+        sds: their standard errors.
 
     Returns:
         The test; None with fewer than two groups.
+
+    Raises:
+        ValueError: a standard error is not above 0, so that the group has no weight. Who asks leaves it out, and says
+            so.
     """
-    pairs = [(value, sd) for value, sd in zip(values, sds, strict=True) if sd > 0]
-    if len(pairs) < 2:
+    value_G, sd_G = np.array(values, dtype=np.float64), np.array(sds, dtype=np.float64)
+    if value_G.shape != sd_G.shape:
+        raise ValueError(f"{len(value_G)} values, but {len(sd_G)} standard errors")
+    if not (sd_G > 0).all():
+        raise ValueError("a group's standard error is not above 0")
+    if len(value_G) < 2:
         return None
-    value_G, weight_G = np.array([v for v, _ in pairs]), np.array([s**-2 for _, s in pairs])
+    weight_G = sd_G**-2
     mean = (value_G * weight_G).sum() / weight_G.sum()
-    q, df = float((weight_G * (value_G - mean) ** 2).sum()), len(pairs) - 1
+    q, df = float((weight_G * (value_G - mean) ** 2).sum()), len(value_G) - 1
     return Heterogeneity(q, df, float(chi2.sf(q, df)), max(0.0, (q - df) / q) if q > 0 else 0.0)

@@ -28,10 +28,12 @@ class Criterion:
     Attributes:
         key: its name in `FoldResult.val_scores`.
         name: in sentences.
+        worst: the lowest value it can have.
     """
 
     key: str
     name: str
+    worst: float
 
     @property
     def metric(self) -> str:
@@ -39,7 +41,7 @@ class Criterion:
         return f"val_{self.key}"
 
 
-AUC, SPEARMAN = Criterion("auc", "AUC"), Criterion("spearman", "Spearman's correlation")
+AUC, SPEARMAN = Criterion("auc", "AUC", 0.0), Criterion("spearman", "Spearman's correlation", -1.0)
 
 
 def criterion_of(config: Config) -> Criterion:

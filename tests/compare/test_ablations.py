@@ -143,7 +143,9 @@ def test_the_network_of_every_ablation_trains(name: str, tmp_path: Path) -> None
 def test_only_rows_that_differ_in_omics_alone_are_paired() -> None:
     def row(label: str, own: dict[str, Any], omics: float = 1.0) -> Row:
         costs = (10, 1.5, 0.01, None)
-        return Row(label, "momkd", own, 1.0, omics, [1], [[0.7, 0.8]], 0.75, 0.05, 0.74, (0.6, 0.9), None, *costs)
+        return Row(
+            label, label, "momkd", own, 1.0, omics, [1], [[0.7, 0.8]], 0.75, 0.05, 0.74, (0.6, 0.9), None, *costs
+        )
 
     fixed = {"memory.rule": "fixed"}
     rows = [row("fixed", fixed), row("without", {"omics.fraction": 0}, 0), row("with", {}),

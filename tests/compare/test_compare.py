@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +157,25 @@ def _assert_pooled_as_written(config: Config, row: Row) -> None:
     assert row.pooled == pytest.approx(np.mean(aucs))
 
 
-def row(label: str, labels: float = 1.0, omics: float = 1.0) -> Row:
+def row(label: str, labels: float = 1.0, omics: float = 1.0, name: str | None = None) -> Row:
     return Row(
-        label, "momkd", {}, labels, omics, [1], [[0.7, 0.8]], 0.75, 0.05, 0.74, (0.6, 0.9), None, 10, 1.5, 0.01, None
+        name or label,
+        label,
+        "momkd",
+        {},
+        labels,
+        omics,
+        [1],
+        [[0.7, 0.8]],
+        0.75,
+        0.05,
+        0.74,
+        (0.6, 0.9),
+        None,
+        10,
+        1.5,
+        0.01,
+        None,
     )
 
 
@@ -174,3 +191,29 @@ def test_rows_with_and_without_omics_are_paired() -> None:
     rows = [row("without", omics=0), row("half", omics=0.5), row("with"), row("few", labels=0.2)]
     assert [(a.label, b.label) for a, b in omics_pairs(rows)] == [("without", "with")]
     assert fraction_figure(rows[:1], "omics_fraction", "omics") is None
+
+
+def legend_of(rows: list[Row], key: str, name: str) -> list[str] | None:
+    """The names of the lines, which begin with that of a model."""
+    figure = fraction_figure(rows, key, name)
+    return None if figure is None else re.findall(r">(momkd[^<]*|abmil[^<]*)</text>", figure)
+
+
+def test_a_line_over_a_fraction_is_one_models_whatever_its_label() -> None:
+    models = ["momkd (16 components)", "momkd (32 components)"]
+    fractions = [
+        (f"{model} ({omics:g} labels, {omics:g} omics)", omics, model) for omics in (1, 0.5) for model in models
+    ]
+    over = [row(label, 1.0, omics, model) for label, omics, model in fractions]
+    assert legend_of(over, "omics_fraction", "omics") == models
+    assert legend_of(over, "label_fraction", "patients") is None
+    own = [row("momkd (all omics)"), row("momkd (half of the omics)", omics=0.5)]
+    assert legend_of(own, "omics_fraction", "omics") is None, "these are two models with a fraction each"
+
+
+def test_with_several_fractions_of_both_kinds_a_line_has_one_of_the_other() -> None:
+    rows = [row(f"momkd ({a}, {b})", a, b, "momkd") for a in (0.5, 1.0) for b in (0.0, 1.0)]
+    rows += [row(f"abmil ({a}, 1)", a, 1.0, "abmil") for a in (0.5, 1.0)]
+    over_labels = ["momkd (0 omics)", "momkd (1 omics)", "abmil"]
+    assert legend_of(rows, "label_fraction", "patients") == over_labels
+    assert legend_of(rows[:4], "omics_fraction", "omics") == ["momkd (0.5 labels)", "momkd (1 labels)"]

@@ -90,7 +90,9 @@ def test_figures_of_a_number_show_its_correlation_and_not_the_macro_auc() -> Non
     omics = omics_figure([pair])
     assert "Test Spearman of each fold" in omics and "AUC" not in omics
     fractions = fraction_figure(
-        [number_row("momkd (omics 0.5)", 0.35, 0.5), number_row("momkd", 0.4, 1.0)], "omics_fraction", "omics"
+        [number_row("momkd (1 labels, 0.5 omics)", 0.35, 0.5), number_row("momkd (1 labels, 1 omics)", 0.4, 1.0)],
+        "omics_fraction",
+        "omics",
     )
     assert fractions is not None and "Pooled Spearman over the fraction" in fractions and "AUC" not in fractions
 
@@ -99,6 +101,7 @@ def number_row(label: str, spearman: float, omics: float) -> Row:
     own = ScoreFigure([[spearman - 0.1, spearman + 0.1]], spearman, 0.1, spearman, (spearman - 0.2, spearman + 0.2))
     aucs = [[0.9, 0.9]]
     return Row(
+        name="momkd",
         label=label,
         model="momkd",
         own={},

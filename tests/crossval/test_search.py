@@ -22,6 +22,7 @@ from ray.experimental import internal_kv
 from ray.tune.search import Searcher
 from support.fold_tasks import fold_task
 from support.processes import in_processes
+from support.regression_runs import number_config
 from support.runs import changed, crossval, inputs_of
 
 from momkd_ray import storage
@@ -30,7 +31,7 @@ from momkd_ray.config.search_space import Range
 from momkd_ray.config.sections import ClusterConfig
 from momkd_ray.crossval import tune_trials as trials
 from momkd_ray.crossval.cross_validate import choose_settings, train_folds
-from momkd_ray.crossval.median_stopping import COMPARE_EVERY, Curve, StopDecision, stop_decisions
+from momkd_ray.crossval.median_stopping import COMPARE_EVERY, Curve, SettingScores, StopDecision, stop_decisions
 from momkd_ray.crossval.optuna_journal import write_study
 from momkd_ray.crossval.search import Search
 from momkd_ray.crossval.tune_trials import FoldAndSetting, FoldSearcher, threads_of_folds, trial_resources
@@ -38,6 +39,7 @@ from momkd_ray.errors import InputError, StoppedError
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.cluster import Connection, concurrent_folds, missing_resources_note, total_resource
 from momkd_ray.report.page import write_report
+from momkd_ray.train.validation import AUC, SPEARMAN, Criterion
 from momkd_ray.train.worker import train_loop_per_worker
 
 GRACE = 2
@@ -335,6 +337,33 @@ def test_a_hard_fold_does_not_stop_its_setting_nor_itself() -> None:
     assert set(stop_decisions([same, same, same, worse, same], GRACE)) == {3}
     waiting = [Curve(), ended_curves(hard), ended_curves(hard)]
     assert stop_decisions([same, same, same, waiting], GRACE) == {}, "not all of its folds are running"
+
+
+@pytest.mark.parametrize("criterion", [AUC, SPEARMAN])
+@given(st.data())
+def test_a_setting_that_works_is_not_stopped_for_those_that_diverge(criterion: Criterion, data: st.DataObject) -> None:
+    lost = [Curve((), ended=True, diverged=True, worst=criterion.worst)] * 2
+    figures = st.lists(st.floats(criterion.worst, 1), min_size=4, max_size=8)
+    works = [ended_curves(data.draw(figures)) for _ in range(2)]
+    assert stop_decisions([lost, lost, lost, works], GRACE) == {}
+    assert set(stop_decisions([[ended_curves([1.0] * 4)] * 2] * 3 + [[lost[0], works[0]]], GRACE)) <= {3}
+
+
+def test_a_diverged_fold_of_a_regression_counts_as_the_worst_correlation(
+    tiny_config: Config, no_cluster: None, tmp_path: Path
+) -> None:
+    rates = [1e30, 1e29, 1e28, 1e-3]
+    config = searched(number_config(tmp_path, tiny_config), {"train.lr": rates}, stop="median", grace_epochs=GRACE)
+    inputs = inputs_of(config)
+    for setting in range(3):
+        for fold in inputs.plan.folds:
+            storage.write_json(inputs.fold_directory(fold, setting).diverged, {"reason": "the loss is not finite"})
+    lines = [json.dumps({"epoch": epoch, "val_auc": 0.5, "val_spearman": -0.2}) for epoch in range(8)]
+    for fold in inputs.plan.folds:
+        storage.write_text(inputs.fold_directory(fold, 3).metrics, "\n".join(lines) + "\n")
+    scores = SettingScores(inputs, Search(config))
+    assert not scores.stopped, "its correlation is negative, but it is the only setting that works"
+    assert {curve.worst for curve in scores.curves.values()} == {-1.0}
 
 
 def stopped_worker(rank: int, folder: str) -> None:

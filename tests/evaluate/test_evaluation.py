@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
@@ -200,6 +201,70 @@ def test_levels_of_few_patients_have_no_auc() -> None:
     (found,) = compare_subgroups(table, "recalibrated", 0.5, [Subgroups("site")])
     assert found["levels"][1]["auc"]["value"] is None
     assert found["heterogeneity"] is None
+    assert [one["level"] for one in found["not_tested"]] == ["a", "b"]
+    assert "DeLong's variance is 0" in found["not_tested"][0]["reason"]
+    assert found["not_tested"][1]["reason"] == "it has fewer than two patients of a class"
+
+
+def perfect_in(clinical: pd.DataFrame, predictions: pd.DataFrame, of: pd.Series[bool]) -> pd.DataFrame:
+    """Predictions that rank the positive patients of some above all others of theirs."""
+    own = clinical.loc[of, "PATIENT"]
+    positive = clinical.set_index("PATIENT")["PR"].reindex(predictions["patient_id"]).eq("positive").to_numpy()
+    p = predictions["p_positive"].where(~predictions["patient_id"].isin(own), np.where(positive, 0.8, 0.3))
+    return predictions.assign(p_positive=p, p_negative=1 - p)
+
+
+@pytest.mark.parametrize("others", [("Lyon", "Genf"), ("Lyon",)])
+def test_a_level_with_a_perfect_auc_is_said_to_be_left_out_of_the_test(
+    run: str, tmp_path: Path, others: tuple[str, ...]
+) -> None:
+    clinical, predictions = external(tmp_path)
+    clinical["site"] = np.array(["Basel", *others])[np.arange(len(clinical)) % (1 + len(others))]
+    clinical.to_csv(tmp_path / "clinical.csv", index=False)
+    predictions = perfect_in(clinical, predictions, clinical["site"] == "Basel")
+    predictions.to_csv(tmp_path / "predictions.csv", index=False)
+    (found,) = evaluated(run, tmp_path, "--subgroups", "site")["subgroups"]
+    reason = "DeLong's variance is 0 for its AUC of 1.000"
+    assert found["not_tested"] == [{"level": "Basel", "reason": reason}]
+    assert found["levels"][0]["auc"] == {"value": 1, "interval": None, "sd": 0}
+    page = html.unescape((tmp_path / "out" / "evaluation.html").read_text())
+    assert "too few patients" not in page and "1.000 (no interval)" in page
+    assert f"; Basel is left out: {reason}</th>" in page
+    if len(others) == 2:
+        assert found["heterogeneity"]["df"] == 1
+        assert "site: heterogeneity of the AUC Q = " in page
+    else:
+        assert found["heterogeneity"] is None
+        assert "site: no test of the heterogeneity of the AUC, which takes two levels; " in page
+    table = pd.read_csv(tmp_path / "out" / "subgroups.csv").set_index("level")
+    assert table.loc["Basel", "not_tested"] == reason and table["not_tested"].isna().sum() == len(others)
+    assert np.isnan(table.loc["Basel", "auc_low"]) and np.isnan(table.loc["Basel", "auc_high"])
+
+
+def test_a_perfect_ensemble_has_no_interval_by_delong_and_it_is_said(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clinical, predictions = external(tmp_path)
+    predictions.assign(p_positive=0.5, p_negative=0.5).to_csv(tmp_path / "constant.csv", index=False)
+    predictions.to_csv(tmp_path / "good.csv", index=False)
+    perfect = perfect_in(clinical, predictions, clinical["PATIENT"] != "")
+    perfect.to_csv(tmp_path / "predictions.csv", index=False)
+    against = ["--against", str(tmp_path / "constant.csv"), "--against", str(tmp_path / "good.csv")]
+    found = evaluated(run, tmp_path, *against)
+    told = capsys.readouterr().out
+    assert found["discrimination"]["auc"]["delong_interval"] is None
+    constant, good = (one["delong"] for one in found["comparisons"])
+    assert constant == {"difference": 0.5, "interval": None, "p": None, "p_holm": None}
+    assert good["p"] == good["p_holm"] and good["interval"][0] < good["difference"] < good["interval"][1]
+    page = html.unescape((tmp_path / "out" / "evaluation.html").read_text())
+    for text in (told, page):
+        assert "AUC of 1.000 (no interval), as DeLong's variance is 0; at its frozen" in text
+        assert "0.500 (no interval and no p: DeLong's variance is 0)" in text
+    assert "The AUC has no interval by DeLong" in page and "<td>no interval</td><td>DeLong</td>" in page
+    performance = pd.read_csv(tmp_path / "out" / "performance.csv").set_index(["measure", "method"])
+    assert performance.loc[("AUC", "DeLong"), ["low", "high"]].isna().all()
+    comparisons = pd.read_csv(tmp_path / "out" / "comparisons.csv")
+    assert comparisons.loc[0, ["delong_low", "delong_high", "delong_p", "delong_p_holm"]].isna().all()
 
 
 @pytest.mark.parametrize(

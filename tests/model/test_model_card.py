@@ -43,7 +43,7 @@ def test_the_card_states_what_the_fold_measured(tmp_path: Path) -> None:
     facts = card_facts(result, bags, tested, ("negative", "positive"), balanced=True)
     y = tested["label"] == "positive"
     assert facts["test_brier"] == pytest.approx(brier_score_loss(y, tested["p_positive"]))
-    low, high = delong(y, tested["p_positive"]).interval(0)
+    low, high = delong(y, tested["p_positive"]).interval(0) or (0, 0)
     assert (facts["test_auc_low"], facts["test_auc_high"]) == (low, high)
     model = small_model()
     card = card_of(model).model_copy(update={"origin": {"fold": 0, "seed": 1, "fingerprint": "ab12", **facts}})
@@ -56,6 +56,17 @@ def test_the_card_states_what_the_fold_measured(tmp_path: Path) -> None:
     assert "| 90, 24, 30 |" in body and "ab12" in body and "multiply the odds by 0.25 " in body
     auc = f"{result.val_scores['auc']:.3f} | {result.test_scores['auc']:.3f} ({low:.3f} to {high:.3f}) |"
     assert f"| auc | {auc}" in body
+
+
+def test_a_perfect_auc_has_no_interval_on_the_card() -> None:
+    val, test = patients(24, 1), patients(30, 2)
+    test["p_positive"] = np.where(test["label"] == "positive", 0.8, 0.3)
+    result, tested = evaluate_fold(0, val, test, ("negative", "positive"), n_train=90, best_epoch=7)
+    bags = pd.DataFrame({"patient_id": ["t0", "t1"], "role": "train", "y": [0, 1]})
+    facts = card_facts(result, bags, tested, ("negative", "positive"), balanced=True)
+    assert facts["test_auc"] == 1 and not {"test_auc_low", "test_auc_high"} & facts.keys()
+    card = card_of(small_model()).model_copy(update={"origin": {"fold": 0, **facts}})
+    assert f"| auc | {result.val_scores['auc']:.3f} | 1.000 |" in bundle_readme(card)
 
 
 def test_the_text_follows_from_the_card_alone(tmp_path: Path) -> None:

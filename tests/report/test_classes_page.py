@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 
@@ -79,6 +80,28 @@ def test_evaluate_measures_each_class(run: Path, tmp_path: Path) -> None:
     assert "macro AUC" in result.output and "<3+>" not in (tmp_path / "o" / "evaluation.html").read_text()
     written = pd.read_csv(tmp_path / "o" / "predictions.csv")
     assert (written["predicted"] == [HER2[y] for y in p_NY.argmax(axis=1)]).all()
+
+
+def test_a_class_that_is_told_perfectly_has_no_interval_by_delong(run: Path, tmp_path: Path) -> None:
+    clinical, predictions = external(tmp_path)
+    table = pd.read_csv(predictions)
+    is_zero = (np.arange(len(table)) % 3 == 0).astype(float)
+    others = table[[f"p_{name}" for name in HER2[1:]]]
+    table["p_zero"] = 0.2 + 0.6 * is_zero
+    table[others.columns] = others.div(others.sum(axis=1), axis=0).mul(1 - table["p_zero"], axis=0)
+    table.to_csv(predictions, index=False)
+    options = ["evaluate", str(run), "--clinical", clinical, "--predictions", predictions, "--out", str(tmp_path / "o")]
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 0, result.output
+    of_class = json.loads((tmp_path / "o" / "evaluation.json").read_text())["of_class"]
+    assert of_class["zero"]["auc"] == 1 and of_class["zero"]["delong_interval"] is None
+    assert of_class["low"]["delong_interval"][0] < of_class["low"]["auc"]
+    page = html.unescape((tmp_path / "o" / "evaluation.html").read_text())
+    assert "<td>1.000 (no interval)</td>" in page
+    assert "The AUC of zero has no interval by DeLong: DeLong's variance is 0" in page
+    performance = pd.read_csv(tmp_path / "o" / "performance.csv")
+    perfect = performance[(performance["method"] == "DeLong") & (performance["value"] == 1)]
+    assert len(perfect) == 1 and perfect[["low", "high"]].isna().all(axis=None)
 
 
 @pytest.mark.parametrize("option", [("--positive", "low"), ("--subgroups", "HER2"), ("--prevalence", "0.2")])

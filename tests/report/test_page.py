@@ -260,6 +260,25 @@ def test_table_1_has_the_clinical_columns_by_class_and_fold(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("unrendered")
+def test_a_site_with_a_perfect_auc_has_no_interval(tmp_path: Path) -> None:
+    run = write_run(tmp_path, clinical=str(tmp_path / "clinical.csv"))
+    table = pd.read_parquet(tmp_path / "predictions.parquet")
+    lyon = np.arange(len(table)) % 2 == 0
+    sites = pd.DataFrame({"PATIENT": table["patient_id"], "site": np.where(lyon, "Lyon", "Basel")})
+    sites.to_csv(tmp_path / "clinical.csv", index=False)
+    reason = "DeLong's variance is 0"
+    assert reason not in Page(Path(write_report(run)).read_text()).text
+    positive = np.where(table["label"] == "positive", 0.8, 0.3)
+    table["p_positive"] = np.where(lyon, positive, table["p_positive"])
+    table.assign(p_negative=1 - table["p_positive"]).to_parquet(tmp_path / "predictions.parquet")
+    page = Path(write_report(run)).read_text()
+    assert page.count("<td>1.000 (no interval)</td>") == 1
+    assert f"No interval: {reason}" in Page(page).text
+    groups = pd.read_csv(tmp_path / "figures" / "groups.csv").set_index("name")
+    assert groups.loc["  Lyon", ["low", "high"]].isna().all() and groups.loc["  Basel", ["low", "high"]].notna().all()
+
+
+@pytest.mark.usefixtures("unrendered")
 def test_the_most_confident_wrong_calls_come_first(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     text = Path(write_report(run)).read_text()

@@ -213,8 +213,14 @@ def test_cochrans_q_by_hand_and_its_level() -> None:
     q = (weights * (np.array([1, 2, 3]) - mean) ** 2).sum()
     assert (found.q, found.df, found.p) == (pytest.approx(q), 2, pytest.approx(chi2.sf(q, 2)))
     assert found.i_squared == pytest.approx((q - 2) / q)
-    assert cochran([0.8, 0.9], [0.1, 0.0]) is None
+    assert cochran([0.8], [0.1]) is None
     rng = np.random.default_rng(11)
     sds = np.array([0.5, 1.0, 2.0, 1.5])
     rejected = [(cochran(list(rng.normal(3, sds)), list(sds)) or found).p < 0.05 for _ in range(2000)]
     assert 0.035 <= np.mean(rejected) <= 0.065
+
+
+@pytest.mark.parametrize("sds", [[0.1, 0.0, 0.2], [0.1, np.nan, 0.2], [0.1, 0.2]])
+def test_cochrans_q_leaves_no_group_out_silently(sds: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"not above 0|3 values, but 2 standard errors"):
+        cochran([0.8, 1.0, 0.7], sds)

@@ -12,7 +12,7 @@ from scipy.stats import chi2, norm
 from sklearn.metrics import roc_auc_score
 
 from momkd_ray.statistics.delong import delong
-from momkd_ray.statistics.holm import holm
+from momkd_ray.statistics.holm import holm, holm_of_known
 from momkd_ray.statistics.paired_bootstrap import paired_bootstrap
 
 
@@ -80,6 +80,38 @@ def test_equal_rankings_do_not_differ() -> None:
     assert found.difference(0, 1) == (0, (0, 0), 1)
 
 
+def test_patients_who_say_nothing_of_others_give_no_interval_and_no_p() -> None:
+    perfect, turned, constant, good = (
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [3, 2, 1, 0, 4, 5, 6, 7],
+        [1] * 8,
+        [0, 1, 2, 5, 3, 4, 6, 7],
+    )
+    found = delong([0] * 4 + [1] * 4, [perfect, turned, constant, good])
+    assert [found.interval(model) for model in (0, 1, 2)] == [None, None, None]
+    assert [found.sd(model) for model in (0, 1, 2)] == [0, 0, 0]
+    assert found.difference(0, 2) == (0.5, None, None)
+    assert found.difference(0, 1) == (0, None, None), "both are perfect here, and need not be alike on others"
+    assert found.difference(2, 2) == (0, (0, 0), 1)
+    difference, interval, p = found.difference(0, 3)
+    assert interval is not None and interval[0] < difference < interval[1] and p is not None and 0 < p < 1
+
+
+@given(st.integers(0, 10_000), st.integers(2, 12), st.integers(2, 12), st.integers(1, 4))
+def test_no_interval_of_an_auc_has_the_width_0(seed: int, positives: int, negatives: int, levels: int) -> None:
+    rng = np.random.default_rng(seed)
+    y = np.repeat([1, 0], [positives, negatives])
+    scores = rng.integers(levels, size=(2, len(y))) + rng.integers(2, size=(2, 1)) * y
+    found, (_, covariance) = delong(y, scores), by_definition(y, scores)
+    interval = found.interval(0)
+    assert (interval is None) == (covariance[0, 0] < 1e-12)
+    assert interval is None or interval[0] < interval[1]
+    _, interval, p = found.difference(0, 1)
+    if not np.array_equal(*found.rank_MN):
+        assert (interval is None) == (p is None) == (covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1] < 1e-12)
+        assert interval is None or interval[0] < interval[1]
+
+
 @pytest.mark.parametrize("bad", [([1, 1, 0], [[1, 2, 3]]), ([1, 1, 0, 0], [[1, 2, 3, np.nan]]), ([1, 0], [[1, 2, 3]])])
 def test_delong_refuses_what_has_no_variance(bad: tuple[list[int], list[list[float]]]) -> None:
     with pytest.raises(ValueError, match=r"two patients of each class|not a finite number|3 scores, but 2"):
@@ -99,9 +131,9 @@ def test_delongs_intervals_cover_as_often_as_they_say() -> None:
     truth = [norm.cdf(d / 2**0.5) for d in shifts]
     for _ in range(600):
         found = delong(*drawn(rng, 120, shifts))
-        low, high = found.interval(0)
+        low, high = found.interval(0) or (1, 0)
         hits.append(low <= truth[0] <= high)
-        low, high = found.difference(1, 0)[1]
+        low, high = found.difference(1, 0)[1] or (1, 0)
         gain.append(low <= truth[1] - truth[0] <= high)
     assert 0.92 <= np.mean(hits) <= 0.98
     assert 0.92 <= np.mean(gain) <= 0.98
@@ -109,7 +141,7 @@ def test_delongs_intervals_cover_as_often_as_they_say() -> None:
 
 def test_delong_rejects_equal_models_as_rarely_as_it_says() -> None:
     rng = np.random.default_rng(1)
-    rejected = [delong(*drawn(rng, 120, (0.9, 0.9))).difference(0, 1)[2] < 0.05 for _ in range(600)]
+    rejected = [(delong(*drawn(rng, 120, (0.9, 0.9))).difference(0, 1)[2] or 0) < 0.05 for _ in range(600)]
     assert 0.025 <= np.mean(rejected) <= 0.08
 
 
@@ -170,3 +202,10 @@ def test_holm_keeps_the_order_and_never_lowers_a_p_value(p: list[float]) -> None
 
 def test_holm_of_a_textbook_case() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@given(st.lists(st.none() | st.floats(0, 1), max_size=8))
+def test_holm_counts_the_tests_that_there_are(p: list[float | None]) -> None:
+    adjusted = holm_of_known(p)
+    assert [one is None for one in adjusted] == [one is None for one in p]
+    assert [one for one in adjusted if one is not None] == holm([one for one in p if one is not None])
