@@ -13,7 +13,7 @@ from typing import Any
 from momkd_ray.compare.trials import drawn_trials
 from momkd_ray.compare.variants import variants_of
 from momkd_ray.config.load import Config
-from momkd_ray.config.model_names import DEFAULT_MODEL, OMICS_MODELS
+from momkd_ray.config.model_names import DEFAULT_MODEL, OMICS_MODELS, ONE_WORKER_MODELS
 from momkd_ray.config.run_sections import CompareConfig
 from momkd_ray.crossval.search import Settings
 from momkd_ray.errors import InputError
@@ -137,6 +137,10 @@ def reference_of(named: str | None, entries: Sequence[Entry]) -> str:
 
 def folder_of(label: str, settings: Settings) -> str:
     """Returns the folder of a model with its values, of which the name depends."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    content: dict[str, Any] = dict(settings)
+    # these were computed otherwise once, and folders of then are not gone on with
+    if settings["train.fraction"] < 1 or settings["model.name"] in ONE_WORKER_MODELS:
+        content["computed"] = 2
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     readable = re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-") or "model"
     return f"model={readable}-seed={settings['train.seed']}-{digest}"

@@ -74,7 +74,7 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]  # Ray carries no t
         self._show_count()
 
     def _show_finished(self, name: str, result: Any, epochs: int) -> None:
-        note = f"best validation {self.criterion.name} {result['kept']:.3f}"
+        note = f"validation {self.criterion.name} {result['kept']:.3f} of the kept epoch"
         trained = result.get("epochs_trained") or epochs
         if trained < epochs:
             self.progress.end(name, f"stopped after {trained} of {epochs} epochs, {note}")

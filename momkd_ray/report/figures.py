@@ -112,9 +112,16 @@ def histogram_figure(y_N: np.ndarray, p_N: np.ndarray, thresholds: Sequence[floa
     return Drawing("histogram", "Pooled probabilities by true class.", alt, draw, data)
 
 
-def training_figure(fold: int, epochs: pd.DataFrame, best_epoch: int) -> Drawing:
-    """Draws the figure that chooses (`criterion_of`) and total loss of a fold over its epochs; the chosen is marked."""
+def training_figure(fold: int, epochs: pd.DataFrame, kept_epoch: int) -> Drawing:
+    """Draws validation AUC or correlation (`criterion_of`) and total loss over epochs, counted from 1; marks the kept.
+
+    Args:
+        fold: its number.
+        epochs: the lines of `metrics.jsonl`, which counts them from 0.
+        kept_epoch: counted from 0.
+    """
     criterion = SPEARMAN if SPEARMAN.metric in epochs else AUC
+    data = epochs[["epoch", criterion.metric, "loss_total"]].assign(epoch=epochs["epoch"] + 1)
 
     def draw() -> Figure:
         figure = Figure(figsize=(3.4, 3.2))
@@ -123,16 +130,15 @@ def training_figure(fold: int, epochs: pd.DataFrame, best_epoch: int) -> Drawing
             (above, criterion.metric, f"validation {criterion.name}", BLUE),
             (below, "loss_total", "total loss", VERMILLION),
         ):
-            axes.plot(epochs["epoch"], epochs[column], color=colour, linewidth=1.4, marker="o", markersize=2)
-            axes.axvline(best_epoch, color=INK, linewidth=1, linestyle="--")
+            axes.plot(data["epoch"], data[column], color=colour, linewidth=1.4, marker="o", markersize=2)
+            axes.axvline(kept_epoch + 1, color=INK, linewidth=1, linestyle="--")
             axes.set_ylabel(label)
         below.set_xlabel("epoch")
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
         return figure
 
     shown = f"validation {criterion.name} and total loss over {len(epochs)} epochs"
-    alt = f"Fold {fold}: {shown}; epoch {best_epoch} chosen"
-    data = epochs[["epoch", criterion.metric, "loss_total"]]
+    alt = f"Fold {fold}: {shown}; epoch {kept_epoch + 1} kept"
     return Drawing(f"training-fold-{fold}", f"Fold {fold}", alt, draw, data)
 
 
@@ -149,7 +155,7 @@ def memory_use_figure(epochs_by_fold: Mapping[int, pd.DataFrame], classes: Seque
         panels = figure.subplots(1, len(classes), sharey=True)
         for axes, column, name in zip(panels, columns, classes, strict=True):
             for index, (fold, table) in enumerate(known.items()):
-                axes.plot(table["epoch"], table[column], **_fold_line(index), label=f"fold {fold}")
+                axes.plot(table["epoch"] + 1, table[column], **_fold_line(index), label=f"fold {fold}")
             axes.set(xlabel="epoch", ylim=(-0.02, 1.05))
             axes.set_title(short(name), fontsize=9)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -158,7 +164,9 @@ def memory_use_figure(epochs_by_fold: Mapping[int, pd.DataFrame], classes: Seque
         figure.legend(handles, labels, loc="outside lower center", ncols=5)
         return figure
 
-    data = pd.concat([table[["epoch", *columns]].assign(fold=fold) for fold, table in known.items()])
+    data = pd.concat(
+        [table[["epoch", *columns]].assign(epoch=table["epoch"] + 1, fold=fold) for fold, table in known.items()]
+    )
     data = data.rename(columns=dict(zip(columns, classes, strict=True)))
     alt = f"Share of the memory components of {listed(classes)} in use over the epochs of each fold"
     caption = "Memory components in use: those whose mass is at least a tenth of their class's mean."

@@ -106,8 +106,8 @@ def test_a_fold_that_stops_early_is_told_as_such(tiny_config: Config, capsys: py
     lines = capsys.readouterr().err.splitlines()
     shown = ["17/100", "17/100", "17/100", "16/17"]
     assert lines[:4] == [f"fold {i}: {count} validation AUC 0.500" for i, count in enumerate(shown)]
-    assert "fold 0: stopped after 17 of 100 epochs, best validation AUC 0.750" in lines
-    assert "fold 1: 100/100 best validation AUC 0.500" in lines
+    assert "fold 0: stopped after 17 of 100 epochs, validation AUC 0.750 of the kept epoch" in lines
+    assert "fold 1: 100/100 validation AUC 0.500 of the kept epoch" in lines
     assert "fold 2: ended after 17 of 100 epochs: its setting is out" in lines
-    assert "fold 3: 17/17 best validation AUC 0.500" in lines, "a setting may have a number of its own"
+    assert "fold 3: 17/17 validation AUC 0.500 of the kept epoch" in lines, "a setting may have a number of its own"
     assert lines[-1] == "folds: 4/4"

@@ -14,6 +14,7 @@ from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
 from momkd_ray.ray_runtime.cluster import Connection
 from momkd_ray.run.layout import RunDirectory
+from momkd_ray.run.provenance import _computed_otherwise
 
 SAME: dict[str, dict[str, Any]] = {
     "resources": {"cluster__cpus_per_worker": 0.5, "cluster__checkpoint_steps": 7},
@@ -59,6 +60,21 @@ def test_it_goes_on_with_a_list_of_genes_elsewhere(tiny_config: Config, no_clust
     (tmp_path / "b.txt").write_text("\n".join(genes[:-1]))
     with pytest.raises(InputError, match="another configuration or other data"):
         inputs_of(changed(tiny_config, genes__select=str(tmp_path / "b.txt")))
+
+
+def test_it_is_another_run_where_its_numbers_were_computed_otherwise(tiny_config: Config, no_cluster: None) -> None:
+    """Of these an earlier state left other patients to the refit, or other bags to a pass."""
+    plain = inputs_of(tiny_config)
+    assert plain.cohort.slides["patient_id"].duplicated().any(), "so that the ridge start leaves out patients"
+    for config, reason in (
+        (changed(tiny_config, train__fraction=0.5), "refit"),
+        (changed(tiny_config, omics__missing="drop"), "refit"),
+        (changed(tiny_config, model__name="batch_alignment"), "pass"),
+        (changed(tiny_config, cohort__bag="patient"), ""),
+        (changed(tiny_config, train__fraction=0.5, train__refit=False, cohort__bag="patient"), ""),
+    ):
+        found = _computed_otherwise(config, plain.cohort)
+        assert any(reason in one for one in found) if reason else not found
 
 
 @pytest.mark.slow
