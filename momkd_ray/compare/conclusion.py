@@ -18,7 +18,7 @@ def conclusions(leaderboard: Leaderboard) -> list[str]:
 
 
 def omics_gain(without: Row, with_omics: Row) -> tuple[float, Interval | None]:
-    """Returns what the omics add to the pooled figure, and its 95 % interval; None if neither row is the reference."""
+    """Returns what the omics add to the pooled metric, and its 95 % interval; None if neither row is the reference."""
     gain = with_omics.headline.pooled - without.headline.pooled
     if with_omics.headline.difference is None and without.headline.difference_interval is not None:
         low, high = without.headline.difference_interval

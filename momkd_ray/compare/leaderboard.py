@@ -11,7 +11,7 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.compare.entries import Entry, reference_of
-from momkd_ray.compare.scores import ScoredModel, ScoreFigure, score_figures
+from momkd_ray.compare.scores import ScoredModel, ScoreSummary, score_summaries
 from momkd_ray.compare.training import TrainedEntry
 from momkd_ray.crossval.score_metrics import SCORE_METRICS, TRUE_SCORE
 from momkd_ray.errors import RunError
@@ -69,10 +69,10 @@ class SearchSummary:
 
 @dataclass(frozen=True)
 class Headline:
-    """The figure by which models are ranked and drawn: the AUC or, of a number, Spearman's correlation.
+    """The metric by which models are ranked and drawn: the AUC or, of a number, Spearman's correlation.
 
     Attributes:
-        name: of the figure.
+        name: of the metric.
         folds: its value of each seed (rows) and fold (columns).
         pooled, interval: of all folds' test patients together, with its bootstrap interval.
         difference, difference_interval: to the reference; None for the reference itself.
@@ -103,7 +103,7 @@ class Row:
         search: what the model chose from and what each seed and fold chose; None without a search.
         parameters, training_seconds, prediction_seconds_per_bag, peak_memory_bytes: medians over folds and seeds;
             training is one fold's, without its search.
-        scores: of a regression the figures of the predicted number, by metric; None of a classification.
+        scores: of a regression the summaries of the predicted number, by metric; None of a classification.
     """
 
     name: str
@@ -124,7 +124,7 @@ class Row:
     prediction_seconds_per_bag: float
     peak_memory_bytes: float | None
     search: SearchSummary | None = None
-    scores: Mapping[str, ScoreFigure] | None = None
+    scores: Mapping[str, ScoreSummary] | None = None
 
     @property
     def settings_tried(self) -> int:
@@ -133,7 +133,7 @@ class Row:
 
     @property
     def headline(self) -> Headline:
-        """The figure by which the row is ranked."""
+        """The metric by which the row is ranked."""
         if self.scores is None:
             auc = self.difference
             to_reference = (None, None) if auc is None else (auc.bootstrap, auc.bootstrap_interval)
@@ -209,7 +209,7 @@ def build_leaderboard(inputs: RunInputs, trained: Sequence[TrainedEntry]) -> Lea
     rows = _rows(y_N, models, reference, inputs.config.folds.seed)
     scored = {label: model.scored for label, model in models.items() if model.scored is not None}
     if true_N is not None:
-        scores = score_figures(true_N, scored, reference, inputs.config.folds.seed)
+        scores = score_summaries(true_N, scored, reference, inputs.config.folds.seed)
         rows = [replace(row, scores=scores[label]) for row, label in zip(rows, models, strict=True)]
     rows.sort(key=lambda row: -row.headline.pooled)
     names = inputs.cohort.classes
@@ -297,7 +297,7 @@ def _rows(y_N: np.ndarray, models: Mapping[str, _Model], reference: str, seed: i
         plain = asdict(differences[label])
         differences[label] = Difference(**plain | {"delong_p_holm": delong_p, "bootstrap_p_holm": bootstrap_p})
     return [
-        _row(model, bootstrap.auc[label], bootstrap.interval(label), differences.get(label))
+        _row(model, bootstrap.value[label], bootstrap.interval(label), differences.get(label))
         for label, model in models.items()
     ]
 

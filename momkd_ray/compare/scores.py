@@ -1,4 +1,4 @@
-"""The figures of a number on the leaderboard: Spearman's correlation, R2 and mean absolute error of each model.
+"""The metrics of a number on the leaderboard: Spearman's correlation, R2 and mean absolute error of each model.
 
 Shapes: N patients, S seeds of a model, R replicates.
 """
@@ -33,7 +33,7 @@ class ScoredModel:
 
 
 @dataclass(frozen=True)
-class ScoreFigure:
+class ScoreSummary:
     """One metric of a model.
 
     Attributes:
@@ -56,9 +56,9 @@ class ScoreFigure:
     p_holm: float | None = None
 
 
-def score_figures(
+def score_summaries(
     true_N: Floats, models: Mapping[str, ScoredModel], reference: str, seed: int
-) -> dict[str, dict[str, ScoreFigure]]:
+) -> dict[str, dict[str, ScoreSummary]]:
     """Computes every metric of every model, by label and metric.
 
     Args:
@@ -68,28 +68,28 @@ def score_figures(
         seed: of the bootstrap.
     """
     bootstraps = paired_score_bootstrap(true_N, {label: model.score_SN for label, model in models.items()}, seed)
-    found: dict[str, dict[str, ScoreFigure]] = {label: {} for label in models}
+    found: dict[str, dict[str, ScoreSummary]] = {label: {} for label in models}
     for name in SCORE_METRICS:
-        bootstrap, figures = bootstraps[name], {}
+        bootstrap, summaries = bootstraps[name], {}
         for label, model in models.items():
             values = np.asarray(model.folds[name], dtype=float)
-            own = ScoreFigure(
+            own = ScoreSummary(
                 folds=model.folds[name],
                 mean=float(values.mean()),
                 sd=float(values.std(ddof=1)) if values.size > 1 else None,
-                pooled=bootstrap.auc[label],
+                pooled=bootstrap.value[label],
                 interval=bootstrap.interval(label),
             )
             if label != reference:
                 difference, interval, p = bootstrap.difference(label, reference)
                 own = replace(own, difference=difference, difference_interval=interval, p=p)
-            figures[label] = own
+            summaries[label] = own
         others = [label for label in models if label != reference]
-        corrected = holm([figures[label].p or 0.0 for label in others])
+        corrected = holm([summaries[label].p or 0.0 for label in others])
         for label, p_holm in zip(others, corrected, strict=True):
-            figures[label] = replace(figures[label], p_holm=p_holm)
-        for label, figure in figures.items():
-            found[label][name] = figure
+            summaries[label] = replace(summaries[label], p_holm=p_holm)
+        for label, summary in summaries.items():
+            found[label][name] = summary
     return found
 
 

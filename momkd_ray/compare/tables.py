@@ -11,7 +11,7 @@ from typing import Any
 
 from momkd_ray.compare.conclusion import conclusions
 from momkd_ray.compare.leaderboard import Difference, Leaderboard, Row
-from momkd_ray.compare.scores import ScoreFigure
+from momkd_ray.compare.scores import ScoreSummary
 from momkd_ray.crossval.progress_callback import format_setting
 from momkd_ray.statistics.delong import NO_VARIANCE
 from momkd_ray.statistics.spread import mean_and_sd
@@ -74,18 +74,18 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _number_cells(row: Row, scores: Mapping[str, ScoreFigure]) -> tuple[str, ...]:
+def _number_cells(row: Row, scores: Mapping[str, ScoreSummary]) -> tuple[str, ...]:
     spearman = scores["spearman"]
     cells = [mean_and_sd(spearman.mean, spearman.sd)]
-    for name, figure in scores.items():
-        cells.append(f"{figure.pooled:.3f} [{figure.interval[0]:.3f}, {figure.interval[1]:.3f}]")
-        interval = figure.difference_interval
+    for name, summary in scores.items():
+        cells.append(f"{summary.pooled:.3f} [{summary.interval[0]:.3f}, {summary.interval[1]:.3f}]")
+        interval = summary.difference_interval
         compared = (
-            "reference" if interval is None else f"{figure.difference:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
+            "reference" if interval is None else f"{summary.difference:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
         )
         cells.append(compared)
         if name == "spearman":
-            cells.append("" if figure.p_holm is None else f"{figure.p_holm:.3f}")
+            cells.append("" if summary.p_holm is None else f"{summary.p_holm:.3f}")
     return (*cells, mean_and_sd(row.mean, row.sd))
 
 
@@ -114,7 +114,7 @@ def _delong_cell(difference: Difference) -> str:
 
 
 def footnotes(leaderboard: Leaderboard) -> list[str]:
-    """Says in sentences what the figures are."""
+    """Says in sentences what the columns hold."""
     seeds = sorted({seed for row in leaderboard.rows for seed in row.seeds})
     several = leaderboard.classes is not None
     of_classes = ", ".join(f"{count} {name}" for name, count in (leaderboard.classes or {}).items())
@@ -150,9 +150,9 @@ def _number_notes(leaderboard: Leaderboard, of_classes: str, seeds: Sequence[int
     return [
         f"{leaderboard.patients} patients with a number, in the quantile classes {of_classes}; seeds "
         f"{', '.join(map(str, seeds))}.",
-        "Mean and standard deviation are of the test patients, over folds and seeds; a pooled figure is that of all "
+        "Mean and standard deviation are of the test patients, over folds and seeds; a pooled metric is that of all "
         "folds' test patients together, averaged over seeds. The macro AUC is of the classes.",
-        f"Differences are of pooled figures, to {leaderboard.reference}; of the mean absolute error a smaller one is "
+        f"Differences are of pooled metrics, to {leaderboard.reference}; of the mean absolute error a smaller one is "
         "better. Their intervals resample patients, paired between models, and each model's seeds. Models are not "
         "trained again on resampled patients. p-values, of Spearman's correlation, are corrected by Holm over all "
         "rows; leaderboard.csv has the others.",
@@ -185,7 +185,7 @@ def _plain_setting(setting: Mapping[str, Any]) -> str:
 
 
 def to_csv(leaderboard: Leaderboard) -> str:
-    """Writes one line per model with all figures at full precision."""
+    """Writes one line per model with all numbers at full precision."""
     of_rows = [_csv_line(row) for row in leaderboard.rows]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(of_rows[0]) if of_rows else [], lineterminator="\n")
@@ -208,19 +208,19 @@ def _csv_line(row: Row) -> dict[str, Any]:
         "auc_low": row.interval[0],
         "auc_high": row.interval[1],
     }
-    for name, figure in (row.scores or {}).items():
-        low, high = figure.difference_interval or ("", "")
+    for name, summary in (row.scores or {}).items():
+        low, high = summary.difference_interval or ("", "")
         line |= {
-            f"{name}_mean": figure.mean,
-            f"{name}_sd": figure.sd,
-            f"{name}_pooled": figure.pooled,
-            f"{name}_low": figure.interval[0],
-            f"{name}_high": figure.interval[1],
-            f"{name}_difference": "" if figure.difference is None else figure.difference,
+            f"{name}_mean": summary.mean,
+            f"{name}_sd": summary.sd,
+            f"{name}_pooled": summary.pooled,
+            f"{name}_low": summary.interval[0],
+            f"{name}_high": summary.interval[1],
+            f"{name}_difference": "" if summary.difference is None else summary.difference,
             f"{name}_difference_low": low,
             f"{name}_difference_high": high,
-            f"{name}_p": "" if figure.p is None else figure.p,
-            f"{name}_p_holm": "" if figure.p_holm is None else figure.p_holm,
+            f"{name}_p": "" if summary.p is None else summary.p,
+            f"{name}_p_holm": "" if summary.p_holm is None else summary.p_holm,
         }
     d = row.difference
     by_delong = (d.delong, *(d.delong_interval or (None, None)), d.delong_p, d.delong_p_holm) if d else ("",) * 5

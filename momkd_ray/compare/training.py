@@ -29,7 +29,7 @@ class Choice:
 
     Attributes:
         trial: its number among the tried ones; None if all diverged.
-        scores: of each tried setting the figure on the fold's own inner validation patients (`criterion_of`); None if
+        scores: of each tried setting the metric on the fold's own inner validation patients (`criterion_of`); None if
             it diverged.
         seconds: that the training of all tried settings took.
     """
@@ -126,7 +126,7 @@ def _final(entry: Entry, trial: int) -> tuple[str, Settings]:
 
 
 def choose(inputs: RunInputs, entry: Entry, fold: int) -> Choice:
-    """Chooses a fold's setting by the figure of its own inner validation patients; of equal ones the first."""
+    """Chooses a fold's setting by the metric of its own inner validation patients; of equal ones the first."""
     scores: list[float | None] = []
     seconds, key = 0.0, criterion_of(inputs.config).key
     for name, _ in _tried(inputs, entry):

@@ -99,7 +99,7 @@ def evaluate_patients_of_classes(table: pd.DataFrame, run: ClassesRun) -> dict[s
 
 
 def classes_summary(evaluation: dict[str, Any]) -> str:
-    """Formats the main figures for a terminal."""
+    """Formats the main metrics for a terminal."""
     classes = tuple(evaluation["classes"])
     lines = [classes_verdict(evaluation), ""]
     for name, one in evaluation["metrics"].items():

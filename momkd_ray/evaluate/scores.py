@@ -68,7 +68,7 @@ def evaluate_patients_of_number(table: pd.DataFrame, run: ClassesRun) -> dict[st
 
 
 def scores_summary(evaluation: dict[str, Any]) -> str:
-    """Formats the main figures for a terminal."""
+    """Formats the main metrics for a terminal."""
     rows = _rows(evaluation)
     width = max(len(name) for name, _ in rows)
     return "\n".join([scores_verdict(evaluation), "", *(f"{name:<{width}}  {value}" for name, value in rows)])

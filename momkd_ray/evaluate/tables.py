@@ -160,7 +160,7 @@ def verdict(evaluation: Mapping[str, Any]) -> str:
 
 
 def text_summary(evaluation: Mapping[str, Any]) -> str:
-    """Formats the main figures for a terminal."""
+    """Formats the main metrics for a terminal."""
     auc = evaluation["discrimination"]["auc"]
     ap = evaluation["discrimination"]["average_precision"]
     lines = [

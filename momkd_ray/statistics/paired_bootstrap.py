@@ -17,17 +17,22 @@ _REPLICATES_PER_PASS = 100  # keeps the weights of a pass in tens of megabytes u
 
 @dataclass(frozen=True)
 class PairedBootstrap:
-    """Replicates of each model's mean AUC over its seeds, all of them on the same resampled patients."""
+    """Replicates of each model's mean AUC, or other metric, over its seeds, all on the same resampled patients.
 
-    auc: Mapping[str, float]
+    Attributes:
+        value: of each model, the mean over its seeds.
+        replicates_R: the same of resampled patients and seeds.
+    """
+
+    value: Mapping[str, float]
     replicates_R: Mapping[str, Floats]
 
     def interval(self, model: str, level: float = 0.95) -> tuple[float, float]:
-        """Returns the percentile interval of a model's mean AUC."""
+        """Returns the percentile interval of a model's value."""
         return _percentiles(self.replicates_R[model], level)
 
     def difference(self, first: str, second: str, level: float = 0.95) -> tuple[float, tuple[float, float], float]:
-        """Returns the difference of two mean AUCs (first minus second), its interval, and a two-sided p-value.
+        """Returns the difference of two models' values (first minus second), its interval, and a two-sided p-value.
 
         The p-value is twice the smaller share of replicates on either side of 0, never 0 itself.
         """
@@ -35,7 +40,7 @@ class PairedBootstrap:
         n = len(drawn_R)
         tail = min(int((drawn_R <= 0).sum()), int((drawn_R >= 0).sum()))
         p = min(1.0, 2 * (tail + 1) / (n + 1))
-        return self.auc[first] - self.auc[second], _percentiles(drawn_R, level), p
+        return self.value[first] - self.value[second], _percentiles(drawn_R, level), p
 
 
 def paired_bootstrap(

@@ -23,7 +23,7 @@ REGRESSION = "regression"
 
 @dataclass(frozen=True)
 class Criterion:
-    """The figure of the validation patients by which epochs and the settings of a search are chosen: the highest.
+    """The metric of the validation patients by which epochs and the settings of a search are chosen: the highest.
 
     Attributes:
         key: its name in `FoldResult.val_scores`.

@@ -47,8 +47,8 @@ class TrainState:
     Attributes:
         epoch, step: the next step to take, within its epoch.
         rows_NV: losses and predictions of the epoch's draws so far, of all workers.
-        best, best_epoch: the figure of the validation patients (`criterion_of`) and the number of the epoch that
-            `train.keep` keeps; the figure of a refit is NaN.
+        best, best_epoch: the metric of the validation patients (`criterion_of`) and the number of the epoch that
+            `train.keep` keeps; that of a refit is NaN.
         best_weights: of that epoch under `keep: best`; empty where they are the model's own.
         stale_epochs: epochs since then.
         history: one line of metrics per epoch.
@@ -75,7 +75,7 @@ def train_loop_per_worker(loop: dict[str, Any]) -> dict[str, Any] | None:
             is trained next, without `report` and `stop`, since it validates nothing.
 
     Returns:
-        Of `task`: `best_epoch` and `best`, its figure of the validation patients; the number of `epochs` trained, the
+        Of `task`: `best_epoch` and `best`, its metric of the validation patients; the number of `epochs` trained, the
         `device`, the `machines` of the workers and the `precision` of the products; checkpoints, metrics and
         slide-level predictions of both are in their folders.
         None if the fold was stopped.
@@ -199,7 +199,7 @@ class FoldTraining:
         """Trains the rest of an epoch, validates, updates learning rate and early stopping, and saves a checkpoint.
 
         Returns:
-            The epoch's line of metrics, with the best figure of the validation patients so far, the number of workers,
+            The epoch's line of metrics, with the best metric of the validation patients so far, the number of workers,
             and notes for the user.
         """
         began = time.monotonic()

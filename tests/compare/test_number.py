@@ -18,7 +18,7 @@ from momkd_ray.compare.entries import Entry
 from momkd_ray.compare.figures import fraction_figure, omics_figure
 from momkd_ray.compare.leaderboard import Row, build_leaderboard
 from momkd_ray.compare.page import write_page
-from momkd_ray.compare.scores import ScoredModel, ScoreFigure, score_figures
+from momkd_ray.compare.scores import ScoredModel, ScoreSummary, score_summaries
 from momkd_ray.compare.tables import to_csv, to_latex, to_markdown
 from momkd_ray.compare.training import TrainedEntry
 from momkd_ray.config.load import Config
@@ -32,7 +32,7 @@ def test_figures_are_those_of_scipy_and_differences_are_paired() -> None:
     bad = np.stack([true + 3 * rng.normal(size=90) for _ in range(2)])
     folds = {name: [[0.1, 0.3], [0.2, 0.4]] for name in ("spearman", "r2", "mae")}
     models = {"bad": ScoredModel(bad, folds), "good": ScoredModel(good, folds), "same": ScoredModel(bad, folds)}
-    found = score_figures(true, models, "bad", seed=1)
+    found = score_summaries(true, models, "bad", seed=1)
     for label, scores in (("good", good), ("bad", bad)):
         own = found[label]
         assert own["spearman"].pooled == pytest.approx(np.mean([spearmanr(true, score)[0] for score in scores]))
@@ -98,7 +98,7 @@ def test_figures_of_a_number_show_its_correlation_and_not_the_macro_auc() -> Non
 
 
 def number_row(label: str, spearman: float, omics: float) -> Row:
-    own = ScoreFigure([[spearman - 0.1, spearman + 0.1]], spearman, 0.1, spearman, (spearman - 0.2, spearman + 0.2))
+    own = ScoreSummary([[spearman - 0.1, spearman + 0.1]], spearman, 0.1, spearman, (spearman - 0.2, spearman + 0.2))
     aucs = [[0.9, 0.9]]
     return Row(
         name="momkd",

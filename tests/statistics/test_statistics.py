@@ -187,7 +187,7 @@ def test_the_bootstrap_is_paired_and_repeatable() -> None:
     runs = {"a": [scores[0]], "same": [scores[0].copy()], "b": [scores[1]]}
     found = paired_bootstrap(y, runs, 7)
     assert found.difference("a", "same") == (0, (0, 0), 1)
-    assert found.auc["b"] == pytest.approx(roc_auc_score(y, scores[1]))
+    assert found.value["b"] == pytest.approx(roc_auc_score(y, scores[1]))
     again = paired_bootstrap(y, runs, 7)
     assert found.difference("a", "b") == again.difference("a", "b")
 
