@@ -266,3 +266,27 @@ def test_folds_are_no_label_and_are_offered_as_folds(
     capsys.readouterr()
     sentence = refused(capsys, str(own), "--label", "set", "--out", str(tmp_path / "other.yaml"))
     assert "says which patients train and which are tested: choose --label among LABEL2" in sentence
+
+
+def test_the_label_is_chosen_after_its_spellings_are_one_and_is_told(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clinical = pd.read_csv(own / "clinical.csv")
+    rows = len(clinical)
+    results = ["Positive", "negative", "positive", "Negative  "]
+    clinical["PR status"] = [results[row % 4] for row in range(rows - 1)] + ["Indeterminate"]
+    clinical["Stage"] = [("I", "II", "III")[row % 3] for row in range(rows)]
+    clinical.drop(columns="LABEL").to_csv(own / "clinical.csv", index=False)
+    tree, _ = written(own, tmp_path)
+    cohort = tree["cohort"]
+    assert cohort["label"] == "PR status"
+    assert [str(cohort[key]).casefold() for key in ("negative", "positive")] == ["negative", "positive"]
+    told = capsys.readouterr().out
+    assert "Label: PR status (" in told and "chosen among 2 columns; --label takes another: Stage" in told
+    assert "CHECK: patients whose PR status is another are left out: Indeterminate (1 patient)" in told
+    out = tmp_path / "stage.yaml"
+    assert outcome("init", str(own), "--label", "Stage", "--out", str(out)) == 0
+    config = load_config(str(out))
+    assert config.cohort.class_names == ("I", "II", "III") and config.cohort.ordered
+    assert "CHECK: 3 classes, I, II, III: if they have no order" in capsys.readouterr().out
+    assert outcome("split", "--config", str(out)) == 0
