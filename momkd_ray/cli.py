@@ -229,7 +229,7 @@ def split(config: ConfigOption, set_: SetOption = [], as_json: JsonOption = Fals
 
 @app.command()
 def predict(
-    features: Annotated[str, typer.Option(help="Folder of .h5 or .pt feature files, local or s3://.")],
+    features: Annotated[str, typer.Option(help="Folder of feature files, local or s3://.")],
     out: Annotated[str, typer.Option(help="The file to write, .csv or .parquet.")],
     models: Annotated[
         list[str] | None, typer.Argument(help="Model bundles, such as runs/pr/fold=*/model. Several are averaged.")

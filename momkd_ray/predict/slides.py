@@ -10,6 +10,7 @@ from momkd_ray import storage
 from momkd_ray.cohort import columns
 from momkd_ray.cohort.feature_files import FeatureFile, find_features, list_features
 from momkd_ray.cohort.known_columns import PATIENT_COLUMNS
+from momkd_ray.cohort.slide_names import FEATURE_SUFFIXES
 from momkd_ray.cohort.slides import read_slides
 from momkd_ray.cohort.table_files import read_table
 from momkd_ray.errors import InputError
@@ -24,7 +25,8 @@ def list_slides(features: str) -> pd.DataFrame:
     """
     files = list_features(features)
     if not files:
-        raise InputError(f"{features} contains no .h5 or .pt feature files: name the folder that does")
+        suffixes = ", ".join(FEATURE_SUFFIXES)
+        raise InputError(f"{features} contains no feature files ({suffixes}): name the folder that does")
     rows = [{"slide_id": file.slide_id, "path": file.path, "bytes": file.size} for file in files.values()]
     return pd.DataFrame(rows)
 
