@@ -57,7 +57,8 @@ def predict_slides(
     """Predicts every feature file of a folder from histology alone, and writes the predictions.
 
     Args:
-        models: locations of model bundles, such as `runs/pr/fold=0/model`; several are averaged.
+        models: locations of model bundles, such as `runs/pr/fold=0/model`, or of a finished run, such as `runs/pr`, for
+            the models of all its folds; several are averaged.
         features: the folder of the feature files, local or `s3://`.
         out: the file to write, `.csv` or `.parquet`.
         slides: a table of patients and slides; without it every slide is its own patient.
@@ -77,10 +78,11 @@ def predict_slides(
         RunError: a task failed.
     """
     from momkd_ray.predict.ensemble import predict_folder
+    from momkd_ray.predict.run_models import named_bundles
     from momkd_ray.ray_runtime.small_work import connect_if_named
 
-    bundles = list(dict.fromkeys(resolve_location(model) for model in models))
     with connect_if_named(address), ProgressReporter() as progress:
+        bundles = named_bundles([resolve_location(model) for model in models], progress.info)
         if slides is None:
             progress.info("No table of slides is given: every slide is taken for a patient of its own")
         return predict_folder(

@@ -232,7 +232,8 @@ def predict(
     features: Annotated[str, typer.Option(help="Folder of feature files, local or s3://.")],
     out: Annotated[str, typer.Option(help="The file to write, .csv or .parquet.")],
     models: Annotated[
-        list[str] | None, typer.Argument(help="Model bundles, such as runs/pr/fold=*/model. Several are averaged.")
+        list[str] | None,
+        typer.Argument(help="Model bundles, such as runs/pr/fold=*/model, or a run, runs/pr. Several are averaged."),
     ] = None,
     model: Annotated[list[str], typer.Option(help="Another model bundle. May be repeated.")] = [],  # noqa: B006
     slides: Annotated[str | None, typer.Option(help="Table of patients and slides.")] = None,

@@ -59,13 +59,14 @@ def heatmap(
         from momkd_ray.heatmap.colours import Scales
         from momkd_ray.heatmap.draw import draw_heatmaps
         from momkd_ray.heatmap.sources import of_features, of_run
+        from momkd_ray.predict.run_models import named_bundles
         from momkd_ray.progress import ProgressReporter
 
     if run is not None:
         bags, source = of_run(resolve_location(run), fold, slide)
     else:
         assert features is not None
-        locations = list(dict.fromkeys(resolve_location(model) for model in models or []))
+        locations = named_bundles([resolve_location(model) for model in models or []], ProgressReporter().info)
         table = resolve_location(slides) if slides else None
         bags, source = of_features(locations, resolve_location(features), table, slide)
     folder = resolve_location(out) if out else storage.join(resolve_location(run or ""), "heatmaps")
