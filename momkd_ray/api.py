@@ -53,6 +53,7 @@ def predict_slides(
     address: str | None = None,
     on_error: Literal["stop", "skip"] = "stop",
     patient_column: str | None = None,
+    slide_column: str | None = None,
 ) -> pd.DataFrame:
     """Predicts every feature file of a folder from histology alone, and writes the predictions.
 
@@ -67,6 +68,7 @@ def predict_slides(
         address: address of a running Ray cluster; by default one is started on this machine if the slides take long.
         on_error: whether bad feature files end it, or are left out and listed in `<out>.rejected.csv`.
         patient_column: the column of patients in `slides`; by default it is recognised.
+        slide_column: the column of slides in `slides`; by default it is recognised.
 
     Returns:
         The written table: `slide_id` (not by patient), `patient_id`, `p_<class>` of each, `predicted`, of a regression
@@ -95,4 +97,5 @@ def predict_slides(
             gpus=gpus,
             on_error=on_error,
             patient_column=patient_column,
+            slide_column=slide_column,
         )
