@@ -53,11 +53,13 @@ def predict_slides(
     address: str | None = None,
     on_error: Literal["stop", "skip"] = "stop",
     patient_column: str | None = None,
+    slide_column: str | None = None,
 ) -> pd.DataFrame:
     """Predicts every feature file of a folder from histology alone, and writes the predictions.
 
     Args:
-        models: locations of model bundles, such as `runs/pr/fold=0/model`; several are averaged.
+        models: locations of model bundles, such as `runs/pr/fold=0/model`, or of a finished run, such as `runs/pr`, for
+            the models of all its folds; several are averaged.
         features: the folder of the feature files, local or `s3://`.
         out: the file to write, `.csv` or `.parquet`.
         slides: a table of patients and slides; without it every slide is its own patient.
@@ -66,6 +68,7 @@ def predict_slides(
         address: address of a running Ray cluster; by default one is started on this machine if the slides take long.
         on_error: whether bad feature files end it, or are left out and listed in `<out>.rejected.csv`.
         patient_column: the column of patients in `slides`; by default it is recognised.
+        slide_column: the column of slides in `slides`; by default it is recognised.
 
     Returns:
         The written table: `slide_id` (not by patient), `patient_id`, `p_<class>` of each, `predicted`, of a regression
@@ -77,10 +80,11 @@ def predict_slides(
         RunError: a task failed.
     """
     from momkd_ray.predict.ensemble import predict_folder
+    from momkd_ray.predict.run_models import named_bundles
     from momkd_ray.ray_runtime.small_work import connect_if_named
 
-    bundles = list(dict.fromkeys(resolve_location(model) for model in models))
     with connect_if_named(address), ProgressReporter() as progress:
+        bundles = named_bundles([resolve_location(model) for model in models], progress.info)
         if slides is None:
             progress.info("No table of slides is given: every slide is taken for a patient of its own")
         return predict_folder(
@@ -93,4 +97,5 @@ def predict_slides(
             gpus=gpus,
             on_error=on_error,
             patient_column=patient_column,
+            slide_column=slide_column,
         )

@@ -229,14 +229,16 @@ def split(config: ConfigOption, set_: SetOption = [], as_json: JsonOption = Fals
 
 @app.command()
 def predict(
-    features: Annotated[str, typer.Option(help="Folder of .h5 or .pt feature files, local or s3://.")],
+    features: Annotated[str, typer.Option(help="Folder of feature files, local or s3://.")],
     out: Annotated[str, typer.Option(help="The file to write, .csv or .parquet.")],
     models: Annotated[
-        list[str] | None, typer.Argument(help="Model bundles, such as runs/pr/fold=*/model. Several are averaged.")
+        list[str] | None,
+        typer.Argument(help="Model bundles, such as runs/pr/fold=*/model, or a run, runs/pr. Several are averaged."),
     ] = None,
     model: Annotated[list[str], typer.Option(help="Another model bundle. May be repeated.")] = [],  # noqa: B006
     slides: Annotated[str | None, typer.Option(help="Table of patients and slides.")] = None,
-    patient_column: Annotated[str | None, typer.Option(help="Column of patients in the table of slides.")] = None,
+    patient_column: Annotated[str | None, typer.Option(help="Its column of patients. Default: by its name.")] = None,
+    slide_column: Annotated[str | None, typer.Option(help="Its column of slides. Default: by its name.")] = None,
     patients: Annotated[bool, typer.Option("--patients", help="Average the slides of each patient.")] = False,
     gpus: Annotated[float, typer.Option(help="GPUs of each task; may be a fraction.")] = 0,
     on_error: OnErrorOption = "stop",
@@ -261,6 +263,7 @@ def predict(
         address=address,
         on_error=on_error,
         patient_column=patient_column,
+        slide_column=slide_column,
     )
     content = {"table": resolve_location(out), "predictions": predictions.to_dict("records")}
     if storage.exists(metrics_location(resolve_location(out))):

@@ -320,10 +320,14 @@ def test_several_models_are_given_as_a_shell_lists_them_and_patients_must_be_kno
             file["features"] = rng.normal(size=(12, width)).astype("f4")
             file["coords"] = np.stack(np.divmod(np.arange(12), 4), axis=1) * 256
     common = ["--features", str(features), "--out", str(tmp_path / "p.csv")]
-    for models in (["--model", *places], places, ["--model", places[2], "--model", places[0], places[1], places[1]]):
+    (tmp_path / "run.yaml").write_text("{}")
+    (tmp_path / "metrics.json").write_text('{"folds": [{"fold": 0}, {"fold": 1}, {"fold": 2}]}')
+    mixed = ["--model", places[2], "--model", places[0], places[1], places[1]]
+    for models in (["--model", *places], places, mixed, [str(tmp_path)]):
         assert outcome("predict", *models, *common) == 0
         tables.append(pd.read_csv(tmp_path / "p.csv").set_index("slide_id")["p_positive"])
     assert all(np.allclose(table, tables[0], atol=1e-6) for table in tables)
+    assert f"{tmp_path} is a run directory: the models of its 3 folds predict together" in capsys.readouterr().err
     alone = []
     for place in places:  # one call after another finds its own model in the same processes
         assert outcome("predict", place, *common) == 0

@@ -134,7 +134,7 @@ def _column(
     best: Sequence[str] = (),
 ) -> str:
     if chosen is not None:
-        require_columns(columns, path, chosen)
+        require_columns(columns, path, chosen, key=key)
         return chosen
     candidates = list(best) or _candidates(columns, known)
     if len(candidates) > 1:

@@ -46,7 +46,7 @@ def pointer(folder: str, counts: Mapping[str, int], slides: int, setting: str) -
     """
     if not counts:
         return ""
-    order = sorted(counts, key=lambda place: (_has_no_patches(place, folder), -counts[place], place))
+    order = sorted(counts, key=lambda place: (has_no_patches(place, folder), -counts[place], place))
     shown = order[:3]
     holds = [f"{_relative(place, folder)}/ holds {counts[place]} of them" for place in shown]
     more = f" (and {len(order) - 3} more folders)" if len(order) > 3 else ""
@@ -60,7 +60,8 @@ def pointer(folder: str, counts: Mapping[str, int], slides: int, setting: str) -
     )
 
 
-def _has_no_patches(place: str, folder: str) -> bool:
+def has_no_patches(place: str, folder: str) -> bool:
+    """Returns whether a folder below another is named as those of coordinates, images or slides' embeddings are."""
     return any(_NO_PATCH_FEATURES.fullmatch(part) for part in _relative(place, folder).split("/"))
 
 

@@ -16,6 +16,8 @@ PATIENT_COLUMNS = (
     "case_submitter_id",
     "bcr_patient_barcode",
 )
+# names of patients' columns that may be something else, too; they count in a table of slides without any of the above
+LESSER_PATIENT_COLUMNS = ("case", "case_no", "case_number", "subject", "subject_id", "participant", "participant_id")
 SLIDE_COLUMNS = ("FILENAME", "slide_id", "slide", "filename", "file_name")
 SITE_COLUMNS = ("site", "center", "centre", "hospital", "institution", "institute", "tissue_source_site")
 _OTHERS = re.compile(r"[\W_]+")

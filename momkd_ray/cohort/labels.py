@@ -68,6 +68,11 @@ def label_key(label: str) -> tuple[str, Hashable]:
     return "text", unicodedata.normalize("NFC", label)
 
 
+def folded_label(label: str) -> str:
+    """Returns a label in one case and with single blanks, so that spellings of one label are equal."""
+    return " ".join(unicodedata.normalize("NFC", label).casefold().split())
+
+
 def says_missing(label: str) -> bool:
     """Returns whether a label says that there is none: `unknown`, `[Not Available]`, `n.a.`, `-`.
 
@@ -205,16 +210,12 @@ def _without_regard_to_case(
     claimed: Sequence[set[str]], counts: Counter[str], settings: CohortConfig
 ) -> list[set[str]]:
     """Adds the labels that differ from those of one class in case only; if they do from several, they are of none."""
-
-    def folded(label: str) -> str:
-        return " ".join(unicodedata.normalize("NFC", label).casefold().split())
-
-    own = [{folded(label) for label in settings.labels_of(y)} for y in range(len(claimed))]
+    own = [{folded_label(label) for label in settings.labels_of(y)} for y in range(len(claimed))]
     found = [set(labels) for labels in claimed]
     for label in counts:
-        if any(label in labels for labels in claimed) or label_key(label)[0] != "text" or folded(label) == REST:
+        if any(label in labels for labels in claimed) or label_key(label)[0] != "text" or folded_label(label) == REST:
             continue
-        alike = [y for y, forms in enumerate(own) if folded(label) in forms]
+        alike = [y for y, forms in enumerate(own) if folded_label(label) in forms]
         if len(alike) == 1:
             found[alike[0]].add(label)
     return found

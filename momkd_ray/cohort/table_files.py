@@ -124,7 +124,8 @@ def require_columns(present: Iterable[str], path: str, *needed: str, key: str = 
         hint = f"; the nearest is '{folded[near[0]]}'" if near else ""
         hint += f" (set {key} to {folded[near[0]]})" if near and key and " " not in folded[near[0]] else ""
         shown = ", ".join(f"'{name}'" for name in names[:12]) + (", ..." if len(names) > 12 else "")
-        raise InputError(f"{path} has no column '{column}'{hint}; its columns are {shown}")
+        cure = f": set {key} to one of them" if key and "(set " not in hint else ""
+        raise InputError(f"{path} has no column '{column}'{hint}; its columns are {shown}{cure}")
 
 
 def texts(column: pd.Series[Any]) -> list[str | None]:

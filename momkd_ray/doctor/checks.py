@@ -176,7 +176,7 @@ def _features(config: Config | None) -> Iterator[Check]:
     if found:
         yield Check("features", "ok", f"{config.features.dir} holds {found} feature files")
     else:
-        text = f"features.dir {config.features.dir} holds no .h5 or .pt file: name the folder that does"
+        text = f"features.dir {config.features.dir} holds no feature file: name the folder that does"
         yield Check("features", "fault", text)
     for table in (config.cohort.clinical, config.cohort.slides, config.cohort.omics):
         if table is not None and storage.kind(table) is None:

@@ -12,6 +12,7 @@ import pandas as pd
 from momkd_ray.cohort.clinical import read_clinical
 from momkd_ray.cohort.columns import has_row_per_slide
 from momkd_ray.cohort.joining import clinical_column, join_slides
+from momkd_ray.cohort.option_names import told_as_options
 from momkd_ray.cohort.slide_labels import label_rows, no_class, without_other_labels
 from momkd_ray.cohort.slides import read_slides
 from momkd_ray.cohort.spellings import one_name_a_patient
@@ -24,12 +25,13 @@ from momkd_ray.input_faults import Fault
 
 EXCLUDED = ("kind", "id", "reason")
 MISSING = "missing"  # the level of patients whose cell of a subgroup's column is blank
-_OPTIONS = {
+OPTIONS = {  # of this verb, by the configuration's key
     "cohort.columns.clinical": "--patient-column",
     "cohort.columns.slides": "--slides-patient-column",
     "cohort.patient_column": "--patient-column",
     "cohort.slide_column": "--slide-column",
     "cohort.slide_labels": "--slide-labels",
+    "cohort.label": "--label",
     "cohort.slides": "--slides",
     "cohort.classes": "the run's cohort.classes",
     "cohort.positive": "--positive",
@@ -121,23 +123,14 @@ def excluded_table(rows: Sequence[tuple[str, str, str]]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=list(EXCLUDED), dtype="str")
 
 
-def as_options(message: str) -> str:
-    """Replaces the configuration's keys in a message by this command's options, so that its cure works."""
-    for key, option in _OPTIONS.items():
-        message = message.replace(f"set {key} to", f"give {option}").replace(key, option)
-    return message
-
-
 def read_cohort(labels: Labels) -> ExternalCohort:
     """Reads the clinical table.
 
     Raises:
         InputError: it cannot be read, lacks a column, or a class has fewer than two patients.
     """
-    try:
+    with told_as_options(OPTIONS):
         return _read_cohort(labels)
-    except InputError as error:
-        raise InputError(as_options(str(error))) from error
 
 
 def _classes(labels: Labels) -> dict[str, Any]:

@@ -12,12 +12,13 @@ import pandas as pd
 from momkd_ray.cohort import columns
 from momkd_ray.cohort.feature_files import FeatureFile, find_features
 from momkd_ray.cohort.identifiers import barcode_patient, canonical, join_patients, match_identifiers
+from momkd_ray.cohort.option_names import told_as_options
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.cohort.table_files import data_rows, read_table, rows_by_value, texts
 from momkd_ray.crossval.classes_run import ClassesRun
 from momkd_ray.crossval.trained_run import TrainedRun
 from momkd_ray.errors import InputError
-from momkd_ray.evaluate.cohort import ExternalCohort, Labels, as_options
+from momkd_ray.evaluate.cohort import OPTIONS, ExternalCohort, Labels
 from momkd_ray.input_faults import OnError, record_faults
 from momkd_ray.model.expected_score import SCORE
 from momkd_ray.predict.ensemble import check_ensemble, other_formats, predict_bags
@@ -302,10 +303,8 @@ def _by_patient(
     path: str, frame: pd.DataFrame, table: pd.DataFrame, cohort: ExternalCohort, patient_column: str | None
 ) -> pd.DataFrame:
     """Returns the means of a table's columns for each patient of a file; see `read_predictions`."""
-    try:
+    with told_as_options(OPTIONS):
         patient = columns.patient_column(frame.columns, path, patient_column)
-    except InputError as error:
-        raise InputError(as_options(str(error))) from error
     rows, blank = rows_by_value(frame[patient])
     if blank:
         raise InputError(f"{path}: '{patient}' is blank in {data_rows(blank)}: fill it in or remove the row")

@@ -46,9 +46,11 @@ def export(
     from momkd_ray.export.program import export_program
     from momkd_ray.model.bundle import load_bundle
     from momkd_ray.predict.ensemble import check_ensemble, mean_threshold
+    from momkd_ray.predict.run_models import named_bundles
+    from momkd_ray.progress import ProgressReporter
     from momkd_ray.run.layout import RunDirectory
 
-    bundles = list(dict.fromkeys(resolve_location(model) for model in models))
+    bundles = named_bundles([resolve_location(model) for model in models], ProgressReporter().info)
     cards = check_ensemble(bundles)
     if form == "zip":
         metrics = None

@@ -23,6 +23,8 @@ ImagesOption = Annotated[
     str | None, typer.Option(help="Folder of slides, PNG or JPEG named as the slides; or the one slide's file.")
 ]
 SlidesOption = Annotated[str | None, typer.Option(help="With --features: table of patients and slides.")]
+PatientColumnOption = Annotated[str | None, typer.Option(help="Its column of patients. Default: by its name.")]
+SlideColumnOption = Annotated[str | None, typer.Option(help="Its column of slides. Default: by its name.")]
 TopOption = Annotated[int, typer.Option(help="Patches to cut out for each map and memory component.", min=0)]
 TileSizeOption = Annotated[
     float | None, typer.Option(help="Edge of a patch in level-0 pixels; default: as the feature file says.", min=1)
@@ -42,6 +44,8 @@ def heatmap(
     fold: FoldOption = None,
     images: ImagesOption = None,
     slides: SlidesOption = None,
+    patient_column: PatientColumnOption = None,
+    slide_column: SlideColumnOption = None,
     top: TopOption = 8,
     tile_size: TileSizeOption = None,
     mpp: MppOption = None,
@@ -59,15 +63,17 @@ def heatmap(
         from momkd_ray.heatmap.colours import Scales
         from momkd_ray.heatmap.draw import draw_heatmaps
         from momkd_ray.heatmap.sources import of_features, of_run
+        from momkd_ray.predict.run_models import named_bundles
         from momkd_ray.progress import ProgressReporter
 
     if run is not None:
         bags, source = of_run(resolve_location(run), fold, slide)
     else:
         assert features is not None
-        locations = list(dict.fromkeys(resolve_location(model) for model in models or []))
+        locations = named_bundles([resolve_location(model) for model in models or []], ProgressReporter().info)
         table = resolve_location(slides) if slides else None
-        bags, source = of_features(locations, resolve_location(features), table, slide)
+        columns = (patient_column, slide_column)
+        bags, source = of_features(locations, resolve_location(features), table, slide, columns)
     folder = resolve_location(out) if out else storage.join(resolve_location(run or ""), "heatmaps")
     with ProgressReporter() as progress:
         draw_heatmaps(

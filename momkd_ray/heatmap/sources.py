@@ -68,7 +68,11 @@ class Source:
 
 
 def of_features(
-    models: Sequence[str], features: str, slides: str | None, chosen: Sequence[str]
+    models: Sequence[str],
+    features: str,
+    slides: str | None,
+    chosen: Sequence[str],
+    columns: tuple[str | None, str | None] = (None, None),
 ) -> tuple[list[BagToExplain], Source]:
     """Lists the bags of a folder of feature files.
 
@@ -77,6 +81,7 @@ def of_features(
         features: the folder.
         slides: table of patients and slides, which models of patients' bags need.
         chosen: the only slides to explain; all if empty.
+        columns: of patients and slides in the table; None to recognise them.
 
     Raises:
         InputError: a model, a file or the table is bad, or a chosen slide has no file.
@@ -89,7 +94,7 @@ def of_features(
             "of patients and slides"
         )
     table = list_slides(features)
-    table, patients, faults = match_patients(slides, table, features)
+    table, patients, faults = match_patients(slides, table, features, columns[0], slide_column=columns[1])
     raise_faults(bad_rows(faults), f"{len(table)} feature files")
     bags = group_bags(table[table["slide_id"].isin(list(patients))], patients, joint=joint)
     name = GIVEN_MODELS if len(models) > 1 else models[0]

@@ -33,5 +33,7 @@ def init(
         directory = resolve_location(run) if run else default_run(location)
         draft = draft_of_folder(resolve_location(folder or "."), label, directory)
     _, summary = write_config(draft, location)
+    told = draft.to_tell()
     following = f"Next: momkd-ray audit --config {out}, then momkd-ray crossval --config {out}"
-    show("\n".join([*summary, location, following]), {"configuration": location, "cohort": summary}, as_json=as_json)
+    content = {"configuration": location, "cohort": summary, "check": told}
+    show("\n".join([*told, *summary, location, following]), content, as_json=as_json)

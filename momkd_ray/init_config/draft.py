@@ -24,6 +24,11 @@ class Draft:
         """Adds a comment."""
         self.notes.setdefault(section, []).append(text)
 
+    def to_tell(self) -> list[str]:
+        """Returns the comments that the user must see: which label was chosen, and what is to be checked."""
+        notes = [text for section in self.notes.values() for text in section]
+        return [text for mark in ("Label: ", "CHECK: ") for text in notes if text.startswith(mark)]
+
     def to_yaml(self) -> str:
         """Returns the configuration with its comments."""
         lines = [f"# {text}" for text in self.notes.get("", [])]

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from momkd_ray import storage
-from momkd_ray.cohort.feature_files import list_features
+from momkd_ray.cohort.feature_files import FeatureFile, list_features
+from momkd_ray.cohort.features_elsewhere import has_no_patches
 from momkd_ray.cohort.identifiers import Matching, match_identifiers, nearest
 from momkd_ray.cohort.known_columns import PATIENT_COLUMNS, is_known
-from momkd_ray.cohort.slide_names import EXTRACTORS_SUFFIXES, slide_id_of
+from momkd_ray.cohort.slide_names import FEATURE_SUFFIXES, slide_id_of
 from momkd_ray.cohort.table_files import SUFFIXES, read_table_file
 from momkd_ray.errors import InputError
-from momkd_ray.formats.bag import Recipe
+from momkd_ray.formats.bag import Bag, Recipe
 from momkd_ray.formats.readers import read_bag
 
 MAX_DEPTH = 4
@@ -23,6 +24,7 @@ CLAM_FOLDERS = ("h5_files", "pt_files")
 OMICS_COLUMNS = 30  # numeric columns from which a table is taken for omics
 ENOUGH = 0.5  # share of identifiers that must match
 _SAMPLED_COLUMNS = 400
+_SAMPLED_FILES = 5
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Features:
         layout, encoder, width: of the first file.
         has_coords: whether the first file has coordinates.
         others: other folders of feature files, with their counts.
+        passed_over: folders whose files cannot be read as features, with the reason of the first.
     """
 
     folder: str
@@ -44,6 +47,7 @@ class Features:
     width: int
     has_coords: bool
     others: tuple[tuple[str, int], ...]
+    passed_over: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,17 +107,14 @@ def list_folder(folder: str) -> Listing:
         raise InputError(f"{folder} does not exist: name the folder of your tables and feature files")
     held: list[str] = []
     tables, unread, vectors, anndata, splits = [], [], [], [], []
-    for place, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if place[len(root) :].count(os.sep) >= MAX_DEPTH:
-            folders.clear()
+    for place, names in _walk(root):
         if "manifest.json" in names and any(name.endswith(".parquet") for name in names):
             continue  # a bag store
-        if any(name.lower().endswith(EXTRACTORS_SUFFIXES) for name in names):
-            own = place if os.path.basename(place) not in CLAM_FOLDERS else os.path.dirname(place)
-            held += [own] if own not in held else []
         if "genes.txt" in names and any(name.endswith(".npy") for name in names):
             vectors.append(place)
+        elif any(name.lower().endswith(FEATURE_SUFFIXES) for name in names):
+            own = place if os.path.basename(place) not in CLAM_FOLDERS else os.path.dirname(place)
+            held += [own] if own not in held else []
         anndata += [os.path.join(place, name) for name in sorted(names) if name.lower().endswith(".h5ad")]
         if any(name.startswith("splits_") and name.endswith(".csv") for name in names):
             splits.append(place)
@@ -130,6 +131,23 @@ def list_folder(folder: str) -> Listing:
     return Listing(_features(held, folder), tuple(tables), tuple(unread), tuple(vectors), tuple(anndata), tuple(splits))
 
 
+def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields the folders with the names of their files, each once, also those that links lead to."""
+    seen: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(root, followlinks=True):
+        status = os.stat(place)
+        if (own := (status.st_dev, status.st_ino)) in seen:  # a link to a folder above it, for instance
+            folders.clear()
+            continue
+        seen.add(own)
+        visible = [name for name in folders if not name.startswith(".")]
+        # of a folder and a link to it beside it, the folder is taken
+        folders[:] = sorted(visible, key=lambda name: (os.path.islink(os.path.join(place, name)), name))
+        if place[len(root) :].count(os.sep) >= MAX_DEPTH:
+            folders.clear()
+        yield place, names
+
+
 def _is_table(name: str) -> bool:
     stem = name.lower()
     for packed in (".gz", ".bz2", ".xz", ".zst", ".zip"):
@@ -141,25 +159,39 @@ def _features(folders: Sequence[str], asked: str) -> Features:
     found = {folder: list_features(folder) for folder in folders}
     found = {folder: files for folder, files in found.items() if files}
     if not found:
-        raise InputError(f"{asked} holds no .h5 or .pt feature file: name the folder that has them and the tables")
-    ranked = sorted(found, key=lambda folder: (-len(found[folder]), folder))
-    errors = []
-    for path in [file.path for file in found[ranked[0]].values()][:5]:
-        try:
-            bag = read_bag(path, "slide", Recipe(graph="none"))
-        except InputError as error:
-            errors.append(str(error))
+        suffixes = ", ".join(FEATURE_SUFFIXES)
+        raise InputError(f"{asked} holds no feature file ({suffixes}): name the folder that has them and the tables")
+    # coordinates and embeddings of slides, which TRIDENT writes beside the features, only where there is nothing else
+    ranked = sorted(found, key=lambda folder: (has_no_patches(folder, asked), -len(found[folder]), folder))
+    bags = {folder: _first_bag(list(found[folder].values())) for folder in ranked}
+    readable = [folder for folder, bag in bags.items() if not isinstance(bag, str)]
+    for folder, bag in bags.items():
+        if isinstance(bag, str):
             continue
         return Features(
-            folder=ranked[0],
-            slides=tuple(found[ranked[0]]),
+            folder=folder,
+            slides=tuple(found[folder]),
             layout=bag.provenance["format"],
             encoder=bag.provenance.get("encoder"),
             width=bag.width,
             has_coords=bag.coords is not None,
-            others=tuple((folder, len(found[folder])) for folder in ranked[1:]),
+            others=tuple((other, len(found[other])) for other in readable if other != folder),
+            passed_over=tuple(
+                (other, why) for other, why in bags.items() if isinstance(why, str) and not has_no_patches(other, asked)
+            ),
         )
-    raise InputError(f"no feature file of {ranked[0]} can be read, the first: {errors[0]}")
+    raise InputError(f"no feature file of {ranked[0]} can be read, the first: {bags[ranked[0]]}")
+
+
+def _first_bag(files: Sequence[FeatureFile]) -> Bag | str:
+    """Reads the first of some files that can be read; returns what is wrong with the first file if none can."""
+    errors = []
+    for file in files[:_SAMPLED_FILES]:
+        try:
+            return read_bag(file.path, "slide", Recipe(graph="none"))
+        except InputError as error:
+            errors.append(str(error))
+    return errors[0]
 
 
 def _table(path: str) -> Table:

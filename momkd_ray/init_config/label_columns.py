@@ -8,27 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from momkd_ray.cohort.known_columns import PATIENT_COLUMNS, SITE_COLUMNS, SLIDE_COLUMNS, is_known
-from momkd_ray.cohort.labels import label_numbers, says_missing
+from momkd_ray.cohort.labels import folded_label, label_numbers, says_missing
 from momkd_ray.errors import InputError
+from momkd_ray.init_config.class_choice import choose_classes, patients_by_label, unlikelihood
 from momkd_ray.init_config.draft import Draft
 from momkd_ray.init_config.fold_columns import fold_columns
 from momkd_ray.init_config.folder import Table
 
-POSITIVE = (
-    "positive",
-    "pos",
-    "yes",
-    "true",
-    "1",
-    "mutated",
-    "mut",
-    "high",
-    "msih",
-    "msi-h",
-    "altered",
-    "tumor",
-)
-NEGATIVE = ("negative", "neg", "no", "false", "0", "wild type", "wildtype", "wt", "low", "mss", "nonmsih", "control")
 MAX_CLASSES = 10  # distinct values up to which a column may have classes
 MOSTLY = 0.9  # share of the values of a column of numbers that are numbers
 _SHOWN = 6
@@ -39,7 +25,7 @@ class LabelColumns:
     """The columns of a table that may be the label.
 
     Attributes:
-        classes: columns of 2 to 10 values, with the number of rows of each; two-valued ones first.
+        classes: columns of 2 to 10 values, with the number of patients of each; the likeliest label first.
         numbers: columns of more numbers, with the numbers of their rows.
     """
 
@@ -67,17 +53,17 @@ def label_columns(table: Table, patient: str, besides: Collection[str]) -> Label
     for column in table.texts:
         if column in no_labels or not _is_of_patients(table, patient, column):
             continue
-        counts = Counter(table.values(column))
+        counts = patients_by_label(table.texts[patient], table.texts[column])
         if 2 <= len(counts) <= MAX_CLASSES:
             if sorted(counts.values())[-2] >= 2:
                 classes[column] = counts
         elif not is_known(column, (*PATIENT_COLUMNS, *SLIDE_COLUMNS, *SITE_COLUMNS)):
-            values = [value for value in counts.elements() if not says_missing(value)]
-            number = label_numbers(list(counts))
+            values = [value for value in table.values(column) if not says_missing(value)]
+            number = label_numbers(values)
             own = [number[value] for value in values if value in number]
             if len(set(own)) > MAX_CLASSES and len(own) >= MOSTLY * len(values):
                 numbers[column] = own
-    return LabelColumns(dict(sorted(classes.items(), key=lambda item: (len(item[1]) != 2, len(item[1])))), numbers)
+    return LabelColumns(dict(sorted(classes.items(), key=lambda item: unlikelihood(item[1]))), numbers)
 
 
 def _is_of_patients(table: Table, patient: str, column: str) -> bool:
@@ -85,7 +71,7 @@ def _is_of_patients(table: Table, patient: str, column: str) -> bool:
     values: dict[str, set[str]] = {}
     for owner, value in zip(table.texts[patient], table.texts[column], strict=True):
         if owner is not None and value is not None:
-            values.setdefault(owner, set()).add(value)
+            values.setdefault(owner, set()).add(folded_label(value))
     return 2 * sum(len(own) == 1 for own in values.values()) >= len(values)
 
 
@@ -115,8 +101,7 @@ def choose_label(draft: Draft, table: Table, patient: str, label: str | None, be
         )
     if label is not None and label not in columns:
         raise InputError(_no_label(table, label, columns))
-    known = [name for name, counts in columns.classes.items() if classes_by_word(counts) is not None]
-    chosen = label or (known or list(columns.classes))[0]
+    chosen = label or next(iter(columns.classes))
     if chosen in columns.classes:
         _write_classes(draft, chosen, columns.classes[chosen])
     else:
@@ -139,39 +124,41 @@ def _no_label(table: Table, label: str, columns: LabelColumns) -> str:
 
 
 def _write_classes(draft: Draft, label: str, counts: Counter[str]) -> None:
-    negative, positive, certain = likely_classes(counts)
-    draft.tree["cohort"] |= {"label": label, "positive": positive, "negative": negative}
-    if not certain:
-        draft.note("cohort", f"CHECK: which of {positive!r} and {negative!r} is the positive class?")
-    if len(counts) > 2:
-        what = f"{label} has {len(counts)} values, of which two are trained"
-        draft.note("cohort", f"CHECK: {what}; cohort.classes, in place of positive and negative, takes all, in order")
+    cohort, chosen = draft.tree["cohort"], choose_classes(counts)
+    cohort["label"] = label
+    if len(chosen.names) == 2:
+        cohort["negative"], cohort["positive"] = chosen.names
+        if not chosen.certain:
+            which = f"{cohort['positive']!r} and {cohort['negative']!r}"
+            draft.note("cohort", f"CHECK: which of {which} is the positive class?")
+    else:
+        cohort["classes"] = list(chosen.names)
+        in_order = "if they have no order, add `ordered: false`"
+        if not chosen.certain:
+            cohort["ordered"] = False
+            in_order = "if they have an order, name them in it and remove `ordered: false`"
+        draft.note("cohort", f"CHECK: {len(chosen.names)} classes, {', '.join(chosen.names)}: {in_order}")
+    if chosen.left_out:
+        values = ", ".join(
+            f"{value} ({counts[value]} patient{'s' if counts[value] > 1 else ''})" for value in chosen.left_out
+        )
+        takes = "cohort.classes takes more classes than two, in order"
+        draft.note("cohort", f"CHECK: patients whose {label} is another are left out: {values}; {takes}")
 
 
 def _note_columns(draft: Draft, chosen: str, columns: LabelColumns) -> None:
+    others = [name for name in (*columns.classes, *columns.numbers) if name != chosen]
+    more = ", ..." if len(others) > _SHOWN else ""
+    among = f", chosen among {len(others) + 1} columns; --label takes another: {', '.join(others[:_SHOWN])}{more}"
     for name, counts in _first(columns.classes, chosen):
-        values = ", ".join(f"{value} {count}" for value, count in counts.most_common())
-        draft.note("cohort", f"{'Label' if name == chosen else 'Other label'}: {name} ({values})")
+        what = f"{name} ({', '.join(f'{value} {count}' for value, count in counts.most_common())})"
+        draft.note("cohort", f"Label: {what}{among if others else ''}" if name == chosen else f"Other label: {what}")
     for name, numbers in _first(columns.numbers, chosen):
         what = f"{name} ({len(numbers):,} numbers from {min(numbers):g} to {max(numbers):g})"
-        draft.note("cohort", f"Label: {what}" if name == chosen else f"Other label: {what}; with `task: regression`")
+        asked = f"Label: {what}{among if others else ''}"
+        draft.note("cohort", asked if name == chosen else f"Other label: {what}; with `task: regression`")
 
 
 def _first(columns: Mapping[str, Any], chosen: str) -> list[tuple[str, Any]]:
     """Returns the chosen column and the first of the others, as many as are shown."""
     return sorted(columns.items(), key=lambda item: item[0] != chosen)[:_SHOWN]
-
-
-def classes_by_word(counts: Counter[str]) -> tuple[str, str] | None:
-    """Returns the negative and the positive value, if their words say so."""
-    positive = [value for value in counts if value.casefold() in POSITIVE]
-    negative = [value for value in counts if value.casefold() in NEGATIVE]
-    return (negative[0], positive[0]) if len(positive) == len(negative) == 1 else None
-
-
-def likely_classes(counts: Counter[str]) -> tuple[str, str, bool]:
-    """Returns the negative and the positive value, and whether their words say which is which."""
-    if (known := classes_by_word(counts)) is not None:
-        return *known, True
-    (first, _), (second, _) = counts.most_common(2)
-    return first, second, False

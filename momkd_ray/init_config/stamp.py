@@ -11,8 +11,8 @@ import yaml
 from momkd_ray import storage
 from momkd_ray.cohort.table_files import read_table, require_columns, texts
 from momkd_ray.errors import InputError
+from momkd_ray.init_config.class_choice import likely_classes
 from momkd_ray.init_config.draft import Draft
-from momkd_ray.init_config.label_columns import likely_classes
 
 
 def draft_of_stamp(path: str, run: str | None) -> Draft:

@@ -76,6 +76,8 @@ def _describe_features(draft: Draft, listing: Listing, listed: int) -> None:
         draft.note("features", "They have no coordinates, so there is no graph of neighbouring patches.")
     for folder, count in f.others:
         draft.note("features", f"Another {count} are in {folder}")
+    for folder, why in f.passed_over:
+        draft.note("features", f"Passed over: {folder}, of which no feature file can be read: {why}")
 
 
 def _clinical(

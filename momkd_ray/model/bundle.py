@@ -63,6 +63,11 @@ def save_bundle(location: str, model: MILModel, card: BundleCard) -> None:
     storage.write_text(storage.join(location, _CARD), card.model_dump_json(indent=2) + "\n")
 
 
+def is_bundle(location: str) -> bool:
+    """Returns whether a folder holds a bundle's card."""
+    return storage.exists(storage.join(location, _CARD))
+
+
 def load_bundle(location: str) -> tuple[MILModel, BundleCard]:
     """Reads a bundle.
 
@@ -82,7 +87,10 @@ def load_bundle(location: str) -> tuple[MILModel, BundleCard]:
         card = BundleCard.model_validate(content)
         weights = storage.read_bytes(storage.join(location, _WEIGHTS))
     except FileNotFoundError as error:
-        raise InputError(f"{location} is no model bundle: it lacks model.json or weights.safetensors") from error
+        raise InputError(
+            f"{location} is no model bundle: it lacks model.json or weights.safetensors; name the folder model of a "
+            "fold, such as runs/pr/fold=0/model"
+        ) from error
     except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{location}/model.json is not a card this version reads: {reason}") from error

@@ -15,7 +15,6 @@ from momkd_ray import storage
 from momkd_ray.bags.shared_bags import join_bags
 from momkd_ray.batches.collate import collate
 from momkd_ray.cohort.patient_mean import patient_mean
-from momkd_ray.cohort.table_files import read_table
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Recipe
 from momkd_ray.formats.patch_scale import PatchScale, patch_scale
@@ -29,10 +28,10 @@ from momkd_ray.predict.labels import classes_of_patients, metrics_of, metrics_se
 from momkd_ray.predict.score_labels import numbers_of_patients, score_metrics_of, score_sentence
 from momkd_ray.predict.slides import (
     bad_rows,
-    column_of_patients,
     group_bags,
     list_slides,
     match_patients,
+    open_slides,
     without_counterpart,
 )
 from momkd_ray.progress import ProgressReporter
@@ -147,6 +146,7 @@ def predict_folder(
     by_patient: bool = False,
     on_error: OnError = "stop",
     patient_column: str | None = None,
+    slide_column: str | None = None,
 ) -> pd.DataFrame:
     """Predicts every feature file of a folder and writes the table.
 
@@ -161,6 +161,7 @@ def predict_folder(
         on_error: whether bad feature files end it or are left out; all are listed in `<out>.rejected.csv`, and so are
             slides without a row and rows without a feature file, which never end it.
         patient_column: the column of patients in the table of slides; by default it is recognised.
+        slide_column: that of slides; by default it is recognised.
 
     Returns:
         The written table: `slide_id` (not if by patient), `patient_id`, `p_<class>` of each, `predicted`, of a
@@ -177,11 +178,11 @@ def predict_folder(
     if joint and slides is None:
         raise InputError(_NEEDS_SLIDES.format(models[0]))
     table = list_slides(features)
-    frame = None if slides is None else read_table(slides)
-    table, patients, unmatched = match_patients(slides, table, features, patient_column, frame)
+    frame, patient_column, said = open_slides(slides, patient_column, slide_column)
+    table, patients, unmatched = match_patients(slides, table, features, patient_column, frame, slide_column)
     rejected, total = f"{out}.{REJECTED}", f"{len(table)} feature files"
     record_faults(unmatched, total, rejected, on_error if bad_rows(unmatched) else "skip")
-    for sentence in without_counterpart(unmatched, slides):
+    for sentence in (*said, *without_counterpart(unmatched, slides)):
         progress.info(sentence)
     if not patients:
         raise_faults(unmatched, total, rejected)
@@ -189,11 +190,10 @@ def predict_folder(
     bags = group_bags(table, patients, joint=joint)
     result = _predict_all(bags, models, gpus, cards[0], unmatched, total, rejected, on_error, progress)
     named = count_training(named_predictions(result, cards, by_patient=by_patient or joint), cards)
-    if note := training_note(named, len(cards)):
-        progress.info(note)
     _write(named, out)
-    if said := _write_metrics(result, cards, slides, frame, patient_column, out):
-        progress.info(said)
+    metrics = _write_metrics(result, cards, slides, frame, patient_column, out)
+    for told in filter(None, (training_note(named, len(cards)), metrics)):
+        progress.info(told)
     return named
 
 
@@ -237,15 +237,14 @@ def _write_metrics(
     cards: Sequence[BundleCard],
     slides: str | None,
     frame: pd.DataFrame | None,
-    patient_column: str | None,
+    column: str | None,
     out: str,
 ) -> str | None:
     """Writes the metrics of the patients that have a label; returns what to say of them, None without labels."""
     location = metrics_location(out)
     storage.delete(location)  # of an earlier prediction
-    if slides is None or frame is None:
+    if slides is None or frame is None or column is None:
         return None
-    column = column_of_patients(frame, slides, patient_column)
     patients = count_training(named_predictions(result, cards, by_patient=True), cards)
     if cards[0].expected_score is not None:
         numbers = numbers_of_patients(frame, column, cards[0].label)

@@ -9,11 +9,19 @@ import pandas as pd
 from momkd_ray import storage
 from momkd_ray.cohort import columns
 from momkd_ray.cohort.feature_files import FeatureFile, find_features, list_features
-from momkd_ray.cohort.known_columns import PATIENT_COLUMNS
+from momkd_ray.cohort.joining import unusual_column
+from momkd_ray.cohort.known_columns import LESSER_PATIENT_COLUMNS, PATIENT_COLUMNS, is_known
+from momkd_ray.cohort.option_names import told_as_options
+from momkd_ray.cohort.slide_names import FEATURE_SUFFIXES
 from momkd_ray.cohort.slides import read_slides
 from momkd_ray.cohort.table_files import read_table
 from momkd_ray.errors import InputError
 from momkd_ray.input_faults import Fault
+
+OPTIONS = {  # of the verbs that read such a table without a configuration, by the configuration's key
+    "cohort.patient_column": "--patient-column",
+    "cohort.slide_column": "--slide-column",
+}
 
 
 def list_slides(features: str) -> pd.DataFrame:
@@ -24,7 +32,8 @@ def list_slides(features: str) -> pd.DataFrame:
     """
     files = list_features(features)
     if not files:
-        raise InputError(f"{features} contains no .h5 or .pt feature files: name the folder that does")
+        suffixes = ", ".join(FEATURE_SUFFIXES)
+        raise InputError(f"{features} contains no feature files ({suffixes}): name the folder that does")
     rows = [{"slide_id": file.slide_id, "path": file.path, "bytes": file.size} for file in files.values()]
     return pd.DataFrame(rows)
 
@@ -35,6 +44,7 @@ def match_patients(
     features: str,
     patient_column: str | None = None,
     frame: pd.DataFrame | None = None,
+    slide_column: str | None = None,
 ) -> tuple[pd.DataFrame, dict[str, str], list[Fault]]:
     """Finds the patient of each slide.
 
@@ -44,6 +54,7 @@ def match_patients(
         features: their folder.
         patient_column: the table's column of patients; None to recognise it.
         frame: the table of patients and slides, if it has been read already.
+        slide_column: the table's column of slides; None to recognise it.
 
     Returns:
         The feature files of the table's slides, the patient of each, and the faults: slides without patient, and rows
@@ -54,8 +65,10 @@ def match_patients(
     """
     if slides is None:
         return table, {slide: slide for slide in table["slide_id"]}, []
-    frame = read_table(slides) if frame is None else frame
-    listing = read_slides(slides, column_of_patients(frame, slides, patient_column), frame=frame)
+    with told_as_options(OPTIONS):
+        frame = read_table(slides) if frame is None else frame
+        column = column_of_patients(frame, slides, patient_column, slide_column)
+        listing = read_slides(slides, column, slide_column, frame)
     patients = dict(zip(listing.table["slide_id"], listing.table["patient_id"], strict=True))
     sizes = zip(table["slide_id"], table["path"], table["bytes"], strict=True)
     listed = {slide: FeatureFile(slide, path, "listed", size) for slide, path, size in sizes}
@@ -78,15 +91,52 @@ def match_patients(
     return files, {slide: patients[slide] for slide in with_file}, faults
 
 
-def column_of_patients(frame: pd.DataFrame, path: str, chosen: str | None) -> str:
+def open_slides(
+    path: str | None, patient_column: str | None, slide_column: str | None
+) -> tuple[pd.DataFrame | None, str | None, list[str]]:
+    """Reads the table of patients and slides and finds its column of patients.
+
+    Args:
+        path: of the table; None if there is none.
+        patient_column: the column that the user names; None to recognise it.
+        slide_column: the same of the slides.
+
+    Returns:
+        The table, its column of patients, and a sentence if the column's name does not say that it is that.
+
+    Raises:
+        InputError: it cannot be read, or none or several columns qualify.
+    """
+    if path is None:
+        return None, None, []
+    with told_as_options(OPTIONS):
+        frame = read_table(path)
+    column = column_of_patients(frame, path, patient_column, slide_column)
+    said = [] if patient_column else [entry.sentence() for entry in unusual_column(path, column)]
+    return frame, column, said
+
+
+def column_of_patients(frame: pd.DataFrame, path: str, chosen: str | None, slide_column: str | None = None) -> str:
     """Returns the column of patients: the chosen one, the only one, or the first of several that group the rows alike.
+
+    If none has a usual name of such columns, the only one with a less usual name is taken, or the only one beside that
+    of the slides.
+
+    Args:
+        frame: the table of patients and slides.
+        path: of the table, for messages.
+        chosen: the column that the user names; None to recognise it.
+        slide_column: the same of the slides.
 
     Raises:
         InputError: there is none, or several group the rows differently.
     """
     candidates = [name for name in PATIENT_COLUMNS if name in frame.columns]
+    if chosen is None and not candidates and (lesser := _lesser_column(frame, slide_column)):
+        return lesser
     if chosen is not None or len(candidates) < 2:
-        return columns.patient_column(frame.columns, path, chosen)
+        with told_as_options(OPTIONS):
+            return columns.patient_column(frame.columns, path, chosen)
     groups = {tuple(pd.factorize(frame[name])[0].tolist()) for name in candidates}
     if len(groups) == 1:
         return candidates[0]
@@ -95,6 +145,17 @@ def column_of_patients(frame: pd.DataFrame, path: str, chosen: str | None) -> st
     raise InputError(
         f"{path} has several columns that may name the patients ({several}), which group its rows differently: {cures}"
     )
+
+
+def _lesser_column(frame: pd.DataFrame, slide_column: str | None) -> str | None:
+    """Returns the column of patients in a table in which no column is named as they usually are; None if none is it."""
+    if any(map(columns.is_named_after_patients, frame.columns)):
+        return None
+    lesser = [name for name in frame.columns if is_known(name, LESSER_PATIENT_COLUMNS)]
+    slides = [slide_column] if slide_column in frame.columns else columns.slide_columns(frame.columns)
+    beside = [name for name in frame.columns if name not in slides]
+    found = lesser or (beside if len(slides) == 1 else [])
+    return found[0] if len(found) == 1 else None
 
 
 def bad_rows(faults: Sequence[Fault]) -> list[Fault]:

@@ -371,7 +371,11 @@ def test_disagreement_of_the_folds_is_described(run: str, tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c, p: (c.rename(columns={"PR": "pr"}), p), "has no column 'PR'; the nearest is 'pr'"),
+        (
+            lambda c, p: (c.rename(columns={"PR": "pr"}), p),
+            r"has no column 'PR'; the nearest is 'pr' .give --label pr\)",
+        ),
+        (lambda c, p: (c.rename(columns={"PR": "receptor"}), p), "'receptor'.*: give --label one of them"),
         (lambda c, p: (c.replace("positive", "pos"), p), "no 'PR' is 'positive'.*give --positive rest"),
         (lambda c, p: (c.rename(columns={"PATIENT": "who"}), p), "give --patient-column"),
         (

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from support.bags import write_h5
+from support.bags import features_in, write_h5
 from support.command_line import outcome
 
 from momkd_ray.config.load import load_config
@@ -148,7 +150,7 @@ def test_what_a_folder_lacks_is_said(own: Path, tmp_path: Path, capsys: pytest.C
     (own / "clinical.csv").rename(tmp_path / "clinical.csv")
     assert "add a clinical table" in refused(capsys, str(own), *out)
     (tmp_path / "empty").mkdir()
-    assert "no .h5 or .pt feature file" in refused(capsys, str(tmp_path / "empty"), *out)
+    assert "holds no feature file (.h5, " in refused(capsys, str(tmp_path / "empty"), *out)
     assert outcome("init") == 2
     (tmp_path / "c.yaml").write_text("mine")
     (tmp_path / "clinical.csv").rename(own / "clinical.csv")
@@ -266,3 +268,66 @@ def test_folds_are_no_label_and_are_offered_as_folds(
     capsys.readouterr()
     sentence = refused(capsys, str(own), "--label", "set", "--out", str(tmp_path / "other.yaml"))
     assert "says which patients train and which are tested: choose --label among LABEL2" in sentence
+
+
+def test_the_label_is_chosen_after_its_spellings_are_one_and_is_told(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clinical = pd.read_csv(own / "clinical.csv")
+    rows = len(clinical)
+    results = ["Positive", "negative", "positive", "Negative  "]
+    clinical["PR status"] = [results[row % 4] for row in range(rows - 1)] + ["Indeterminate"]
+    clinical["Stage"] = [("I", "II", "III")[row % 3] for row in range(rows)]
+    clinical.drop(columns="LABEL").to_csv(own / "clinical.csv", index=False)
+    tree, _ = written(own, tmp_path)
+    cohort = tree["cohort"]
+    assert cohort["label"] == "PR status"
+    assert [str(cohort[key]).casefold() for key in ("negative", "positive")] == ["negative", "positive"]
+    told = capsys.readouterr().out
+    assert "Label: PR status (" in told and "chosen among 2 columns; --label takes another: Stage" in told
+    assert "CHECK: patients whose PR status is another are left out: Indeterminate (1 patient)" in told
+    out = tmp_path / "stage.yaml"
+    assert outcome("init", str(own), "--label", "Stage", "--out", str(out)) == 0
+    config = load_config(str(out))
+    assert config.cohort.class_names == ("I", "II", "III") and config.cohort.ordered
+    assert "CHECK: 3 classes, I, II, III: if they have no order" in capsys.readouterr().out
+    assert outcome("split", "--config", str(out)) == 0
+
+
+def test_links_to_another_disk_are_followed_and_loops_end(own: Path, tmp_path: Path) -> None:
+    shutil.move(own / "features", tmp_path / "disk")
+    (own / "features").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "back").symlink_to(own)
+    (own / "again").symlink_to(own)
+    tree, text = written(own, tmp_path)
+    assert tree["features"]["dir"] == str(own / "features")
+    assert "Another" not in text
+    assert outcome("split", "--config", str(tmp_path / "config.yaml")) == 0
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_arrays_of_numpy_are_feature_files(own: Path, tmp_path: Path, suffix: str) -> None:
+    for path in (own / "features").iterdir():
+        features = features_in(str(path))
+        path.unlink()
+        if suffix == ".npy":
+            np.save(path.with_suffix(suffix), features)
+        else:
+            np.savez(path.with_suffix(suffix), features=features)
+    tree, _ = written(own, tmp_path)
+    assert tree["features"] == {"dir": str(own / "features"), "graph": "none"}
+    assert outcome("split", "--config", str(tmp_path / "config.yaml")) == 0
+
+
+def test_trident_s_coordinates_beside_the_features_are_no_feature_files(own: Path, tmp_path: Path) -> None:
+    job = own / "trident" / "20x_256px"
+    (job / "patches").mkdir(parents=True)
+    for path in (own / "features").iterdir():
+        with h5py.File(job / "patches" / f"{path.stem}_patches.h5", "w") as file:
+            file["coords"] = np.zeros((9, 2), dtype=np.int64)
+    with h5py.File(job / "patches" / "one_more_patches.h5", "w") as file:
+        file["coords"] = np.zeros((9, 2), dtype=np.int64)
+    shutil.move(own / "features", job / "features_uni_v2")
+    tree, text = written(own, tmp_path)
+    assert tree["features"]["dir"] == str(job / "features_uni_v2")
+    assert "patches" not in text
