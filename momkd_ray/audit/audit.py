@@ -19,7 +19,8 @@ from momkd_ray.bags.consistency import (
     slide_vector_faults,
 )
 from momkd_ray.bags.ingest import store_format
-from momkd_ray.cohort.cohort import Cohort, LeftOut, exclusion_sentences, load_cohort
+from momkd_ray.cohort.cohort import Cohort, load_cohort
+from momkd_ray.cohort.exclusions import LeftOut, exclusion_sentences
 from momkd_ray.cohort.feature_files import list_features
 from momkd_ray.cohort.fold_checks import (
     few_validated,

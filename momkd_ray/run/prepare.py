@@ -8,7 +8,8 @@ from momkd_ray import storage
 from momkd_ray.bags.ingest import ingest, is_current, outdated_bags, store_format
 from momkd_ray.bags.store import MANIFEST, BagStore
 from momkd_ray.bags.unchanged import adopt_unchanged
-from momkd_ray.cohort.cohort import Cohort, exclusion_sentences, load_cohort
+from momkd_ray.cohort.cohort import Cohort, load_cohort
+from momkd_ray.cohort.exclusions import exclusion_sentences
 from momkd_ray.cohort.fold_checks import check_gene_selection, few_validated, few_validated_sentence
 from momkd_ray.cohort.folds import FoldPlan, make_folds
 from momkd_ray.cohort.understood import in_order

@@ -162,6 +162,20 @@ def test_whatever_is_left_out_has_its_reason_and_is_never_a_negative(tmp_path: P
     assert all(reason in text for reason in found.values())
 
 
+def test_omics_are_of_the_clinical_tables_patients_however_they_are_spelled(tmp_path: Path) -> None:
+    clinical = CLINICAL + "TCGA-BH-A10D,Indeterminate\nTCGA-BH-A10E,\nTCGA-BH-A10F,positive\n0042,Equivocal\n"
+    samples = ["TCGA-BH-A10D-01A-11R-A144-07", "TCGA-BH-A10E-01A-11R-A144-07", "TCGA-BH-A10F-01A-11R-A144-07", "42"]
+    cohort = load_cohort(
+        write(tmp_path, clinical, omics=OMICS + "".join(f"{name},5,6\n" for name in [*samples, "ghost"]))
+    )
+    omics = cohort.excluded[cohort.excluded["kind"] == "omics"].set_index("id")
+    assert set(omics.index) == {*samples, "ghost"}
+    assert set(omics.loc[samples, "reason"]) == {"its patient is left out"}
+    assert set(omics.loc[samples, "problem"]) == {""}
+    assert tuple(omics.loc["ghost", ["reason", "problem"]]) == ("its patient is not in the clinical table", "unmatched")
+    assert "4 omics entries left out (its patient is left out): " in "\n".join(cohort.summary())
+
+
 def test_nothing_is_lost_between_the_tables_and_the_cohort(tiny_config: Config) -> None:
     cohort = load_cohort(tiny_config)
     for kind, inside, path in (
