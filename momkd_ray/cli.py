@@ -161,7 +161,7 @@ def audit(
         findings = audit_inputs(settings, lambda done, of: progress.update("audit", done, of, "slides"))
     findings.write(folder)
     table = storage.join(folder, "audit.csv")
-    show(f"{findings.text()}\n\nAll faults: {table}", findings.to_json() | {"table": table}, as_json=as_json)
+    show(f"{findings.text()}\n\n{findings.listing(table)}", findings.to_json() | {"table": table}, as_json=as_json)
     if on_error == "skip" or all(fault.problem == OPEN_ELSEWHERE for fault in findings.faults):
         raise_open_elsewhere(findings.faults, "the inputs")
     if not findings.ok and on_error == "stop":
@@ -181,11 +181,12 @@ def ingest(
     from momkd_ray.bags import unused
     from momkd_ray.progress import ProgressReporter
     from momkd_ray.ray_runtime.small_work import connect_if_worth
-    from momkd_ray.run.prepare import ensure_store, open_cohort, work_of_ingest
+    from momkd_ray.run.prepare import ensure_store, open_cohort, refuse_absent_features, work_of_ingest
 
     settings = load_config(config, set_, trains=False)
     with ProgressReporter() as progress:
         cohort = open_cohort(settings, progress, on_error)
+        refuse_absent_features(settings, cohort)
     uri = settings.store_uri
     with (
         connect_if_worth(work_of_ingest(settings, cohort), address),

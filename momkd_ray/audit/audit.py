@@ -22,6 +22,7 @@ from momkd_ray.bags.ingest import store_format
 from momkd_ray.cohort.cohort import Cohort, load_cohort
 from momkd_ray.cohort.exclusions import LeftOut, exclusion_sentences
 from momkd_ray.cohort.feature_files import list_features
+from momkd_ray.cohort.features_elsewhere import absence
 from momkd_ray.cohort.fold_checks import (
     few_validated,
     few_validated_sentence,
@@ -59,6 +60,12 @@ def audit_inputs(config: Config, on_progress: Callable[[int, int], None]) -> Fin
         RunError: storage cannot be reached.
     """
     cohort, faults = _tables(config)
+    absent = absence(config.features.dir) if cohort is None else cohort.absent_features(config.features.dir)
+    if absent:
+        name = posixpath.basename(config.features.dir.rstrip("/"))
+        faults.append(Fault("table", name, "missing", config.features.dir, absent))
+        if cohort is not None:
+            return _summarise(config, cohort, faults, None, {})
     slides = _all_slides(config) if cohort is None else cohort.slides
     facts = _facts(config, slides, on_progress)
     bad = [fault for row in facts for fault in row["faults"]]
@@ -66,11 +73,7 @@ def audit_inputs(config: Config, on_progress: Callable[[int, int], None]) -> Fin
     bad += mixed_encoder_faults(good, slides, None)
     bad += mixed_scale_faults(good, slides, None) if config.features.mixed_magnification == "refuse" else []
     bad += slide_vector_faults(good, slides) or duplicate_content_faults(good, slides)
-    if cohort is not None and cohort.features_elsewhere:
-        name = posixpath.basename(config.features.dir.rstrip("/"))
-        faults.append(Fault("table", name, "missing", config.features.dir, cohort.features_elsewhere))
-    else:
-        faults += bad
+    faults += bad
     if cohort is None:
         return Findings(tuple(sorted({*faults})), config.features.dir, impossible="without its tables nothing remains")
     return _summarise(config, cohort, faults, bad, good)
@@ -104,9 +107,18 @@ def _all_slides(config: Config) -> pd.DataFrame:
 
 
 def _summarise(
-    config: Config, cohort: Cohort, faults: list[Fault], bad: list[Fault], good: Mapping[str, Mapping[str, Any]]
+    config: Config, cohort: Cohort, faults: list[Fault], bad: list[Fault] | None, good: Mapping[str, Mapping[str, Any]]
 ) -> Findings:
-    """Collects the findings: the cohort and folds that remain without bad inputs, and the faults of the folds."""
+    """Collects the findings: the cohort and folds that remain without bad inputs, and the faults of the folds.
+
+    Args:
+        config: the resolved configuration.
+        cohort: the cohort without bad rows.
+        faults: all faults but those of the folds.
+        bad: those of the feature files; None if there is no feature file, so that nothing remains, and only the folds
+            that the tables give are checked.
+        good: what was read of each other feature file.
+    """
     notes = _unmatched(config, cohort)
     left_out: LeftOut = list(cohort.excluded.itertuples(index=False, name=None))
     sentences = cohort.unmatched_file_sentences()
@@ -114,11 +126,13 @@ def _summarise(
     understood = [*cohort.understood, *_features_read_as(config, good)]
     folds, impossible = pd.DataFrame(), ""
     try:
-        left = cohort.without_slides(bad)
-        remaining = _remaining(left, good)
+        left = cohort if bad is None else cohort.without_slides(bad)
+        remaining = {} if bad is None else _remaining(left, good)
         plan, wrong = _plan(config, left)
         faults = [*faults, *wrong]
-        if plan is None or folds_without_gene_selection(config, left, plan):
+        if bad is None:
+            impossible = "without feature files nothing remains"
+        elif plan is None or folds_without_gene_selection(config, left, plan):
             impossible = "what remains cannot be cross-validated"
         if plan is not None:
             understood += plan.understood
@@ -126,7 +140,7 @@ def _summarise(
             few = few_validated(config, left, plan)
             notes += [*_notes(plan.left_out, str(config.folds.file)), *few]
             sentences += few_validated_sentence(few, config)
-            folds = _per_fold(config, plan, left)
+            folds = pd.DataFrame() if bad is None else _per_fold(config, plan, left)
     except FaultsError as error:
         impossible = f"what remains cannot be cross-validated: {error}"
     counts = Counter(f"{kind}: {reason}" for kind, _, reason, problem in left_out if not problem)

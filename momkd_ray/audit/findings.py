@@ -91,20 +91,25 @@ class Findings:
         """Formats the findings as plain text."""
         return "\n".join(self._lines())
 
+    def listing(self, location: str) -> str:
+        """Says what the table at a location lists."""
+        what = "All faults, notes and what was recognised" if self.faults else "Notes and what was recognised"
+        return f"{what}: {location}"
+
     def _lines(self) -> Iterator[str]:
         folder = f"{self.features.rstrip('/')}/"
         warnings = [entry.sentence() for entry in in_order(self.understood) if entry.warning]
         if warnings:
             yield from (*warnings, "")
         for fault in self.faults[:SHOWN]:
-            reason = fault.reason.replace(folder, "")
+            reason = fault.reason.replace(folder, "") if fault.kind == "slide" else fault.reason
             prefix = "" if fault.id in reason else f"{fault.id}: "
             yield f"{fault.problem:<13} {fault.kind:<8} {prefix}{reason}"
         if len(self.faults) > SHOWN:
             yield f"... and {len(self.faults) - SHOWN:,} more"
         if self.faults:
             yield ""
-        if any(folder in fault.reason for fault in self.faults[:SHOWN]):
+        if any(fault.kind == "slide" and folder in fault.reason for fault in self.faults[:SHOWN]):
             yield from (f"Names of feature files are relative to {folder}", "")
         by_problem = Counter((fault.problem, fault.kind) for fault in self.faults)
         if by_problem:

@@ -26,6 +26,7 @@ from momkd_ray.cohort.exclusions import (
     slides_of,
 )
 from momkd_ray.cohort.feature_files import Features, find_features
+from momkd_ray.cohort.features_elsewhere import absence, none_of_slides
 from momkd_ray.cohort.gene_scale import GeneFamily
 from momkd_ray.cohort.joining import clinical_column, join_slides, unusual_column
 from momkd_ray.cohort.labels import check_classes
@@ -141,6 +142,23 @@ class Cohort:
             return []
         files = counted(len(self.unmatched_files), "feature file")
         return [f"{files} of no row of the slides' table: {examples_text(self.unmatched_files)}."]
+
+    def absent_features(self, folder: str) -> str:
+        """Says in one sentence why no slide has a feature file; '' if one has.
+
+        Args:
+            folder: `features.dir`.
+
+        Raises:
+            RunError: its storage cannot be reached.
+        """
+        if self.slides["file"].any():
+            return ""
+        return (
+            self.features_elsewhere
+            or absence(folder)
+            or none_of_slides(folder, len(self.slides), self.slides["path"].iloc[0], self.unmatched_files)
+        )
 
     def fingerprint(self) -> str:
         """Hashes identifiers, labels, slides and omics, but not locations: 16 hex digits of a SHA-256."""
