@@ -212,7 +212,8 @@ def ingest(
 
 @app.command()
 def split(config: ConfigOption, set_: SetOption = [], as_json: JsonOption = False) -> None:  # noqa: B006
-    """Write the folds to folds.csv in the run directory."""
+    """Write the folds to folds.csv in the run directory, and count their patients by role and class."""
+    from momkd_ray.cohort.fold_checks import folds_text, patients_per_fold
     from momkd_ray.progress import ProgressReporter
     from momkd_ray.run.layout import RunDirectory
     from momkd_ray.run.prepare import open_cohort, open_folds
@@ -225,7 +226,9 @@ def split(config: ConfigOption, set_: SetOption = [], as_json: JsonOption = Fals
     directory = RunDirectory(settings.run.dir)
     refuse_other_folds(directory, plan, cohort.patient_column)
     plan.to_csv(directory.folds, cohort.patient_column)
-    show(directory.folds, {"table": directory.folds, "folds": list(plan.folds)}, as_json=as_json)
+    counts = patients_per_fold(settings, cohort, plan)
+    content = {"table": directory.folds, "folds": list(plan.folds), "patients": counts.to_dict("records")}
+    show(f"{folds_text(counts)}\n\n{directory.folds}", content, as_json=as_json)
 
 
 @app.command()

@@ -27,10 +27,9 @@ from momkd_ray.cohort.fold_checks import (
     few_validated,
     few_validated_sentence,
     folds_without_gene_selection,
-    trained_patients,
+    patients_per_fold,
 )
 from momkd_ray.cohort.folds import FoldPlan, make_folds
-from momkd_ray.cohort.splits import ROLES
 from momkd_ray.cohort.understood import Understood
 from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
@@ -140,7 +139,7 @@ def _summarise(
             few = few_validated(config, left, plan)
             notes += [*_notes(plan.left_out, str(config.folds.file)), *few]
             sentences += few_validated_sentence(few, config)
-            folds = pd.DataFrame() if bad is None else _per_fold(config, plan, left)
+            folds = pd.DataFrame() if bad is None else patients_per_fold(config, left, plan)
     except FaultsError as error:
         impossible = f"what remains cannot be cross-validated: {error}"
     counts = Counter(f"{kind}: {reason}" for kind, _, reason, problem in left_out if not problem)
@@ -247,19 +246,3 @@ def _remaining(cohort: Cohort, facts: Mapping[str, Mapping[str, Any]]) -> dict[s
         "patches": sum(int(facts[slide_id]["n_patches"]) for slide_id in cohort.slides["slide_id"]),
         "patients with omics": 0 if cohort.omics is None else len(cohort.omics),
     }
-
-
-def _per_fold(config: Config, plan: FoldPlan, cohort: Cohort) -> pd.DataFrame:
-    """Tabulates patients by fold, role and class, and the training patients with omics."""
-    rows: list[dict[str, Any]] = []
-    for fold in plan.folds:
-        roles = plan.roles(fold)
-        for role in ROLES:
-            trains = role == "train"
-            patients = trained_patients(config, cohort, plan, fold) if trains else roles.index[roles == role]
-            labels = cohort.patients["label"].loc[patients]
-            row: dict[str, Any] = {"fold": fold, "role": role}
-            row |= {name: int((labels == name).sum()) for name in cohort.classes}
-            with_omics = 0 if cohort.omics is None else int(patients.isin(cohort.omics.index).sum())
-            rows.append(row | {"with omics": with_omics if trains else None})
-    return pd.DataFrame(rows, dtype=object)

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from momkd_ray import storage
+from momkd_ray.cohort.fold_checks import folds_text
 from momkd_ray.cohort.understood import Understood, in_order
 from momkd_ray.input_faults import Fault, faults_table
 
@@ -123,7 +124,7 @@ class Findings:
         remaining = ", ".join(f"{value:,} {name}" for name, value in self.remaining.items())
         yield f"What remains: {remaining or 'nothing to train on'}"
         if len(self.folds):
-            yield from ("", self.folds.fillna("").to_string(index=False))
+            yield from ("", folds_text(self.folds))
         yield from ("", self.verdict()[:1].upper() + self.verdict()[1:] + ".")
 
 

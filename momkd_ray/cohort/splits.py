@@ -140,15 +140,24 @@ def _of_parts(path: str, parts: Parts, layout: str, names: SplitNames) -> Split:
     leaks: list[Fault] = []
     roles = {fold: _roles(own, named, leaks) for fold, own in parts.items()}
     validated = frozenset(fold for fold, own in parts.items() if any(entry.role == "val" for entry in own))
-    understood = [_read_as(path, layout, len(parts), named), *notes, *named.understood]
+    understood = [_read_as(path, layout, len(parts), named, names), *notes, *named.understood]
     return Split(roles, validated, _ids(named), tuple(leaks), tuple(understood))
 
 
-def _read_as(path: str, layout: str, folds: int, named: NamedPatients) -> Understood:
-    found = sum(name in named.owners for name in named.ids)
+def _read_as(path: str, layout: str, folds: int, named: NamedPatients, names: SplitNames) -> Understood:
+    """Says as what a split is read, how many of its names can be used, and how many patients it does not name."""
     count = "one fixed split, a single fold" if folds == 1 else f"{folds} folds"
-    whose = f"{found:,} of the {len(named.ids):,} {named.kind}s that it names are in the cohort"
-    return Understood(path, "split", f"it is read as {count}: {layout}; {whose}", found)
+    used = [own for own in named.owners.values() if own in names.cohort]
+    verb, total = "has" if len(used) == 1 else "have", f"{len(used):,} of its {len(named.ids):,}"
+    whose = f"{total} patients {verb} a label and slides"
+    if named.kind == "slide":
+        whose = f"{total} slides {'is' if len(used) == 1 else 'are'} of patients with a label"
+    without = len(names.cohort.difference(used))
+    are = "is" if without == 1 else "are"
+    of = f"{without:,} of the cohort's {len(names.cohort):,} patients"
+    others = f"; {of} {are} not in it and {are} neither trained nor tested" if without else ""
+    what = f"it is read as {count}: {layout}; {whose}{others}"
+    return Understood(path, "split", what, len(used))
 
 
 def _ids(named: NamedPatients) -> frozenset[tuple[Kind, str]]:
@@ -226,7 +235,7 @@ def _of_numbers(frame: pd.DataFrame, path: str, column: str, names: SplitNames) 
     roles = {
         number: {patient: "test" if own == number else "train" for patient, own in tested.items()} for number in numbers
     }
-    read_as = _read_as(path, f"each row's fold of test in '{column}'", len(numbers), named)
+    read_as = _read_as(path, f"each row's fold of test in '{column}'", len(numbers), named, names)
     return Split(roles, frozenset(), _ids(named), tuple(leaks), (read_as, *named.understood))
 
 
