@@ -10,6 +10,7 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.cohort.cohort import Cohort
+from momkd_ray.cohort.known_columns import is_known
 from momkd_ray.cohort.split_files import (
     ROLES,
     Entry,
@@ -72,13 +73,14 @@ def read_split(config: Config, cohort: Cohort) -> Split:
     if not storage.exists(path):
         return _read_folder(path, names)
     frame = read_table(path)
+    usual = _usual_column(frame, config.folds.column)
     chosen = config.folds.column if "column" in config.folds.model_fields_set else None
     if chosen is not None:
-        require_columns(frame.columns, path, chosen)
+        require_columns(frame.columns, path, chosen, key="folds.column")
         cells = [cell for cell in texts(frame[chosen]) if cell is not None]
         columns = {0: chosen} if cells and all(map(role_of, cells)) else {}
     else:
-        columns = _role_columns(frame, path, config.folds.column)
+        columns = _role_columns(frame, path, usual)
     if columns:
         cells_of = texts(frame[names.column(_without(frame, columns.values()), path)])
         parts = {fold: rows_of(frame, path, cells_of, column) for fold, column in sorted(columns.items())}
@@ -86,12 +88,20 @@ def read_split(config: Config, cohort: Cohort) -> Split:
             ", ..." if len(columns) > 3 else ""
         )
         return _of_parts(path, parts, f"a role of each row in {shown}", names)
-    if config.folds.column not in frame.columns and has_lists(frame):
+    if usual not in frame.columns and has_lists(frame):
         number = re.search(r"(\d{1,9})\D*$", path.rpartition("/")[2])
         parts = {int(number[1]) if number else 0: lists_of(frame, path, names.column)}
         return _of_parts(path, parts, "a column of names for each part", names)
-    require_columns(frame.columns, path, config.folds.column)
-    return _of_numbers(frame, path, config.folds.column, names)
+    require_columns(frame.columns, path, usual, key="folds.column")
+    return _of_numbers(frame, path, usual, names)
+
+
+def _usual_column(frame: pd.DataFrame, usual: str) -> str:
+    """Returns the column that is named just so or else, if it is the only one, so apart from case and punctuation."""
+    if usual in frame.columns:
+        return usual
+    alike = [str(name) for name in frame.columns if is_known(str(name), (usual,))]
+    return alike[0] if len(alike) == 1 else usual
 
 
 def _without(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:

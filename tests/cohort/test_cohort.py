@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import tempfile
 import zipfile
@@ -19,7 +20,7 @@ from support.written_tables import CLINICAL, OMICS, SLIDES, config_for, fails, r
 from momkd_ray.cohort.cohort import Cohort, load_cohort
 from momkd_ray.cohort.slides import slide_id_of
 from momkd_ray.cohort.table_files import read_table
-from momkd_ray.config.load import Config
+from momkd_ray.config.load import Config, load_config
 from momkd_ray.errors import InputError
 from momkd_ray.input_faults import Fault
 
@@ -329,6 +330,34 @@ def test_columns_are_found_by_name_or_asked_for(
         assert load_cohort(config).slides["slide_id"].tolist() == ["x", "y"]
     else:
         assert load_cohort(config).slides["slide_id"].tolist() == ["S1", "S2"]
+
+
+@pytest.mark.parametrize(
+    ("key", "column"),
+    [
+        ("cohort.label", "PR"),
+        ("cohort.columns.clinical", "PATIENT"),
+        ("cohort.columns.slides", "PATIENT"),
+        ("cohort.columns.omics", "PATIENT"),
+        ("cohort.slide_column", "FILENAME"),
+        ("folds.site", "Centre of care"),
+    ],
+)
+def test_a_column_that_is_not_there_is_told_with_its_key_and_a_cure_that_works(
+    tmp_path: Path, key: str, column: str
+) -> None:
+    clinical = "PATIENT,PR,Centre of care\n" + "".join(f"{row},X\n" for row in CLINICAL.splitlines()[1:])
+    tree = write(tmp_path, clinical, omics=OMICS).model_dump(mode="json")
+    path = tmp_path / "c.yaml"
+    path.write_text(json.dumps(tree))
+    with pytest.raises(InputError) as caught:
+        load_cohort(load_config(path, [f"{key}={column[:-1]}x"]))
+    assert f"has no column '{column[:-1]}x'" in str(caught.value)
+    cure = re.search(r"\(set (\S+) to (.+?)\)", str(caught.value))
+    assert cure is not None and cure[1] == key
+    load_cohort(load_config(path, [f"{cure[1]}={cure[2]}"]))
+    with pytest.raises(InputError, match=rf"has no column 'qqq': set {key} to one of its columns, .*'{column}'"):
+        load_cohort(load_config(path, [f"{key}=qqq"]))
 
 
 @pytest.mark.parametrize(
