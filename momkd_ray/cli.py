@@ -161,7 +161,7 @@ def audit(
         findings = audit_inputs(settings, lambda done, of: progress.update("audit", done, of, "slides"))
     findings.write(folder)
     table = storage.join(folder, "audit.csv")
-    show(f"{findings.text()}\n\nAll faults: {table}", findings.to_json() | {"table": table}, as_json=as_json)
+    show(f"{findings.text()}\n\n{findings.listing(table)}", findings.to_json() | {"table": table}, as_json=as_json)
     if on_error == "skip" or all(fault.problem == OPEN_ELSEWHERE for fault in findings.faults):
         raise_open_elsewhere(findings.faults, "the inputs")
     if not findings.ok and on_error == "stop":
@@ -181,11 +181,12 @@ def ingest(
     from momkd_ray.bags import unused
     from momkd_ray.progress import ProgressReporter
     from momkd_ray.ray_runtime.small_work import connect_if_worth
-    from momkd_ray.run.prepare import ensure_store, open_cohort, work_of_ingest
+    from momkd_ray.run.prepare import ensure_store, open_cohort, refuse_absent_features, work_of_ingest
 
     settings = load_config(config, set_, trains=False)
     with ProgressReporter() as progress:
         cohort = open_cohort(settings, progress, on_error)
+        refuse_absent_features(settings, cohort)
     uri = settings.store_uri
     with (
         connect_if_worth(work_of_ingest(settings, cohort), address),
@@ -211,7 +212,8 @@ def ingest(
 
 @app.command()
 def split(config: ConfigOption, set_: SetOption = [], as_json: JsonOption = False) -> None:  # noqa: B006
-    """Write the folds to folds.csv in the run directory."""
+    """Write the folds to folds.csv in the run directory, and count their patients by role and class."""
+    from momkd_ray.cohort.fold_checks import folds_text, patients_per_fold
     from momkd_ray.progress import ProgressReporter
     from momkd_ray.run.layout import RunDirectory
     from momkd_ray.run.prepare import open_cohort, open_folds
@@ -224,7 +226,9 @@ def split(config: ConfigOption, set_: SetOption = [], as_json: JsonOption = Fals
     directory = RunDirectory(settings.run.dir)
     refuse_other_folds(directory, plan, cohort.patient_column)
     plan.to_csv(directory.folds, cohort.patient_column)
-    show(directory.folds, {"table": directory.folds, "folds": list(plan.folds)}, as_json=as_json)
+    counts = patients_per_fold(settings, cohort, plan)
+    content = {"table": directory.folds, "folds": list(plan.folds), "patients": counts.to_dict("records")}
+    show(f"{folds_text(counts)}\n\n{directory.folds}", content, as_json=as_json)
 
 
 @app.command()

@@ -194,8 +194,13 @@ def test_split_writes_folds_that_can_be_imported(
     path.write_text(own_config.to_yaml())
     assert outcome("split", "--config", str(path), "--json") == 0
     folds = Path(own_config.run.dir) / "folds.csv"
-    assert json.loads(capsys.readouterr().out) == {"table": str(folds), "folds": [0, 1]}
+    told = json.loads(capsys.readouterr().out)
+    assert (told["table"], told["folds"]) == (str(folds), [0, 1])
     first = folds.read_text()
+    roles = pd.read_csv(folds)
+    for row in told["patients"]:
+        assert row["positive"] + row["negative"] == (roles[f"role_{row['fold']}"] == row["role"]).sum()
+    assert len(told["patients"]) == 6
     assert (
         outcome(
             "split", "--config", str(path), "--set", f"folds.file={folds}", "--set", "run.dir=" + str(tmp_path / "r")
@@ -203,6 +208,9 @@ def test_split_writes_folds_that_can_be_imported(
         == 0
     )
     assert (tmp_path / "r" / "folds.csv").read_text() == first
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].split() == ["fold", "role", "negative", "positive", "with", "omics"]
+    assert shown[-1] == str(tmp_path / "r" / "folds.csv")
 
 
 def test_a_released_checkpoint_becomes_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

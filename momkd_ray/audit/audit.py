@@ -19,16 +19,17 @@ from momkd_ray.bags.consistency import (
     slide_vector_faults,
 )
 from momkd_ray.bags.ingest import store_format
-from momkd_ray.cohort.cohort import Cohort, LeftOut, exclusion_sentences, load_cohort
+from momkd_ray.cohort.cohort import Cohort, load_cohort
+from momkd_ray.cohort.exclusions import LeftOut, exclusion_sentences
 from momkd_ray.cohort.feature_files import list_features
+from momkd_ray.cohort.features_elsewhere import absence
 from momkd_ray.cohort.fold_checks import (
     few_validated,
     few_validated_sentence,
     folds_without_gene_selection,
-    trained_patients,
+    patients_per_fold,
 )
 from momkd_ray.cohort.folds import FoldPlan, make_folds
-from momkd_ray.cohort.splits import ROLES
 from momkd_ray.cohort.understood import Understood
 from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
@@ -58,6 +59,12 @@ def audit_inputs(config: Config, on_progress: Callable[[int, int], None]) -> Fin
         RunError: storage cannot be reached.
     """
     cohort, faults = _tables(config)
+    absent = absence(config.features.dir) if cohort is None else cohort.absent_features(config.features.dir)
+    if absent:
+        name = posixpath.basename(config.features.dir.rstrip("/"))
+        faults.append(Fault("table", name, "missing", config.features.dir, absent))
+        if cohort is not None:
+            return _summarise(config, cohort, faults, None, {})
     slides = _all_slides(config) if cohort is None else cohort.slides
     facts = _facts(config, slides, on_progress)
     bad = [fault for row in facts for fault in row["faults"]]
@@ -65,11 +72,7 @@ def audit_inputs(config: Config, on_progress: Callable[[int, int], None]) -> Fin
     bad += mixed_encoder_faults(good, slides, None)
     bad += mixed_scale_faults(good, slides, None) if config.features.mixed_magnification == "refuse" else []
     bad += slide_vector_faults(good, slides) or duplicate_content_faults(good, slides)
-    if cohort is not None and cohort.features_elsewhere:
-        name = posixpath.basename(config.features.dir.rstrip("/"))
-        faults.append(Fault("table", name, "missing", config.features.dir, cohort.features_elsewhere))
-    else:
-        faults += bad
+    faults += bad
     if cohort is None:
         return Findings(tuple(sorted({*faults})), config.features.dir, impossible="without its tables nothing remains")
     return _summarise(config, cohort, faults, bad, good)
@@ -103,9 +106,18 @@ def _all_slides(config: Config) -> pd.DataFrame:
 
 
 def _summarise(
-    config: Config, cohort: Cohort, faults: list[Fault], bad: list[Fault], good: Mapping[str, Mapping[str, Any]]
+    config: Config, cohort: Cohort, faults: list[Fault], bad: list[Fault] | None, good: Mapping[str, Mapping[str, Any]]
 ) -> Findings:
-    """Collects the findings: the cohort and folds that remain without bad inputs, and the faults of the folds."""
+    """Collects the findings: the cohort and folds that remain without bad inputs, and the faults of the folds.
+
+    Args:
+        config: the resolved configuration.
+        cohort: the cohort without bad rows.
+        faults: all faults but those of the folds.
+        bad: those of the feature files; None if there is no feature file, so that nothing remains, and only the folds
+            that the tables give are checked.
+        good: what was read of each other feature file.
+    """
     notes = _unmatched(config, cohort)
     left_out: LeftOut = list(cohort.excluded.itertuples(index=False, name=None))
     sentences = cohort.unmatched_file_sentences()
@@ -113,11 +125,13 @@ def _summarise(
     understood = [*cohort.understood, *_features_read_as(config, good)]
     folds, impossible = pd.DataFrame(), ""
     try:
-        left = cohort.without_slides(bad)
-        remaining = _remaining(left, good)
+        left = cohort if bad is None else cohort.without_slides(bad)
+        remaining = {} if bad is None else _remaining(left, good)
         plan, wrong = _plan(config, left)
         faults = [*faults, *wrong]
-        if plan is None or folds_without_gene_selection(config, left, plan):
+        if bad is None:
+            impossible = "without feature files nothing remains"
+        elif plan is None or folds_without_gene_selection(config, left, plan):
             impossible = "what remains cannot be cross-validated"
         if plan is not None:
             understood += plan.understood
@@ -125,7 +139,7 @@ def _summarise(
             few = few_validated(config, left, plan)
             notes += [*_notes(plan.left_out, str(config.folds.file)), *few]
             sentences += few_validated_sentence(few, config)
-            folds = _per_fold(config, plan, left)
+            folds = pd.DataFrame() if bad is None else patients_per_fold(config, left, plan)
     except FaultsError as error:
         impossible = f"what remains cannot be cross-validated: {error}"
     counts = Counter(f"{kind}: {reason}" for kind, _, reason, problem in left_out if not problem)
@@ -232,19 +246,3 @@ def _remaining(cohort: Cohort, facts: Mapping[str, Mapping[str, Any]]) -> dict[s
         "patches": sum(int(facts[slide_id]["n_patches"]) for slide_id in cohort.slides["slide_id"]),
         "patients with omics": 0 if cohort.omics is None else len(cohort.omics),
     }
-
-
-def _per_fold(config: Config, plan: FoldPlan, cohort: Cohort) -> pd.DataFrame:
-    """Tabulates patients by fold, role and class, and the training patients with omics."""
-    rows: list[dict[str, Any]] = []
-    for fold in plan.folds:
-        roles = plan.roles(fold)
-        for role in ROLES:
-            trains = role == "train"
-            patients = trained_patients(config, cohort, plan, fold) if trains else roles.index[roles == role]
-            labels = cohort.patients["label"].loc[patients]
-            row: dict[str, Any] = {"fold": fold, "role": role}
-            row |= {name: int((labels == name).sum()) for name in cohort.classes}
-            with_omics = 0 if cohort.omics is None else int(patients.isin(cohort.omics.index).sum())
-            rows.append(row | {"with omics": with_omics if trains else None})
-    return pd.DataFrame(rows, dtype=object)

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from momkd_ray import storage
+from momkd_ray.cohort.fold_checks import folds_text
 from momkd_ray.cohort.understood import Understood, in_order
 from momkd_ray.input_faults import Fault, faults_table
 
@@ -91,20 +92,25 @@ class Findings:
         """Formats the findings as plain text."""
         return "\n".join(self._lines())
 
+    def listing(self, location: str) -> str:
+        """Says what the table at a location lists."""
+        what = "All faults, notes and what was recognised" if self.faults else "Notes and what was recognised"
+        return f"{what}: {location}"
+
     def _lines(self) -> Iterator[str]:
         folder = f"{self.features.rstrip('/')}/"
         warnings = [entry.sentence() for entry in in_order(self.understood) if entry.warning]
         if warnings:
             yield from (*warnings, "")
         for fault in self.faults[:SHOWN]:
-            reason = fault.reason.replace(folder, "")
+            reason = fault.reason.replace(folder, "") if fault.kind == "slide" else fault.reason
             prefix = "" if fault.id in reason else f"{fault.id}: "
             yield f"{fault.problem:<13} {fault.kind:<8} {prefix}{reason}"
         if len(self.faults) > SHOWN:
             yield f"... and {len(self.faults) - SHOWN:,} more"
         if self.faults:
             yield ""
-        if any(folder in fault.reason for fault in self.faults[:SHOWN]):
+        if any(fault.kind == "slide" and folder in fault.reason for fault in self.faults[:SHOWN]):
             yield from (f"Names of feature files are relative to {folder}", "")
         by_problem = Counter((fault.problem, fault.kind) for fault in self.faults)
         if by_problem:
@@ -118,7 +124,7 @@ class Findings:
         remaining = ", ".join(f"{value:,} {name}" for name, value in self.remaining.items())
         yield f"What remains: {remaining or 'nothing to train on'}"
         if len(self.folds):
-            yield from ("", self.folds.fillna("").to_string(index=False))
+            yield from ("", folds_text(self.folds))
         yield from ("", self.verdict()[:1].upper() + self.verdict()[1:] + ".")
 
 

@@ -83,7 +83,10 @@ def _samples_of(
     """Returns the column of obs that names the most samples of the cohort, '' for its index, and its cells."""
     if chosen is not None and chosen not in obs:
         shown = ", ".join(f"'{name}'" for name in obs if name)
-        raise InputError(f"{location} has no column '{chosen}' in obs; its columns are {shown or 'none'}")
+        cure = (
+            f"set cohort.columns.omics to one of {shown}, or to null" if shown else "set cohort.columns.omics to null"
+        )
+        raise InputError(f"{location} has no column '{chosen}' in obs: {cure}, which searches its index, too")
     known = [normalised(name) for name in (*PATIENT_COLUMNS, *SAMPLE_COLUMNS)]
     order = [chosen] if chosen is not None else ["", *sorted(obs, key=lambda name: normalised(name) not in known)]
     found = {name: samples.of(obs[name]) for name in order}

@@ -6,13 +6,26 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from momkd_ray.cohort.clinical import ClinicalTable, read_clinical
+from momkd_ray.cohort.exclusions import (
+    ALL_REJECTED,
+    EXCLUDED,
+    PATIENT_OUT,
+    LeftOut,
+    Row,
+    counted,
+    entries_text,
+    examples_text,
+    exclusion_sentences,
+    omics_out,
+    slides_of,
+)
 from momkd_ray.cohort.feature_files import Features, find_features
+from momkd_ray.cohort.features_elsewhere import absence, none_of_slides
 from momkd_ray.cohort.gene_scale import GeneFamily
 from momkd_ray.cohort.joining import clinical_column, join_slides, unusual_column
 from momkd_ray.cohort.labels import check_classes
@@ -29,21 +42,9 @@ from momkd_ray.config.load import Config
 from momkd_ray.config.quantile_ranges import Ranges
 from momkd_ray.config.sections import CohortConfig
 from momkd_ray.errors import InputError
-from momkd_ray.input_faults import Fault, FaultsError, Kind, OnError, faults_of_table
+from momkd_ray.input_faults import Fault, FaultsError, OnError, faults_of_table
 
-EXAMPLES = 3  # identifiers shown for each reason
 OTHER_LABELS = 12  # labels of no class that are counted one by one
-EXCLUDED = ("kind", "id", "reason", "problem")
-ALL_REJECTED = "all its slides are rejected"
-PATIENT_OUT = "its patient is left out"
-UNKNOWN_IN_SPLIT = "named by the split, not in the cohort"
-UNLISTED = "in no list of the split"
-NEVER_TESTED = "in no test set of the split"
-NOT_TRAINED = "no omics, which omics.missing: drop keeps from training; still validated and tested"
-_NOT_REMOVED = (NEVER_TESTED, NOT_TRAINED)  # reasons for which an entry stays in the cohort
-
-Row = tuple[Kind, str, str, str]  # the columns of EXCLUDED
-LeftOut = Sequence[Row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +126,8 @@ class Cohort:
         recognised = [entry.sentence() for entry in self.understood if not entry.warning]
         return [
             *(entry.sentence() for entry in self.understood if entry.warning),
-            f"{_count(len(self.patients), 'patient')}: {per_class}.",
-            f"{_count(len(self.slides), 'slide')}; {_count(several, 'patient')} with several.",
+            f"{counted(len(self.patients), 'patient')}: {per_class}.",
+            f"{counted(len(self.slides), 'slide')}; {counted(several, 'patient')} with several.",
             self._omics_sentence(),
             *recognised,
             *exclusion_sentences(self.excluded.itertuples(index=False)),
@@ -139,8 +140,25 @@ class Cohort:
         """One sentence, if there are feature files that no row names."""
         if not self.unmatched_files:
             return []
-        files = _count(len(self.unmatched_files), "feature file")
-        return [f"{files} of no row of the slides' table: {_examples(self.unmatched_files)}."]
+        files = counted(len(self.unmatched_files), "feature file")
+        return [f"{files} of no row of the slides' table: {examples_text(self.unmatched_files)}."]
+
+    def absent_features(self, folder: str) -> str:
+        """Says in one sentence why no slide has a feature file; '' if one has.
+
+        Args:
+            folder: `features.dir`.
+
+        Raises:
+            RunError: its storage cannot be reached.
+        """
+        if self.slides["file"].any():
+            return ""
+        return (
+            self.features_elsewhere
+            or absence(folder)
+            or none_of_slides(folder, len(self.slides), self.slides["path"].iloc[0], self.unmatched_files)
+        )
 
     def fingerprint(self) -> str:
         """Hashes identifiers, labels, slides and omics, but not locations: 16 hex digits of a SHA-256."""
@@ -164,27 +182,16 @@ class Cohort:
             return "No omics are given."
         with_omics, genes = self.omics.shape
         without = len(self.patients) - with_omics
-        return f"{_count(with_omics, 'patient')} with omics ({_count(genes, 'gene')}), {without:,} without."
+        return f"{counted(with_omics, 'patient')} with omics ({counted(genes, 'gene')}), {without:,} without."
 
     def _rejection_sentences(self) -> list[str]:
         ids_by_problem: dict[tuple[str, str], list[str]] = {}
         for fault in sorted(self.rejected):
             ids_by_problem.setdefault((fault.kind, fault.problem), []).append(fault.id)
         return [
-            f"{_entries(kind, len(ids))} rejected ({problem}): {_examples(ids)}."
+            f"{entries_text(kind, len(ids))} rejected ({problem}): {examples_text(ids)}."
             for (kind, problem), ids in ids_by_problem.items()
         ]
-
-
-def exclusion_sentences(left_out: Iterable[tuple[Any, ...]]) -> list[str]:
-    """Describes excluded entries, one sentence per kind and reason: their number, and examples."""
-    ids_by_reason: dict[tuple[str, str], list[str]] = {}
-    for kind, name, reason, _ in left_out:
-        ids_by_reason.setdefault((kind, reason), []).append(name)
-    return [
-        f"{_entries(kind, len(ids))}{'' if reason in _NOT_REMOVED else ' left out'} ({reason}): {_examples(ids)}."
-        for (kind, reason), ids in sorted(ids_by_reason.items())
-    ]
 
 
 def load_cohort(config: Config, on_error: OnError = "stop") -> Cohort:
@@ -228,7 +235,7 @@ def _load_cohort(config: Config, on_error: OnError) -> Cohort:
         listing = read_slides(slides_table, joined.column, settings.slide_column, joined.frame)
         listing, other_slides = without_other_labels(listing, clinical.slide_rows_out)
         patients, left_out = _patients_in(settings, clinical, listing)
-    slides, slides_out = _slides_in(listing, patients, clinical)
+    slides, slides_out = slides_of(listing, patients, clinical)
     omics = _omics_of(config, clinical, patients)
     faults = [*clinical.faults, *listing.faults, *(omics.faults if omics else ())]
     if on_error == "stop":
@@ -243,7 +250,7 @@ def _load_cohort(config: Config, on_error: OnError) -> Cohort:
         slides=slides,
         omics=omics.values if omics else None,
         classes=settings.class_names,
-        excluded=_excluded([*left_out, *other_slides, *slides_out, *_omics_out(omics, clinical)]),
+        excluded=_excluded([*left_out, *other_slides, *slides_out, *omics_out(omics, clinical)]),
         patient_column=clinical.patient_column,
         rejected=tuple(sorted(faults)),
         unmatched_files=features.unnamed,
@@ -332,39 +339,6 @@ def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: Slide
     return table, left_out
 
 
-def _slides_in(listing: SlideTable, patients: pd.DataFrame, clinical: ClinicalTable) -> tuple[pd.DataFrame, LeftOut]:
-    inside = listing.table["patient_id"].isin(patients.index)
-    outside = listing.table[~inside]
-    left_out: list[Row] = [
-        ("slide", slide, *_reason_outside(patient, clinical))
-        for slide, patient in zip(outside["slide_id"], outside["patient_id"], strict=True)
-    ]
-    return listing.table[inside].reset_index(drop=True), left_out
-
-
-def _omics_out(omics: OmicsTable | None, clinical: ClinicalTable) -> LeftOut:
-    if omics is None:
-        return []
-    others: list[Row] = [("omics", patient, *_reason_outside(patient, clinical)) for patient in omics.of_others]
-    blank: list[Row] = [
-        ("omics", patient, "the row is entirely blank; its patient is kept, without omics", "")
-        for patient in omics.blank
-    ]
-    other_files: list[Row] = [
-        ("omics", name, "it is neither a .npy vector nor genes.txt", "unmatched") for name in omics.other_files
-    ]
-    return [*other_files, *others, *blank]
-
-
-def _reason_outside(patient: str, clinical: ClinicalTable) -> tuple[str, str]:
-    """Returns reason and problem of a slide or omics entry whose patient is not in the cohort."""
-    if patient in clinical.labels:
-        return PATIENT_OUT, ""
-    if patient in clinical.named:
-        return "its patient is rejected", ""
-    return "its patient is not in the clinical table", "unmatched"
-
-
 def _check_classes_left(labels: Iterable[str], classes: tuple[str, ...], faults: Sequence[Fault]) -> None:
     """Raises if bad rows or files left a class without patients."""
     remaining = set(labels)
@@ -379,16 +353,3 @@ def _check_classes_left(labels: Iterable[str], classes: tuple[str, ...], faults:
 
 def _excluded(left_out: LeftOut) -> pd.DataFrame:
     return pd.DataFrame(left_out, columns=list(EXCLUDED), dtype="str")
-
-
-def _entries(kind: str, number: int) -> str:
-    return _count(number, "omics entr", "y", "ies") if kind == "omics" else _count(number, kind)
-
-
-def _examples(ids: Sequence[str]) -> str:
-    more = f" and {len(ids) - EXAMPLES:,} more" if len(ids) > EXAMPLES else ""
-    return f"{', '.join(ids[:EXAMPLES])}{more}"
-
-
-def _count(number: int, noun: str, one: str = "", many: str = "s") -> str:
-    return f"{number:,} {noun}{one if number == 1 else many}"

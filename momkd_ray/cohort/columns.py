@@ -30,7 +30,7 @@ def patient_column(columns: Iterable[str], path: str, chosen: str | None, key: s
     return _column(list(columns), path, chosen, PATIENT_COLUMNS, "patients", key)
 
 
-def patient_candidates(columns: Iterable[str], path: str, chosen: str | None, values: Values) -> list[str]:
+def patient_candidates(columns: Iterable[str], path: str, chosen: str | None, values: Values, key: str) -> list[str]:
     """Returns the columns that may name the patients: the chosen one, those named so, or one without a name.
 
     A column without a name is one if it is the first, or pandas' index, and does not count the rows.
@@ -40,13 +40,14 @@ def patient_candidates(columns: Iterable[str], path: str, chosen: str | None, va
         path: of the table, for messages.
         chosen: the configured name, or None.
         values: the cells of a column.
+        key: of the configuration that names the column, for messages.
 
     Raises:
         InputError: the chosen column does not exist.
     """
     names = list(columns)
     if chosen is not None:
-        require_columns(names, path, chosen)
+        require_columns(names, path, chosen, key=key)
         return [chosen]
     unnamed = [name for number, name in enumerate(names) if is_unnamed(name) and (not number or PANDAS_INDEX in name)]
     return _candidates(names, PATIENT_COLUMNS) or [name for name in unnamed if not is_row_numbers(values(name))][:1]
@@ -69,7 +70,7 @@ def patient_column_by_values(
         InputError: the chosen column does not exist, or none or several columns qualify.
     """
     names = list(columns)
-    candidates = patient_candidates(names, path, chosen, values)
+    candidates = patient_candidates(names, path, chosen, values, key)
     if chosen is not None:
         return candidates[0]
     if len(candidates) == 1 and _share(values(candidates[0]), patients) >= 0.5:

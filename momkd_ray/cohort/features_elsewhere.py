@@ -1,10 +1,10 @@
-"""Looks for feature files near a folder that holds none of the slides', to say where they are."""
+"""Says why no slide has a feature file: no such folder, files of other names, or files in a folder below."""
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from momkd_ray import storage
 
@@ -58,6 +58,41 @@ def pointer(folder: str, counts: Mapping[str, int], slides: int, setting: str) -
         f"{folder} holds the feature file of none of the {slides} slides, but {' and '.join(holds)}{more}: "
         f"{', or '.join(cures)}{which}"
     )
+
+
+def absence(folder: str, setting: str = "features.dir") -> str:
+    """Says in one sentence that there is no such folder; '' if there is.
+
+    Raises:
+        RunError: its storage cannot be reached, which says nothing about the folder.
+    """
+    kind = storage.kind(folder)
+    if kind == "folder":
+        return ""
+    if kind == "file":
+        return f"{setting} {folder} is a file: name the folder of the feature files"
+    mounted = "" if "://" in folder else ", on a disk that is mounted"
+    return f"{setting} {folder} does not exist: name the folder of the feature files{mounted}"
+
+
+def none_of_slides(folder: str, slides: int, expected: str, files: Sequence[str]) -> str:
+    """Says in one sentence that a folder exists, but holds the feature file of no slide.
+
+    Args:
+        folder: `features.dir`.
+        slides: the number of slides.
+        expected: path of the file that one of them should have.
+        files: names of the folder's feature files.
+    """
+    wanted = posixpath.basename(expected)
+    if files:
+        count = "its 1 feature file is" if len(files) == 1 else f"its {len(files):,} feature files are"
+        inside = f"{count} named otherwise, such as '{files[0]}' where '{wanted}' is sought"
+        cure = "name the folder of the slides' feature files, or name the slides in their table as the files are"
+    else:
+        inside = f"it holds no feature file at all, such as '{wanted}'"
+        cure = "name the folder of the slides' feature files"
+    return f"features.dir {folder} exists, but holds the feature file of none of the {slides} slides ({inside}): {cure}"
 
 
 def has_no_patches(place: str, folder: str) -> bool:

@@ -1,13 +1,15 @@
-"""Checks of folds: who trains, whether genes can be selected on them, and whether enough patients validate."""
+"""Counts and checks folds: who trains, whether genes can be selected on them, and whether enough patients validate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 from momkd_ray.cohort.cohort import Cohort
 from momkd_ray.cohort.folds import FoldPlan
+from momkd_ray.cohort.splits import ROLES
 from momkd_ray.config.load import Config
 from momkd_ray.input_faults import Fault, FaultsError
 
@@ -21,6 +23,31 @@ def trained_patients(config: Config, cohort: Cohort, plan: FoldPlan, fold: int) 
     if cohort.omics is None or config.omics.missing == "keep":
         return patients
     return patients[patients.isin(cohort.omics.index)]
+
+
+def patients_per_fold(config: Config, cohort: Cohort, plan: FoldPlan) -> pd.DataFrame:
+    """Counts the patients of each fold, role and class, and the training patients with omics.
+
+    Returns:
+        Columns `fold`, `role`, one for each class, and `with omics`, which is None but for training patients.
+    """
+    rows: list[dict[str, Any]] = []
+    for fold in plan.folds:
+        roles = plan.roles(fold)
+        for role in ROLES:
+            trains = role == "train"
+            patients = trained_patients(config, cohort, plan, fold) if trains else roles.index[roles == role]
+            labels = cohort.patients["label"].loc[patients]
+            row: dict[str, Any] = {"fold": fold, "role": role}
+            row |= {name: int((labels == name).sum()) for name in cohort.classes}
+            with_omics = 0 if cohort.omics is None else int(patients.isin(cohort.omics.index).sum())
+            rows.append(row | {"with omics": with_omics if trains else None})
+    return pd.DataFrame(rows, dtype=object)
+
+
+def folds_text(counts: pd.DataFrame) -> str:
+    """Formats the table of `patients_per_fold` as plain text."""
+    return counts.fillna("").to_string(index=False)
 
 
 def check_gene_selection(config: Config, cohort: Cohort, plan: FoldPlan) -> None:

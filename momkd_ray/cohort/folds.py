@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from momkd_ray import storage
-from momkd_ray.cohort.cohort import NEVER_TESTED, NOT_TRAINED, UNKNOWN_IN_SPLIT, UNLISTED, Cohort, LeftOut
+from momkd_ray.cohort.cohort import Cohort
+from momkd_ray.cohort.exclusions import NEVER_TESTED, NOT_TRAINED, UNKNOWN_IN_SPLIT, UNLISTED, LeftOut
 from momkd_ray.cohort.identifiers import nearest
 from momkd_ray.cohort.splits import ROLES, Split, read_split
 from momkd_ray.cohort.table_files import first_duplicate

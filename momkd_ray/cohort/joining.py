@@ -46,12 +46,12 @@ def clinical_column(settings: CohortConfig, clinical: TableFile, slides: TableFi
     """
     names, chosen = clinical.table.column_names, settings.patient_column_of("clinical")
     values = values_of(clinical)
-    candidates = columns.patient_candidates(names, clinical.path, chosen, values)
+    candidates = columns.patient_candidates(names, clinical.path, chosen, values, CLINICAL_KEY)
     if chosen is not None or (slides is clinical and len(candidates) == 1):
         return candidates[0]
     if slides is not clinical:
         own = columns.patient_candidates(
-            slides.table.column_names, slides.path, settings.patient_column_of("slides"), values_of(slides)
+            slides.table.column_names, slides.path, settings.patient_column_of("slides"), values_of(slides), SLIDES_KEY
         )
         patients = [cell for name in own for cell in values_of(slides)(name) if cell is not None]
         if patients:

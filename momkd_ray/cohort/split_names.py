@@ -41,22 +41,23 @@ class SplitNames:
     Attributes:
         patients: of the cohort, and of those that it leaves out.
         owners: slide -> its patient; '' for the slides that the cohort leaves out.
+        cohort: the patients of the cohort alone.
     """
 
     patients: frozenset[str]
     owners: Mapping[str, str]
+    cohort: frozenset[str]
 
     @classmethod
     def of(cls, cohort: Cohort) -> SplitNames:
         """Returns the names of a cohort."""
         left_out = list(zip(cohort.excluded["kind"], cohort.excluded["id"], strict=True))
         left_out += [(fault.kind, fault.id) for fault in cohort.rejected]
-        patients = {str(name) for name in cohort.patients.index} | {
-            name for kind, name in left_out if kind == "patient"
-        }
+        inside = frozenset(str(name) for name in cohort.patients.index)
+        patients = inside | {name for kind, name in left_out if kind == "patient"}
         owners = dict.fromkeys((name for kind, name in left_out if kind == "slide"), "")
         owners |= dict(zip(cohort.slides["slide_id"], cohort.slides["patient_id"], strict=True))
-        return cls(frozenset(patients), owners)
+        return cls(patients, owners, inside)
 
     def is_name(self, text: str) -> bool:
         """Returns whether a text is a patient or slide as written, apart from a slide's suffix."""

@@ -10,6 +10,7 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.cohort.cohort import Cohort
+from momkd_ray.cohort.known_columns import is_known
 from momkd_ray.cohort.split_files import (
     ROLES,
     Entry,
@@ -72,13 +73,14 @@ def read_split(config: Config, cohort: Cohort) -> Split:
     if not storage.exists(path):
         return _read_folder(path, names)
     frame = read_table(path)
+    usual = _usual_column(frame, config.folds.column)
     chosen = config.folds.column if "column" in config.folds.model_fields_set else None
     if chosen is not None:
-        require_columns(frame.columns, path, chosen)
+        require_columns(frame.columns, path, chosen, key="folds.column")
         cells = [cell for cell in texts(frame[chosen]) if cell is not None]
         columns = {0: chosen} if cells and all(map(role_of, cells)) else {}
     else:
-        columns = _role_columns(frame, path, config.folds.column)
+        columns = _role_columns(frame, path, usual)
     if columns:
         cells_of = texts(frame[names.column(_without(frame, columns.values()), path)])
         parts = {fold: rows_of(frame, path, cells_of, column) for fold, column in sorted(columns.items())}
@@ -86,12 +88,20 @@ def read_split(config: Config, cohort: Cohort) -> Split:
             ", ..." if len(columns) > 3 else ""
         )
         return _of_parts(path, parts, f"a role of each row in {shown}", names)
-    if config.folds.column not in frame.columns and has_lists(frame):
+    if usual not in frame.columns and has_lists(frame):
         number = re.search(r"(\d{1,9})\D*$", path.rpartition("/")[2])
         parts = {int(number[1]) if number else 0: lists_of(frame, path, names.column)}
         return _of_parts(path, parts, "a column of names for each part", names)
-    require_columns(frame.columns, path, config.folds.column)
-    return _of_numbers(frame, path, config.folds.column, names)
+    require_columns(frame.columns, path, usual, key="folds.column")
+    return _of_numbers(frame, path, usual, names)
+
+
+def _usual_column(frame: pd.DataFrame, usual: str) -> str:
+    """Returns the column that is named just so or else, if it is the only one, so apart from case and punctuation."""
+    if usual in frame.columns:
+        return usual
+    alike = [str(name) for name in frame.columns if is_known(str(name), (usual,))]
+    return alike[0] if len(alike) == 1 else usual
 
 
 def _without(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
@@ -140,15 +150,24 @@ def _of_parts(path: str, parts: Parts, layout: str, names: SplitNames) -> Split:
     leaks: list[Fault] = []
     roles = {fold: _roles(own, named, leaks) for fold, own in parts.items()}
     validated = frozenset(fold for fold, own in parts.items() if any(entry.role == "val" for entry in own))
-    understood = [_read_as(path, layout, len(parts), named), *notes, *named.understood]
+    understood = [_read_as(path, layout, len(parts), named, names), *notes, *named.understood]
     return Split(roles, validated, _ids(named), tuple(leaks), tuple(understood))
 
 
-def _read_as(path: str, layout: str, folds: int, named: NamedPatients) -> Understood:
-    found = sum(name in named.owners for name in named.ids)
+def _read_as(path: str, layout: str, folds: int, named: NamedPatients, names: SplitNames) -> Understood:
+    """Says as what a split is read, how many of its names can be used, and how many patients it does not name."""
     count = "one fixed split, a single fold" if folds == 1 else f"{folds} folds"
-    whose = f"{found:,} of the {len(named.ids):,} {named.kind}s that it names are in the cohort"
-    return Understood(path, "split", f"it is read as {count}: {layout}; {whose}", found)
+    used = [own for own in named.owners.values() if own in names.cohort]
+    verb, total = "has" if len(used) == 1 else "have", f"{len(used):,} of its {len(named.ids):,}"
+    whose = f"{total} patients {verb} a label and slides"
+    if named.kind == "slide":
+        whose = f"{total} slides {'is' if len(used) == 1 else 'are'} of patients with a label"
+    without = len(names.cohort.difference(used))
+    are = "is" if without == 1 else "are"
+    of = f"{without:,} of the cohort's {len(names.cohort):,} patients"
+    others = f"; {of} {are} not in it and {are} neither trained nor tested" if without else ""
+    what = f"it is read as {count}: {layout}; {whose}{others}"
+    return Understood(path, "split", what, len(used))
 
 
 def _ids(named: NamedPatients) -> frozenset[tuple[Kind, str]]:
@@ -226,7 +245,7 @@ def _of_numbers(frame: pd.DataFrame, path: str, column: str, names: SplitNames) 
     roles = {
         number: {patient: "test" if own == number else "train" for patient, own in tested.items()} for number in numbers
     }
-    read_as = _read_as(path, f"each row's fold of test in '{column}'", len(numbers), named)
+    read_as = _read_as(path, f"each row's fold of test in '{column}'", len(numbers), named, names)
     return Split(roles, frozenset(), _ids(named), tuple(leaks), (read_as, *named.understood))
 
 

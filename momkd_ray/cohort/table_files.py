@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,19 +114,26 @@ def require_columns(present: Iterable[str], path: str, *needed: str, key: str = 
         present: the table's columns.
         path: of the table, for messages.
         needed: columns that it must have.
-        key: of the configuration that names the column, for messages.
+        key: of the configuration, or option of the command line, that names the column, for messages.
     """
     names = list(present)
     for column in needed:
         if column in names:
             continue
         folded = {name.strip().casefold(): name for name in names}
-        near = difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.6)
-        hint = f"; the nearest is '{folded[near[0]]}'" if near else ""
-        hint += f" (set {key} to {folded[near[0]]})" if near and key and " " not in folded[near[0]] else ""
+        near = [folded[name] for name in difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.6)]
         shown = ", ".join(f"'{name}'" for name in names[:12]) + (", ..." if len(names) > 12 else "")
-        cure = f": set {key} to one of them" if key and "(set " not in hint else ""
-        raise InputError(f"{path} has no column '{column}'{hint}; its columns are {shown}{cure}")
+        put = f"give {key}" if key.startswith("-") else f"set {key} to"
+        if key and not near:
+            raise InputError(f"{path} has no column '{column}': {put} one of its columns, {shown}")
+        hint = f"; the nearest is '{near[0]}'" if near else ""
+        hint += f" ({put} {_quoted(near[0])})" if near and key else ""
+        raise InputError(f"{path} has no column '{column}'{hint}; its columns are {shown}")
+
+
+def _quoted(name: str) -> str:
+    """Returns a name as it can be written in YAML and on a command line."""
+    return name if re.fullmatch(r"[\w.-]+", name) else f'"{name}"'
 
 
 def texts(column: pd.Series[Any]) -> list[str | None]:

@@ -19,7 +19,7 @@ from momkd_ray.ray_runtime.cluster import concurrent_folds, connect
 from momkd_ray.ray_runtime.gpus import choose_gpus
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.run.layout import RunDirectory
-from momkd_ray.run.prepare import open_cohort, open_folds, open_run_inputs
+from momkd_ray.run.prepare import open_cohort, open_folds, open_run_inputs, refuse_absent_features
 from momkd_ray.storage.lease import lease
 
 
@@ -57,6 +57,7 @@ def open_run(
     check_own_machine(config, address)
     with ProgressReporter() as progress:
         cohort = open_cohort(config, progress, on_error)
+        refuse_absent_features(config, cohort)
         plan = open_folds(config, cohort, progress)
         if fold is not None and fold not in plan.folds:
             raise InputError(f"there is no fold {fold}; the folds are {', '.join(map(str, plan.folds))}")

@@ -28,10 +28,10 @@ MISSING = "missing"  # the level of patients whose cell of a subgroup's column i
 OPTIONS = {  # of this verb, by the configuration's key
     "cohort.columns.clinical": "--patient-column",
     "cohort.columns.slides": "--slides-patient-column",
+    "cohort.label": "--label",
     "cohort.patient_column": "--patient-column",
     "cohort.slide_column": "--slide-column",
     "cohort.slide_labels": "--slide-labels",
-    "cohort.label": "--label",
     "cohort.slides": "--slides",
     "cohort.classes": "the run's cohort.classes",
     "cohort.positive": "--positive",
@@ -155,7 +155,7 @@ def _settings(labels: Labels, row_per_slide: bool) -> CohortConfig:
 def _read_cohort(labels: Labels) -> ExternalCohort:
     file = read_table_file(labels.clinical)
     frame = file.frame()
-    require_columns(frame.columns, labels.clinical, *labels.subgroups)
+    require_columns(frame.columns, labels.clinical, *labels.subgroups, key="--subgroups")
     row_per_slide = has_row_per_slide(frame.columns, labels.slide_column)
     settings = _settings(labels, row_per_slide)
     slides_file = read_table_file(labels.slides) if labels.slides else file

@@ -8,7 +8,8 @@ from momkd_ray import storage
 from momkd_ray.bags.ingest import ingest, is_current, outdated_bags, store_format
 from momkd_ray.bags.store import MANIFEST, BagStore
 from momkd_ray.bags.unchanged import adopt_unchanged
-from momkd_ray.cohort.cohort import Cohort, exclusion_sentences, load_cohort
+from momkd_ray.cohort.cohort import Cohort, load_cohort
+from momkd_ray.cohort.exclusions import exclusion_sentences
 from momkd_ray.cohort.fold_checks import check_gene_selection, few_validated, few_validated_sentence
 from momkd_ray.cohort.folds import FoldPlan, make_folds
 from momkd_ray.cohort.understood import in_order
@@ -53,6 +54,18 @@ def open_folds(config: Config, cohort: Cohort, progress: ProgressReporter) -> Fo
     return plan
 
 
+def refuse_absent_features(config: Config, cohort: Cohort) -> None:
+    """Refuses a cohort without any feature file, unless the bag store has all its bags; needs no Ray.
+
+    Raises:
+        InputError: says whether the folder does not exist or holds other files.
+        RunError: storage cannot be reached.
+    """
+    absent = not cohort.slides["file"].any()
+    if absent and not is_current(config.store_uri, cohort.slides, store_format(config)):
+        raise InputError(cohort.absent_features(config.features.dir))
+
+
 def work_of_ingest(config: Config, cohort: Cohort) -> Work:
     """Returns the work of `ensure_store`: of all feature files, unless the store has them already."""
     if is_current(config.store_uri, cohort.slides, store_format(config)):
@@ -91,12 +104,7 @@ def ensure_store(
         return BagStore.open(config.store_uri), []
     if for_run:
         _refuse_changed_features(config)
-    if not cohort.slides["file"].any():
-        raise InputError(
-            cohort.features_elsewhere
-            or f"features.dir {config.features.dir} does not exist or holds no feature file of the "
-            f"{len(cohort.slides)} slides: name the folder of the .h5 files"
-        )
+    refuse_absent_features(config, cohort)
     if replaced := outdated_bags(config.store_uri, cohort.slides, form):
         progress.info(
             f"{replaced} bags of the store were made from other files and are replaced; earlier runs with this store "

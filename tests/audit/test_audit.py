@@ -14,6 +14,7 @@ import pytest
 from support.command_line import outcome
 
 from momkd_ray.config.load import Config
+from momkd_ray.errors import RunError
 from momkd_ray.ray_runtime.cluster import Connection
 
 
@@ -67,6 +68,7 @@ def test_a_clean_cohort_passes_with_its_counts(cohort: Cohort, capsys: pytest.Ca
     assert set(folds["fold"]) == {0, 1}
     said = capsys.readouterr()
     assert "The audit found no fault" in said.out
+    assert said.out.splitlines()[-1].startswith("Notes and what was recognised: ")
     trained = folds[folds["role"] == "train"]
     assert (trained["with omics"] <= trained["positive"] + trained["negative"]).all()
     assert found["notes"] == [note for note in found["notes"] if note["problem"] == "of few"]
@@ -173,6 +175,88 @@ def test_a_fold_that_omics_cannot_teach_is_a_fault_and_no_other_verb_begins(
             part in last for part in ("fold 0", "class 'negative'", cohort.config.cohort.omics or "", "folds.seed")
         )
     assert not Path(cohort.config.store_uri).exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ("gone", "does not exist: name the folder"),
+        ("a file", "is a file: name the folder"),
+        (
+            "empty",
+            "exists, but holds the feature file of none of the 27 slides (it holds no feature file at all, such as",
+        ),
+        (
+            "others",
+            "exists, but holds the feature file of none of the 27 slides (its 2 feature files are named otherwise",
+        ),
+        ("below", "holds the feature file of none of the 32 slides, but inner/ holds 32 of them: set features.dir to"),
+    ],
+)
+def test_features_that_are_nowhere_are_one_fault_and_no_verb_starts_ray_for_them(
+    cohort: Cohort, spoil: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(cohort.config.features.dir)
+    away = folder.rename(folder.with_name("away"))
+    if spoil == "a file":
+        folder.write_text("features")
+    elif spoil != "gone":
+        folder.mkdir()
+    if spoil == "others":
+        for name in ("x.h5", "y.h5"):
+            (folder / name).write_bytes(b"")
+    if spoil == "below":
+        away.rename(folder / "inner")
+    code, found, table = cohort.audited()
+    assert code == 1
+    (fault,) = table[table["level"] == "fault"].to_dict("records")
+    assert (fault["kind"], fault["problem"], fault["location"]) == ("table", "missing", str(folder))
+    assert said in fault["reason"]
+    assert not found["remaining"] and not found["folds"]
+    assert found["verdict"].endswith("without feature files nothing remains")
+    out = capsys.readouterr().out
+    assert fault["reason"] in out, "the cure names the folder in full"
+    assert "there is no feature file" not in out
+    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray was started"))
+    for verb in (
+        ["crossval"],
+        ["compare", "--set", "compare.models=[momkd, abmil]"],
+        ["train", "--fold=0"],
+        ["ingest"],
+    ):
+        for on_error in ("stop", "skip"):
+            assert outcome(*verb, "--config", str(cohort.path), "--on-error", on_error) == 1
+            assert capsys.readouterr().err.splitlines()[-1].endswith(fault["reason"])
+
+
+def test_a_fault_of_the_folds_is_told_beside_absent_features(cohort: Cohort, tmp_path: Path) -> None:
+    Path(cohort.config.features.dir).rename(tmp_path / "away")
+    _, _, table = cohort.audited("--set", "folds.n=99")
+    assert table[table["level"] == "fault"]["id"].tolist() == ["all folds", "features"]
+    _, _, table = cohort.audited("--set", "cohort.label=NOPE")
+    assert table[table["level"] == "fault"]["id"].tolist() == ["clinical.csv", "features"]
+
+
+def test_a_folder_that_cannot_be_reached_is_no_fault(
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(cohort.config.features.dir)
+    for path in folder.iterdir():
+        path.unlink()
+
+    def unreachable(location: str) -> None:
+        raise RunError(f"cannot look up {location}: Stale file handle")
+
+    monkeypatch.setattr("momkd_ray.cohort.features_elsewhere.storage.kind", unreachable)
+    for verb in ("audit", "crossval"):
+        assert outcome(verb, "--config", str(cohort.path), "--on-error", "skip") == 3
+        assert "Stale file handle" in capsys.readouterr().err
+
+
+def test_a_store_is_enough_without_the_feature_files(cohort: Cohort, tmp_path: Path) -> None:
+    assert outcome("ingest", "--config", str(cohort.path)) == 0
+    Path(cohort.config.features.dir).rename(tmp_path / "away")
+    assert outcome("ingest", "--config", str(cohort.path)) == 0
 
 
 def test_a_table_that_cannot_be_used_is_a_fault_beside_those_of_the_files(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import tempfile
 import zipfile
@@ -19,7 +20,7 @@ from support.written_tables import CLINICAL, OMICS, SLIDES, config_for, fails, r
 from momkd_ray.cohort.cohort import Cohort, load_cohort
 from momkd_ray.cohort.slides import slide_id_of
 from momkd_ray.cohort.table_files import read_table
-from momkd_ray.config.load import Config
+from momkd_ray.config.load import Config, load_config
 from momkd_ray.errors import InputError
 from momkd_ray.input_faults import Fault
 
@@ -160,6 +161,20 @@ def test_whatever_is_left_out_has_its_reason_and_is_never_a_negative(tmp_path: P
     assert "4 patients: 2 positive, 2 negative." in text
     assert "2 patients left out (the label is blank): B, N." in text
     assert all(reason in text for reason in found.values())
+
+
+def test_omics_are_of_the_clinical_tables_patients_however_they_are_spelled(tmp_path: Path) -> None:
+    clinical = CLINICAL + "TCGA-BH-A10D,Indeterminate\nTCGA-BH-A10E,\nTCGA-BH-A10F,positive\n0042,Equivocal\n"
+    samples = ["TCGA-BH-A10D-01A-11R-A144-07", "TCGA-BH-A10E-01A-11R-A144-07", "TCGA-BH-A10F-01A-11R-A144-07", "42"]
+    cohort = load_cohort(
+        write(tmp_path, clinical, omics=OMICS + "".join(f"{name},5,6\n" for name in [*samples, "ghost"]))
+    )
+    omics = cohort.excluded[cohort.excluded["kind"] == "omics"].set_index("id")
+    assert set(omics.index) == {*samples, "ghost"}
+    assert set(omics.loc[samples, "reason"]) == {"its patient is left out"}
+    assert set(omics.loc[samples, "problem"]) == {""}
+    assert tuple(omics.loc["ghost", ["reason", "problem"]]) == ("its patient is not in the clinical table", "unmatched")
+    assert "4 omics entries left out (its patient is left out): " in "\n".join(cohort.summary())
 
 
 def test_nothing_is_lost_between_the_tables_and_the_cohort(tiny_config: Config) -> None:
@@ -315,6 +330,34 @@ def test_columns_are_found_by_name_or_asked_for(
         assert load_cohort(config).slides["slide_id"].tolist() == ["x", "y"]
     else:
         assert load_cohort(config).slides["slide_id"].tolist() == ["S1", "S2"]
+
+
+@pytest.mark.parametrize(
+    ("key", "column"),
+    [
+        ("cohort.label", "PR"),
+        ("cohort.columns.clinical", "PATIENT"),
+        ("cohort.columns.slides", "PATIENT"),
+        ("cohort.columns.omics", "PATIENT"),
+        ("cohort.slide_column", "FILENAME"),
+        ("folds.site", "Centre of care"),
+    ],
+)
+def test_a_column_that_is_not_there_is_told_with_its_key_and_a_cure_that_works(
+    tmp_path: Path, key: str, column: str
+) -> None:
+    clinical = "PATIENT,PR,Centre of care\n" + "".join(f"{row},X\n" for row in CLINICAL.splitlines()[1:])
+    tree = write(tmp_path, clinical, omics=OMICS).model_dump(mode="json")
+    path = tmp_path / "c.yaml"
+    path.write_text(json.dumps(tree))
+    with pytest.raises(InputError) as caught:
+        load_cohort(load_config(path, [f"{key}={column}x"]))
+    assert f"has no column '{column}x'" in str(caught.value)
+    cure = re.search(r"\(set (\S+) to (.+?)\)", str(caught.value))
+    assert cure is not None and cure[1] == key
+    load_cohort(load_config(path, [f"{cure[1]}={cure[2]}"]))
+    with pytest.raises(InputError, match=rf"has no column 'qqq': set {key} to one of its columns, .*'{column}'"):
+        load_cohort(load_config(path, [f"{key}=qqq"]))
 
 
 @pytest.mark.parametrize(

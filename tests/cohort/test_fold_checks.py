@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from support.split_files import KINDS, fold_config, partition, study_cohort, with_file, write_split
 from support.written_tables import cohort_of, config_for
 
-from momkd_ray.cohort.cohort import NEVER_TESTED, NOT_TRAINED, UNKNOWN_IN_SPLIT, Cohort
+from momkd_ray.cohort.cohort import Cohort
+from momkd_ray.cohort.exclusions import NEVER_TESTED, NOT_TRAINED, UNKNOWN_IN_SPLIT
 from momkd_ray.cohort.fold_checks import (
     FEW,
     check_gene_selection,

@@ -371,7 +371,17 @@ def test_clam_slides_that_are_numbers_are_found(tmp_path: Path) -> None:
             "case_id\tfold_0\nP00\ttrain\nP01\tleft\n",
             "'fold_0' is 'left' in data row 2: it must be train, val",
         ),
-        ("k.csv", "case_id,folds\nP00,1\n", "has no column 'fold'; the nearest is 'folds'"),
+        (
+            "k.csv",
+            "case_id,folds\nP00,1\n",
+            r"has no column 'fold'; the nearest is 'folds' \(set folds.column to folds\)",
+        ),
+        (
+            "k.csv",
+            "case_id,part\nP00,1\n",
+            "has no column 'fold': set folds.column to one of its columns, 'case_id', 'part'",
+        ),
+        ("k.csv", "case_id,Fold No\nP00,1\n", r"\(set folds.column to \"Fold No\"\)"),
         ("k.csv", "who,fold\nX00,1\nX01,2\n", "gives no fold to any of the 16 patients"),
         (
             "splits/splits_0_bool.csv",
@@ -394,6 +404,15 @@ def test_a_bad_split_is_told_in_one_sentence(tmp_path: Path, name: str, content:
     with pytest.raises(InputError, match=said) as caught:
         make_folds(with_file(config, str(place)), cohort)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["fold", "Fold", "FOLD", "fold "])
+def test_the_column_of_folds_is_found_whatever_its_case(tmp_path: Path, column: str) -> None:
+    config, cohort = study_cohort(tmp_path)
+    fold_of = {name: i % 4 // 2 for i, name in enumerate(cohort.patients.index)}
+    pd.Series(fold_of, name=column).rename_axis("PATIENT").to_csv(tmp_path / "k.csv")
+    plan = make_folds(with_file(config, str(tmp_path / "k.csv")), cohort)
+    assert plan.table["fold"].to_dict() == fold_of
 
 
 def test_one_fixed_split_is_one_fold(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_the_omics_table_has_its_own_name_for_patients(tmp_path: Path) -> None:
     assert omics is not None
     assert omics.columns.tolist() == ["A", "B"]
     chosen = config_for(tmp_path, cohort={"omics": str(tmp_path / "omics.csv"), "patient_column": "PATIENT"})
-    fails(chosen, "omics.csv has no column 'PATIENT'")
+    fails(chosen, "omics.csv has no column 'PATIENT': set cohort.columns.omics to one of its columns, 'submitter_id'")
 
 
 def test_numbers_read_at_once_are_those_read_as_text(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -103,7 +104,46 @@ def test_a_fixed_split_is_one_fold_in_every_layout(tmp_path: Path, layout: str) 
     plan = plan_of(tmp_path, config, cohort, layout, lists)
     assert plan.folds == [0]
     assert {part: plan.table.index[plan.roles(0) == part].tolist() for part in PARTS} == lists
-    assert "16 of the 16 patients" in plan.understood[0].what or "22 of the 22 slides" in plan.understood[0].what
+    whose = plan.understood[0].what.rpartition("; ")[2]
+    assert whose in (
+        "16 of its 16 patients have a label and slides",
+        "22 of its 22 slides are of patients with a label",
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_names_of_a_split_and_the_cohorts_patients_are_counted_apart(tmp_path: Path, layout: str) -> None:
+    config, cohort = study_cohort(tmp_path)
+    lists = fixed(cohort)
+    unlabelled, unlisted = [lists["train"][0], lists["test"][0], lists["val"][0]], [lists["train"][1]]
+    slides = cohort.slides["patient_id"]
+    less = replace(
+        cohort,
+        patients=cohort.patients.drop(unlabelled),
+        slides=cohort.slides[~slides.isin(unlabelled)].reset_index(drop=True),
+    ).with_excluded(
+        [
+            *(("patient", name, "the label is blank", "") for name in unlabelled),
+            *(
+                ("slide", name, "its patient is left out", "")
+                for name in cohort.slides["slide_id"][slides.isin(unlabelled)]
+            ),
+        ]
+    )
+    named = {part: [name for name in own if name not in unlisted] for part, own in lists.items()}
+    path = LAYOUTS[layout](tmp_path, cohort, named)
+    plan = make_folds(with_file(config, path), less)
+    said = plan.understood[0].what
+    n_named, n_used = (
+        int(slides.isin([name for name in cohort.patients.index if name not in out]).sum())
+        for out in (unlisted, [*unlisted, *unlabelled])
+    )
+    assert (
+        "; 12 of its 15 patients have a label and slides; " in said
+        or f"; {n_used} of its {n_named} slides are of patients with a label; " in said
+    )
+    assert said.endswith("1 of the cohort's 13 patients is not in it and is neither trained nor tested")
+    assert plan.table.index.tolist() == [name for name in less.patients.index if name not in unlisted]
 
 
 @pytest.mark.parametrize("layout", ["split", "three files", "train_0", "splits_0 of patients", "booleans", "json"])

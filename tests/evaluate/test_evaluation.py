@@ -373,9 +373,9 @@ def test_disagreement_of_the_folds_is_described(run: str, tmp_path: Path, monkey
     [
         (
             lambda c, p: (c.rename(columns={"PR": "pr"}), p),
-            r"has no column 'PR'; the nearest is 'pr' .give --label pr\)",
+            r"has no column 'PR'; the nearest is 'pr' \(give --label pr\)",
         ),
-        (lambda c, p: (c.rename(columns={"PR": "receptor"}), p), "'receptor'.*: give --label one of them"),
+        (lambda c, p: (c.rename(columns={"PR": "receptor"}), p), "give --label one of its columns.*'receptor'"),
         (lambda c, p: (c.replace("positive", "pos"), p), "no 'PR' is 'positive'.*give --positive rest"),
         (lambda c, p: (c.rename(columns={"PATIENT": "who"}), p), "give --patient-column"),
         (
@@ -401,6 +401,16 @@ def test_bad_tables_are_named_in_one_sentence(
     err = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(message, err), err
     assert not (tmp_path / "out" / "evaluation.json").exists()
+
+
+def test_a_subgroup_that_is_no_column_is_told_with_its_option(
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clinical, _ = external(tmp_path)
+    clinical.assign(Centre="A").to_csv(tmp_path / "clinical.csv", index=False)
+    command = ["evaluate", run, "--clinical", str(tmp_path / "clinical.csv"), "--out", str(tmp_path / "out")]
+    assert outcome(*command, "--predictions", "none.csv", "--subgroups", "centre") == 1
+    assert "has no column 'centre'; the nearest is 'Centre' (give --subgroups Centre)" in capsys.readouterr().err
 
 
 def test_bad_rows_may_be_left_out(run: str, tmp_path: Path) -> None:

@@ -56,5 +56,5 @@ def test_messages_name_options_that_then_work(features: str) -> None:
     with pytest.raises(InputError, match=r"names the patients.*: give --patient-column the one that does"):
         open_slides(path, None, None)
     assert open_slides(path, "who", "image")[1:] == ("who", [])
-    with pytest.raises(InputError, match=r"has no column 'picture'.*: give --slide-column one of them"):
+    with pytest.raises(InputError, match=r"has no column 'picture': give --slide-column one of its columns"):
         match_patients(path, slides, features, "who", slide_column="picture")
