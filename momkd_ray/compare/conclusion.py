@@ -52,8 +52,8 @@ def _omics_sentence(without: Row, with_omics: Row) -> str:
     if interval is None:
         return f"{measured}; for the interval of that, set compare.reference to it."
     ends = {
-        "above": "so they helped here",
-        "below": "so they harmed here",
-        "neither": "so that they helped is not shown here",
+        "above": "a gain",
+        "below": "a loss",
+        "neither": "which shows neither a gain nor a loss",
     }
     return f"{measured} [{interval[0]:+.3f}, {interval[1]:+.3f}], {ends[_side(interval)]}."

@@ -28,7 +28,9 @@ def write_page(run_dir: str, label: str, leaderboard: Leaderboard) -> str:
     if len(rows) > 1:
         figures.append({"caption": "Differences to the reference", "svg": forest_figure(rows, leaderboard.reference)})
     if pairs:
-        figures.append({"caption": "What the omics bought", "svg": omics_figure(pairs)})
+        figures.append(
+            {"caption": "What the omics bought", "svg": omics_figure(pairs), "rem": min(44, 10 + 14 * len(pairs))}
+        )
     for key, name in (("label_fraction", "labelled patients"), ("omics_fraction", "patients with omics")):
         if (svg := fraction_figure(rows, key, name)) is not None:
             figures.append({"caption": f"Pooled {rows[0].headline.name} over the fraction of {name}", "svg": svg})
