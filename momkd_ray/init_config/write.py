@@ -24,6 +24,7 @@ from momkd_ray.init_config.folder import (
     match_patients,
 )
 from momkd_ray.init_config.label_columns import LabelColumns, choose_label, label_columns
+from momkd_ray.input_faults import SKIP
 
 FOLDS = (5, 4, 3, 2)
 
@@ -132,7 +133,9 @@ def write_config(draft: Draft, out: str) -> tuple[Config, list[str]]:
         cohort = load_cohort(config)
         config = _with_folds(draft, config, out, cohort)
     except InputError as error:
-        raise InputError(f"{out} is written, but cannot be run yet: {error}") from error
+        # of the verbs that the configuration is for
+        reason = str(error).replace(SKIP, f"momkd-ray crossval --config {out} {SKIP}")
+        raise InputError(f"{out} is written, but cannot be run yet: {reason}") from error
     summary = [str(sentence) for sentence in cohort.summary()]
     for sentence in summary:
         draft.note("", sentence)

@@ -331,3 +331,18 @@ def test_trident_s_coordinates_beside_the_features_are_no_feature_files(own: Pat
     tree, text = written(own, tmp_path)
     assert tree["features"]["dir"] == str(job / "features_uni_v2")
     assert "patches" not in text
+
+
+def test_bad_rows_are_told_with_the_way_on_that_then_works(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slides = pd.read_csv(own / "slides.csv")
+    slides.loc[0, "PATIENT"] = None
+    slides.to_csv(own / "slides.csv", index=False)
+    out = tmp_path / "c.yaml"
+    sentence = refused(capsys, str(own), "--out", str(out))
+    assert f"or go on without them by momkd-ray crossval --config {out} --on-error skip" in sentence
+    two = ["--set", "folds.n=2"]
+    assert outcome("split", "--config", str(out), *two) == 1
+    assert capsys.readouterr().err.strip().endswith("or go on without them by --on-error skip")
+    assert outcome("split", "--config", str(out), *two, "--on-error", "skip") == 0
