@@ -98,9 +98,9 @@ def match_identifiers(foreign: Iterable[str], own: Iterable[str], *, barcodes: b
             if len(possible) == 1:
                 found[name], ways[name] = possible[0], way
     if barcodes:
-        keyed = _by_key(others, _patient_of)
+        keyed = _by_key(others, barcode_patient)
         for name in names:
-            possible = keyed.get(_patient_of(name), []) if name not in found else []
+            possible = keyed.get(barcode_patient(name), []) if name not in found else []
             if len(possible := [other for other in possible if _same_sample(name, other)]) == 1:
                 found[name], ways[name] = possible[0], "barcode"
     return Matching(
@@ -220,7 +220,7 @@ def canonical(name: str) -> str:
     ('tcga-a0-1000', '12', 'p-7')
     """
     as_number = number(name)
-    return spelling(_patient_of(name) or (name if as_number is None else str(as_number)))
+    return spelling(barcode_patient(name) or (name if as_number is None else str(as_number)))
 
 
 def number(name: str) -> int | None:
@@ -232,7 +232,8 @@ def _barcode(name: str) -> re.Match[str] | None:
     return _BARCODE.fullmatch(_SEPARATORS.sub("-", name.strip()).upper())
 
 
-def _patient_of(name: str) -> str | None:
+def barcode_patient(name: str) -> str | None:
+    """Returns the part of a barcode of TCGA or TARGET that names the patient; None if the name is no barcode."""
     barcode = _barcode(name)
     return barcode[1] if barcode else None
 

@@ -302,7 +302,7 @@ def test_a_fold_whose_training_patients_have_no_omics_is_refused(tiny_config: Co
     roles = inputs.plan.roles(0)
     untaught = inputs.cohort.omics[inputs.cohort.omics.index.map(roles) != "train"]
     inputs = replace(inputs, cohort=replace(inputs.cohort, omics=untaught))
-    with pytest.raises(InputError, match="^fold 0 trains on no patient of class 'negative' or 'positive' that"):
+    with pytest.raises(InputError, match=r"^fold 0 trains on no patient of class 'negative' or 'positive' that"):
         check_training_bags(inputs, [{}], [0])
 
 
