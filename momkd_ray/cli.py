@@ -211,7 +211,12 @@ def ingest(
 
 
 @app.command()
-def split(config: ConfigOption, set_: SetOption = [], as_json: JsonOption = False) -> None:  # noqa: B006
+def split(
+    config: ConfigOption,
+    set_: SetOption = [],  # noqa: B006
+    on_error: OnErrorOption = "stop",
+    as_json: JsonOption = False,
+) -> None:
     """Write the folds to folds.csv in the run directory, and count their patients by role and class."""
     from momkd_ray.cohort.fold_checks import folds_text, patients_per_fold
     from momkd_ray.progress import ProgressReporter
@@ -221,7 +226,7 @@ def split(config: ConfigOption, set_: SetOption = [], as_json: JsonOption = Fals
 
     settings = load_config(config, set_, trains=False)
     with ProgressReporter() as progress:
-        cohort = open_cohort(settings, progress)
+        cohort = open_cohort(settings, progress, on_error)
         plan = open_folds(settings, cohort, progress)
     directory = RunDirectory(settings.run.dir)
     refuse_other_folds(directory, plan, cohort.patient_column)

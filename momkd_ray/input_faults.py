@@ -40,6 +40,8 @@ OPEN_ELSEWHERE: Problem = "open elsewhere"
 Kind = Literal["patient", "slide", "omics", "table", "fold"]
 
 REJECTED = "rejected.csv"
+SKIP = "--on-error skip"
+GO_ON = f"correct them, or go on without them by {SKIP}"
 COLUMNS = ("kind", "id", "problem", "location", "reason")
 
 
@@ -94,7 +96,9 @@ def faults_table(faults: Iterable[Fault]) -> pd.DataFrame:
     return pd.DataFrame([asdict(fault) for fault in sorted(set(faults))], columns=list(COLUMNS), dtype="str")
 
 
-def record_faults(faults: Sequence[Fault], total: str, location: str, on_error: OnError) -> None:
+def record_faults(
+    faults: Sequence[Fault], total: str, location: str, on_error: OnError, *, some_left: bool = True
+) -> None:
     """Lists faults in a CSV file and, under `stop`, raises them; without faults removes the list of an earlier run.
 
     Args:
@@ -102,6 +106,7 @@ def record_faults(faults: Sequence[Fault], total: str, location: str, on_error: 
         total: the inputs that were checked, such as `5 feature files`.
         location: the CSV file.
         on_error: whether faults end the command.
+        some_left: whether there are other inputs, so that the command could go on without these.
 
     Raises:
         InputError: there is a fault, and `on_error` is `stop`.
@@ -110,19 +115,20 @@ def record_faults(faults: Sequence[Fault], total: str, location: str, on_error: 
     if faults:
         storage.write_text(location, faults_table(faults).to_csv(index=False, lineterminator="\n"))
         if on_error == "stop":
-            raise_faults(faults, total, location)
+            raise_faults(faults, total, location, GO_ON if some_left else "")
         raise_open_elsewhere(faults, total)
     elif storage.exists(location):
         storage.delete(location)
 
 
-def raise_faults(faults: Sequence[Fault], total: str, listed_in: str = "") -> None:
+def raise_faults(faults: Sequence[Fault], total: str, listed_in: str = "", cure: str = "") -> None:
     """Raises the first fault's sentence with the number of faults; does nothing if there are none.
 
     Args:
         faults: the faults.
         total: the inputs that were checked, such as `5 feature files`.
         listed_in: the file that lists all of them.
+        cure: what to do about all of them, beside the first one's own cure.
 
     Raises:
         FaultsError: there is a fault.
@@ -134,7 +140,8 @@ def raise_faults(faults: Sequence[Fault], total: str, listed_in: str = "") -> No
         raise_open_elsewhere(faults, total)
     first = min(faults)
     listing = f"; all are listed in {listed_in}" if listed_in else ""
-    raise FaultsError(f"{len(faults)} of {total} cannot be used, the first: {first.reason}{listing}", faults)
+    cure = f"; {cure}" if cure else ""
+    raise FaultsError(f"{len(faults)} of {total} cannot be used, the first: {first.reason}{listing}{cure}", faults)
 
 
 def raise_open_elsewhere(faults: Sequence[Fault], total: str) -> None:

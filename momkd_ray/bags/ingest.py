@@ -151,11 +151,11 @@ def ingest(
         n_done += len(part_entries) + len(part_faults)
         report(n_done, len(slides))
     faults += _faults_between(entries, slides, existing, mixed_magnification=mixed_magnification)
-    record_faults(faults, f"{len(slides)} feature files", storage.join(uri, REJECTED), on_error)
-    rejected = {fault.id for fault in faults}
+    rejected, total = {fault.id for fault in faults}, f"{len(slides)} feature files"
     good = {slide_id: entry for slide_id, entry in entries.items() if slide_id not in rejected}
+    record_faults(faults, total, storage.join(uri, REJECTED), on_error, some_left=bool(good))
     if not good:
-        raise_faults(faults, f"{len(slides)} feature files", storage.join(uri, REJECTED))
+        raise_faults(faults, total, storage.join(uri, REJECTED))
     with_encoder = next((entry for entry in good.values() if entry["encoder"]), next(iter(good.values())))
     asked = set(slides["slide_id"])
     merge_into_manifest(uri, bag_format, with_encoder["encoder"], with_encoder["width"], good, asked)

@@ -42,7 +42,7 @@ from momkd_ray.config.load import Config
 from momkd_ray.config.quantile_ranges import Ranges
 from momkd_ray.config.sections import CohortConfig
 from momkd_ray.errors import InputError
-from momkd_ray.input_faults import Fault, FaultsError, OnError, faults_of_table
+from momkd_ray.input_faults import GO_ON, Fault, FaultsError, OnError, faults_of_table
 
 OTHER_LABELS = 12  # labels of no class that are counted one by one
 
@@ -290,7 +290,8 @@ def _refuse_rows(faults: Sequence[Fault], settings: CohortConfig, rows: dict[str
     for fault in faults:
         bad[fault.location if fault.location in bad else tables[fault.kind]][0] += 1
     counts = " and ".join(f"{count} of the {total:,} rows of {path}" for path, (count, total) in bad.items() if count)
-    raise FaultsError(f"{counts} cannot be used, the first: {min(faults).reason}", faults)
+    cure = f"; {GO_ON}" if all(count < total for count, total in bad.values() if count) else ""
+    raise FaultsError(f"{counts} cannot be used, the first: {min(faults).reason}{cure}", faults)
 
 
 def _patients_in(settings: CohortConfig, clinical: ClinicalTable, listing: SlideTable) -> tuple[pd.DataFrame, LeftOut]:

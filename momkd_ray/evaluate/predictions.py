@@ -118,12 +118,13 @@ def predict_cohort(
     for sentence in other_formats(rows, card):
         progress.info(sentence)
     faults += [fault for row in rows for fault in row["faults"]]
-    record_faults(faults, f"the tables and {len(files)} feature files", rejected, on_error)
+    predicted = [row for row in rows if row["p"] is not None]
+    total = f"the tables and {len(files)} feature files"
+    record_faults(faults, total, rejected, on_error, some_left=bool(predicted))
     if faults:
         progress.info(f"{len(faults)} bad rows or files are left out; {rejected} lists them with the reason")
     reasons = _unpredicted(cohort, patients, own, rows, bags)
     cohort = cohort.without(reasons, "with features that can be read")
-    predicted = [row for row in rows if row["p"] is not None]
     if not predicted:
         labelled = "a number" if labels.number else "the label of a class"
         raise InputError(

@@ -24,16 +24,17 @@ def init(
     if (folder is None) == (from_ is None):
         raise typer.BadParameter("give either a folder or --from", param_hint="FOLDER")
     from momkd_ray.init_config.stamp import draft_of_stamp
-    from momkd_ray.init_config.write import default_run, draft_of_folder, write_config
+    from momkd_ray.init_config.write import default_run, default_slides, draft_of_folder, write_config
 
     location = resolve_location(out)
     if from_ is not None:
         draft = draft_of_stamp(resolve_location(from_), resolve_location(run) if run else None)
     else:
         directory = resolve_location(run) if run else default_run(location)
-        draft = draft_of_folder(resolve_location(folder or "."), label, directory)
+        draft = draft_of_folder(resolve_location(folder or "."), label, directory, default_slides(location))
     _, summary = write_config(draft, location)
     told = draft.to_tell()
+    written = [*draft.files, location]
     following = f"Next: momkd-ray audit --config {out}, then momkd-ray crossval --config {out}"
     content = {"configuration": location, "cohort": summary, "check": told}
-    show("\n".join([*told, *summary, location, following]), content, as_json=as_json)
+    show("\n".join([*told, *summary, *written, following]), content, as_json=as_json)

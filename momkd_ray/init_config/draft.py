@@ -15,10 +15,12 @@ class Draft:
     Attributes:
         tree: its sections.
         notes: what was seen, as comments by section; under '' above all.
+        files: path -> text of tables that belong to it and are written with it.
     """
 
     tree: dict[str, dict[str, Any]]
     notes: dict[str, list[str]] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     def note(self, section: str, text: str) -> None:
         """Adds a comment."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 from momkd_ray import storage
 from momkd_ray.cohort.feature_files import FeatureFile, list_features
 from momkd_ray.cohort.features_elsewhere import has_no_patches
-from momkd_ray.cohort.identifiers import Matching, match_identifiers, nearest
+from momkd_ray.cohort.identifiers import Matching, barcode_patient, match_identifiers, nearest
 from momkd_ray.cohort.known_columns import PATIENT_COLUMNS, is_known
 from momkd_ray.cohort.slide_names import FEATURE_SUFFIXES, slide_id_of
 from momkd_ray.cohort.table_files import SUFFIXES, read_table_file
@@ -232,12 +232,8 @@ class SlideColumns:
     matching: Matching
 
 
-def find_slides(listing: Listing) -> SlideColumns:
-    """Finds the table, and the column in it, that names the feature files.
-
-    Raises:
-        InputError: there is none; the nearest spelling is shown.
-    """
+def find_slides(listing: Listing) -> SlideColumns | None:
+    """Finds the table, and the column in it, that names the feature files; None if there is none."""
     best: tuple[int, Table, str, Matching] | None = None
     for table, column in _identifying_columns(listing):
         names = [slide_id_of(os.path.basename(value)) for value in table.values(column)]
@@ -245,7 +241,7 @@ def find_slides(listing: Listing) -> SlideColumns:
         if matching.own and (best is None or len(matching.own) > best[0]):
             best = len(matching.own), table, column, matching
     if best is None:
-        raise InputError(_no_slide_table(listing))
+        return None
     _, table, column, matching = best
     return SlideColumns(table, column, _patient_column(table, column), matching)
 
@@ -259,15 +255,32 @@ def _identifying_columns(listing: Listing) -> Iterator[tuple[Table, str]]:
                 yield table, column
 
 
-def _no_slide_table(listing: Listing) -> str:
-    where = f"no table names the {len(listing.features.slides)} feature files of {listing.features.folder}"
+def no_slide_table(listing: Listing) -> str:
+    """Says that no table names the feature files, with the nearest spelling or the columns and a row to write."""
+    slides = listing.features.slides
+    where = f"no table names the {len(slides)} feature files of {listing.features.folder}"
+    for table, column, (slide, near) in nearest_columns(listing):
+        return (
+            f"{where}; the nearest is '{near}' in the column {column!r} of {table.path}, for '{slide}': "
+            "write slides in the table as the feature files are named"
+        )
+    own, named = "P1", "its patient"
     for table, column in _identifying_columns(listing):
-        if near := nearest(listing.features.slides, table.values(column)):
-            return (
-                f"{where}; the nearest is '{near[1]}' in the column {column!r} of {table.path}, for '{near[0]}': "
-                "write slides in the table as the feature files are named"
-            )
-    return f"{where}: add a table with the columns PATIENT and FILENAME to the folder"
+        if is_known(column, PATIENT_COLUMNS) and table.values(column):
+            own, named = table.values(column)[0], f"its patient as the column {column!r} of {table.path} names it"
+            break
+    return (
+        f"{where}: add a table with the columns PATIENT and FILENAME to the folder and a row for each file, such as "
+        f"'{barcode_patient(slides[0]) or own},{slides[0]}', with {named}"
+    )
+
+
+def nearest_columns(listing: Listing) -> Iterator[tuple[Table, str, tuple[str, str]]]:
+    """Yields the columns, but for those of patients, with a value that resembles a feature file's name, and both."""
+    for table, column in _identifying_columns(listing):
+        near = None if is_known(column, PATIENT_COLUMNS) else nearest(listing.features.slides, table.values(column))
+        if near is not None:
+            yield table, column, near
 
 
 def _patient_column(table: Table, slide: str) -> str:

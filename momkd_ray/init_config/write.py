@@ -12,6 +12,7 @@ from momkd_ray.cohort.fold_checks import check_gene_selection
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.config.load import Config, load_config
 from momkd_ray.errors import InputError
+from momkd_ray.init_config.barcodes import draft_slides
 from momkd_ray.init_config.draft import Draft
 from momkd_ray.init_config.fold_columns import describe_fold_columns
 from momkd_ray.init_config.folder import (
@@ -22,26 +23,32 @@ from momkd_ray.init_config.folder import (
     is_omics,
     list_folder,
     match_patients,
+    no_slide_table,
 )
 from momkd_ray.init_config.label_columns import LabelColumns, choose_label, label_columns
+from momkd_ray.input_faults import SKIP
 
 FOLDS = (5, 4, 3, 2)
 
 
-def draft_of_folder(folder: str, label: str | None, run: str) -> Draft:
+def draft_of_folder(folder: str, label: str | None, run: str, slides_table: str) -> Draft:
     """Drafts a configuration for a folder.
 
     Args:
         folder: of tables and feature files.
         label: column of the label, of classes or numbers; None takes the likeliest one of classes.
         run: the run directory to write down.
+        slides_table: the table of slides to write, if there is none and the feature files' names say the patients.
 
     Raises:
         InputError: the folder lacks what a run needs; the sentence says what.
     """
     listing = list_folder(folder)
-    features, slides = listing.features, find_slides(listing)
+    features = listing.features
     draft = Draft({"cohort": {}, "features": {"dir": features.folder}, "folds": {}, "run": {"dir": run}})
+    slides = find_slides(listing) or draft_slides(draft, listing, slides_table)
+    if slides is None:
+        raise InputError(no_slide_table(listing))
     draft.note("", f"Written by momkd-ray init for {folder}. Every key: momkd-ray's docs/configuration.md.")
     for sentence in listing.unread:
         draft.note("", f"Not read: {sentence}")
@@ -124,15 +131,19 @@ def write_config(draft: Draft, out: str) -> tuple[Config, list[str]]:
     Raises:
         InputError: the file exists already, or the inputs cannot be used; the file is then written nevertheless.
     """
-    if storage.exists(out):
-        raise InputError(f"{out} exists already: give another --out, or remove it")
-    storage.write_text(out, draft.to_yaml())
+    for path in (out, *draft.files):
+        if storage.exists(path):
+            raise InputError(f"{path} exists already: give another --out, or remove it")
+    for path, text in {**draft.files, out: draft.to_yaml()}.items():
+        storage.write_text(path, text)
     try:
         config = load_config(out)
         cohort = load_cohort(config)
         config = _with_folds(draft, config, out, cohort)
     except InputError as error:
-        raise InputError(f"{out} is written, but cannot be run yet: {error}") from error
+        # of the verbs that the configuration is for
+        reason = str(error).replace(SKIP, f"momkd-ray crossval --config {out} {SKIP}")
+        raise InputError(f"{out} is written, but cannot be run yet: {reason}") from error
     summary = [str(sentence) for sentence in cohort.summary()]
     for sentence in summary:
         draft.note("", sentence)
@@ -164,3 +175,8 @@ def _with_folds(draft: Draft, config: Config, out: str, cohort: Any) -> Config:
 def default_run(out: str) -> str:
     """Returns the run directory beside a configuration file: `runs/<its name>`."""
     return os.path.join(os.path.dirname(out), "runs", os.path.splitext(os.path.basename(out))[0])
+
+
+def default_slides(out: str) -> str:
+    """Returns the table of slides beside a configuration file: `<its name>-slides.csv`."""
+    return f"{os.path.splitext(out)[0]}-slides.csv"

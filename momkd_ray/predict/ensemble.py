@@ -181,7 +181,7 @@ def predict_folder(
     frame, patient_column, said = open_slides(slides, patient_column, slide_column)
     table, patients, unmatched = match_patients(slides, table, features, patient_column, frame, slide_column)
     rejected, total = f"{out}.{REJECTED}", f"{len(table)} feature files"
-    record_faults(unmatched, total, rejected, on_error if bad_rows(unmatched) else "skip")
+    record_faults(unmatched, total, rejected, on_error if bad_rows(unmatched) else "skip", some_left=bool(patients))
     for sentence in (*said, *without_counterpart(unmatched, slides)):
         progress.info(sentence)
     if not patients:
@@ -217,7 +217,8 @@ def _predict_all(
         progress.info(sentence)
     bad_files = [fault for row in rows for fault in row["faults"]]
     faults = unmatched + bad_files
-    record_faults(faults, total, rejected, on_error if bad_files else "skip")
+    some_left = any(row["p"] is not None for row in rows)
+    record_faults(faults, total, rejected, on_error if bad_files else "skip", some_left=some_left)
     if faults:
         left_out = f"{len(faults)} slide is" if len(faults) == 1 else f"{len(faults)} slides are"
         progress.info(f"{left_out} left out; {rejected} lists {'it' if len(faults) == 1 else 'them'} with the reason")

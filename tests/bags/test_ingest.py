@@ -135,7 +135,9 @@ def spoiled_files(slides: pd.DataFrame) -> pd.DataFrame:
 def test_all_bad_files_are_listed_and_good_bags_stay(tmp_path: Path, slides: pd.DataFrame) -> None:
     folder = tmp_path / "store"
     bad = spoiled_files(slides)
-    with pytest.raises(InputError, match=r"^5 of 12 feature files .* the first: .*s04\.h5.*rejected\.csv$"):
+    with pytest.raises(
+        InputError, match=r"^5 of 12 feature files .* the first: .*s04\.h5.*rejected\.csv; .*--on-error skip$"
+    ):
         stored(bad, str(folder))
     rejected = pd.read_csv(folder / "rejected.csv")
     assert rejected["id"].tolist() == ["s04", "s06", "s08", "s09", "s10"]

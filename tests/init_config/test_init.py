@@ -331,3 +331,63 @@ def test_trident_s_coordinates_beside_the_features_are_no_feature_files(own: Pat
     tree, text = written(own, tmp_path)
     assert tree["features"]["dir"] == str(job / "features_uni_v2")
     assert "patches" not in text
+
+
+def test_bad_rows_are_told_with_the_way_on_that_then_works(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slides = pd.read_csv(own / "slides.csv")
+    slides.loc[0, "PATIENT"] = None
+    slides.to_csv(own / "slides.csv", index=False)
+    out = tmp_path / "c.yaml"
+    sentence = refused(capsys, str(own), "--out", str(out))
+    assert f"or go on without them by momkd-ray crossval --config {out} --on-error skip" in sentence
+    two = ["--set", "folds.n=2"]
+    assert outcome("split", "--config", str(out), *two) == 1
+    assert capsys.readouterr().err.strip().endswith("or go on without them by --on-error skip")
+    assert outcome("split", "--config", str(out), *two, "--on-error", "skip") == 0
+
+
+def test_patients_are_taken_from_barcodes_where_no_table_names_the_slides(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owners = pd.read_csv(own / "slides.csv")
+    (own / "slides.csv").unlink()
+    (own / "rna.parquet").unlink()
+    patients, rows = pd.read_csv(own / "clinical.csv"), []
+    barcodes = {name: f"TCGA-A{i % 10}-{1000 + i}" for i, name in enumerate(patients["PATIENT"])}
+    patients.assign(PATIENT=patients["PATIENT"].map(barcodes)).to_csv(own / "clinical.csv", index=False)
+    for i, (patient, name) in enumerate(zip(owners["PATIENT"], owners["FILENAME"], strict=True)):
+        slide = f"{barcodes[patient]}-01Z-00-DX{i % 9 + 1}.0a1b2c3d-0000-0000-0000-{i:012}"
+        (own / "features" / name).rename(own / "features" / f"{slide}.h5")
+        rows.append((barcodes[patient], slide))
+    normal = f"{rows[0][0]}-11A-01-TS1"
+    write_h5(own / "features" / f"{normal}.h5")
+    tree, _ = written(own, tmp_path)
+    table = tmp_path / "config-slides.csv"
+    assert tree["cohort"]["slides"] == str(table)
+    told = pd.read_csv(table)
+    assert list(told.columns) == ["PATIENT", "FILENAME"]
+    assert sorted(told.itertuples(index=False, name=None)) == sorted(rows)
+    printed = capsys.readouterr().out
+    assert f"CHECK: no table names the feature files; {table} is written from their barcodes" in printed
+    assert f"CHECK: 1 feature file is not in it, such as {normal}" in printed
+    assert outcome("split", "--config", str(tmp_path / "config.yaml")) == 0
+    (tmp_path / "config.yaml").unlink()
+    sentence = refused(capsys, str(own), "--out", str(tmp_path / "config.yaml"))
+    assert f"{table} exists already" in sentence
+
+
+def test_without_a_table_of_slides_its_columns_and_a_row_are_told(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own / "slides.csv").unlink()
+    for i, path in enumerate(sorted((own / "features").iterdir())):
+        path.rename(own / "features" / f"scan{i:03}.h5")
+    sentence = refused(capsys, str(own), "--out", str(tmp_path / "c.yaml"))
+    first = pd.read_csv(own / "clinical.csv")["PATIENT"][0]
+    assert (
+        f"the columns PATIENT and FILENAME to the folder and a row for each file, such as '{first},scan000'" in sentence
+    )
+    assert f"with its patient as the column 'PATIENT' of {own / 'clinical.csv'} names it" in sentence
+    assert not (tmp_path / "c.yaml").exists()

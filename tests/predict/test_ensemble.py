@@ -10,7 +10,9 @@ import pytest
 from support.feature_files import values, write_hdf5
 from support.models import card_of, small_model
 
+from momkd_ray.api import predict_slides
 from momkd_ray.errors import InputError
+from momkd_ray.input_faults import OnError
 from momkd_ray.model.bundle import save_bundle
 from momkd_ray.model.registry import build_model
 from momkd_ray.predict.ensemble import (
@@ -112,3 +114,24 @@ def test_what_is_predicted_is_compared_with_what_the_model_learnt(tmp_path: Path
     assert "10x magnification in patches of 512" in str(one["small"]["faults"])
     (said,) = other_formats(list(one.values()), folders["one"])
     assert said.startswith("1 feature file is of the layout clam; the model was trained on trident")
+
+
+def test_files_that_cannot_be_used_end_with_the_way_on_where_others_are_left(tmp_path: Path, no_cluster: None) -> None:
+    model = small_model()
+    save_bundle(str(tmp_path / "model"), model, card_of(model))
+    (tmp_path / "features").mkdir()
+
+    def predicted(on_error: OnError) -> pd.DataFrame:
+        return predict_slides(
+            [str(tmp_path / "model")], str(tmp_path / "features"), str(tmp_path / "p.csv"), on_error=on_error
+        )
+
+    (tmp_path / "features" / "bad.h5").write_bytes(b"no HDF5")
+    with pytest.raises(InputError) as alone:
+        predicted("stop")
+    assert "1 of 1 feature files cannot be used" in str(alone.value)
+    assert "--on-error" not in str(alone.value)
+    write_hdf5(tmp_path / "features" / "good.h5", "trident", values(9, width=model.width))
+    with pytest.raises(InputError, match=r"1 of 2 .* or go on without them by --on-error skip$"):
+        predicted("stop")
+    assert predicted("skip")["slide_id"].tolist() == ["good"]
