@@ -16,14 +16,12 @@ Mask = npt.NDArray[np.bool_]
 
 WORDS_KEPT = 100_000
 # blanks in a column of numbers, by R, Python, Excel (also German and French), the GDC and people
-_NULL = pa.array(
-    (
-        *("null", "NULL", "Null", "None", "none", "NaT", "na", "Na", "n/a", "n.a.", "N.A.", "nd", "n.d.", "-", "--"),
-        *("'--", ".", "unknown", "missing", "[Not Available]", "Not Available"),
-        *("#NV", "#N/D", "#NUM!", "#DIV/0!", "#VALUE!", "#WERT!"),
-    ),
-    pa.string(),
+BLANKS = (
+    *("null", "NULL", "Null", "None", "none", "NaT", "na", "Na", "n/a", "n.a.", "N.A.", "nd", "n.d.", "-", "--"),
+    *("'--", ".", "unknown", "missing", "[Not Available]", "Not Available"),
+    *("#NV", "#N/D", "#NUM!", "#DIV/0!", "#VALUE!", "#WERT!"),
 )
+_NULL = pa.array(BLANKS, pa.string())
 
 
 @dataclass(frozen=True, eq=False)

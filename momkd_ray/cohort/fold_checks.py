@@ -11,6 +11,7 @@ from momkd_ray.cohort.cohort import Cohort
 from momkd_ray.cohort.folds import FoldPlan
 from momkd_ray.cohort.splits import ROLES
 from momkd_ray.config.load import Config
+from momkd_ray.config.search_space import Range
 from momkd_ray.input_faults import Fault, FaultsError
 
 FEW = 5  # validation patients of a class; with four, a single patient changes the sensitivity by a quarter
@@ -85,8 +86,37 @@ def folds_without_gene_selection(config: Config, cohort: Cohort, plan: FoldPlan)
     return faults
 
 
+def chosen_by_validation(config: Config) -> list[str]:
+    """Lists what a fold's validation patients choose: setting, epoch, learning rate and threshold, as configured."""
+
+    def may_be(key: str, value: str, given: str) -> bool:
+        tried = config.search.get(key, [given])
+        return not isinstance(tried, Range) and value in tried
+
+    return [
+        *(["the setting"] if config.search else []),
+        *(["the epoch"] if may_be("train.keep", "best", config.train.keep) else []),
+        *(["the learning rate"] if may_be("train.schedule", "plateau", config.train.schedule) else []),
+        *(["the threshold"] if config.cohort.task == "classification" and len(config.cohort.class_names) == 2 else []),
+    ]
+
+
+def _depends(config: Config) -> str:
+    """Says what depends on the validation patients, with its verb; '' if nothing does."""
+    chosen = chosen_by_validation(config)
+    if len(chosen) < 2:
+        return f"{chosen[0]} depends" if chosen else ""
+    return f"{', '.join(chosen[:-1])} and {chosen[-1]} depend"
+
+
 def few_validated(config: Config, cohort: Cohort, plan: FoldPlan) -> list[Fault]:
-    """Lists the folds that validate on fewer than `FEW` patients of a class; they can be trained nevertheless."""
+    """Lists the folds that validate on fewer than `FEW` patients of a class; they can be trained nevertheless.
+
+    Where the validation patients choose nothing, none is listed.
+    """
+    depends = _depends(config)
+    if not depends:
+        return []
     location = config.folds.file or config.cohort.clinical
     faults = []
     for fold in plan.folds:
@@ -98,7 +128,7 @@ def few_validated(config: Config, cohort: Cohort, plan: FoldPlan) -> list[Fault]
         }
         if min(counts.values()) < FEW:
             per_class = " and ".join(f"{count} of class '{name}'" for name, count in counts.items())
-            reason = f"fold {fold} validates on {per_class}: its epoch and threshold depend on few patients"
+            reason = f"fold {fold} validates on {per_class}: {depends} on few patients"
             faults.append(Fault("fold", f"fold {fold}", "of few", location, reason))
     return faults
 
@@ -110,4 +140,4 @@ def few_validated_sentence(faults: Sequence[Fault], config: Config) -> list[str]
     folds = ", ".join(fault.id.removeprefix("fold ") for fault in faults)
     remedy = "" if config.folds.file else "; raise folds.validation or lower folds.n"
     which = f"Fold {folds} validates" if len(faults) == 1 else f"Folds {folds} validate"
-    return [f"{which} on fewer than {FEW} patients of a class, on whom epoch and threshold depend{remedy}."]
+    return [f"{which} on fewer than {FEW} patients of a class, on whom {_depends(config)}{remedy}."]

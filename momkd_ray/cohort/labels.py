@@ -30,7 +30,7 @@ _PLAIN_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d*)?")
 _SHOWN = 8
 _AROUND = re.compile(r"[\s./\[\]()*'\"_-]+")
 # how tables write that a label is missing, without case, blanks and punctuation; such a label is never of the rest
-_MISSING = frozenset(
+MISSING_LABELS = frozenset(
     re.findall(
         r"\w+",
         """na nan nd unknown unk notavailable notapplicable notevaluated notreported notdone notperformed
@@ -80,7 +80,7 @@ def says_missing(label: str) -> bool:
     [True, True, True, False, False]
     """
     plain = _AROUND.sub("", label.casefold()).strip("?")
-    return not plain or plain in _MISSING
+    return not plain or plain in MISSING_LABELS
 
 
 def sort_labels(settings: CohortConfig, counts: Counter[str], path: str) -> Labelling:

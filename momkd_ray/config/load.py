@@ -36,6 +36,7 @@ from momkd_ray.config.sections import (
     TuningConfig,
     WatchConfig,
 )
+from momkd_ray.config.value_errors import place_of, sentence_of
 from momkd_ray.credentials import has_credentials, redact
 from momkd_ray.errors import InputError
 
@@ -206,15 +207,17 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, 
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path} contains no configuration: its top level must be a mapping such as 'cohort: ...'")
+    written: dict[str, str] = {}
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key.strip():
             raise InputError(f"--set {override}: write it as a.b=value")
         try:
-            _assign(tree, key.strip(), yaml.safe_load(value))
+            _assign(tree, key.strip(), yaml.safe_load(value), f"--set {override}: ")
+            written[key.strip()] = override
         except yaml.YAMLError as error:
             raise InputError(f"--set {override}: the value is not valid YAML") from error
-    config = _validated(tree, str(path), trains=trains)
+    config = _validated(tree, str(path), written, trains=trains)
     for package, service in (("mlflow", "MLflow"), ("wandb", "Weights & Biases")):
         if getattr(config.watch, package) is not None and importlib.util.find_spec(package) is None:
             raise InputError(
@@ -238,14 +241,14 @@ def _check_locations(config: Config) -> None:
             )
 
 
-def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
+def _assign(tree: dict[str, Any], dotted: str, value: Any, source: str = "") -> None:
     *parents, leaf = dotted.split(".")
     for parent in parents:
         if tree.get(parent) is None:
             tree[parent] = {}
         tree = tree[parent]
         if not isinstance(tree, dict):
-            raise InputError(f"unknown configuration key '{dotted}': '{parent}' has no keys below it")
+            raise InputError(f"{source}unknown configuration key '{dotted}': '{parent}' has no keys below it")
     tree[leaf] = value
 
 
@@ -264,31 +267,21 @@ def _refuse_credentials(tree: Any, source: str, key: str = "") -> None:
         raise InputError(f"{source}: {key} {redact(tree)} contains credentials, which would be written down; {cure}")
 
 
-def _validated(tree: dict[str, Any], source: str, *, trains: bool = True) -> Config:
+def _validated(
+    tree: dict[str, Any], source: str, overrides: Mapping[str, str] | None = None, *, trains: bool = True
+) -> Config:
+    """Validates a tree; messages name the `--set` of `overrides` (by dotted key) that gave a value, or the source."""
+    given = overrides or {}
     _refuse_credentials(tree, source)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        # a misspelt key often leaves a required one missing: the misspelt one is reported
-        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        path = [str(part) for part in first["loc"]]
-        if first["type"] == "extra_forbidden":
-            raise InputError(unknown_key(Config, path, source)) from None
-        key = ".".join(path)
-        if first["type"] == "missing":
-            raise InputError(f"{source}: the configuration key '{key}' is missing") from None
-        if first["type"] == "value_error":
-            raise InputError(f"{source}: {key}: {first['ctx']['error']}") from None
-        hint = " (quote it in YAML)" if first["type"] == "string_type" else ""
-        raise InputError(f"{source}: '{key}' is {first['input']!r}, but {_lower(first['msg'])}{hint}") from None
+        raise InputError(sentence_of(error, Config, source, given)) from None
     if trains and (wrong := disagreement(config)):
-        raise InputError(f"{source}: {wrong}")
-    _check_search(config, source, trains=trains)
+        named = [f"--set {written}" for key, written in given.items() if key in wrong]
+        raise InputError(f"{source}{' with ' if named else ''}{' '.join(named)}: {wrong}")
+    _check_search(config, place_of(["search"], source, given), trains=trains)
     return config
-
-
-def _lower(message: str) -> str:
-    return message[:1].lower() + message[1:]
 
 
 def takes_integers(key: str) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from momkd_ray.config.value_errors import must_be
+
 
 class Range(BaseModel):
     """Numbers from `low` to `high`, both included; only integers if the key takes nothing else.
@@ -106,5 +108,5 @@ def _values_or_range(key: str, values: Any) -> list[Any] | Range:
         elif first["type"] == "value_error":
             reason = str(first["ctx"]["error"])
         else:
-            reason = f"'{name}' is {first['input']!r}, but {first['msg'][:1].lower()}{first['msg'][1:]}"
+            reason = f"'{name}' is {first['input']!r}, but {must_be(first)}"
         raise ValueError(f"'{key}': {reason}") from None

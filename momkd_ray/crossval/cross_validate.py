@@ -13,6 +13,7 @@ import pandas as pd
 
 from momkd_ray import storage
 from momkd_ray.bags.layers import choose_layer
+from momkd_ray.cohort.fold_checks import few_validated, few_validated_sentence
 from momkd_ray.crossval.early_checks import check_training_bags
 from momkd_ray.crossval.evaluate import summarise
 from momkd_ray.crossval.fold_result import FoldResult
@@ -251,6 +252,7 @@ def _write_results(inputs: RunInputs, chosen: dict[int, int]) -> dict[str, Any]:
         metrics = summarise_scores(metrics, results, pooled, cohort.classes, config.folds.seed)
     metrics |= {
         "cohort": inputs.cohort.summary(),
+        "few_validated": few_validated_sentence(few_validated(config, cohort, inputs.plan), config),
         "thresholds": {str(r.fold): r.threshold for r in results},
         "fingerprint": inputs.fingerprint,
     }

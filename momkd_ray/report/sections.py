@@ -40,6 +40,7 @@ def shared_sections(run: FinishedRun, wrong: pd.DataFrame, site: str | None, com
         "version": __version__,
         "run_dir": run.directory.location,
         "review": review,
+        "few_validated": run.figures.get("few_validated", []),  # an earlier version did not write them
         "omics": {
             "gain": read_omics_gain(run.directory.location, compared),
             "used": bool(run.section("cohort").get("omics")),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.format_examples import EXAMPLES, filled, shown
 
+from momkd_ray.cohort.cell_numbers import BLANKS
 from momkd_ray.cohort.cohort import load_cohort
+from momkd_ray.cohort.delimited import MISSING
 from momkd_ray.cohort.folds import make_folds
+from momkd_ray.cohort.labels import MISSING_LABELS, says_missing
 from momkd_ray.config.load import Config
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
@@ -18,6 +22,20 @@ PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 def test_the_page_shows_the_examples_that_are_read() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert filled(page) == page, "python tests/support/format_examples.py docs/formats.md writes them anew"
+
+
+def listed_after(start: str) -> set[str]:
+    """What the paragraph that begins so sets as code."""
+    paragraph = PAGE.read_text(encoding="utf-8").partition(start)[2].partition("\n\n")[0]
+    return set(re.findall(r"`([^`]+)`", " ".join(paragraph.split())))
+
+
+def test_every_spelling_of_a_blank_is_listed() -> None:
+    assert listed_after("passed over. Empty cells,") == set(MISSING) - {""}
+    assert listed_after("Blank in a column of genes") - {"NA"} == set(BLANKS)
+    spellings = listed_after("**Labels that say that there is none**")
+    assert all(map(says_missing, spellings))
+    assert {re.sub(r"[\W_]", "", spelling.casefold()) for spelling in spellings} - {""} == MISSING_LABELS
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

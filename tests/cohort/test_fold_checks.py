@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,11 +21,13 @@ from momkd_ray.cohort.fold_checks import (
     FEW,
     check_gene_selection,
     few_validated,
+    few_validated_sentence,
     folds_without_gene_selection,
     trained_patients,
 )
 from momkd_ray.cohort.folds import make_folds
 from momkd_ray.cohort.genes import fit_genes
+from momkd_ray.config.load import Config
 from momkd_ray.errors import InputError
 from momkd_ray.input_faults import FaultsError
 from momkd_ray.progress import ProgressReporter, _time_left
@@ -134,6 +137,42 @@ def test_small_validation_sets_are_told(positives: int, negatives: int, n: int) 
         if any(((plan.roles(fold) == "val") & (cohort.patients["y"] == y)).sum() < FEW for y in (0, 1))
     }
     assert {fault.id for fault in few_validated(config, cohort, plan)} == small
+
+
+@pytest.mark.parametrize(
+    ("changes", "depends"),
+    [
+        ({}, "the threshold depends"),
+        ({"train": {"keep": "best", "refit": False}}, "the epoch and the threshold depend"),
+        ({"train": {"schedule": "plateau", "refit": False}}, "the learning rate and the threshold depend"),
+        ({"search": {"train.lr": [0.1, 0.2]}}, "the setting and the threshold depend"),
+        (
+            {"search": {"train.keep": ["last", "best"]}, "train": {"refit": False}},
+            "the setting, the epoch and the threshold depend",
+        ),
+        ({"cohort": {"classes": {"a": "0", "b": "1", "c": "2"}}}, ""),
+        (
+            {"cohort": {"classes": {"a": "0", "b": "1", "c": "2"}}, "train": {"keep": "best", "refit": False}},
+            "the epoch depends",
+        ),
+        ({"cohort": {"task": "regression"}}, ""),
+    ],
+)
+def test_only_what_the_validation_patients_choose_is_said_to_depend_on_few(
+    changes: dict[str, Any], depends: str
+) -> None:
+    tree = fold_config(n=2).model_dump(mode="json", exclude_unset=True)
+    for section, keys in changes.items():
+        tree[section] = tree.get(section, {}) | keys
+    config = Config.model_validate(tree)
+    labels = [0, 0, 0, 0, 1, 1, 1, 1]
+    cohort = cohort_of(labels)
+    plan = make_folds(fold_config(n=2), cohort)
+    faults = few_validated(config, cohort, plan)
+    sentences = few_validated_sentence(faults, config)
+    assert len(faults) == (2 if depends else 0)
+    assert [f"on whom {depends}; raise" in sentence for sentence in sentences] == ([True] if depends else [])
+    assert all(fault.reason.endswith(f": {depends} on few patients") for fault in faults)
 
 
 def test_the_pace_is_that_from_the_first_piece_on(

@@ -42,8 +42,10 @@ def test_set_replaces_values_of_every_kind(written: str) -> None:
         ("train.learning_rate=1", "'train' has bags_per_step, .*epochs, fraction, keep, lr,"),
         ("train.epoch=1", "'train.epochs'"),
         ("trian.epochs=1", "'train'"),
-        ("train.epochs=0", "greater than or equal to 1"),
-        ("train.epochs=many", "valid integer"),
+        ("train.epochs=0", "is 0, but must be greater than or equal to 1"),
+        ("train.epochs=five", "'train.epochs' is 'five', but must be an integer$"),
+        ("train.balanced=perhaps", "'perhaps', but must be true or false$"),
+        ("train=5", "'train' is 5, but must be a mapping such as 'key: value'$"),
         ("memory.rule=moving", "'ema', 'gradient' or 'fixed'"),
         ("train.epochs", "a.b=value"),
         ("train.lr.x=1", "no keys below"),
@@ -54,12 +56,12 @@ def test_set_replaces_values_of_every_kind(written: str) -> None:
         ("search={'trian.lr': [1]}", "'train.lr'; the sections are cluster, cohort,"),
         ("search={'run.dir': [a]}", "cannot vary"),
         ("search={'train.lr': []}", "no values"),
-        ("search={'genes.n': [5, many]}", "valid integer"),
+        ("search={'genes.n': [5, many]}", "'genes.n' is 'many', but must be an integer"),
         ("search=[train.lr]", "dotted keys"),
         ("search={'train.lr': 1}", "list of values or a range"),
         ("search={'train.lr': {low: 1}}", "needs 'high'"),
         ("search={'train.lr': {low: 1, high: 2, by: log}}", "no 'by'"),
-        ("search={'train.lr': {low: a, high: 2}}", "'low' is 'a', but .*valid number"),
+        ("search={'train.lr': {low: a, high: 2}}", "'low' is 'a', but must be a number"),
         ("search={'train.lr': {low: 2, high: 1, log: true}}", r"low \(2\) must be below high"),
         ("search={'train.lr': {low: 0, high: 1, log: true}}", "above 0"),
         ("search={'train.lr': {low: 1, high: 2, log: true, step: 1}}", "exclude each other"),
@@ -84,6 +86,29 @@ def test_a_wrong_override_is_named_in_one_sentence(written: str, override: str, 
     with pytest.raises(InputError, match=words) as caught:
         load_config(written, [override])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("in_the_file", [True, False])
+@pytest.mark.parametrize(
+    ("key", "value"), [("train.epoch", "3"), ("train.epochs", "five"), ("trian.epochs", "1"), ("train.keep", "worst")]
+)
+def test_a_wrong_value_is_blamed_on_where_it_was_given(written: str, key: str, value: str, in_the_file: bool) -> None:
+    section, name = key.split(".")
+    overrides = ["run.dir=/elsewhere", f"{key}={value}"]
+    if in_the_file:
+        tree = yaml.safe_load(Path(written).read_text())
+        tree.setdefault(section, {})[name] = value
+        Path(written).write_text(yaml.safe_dump(tree))
+        overrides = overrides[:1]
+    with pytest.raises(InputError) as caught:
+        load_config(written, overrides)
+    assert str(caught.value).startswith(f"{written}: " if in_the_file else f"--set {key}={value}: ")
+
+
+def test_what_the_file_and_set_do_not_agree_in_is_told_with_both(written: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_config(written, ["train.keep=best", "run.dir=/elsewhere"])
+    assert str(caught.value).startswith(f"{written} with --set train.keep=best: train: refit needs keep: last")
 
 
 def test_a_search_of_ranges_comes_back_and_draws_no_more_than_there_is(written: str, tmp_path: Path) -> None:

@@ -59,6 +59,19 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return Path(location).read_text()
 
 
+@pytest.mark.parametrize("classes", [("negative", "positive"), ("zero", "low", "high")])
+def test_what_depends_on_few_validation_patients_is_told_with_the_scores(
+    tmp_path: Path, classes: tuple[str, ...]
+) -> None:
+    folder = write_run(tmp_path, classes=classes)
+    assert "on fewer than" not in Path(write_report(folder)).read_text(), "a run of an earlier version has no such key"
+    metrics = storage.join(folder, "metrics.json")
+    sentence = "Fold 1 validates on fewer than 5 patients of a class, on whom the epoch depends."
+    storage.write_json(metrics, storage.read_json(metrics) | {"few_validated": [sentence]})
+    page = Path(write_report(folder)).read_text()
+    assert page.index('<h2 id="scores">') < page.index(sentence) < page.index("<h3>How to read this</h3>")
+
+
 def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
     parsed = Page(page)
     assert not parsed.open, "every tag is closed"
