@@ -24,12 +24,12 @@ def told(path: Path) -> str:
     [
         ("who,FILENAME", "give --patient-column the one that does"),
         ("PATIENT,image", "give --slide-column the one that does"),
-        ("PATIENT,FILENAME,slide_id", "give --slide-column FILENAME or to slide_id"),
+        ("PATIENT,FILENAME,slide_id", "give --slide-column FILENAME or slide_id, whichever does"),
     ],
 )
 def test_keys_become_options(tmp_path: Path, header: str, cure: str) -> None:
     path = tmp_path / "slides.csv"
-    path.write_text(f"{header}\n" + ",".join("P1 s1 s2".split()[: header.count(",") + 1]) + "\n")
+    path.write_text(f"{header}\n" + ",".join(["P1", "s1", "s2"][: header.count(",") + 1]) + "\n")
     message = told(path)
     assert cure in message
     assert "cohort." not in message
