@@ -142,7 +142,7 @@ def _column(
         several = ", ".join(f"'{name}'" for name in candidates)
         raise InputError(
             f"{path} has several columns that may name the {whose} ({several}): "
-            f"set {key} to {' or to '.join(candidates[:2])}, whichever does"
+            f"set {key} to {' or '.join(candidates[:2])}, whichever does"
         )
     if not candidates:
         if index := next((name for name in columns if name.startswith(PANDAS_INDEX)), None):

@@ -142,8 +142,9 @@ def _write_classes(draft: Draft, label: str, counts: Counter[str]) -> None:
         values = ", ".join(
             f"{value} ({counts[value]} patient{'s' if counts[value] > 1 else ''})" for value in chosen.left_out
         )
-        takes = "cohort.classes takes more classes than two, in order"
-        draft.note("cohort", f"CHECK: patients whose {label} is another are left out: {values}; {takes}")
+        instead = ", in place of positive and negative," if len(chosen.names) == 2 else ""
+        kept = f"cohort.classes{instead} keeps those that it names, in order"
+        draft.note("cohort", f"CHECK: patients whose {label} is another are left out: {values}; {kept}")
 
 
 def _note_columns(draft: Draft, chosen: str, columns: LabelColumns) -> None:

@@ -24,7 +24,7 @@ def told(path: Path) -> str:
     [
         ("who,FILENAME", "give --patient-column the one that does"),
         ("PATIENT,image", "give --slide-column the one that does"),
-        ("PATIENT,FILENAME,slide_id", "give --slide-column FILENAME or to slide_id"),
+        ("PATIENT,FILENAME,slide_id", "give --slide-column FILENAME or slide_id, whichever does"),
     ],
 )
 def test_keys_become_options(tmp_path: Path, header: str, cure: str) -> None:
