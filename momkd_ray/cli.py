@@ -23,7 +23,7 @@ from momkd_ray.evaluate.command import evaluate
 from momkd_ray.export.command import export, import_
 from momkd_ray.heatmap.command import heatmap
 from momkd_ray.init_config.command import init
-from momkd_ray.statistics.spread import mean_and_sd
+from momkd_ray.statistics.spread import metrics_table
 
 app = typer.Typer(
     help="Train, cross-validate and run MoMKD on Ray.",
@@ -343,17 +343,6 @@ def _cross_validate(
     metrics = cross_validate(settings, address=address, on_error=on_error)
     report = RunDirectory(settings.run.dir).report
     show(f"{metrics_table(metrics['metrics'])}\n\nReport: {report}", metrics | {"report": report}, as_json=as_json)
-
-
-def metrics_table(metrics: dict[str, Any]) -> str:
-    """Returns the metrics as plain text: mean +- sd over folds, pooled value and interval."""
-    width = max(12, *map(len, metrics))
-    lines = [f"{'':<{width}} {'mean +- sd over folds':>22}   {'pooled':>6}   95 % interval"]
-    for name, m in metrics.items():
-        low, high = m["interval"]
-        spread = mean_and_sd(m["mean"], m["sd"], "+-")
-        lines.append(f"{name:<{width}} {spread:>22}   {m['pooled']:>6.3f}   {low:.3f} to {high:.3f}")
-    return "\n".join(lines)
 
 
 class _Terminated:

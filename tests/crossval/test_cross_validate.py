@@ -18,7 +18,6 @@ from support.runs import changed, crossval, inputs_of
 from momkd_ray import storage
 from momkd_ray.bags.bag_rows import rows_table
 from momkd_ray.bags.shared_bags import SharedBags, share_bags
-from momkd_ray.cli import metrics_table
 from momkd_ray.config.load import Config
 from momkd_ray.crossval.cross_validate import choose_settings, cross_validate_inputs, train_folds
 from momkd_ray.crossval.early_checks import check_training_bags
@@ -30,6 +29,7 @@ from momkd_ray.ray_runtime.cluster import Connection, concurrent_folds
 from momkd_ray.report.page import write_report
 from momkd_ray.run.prepare import open_cohort
 from momkd_ray.run.provenance import fingerprint
+from momkd_ray.statistics.spread import metrics_table
 
 
 def test_the_whole_way_gives_every_patient_one_prediction_and_goes_on_where_it_stopped(
