@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse
 
 from momkd_ray.cohort.cell_numbers import Floats
+from momkd_ray.cohort.columns import OMICS_KEY
 from momkd_ray.cohort.distinct_genes import distinct_names
 from momkd_ray.cohort.gene_tables import SAMPLE_COLUMNS, GeneTable
 from momkd_ray.cohort.known_columns import PATIENT_COLUMNS, normalised
@@ -83,10 +84,9 @@ def _samples_of(
     """Returns the column of obs that names the most samples of the cohort, '' for its index, and its cells."""
     if chosen is not None and chosen not in obs:
         shown = ", ".join(f"'{name}'" for name in obs if name)
-        cure = (
-            f"set cohort.columns.omics to one of {shown}, or to null" if shown else "set cohort.columns.omics to null"
-        )
-        raise InputError(f"{location} has no column '{chosen}' in obs: {cure}, which searches its index, too")
+        cure = f"set {OMICS_KEY} to one of its columns, {shown}, or " if shown else ""
+        cure += f"leave {OMICS_KEY} and cohort.patient_column out, and its index is searched"
+        raise InputError(f"{location} has no column '{chosen}' in obs: {cure}")
     known = [normalised(name) for name in (*PATIENT_COLUMNS, *SAMPLE_COLUMNS)]
     order = [chosen] if chosen is not None else ["", *sorted(obs, key=lambda name: normalised(name) not in known)]
     found = {name: samples.of(obs[name]) for name in order}

@@ -12,6 +12,7 @@ from momkd_ray.errors import InputError
 Values = Callable[[str], Sequence[str | None]]
 """Returns the cells of a column as text."""
 
+OMICS_KEY = "cohort.columns.omics"
 _SEARCHED = 60  # columns whose values are compared with patients, where none is named so
 
 

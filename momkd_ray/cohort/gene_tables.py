@@ -137,7 +137,7 @@ class _Table:
         if chosen is not None:
             if chosen not in self.names and self.header and orientation != "patients_in_rows":
                 return None
-            require_columns(self.names, self.location, chosen, key="cohort.columns.omics")
+            require_columns(self.names, self.location, chosen, key=columns.OMICS_KEY)
             candidates = [self.names.index(chosen)]
         else:
             candidates = self._candidates()

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from support.written_tables import config_for, fails, reasons
 
 from momkd_ray.cohort.cohort import Cohort, load_cohort
+from momkd_ray.config.data_sections import PatientColumns
 
 N, G = 12, 9
 PATIENTS = [f"TCGA-A{i % 3}-{1000 + i}" for i in range(N)]
@@ -229,6 +230,13 @@ def test_bad_h5ad_files_say_why(tmp_path: Path) -> None:
     fails(config("o.h5ad"), "omics of none of the 12 patients", "'other-")
     write_h5ad(tmp_path / "o.h5ad", pd.concat([logs(i) for i in range(21)]))
     fails(config("o.h5ad"), "they are cells")
+    write_h5ad(tmp_path / "o.h5ad", logs(), names="donor_id")
+    asked = config("o.h5ad").cohort.model_copy(update={"columns": PatientColumns(omics="donor")})
+    fails(
+        config("o.h5ad").model_copy(update={"cohort": asked}),
+        "o.h5ad has no column 'donor' in obs: set cohort.columns.omics to one of its columns, ",
+        "'donor_id'",
+    )
 
 
 # --- which way round
