@@ -14,14 +14,18 @@ import logging
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from momkd_ray.ray_runtime import environment
 
 LOOPBACK = "127.0.0.1"
 TOKEN_FILE = "momkd-ray-token"
+START_WAIT_S = 120.0
+"""How long Ray's first processes may take to start."""
 _MAX_SOCKET_PATH = 103  # macOS; Linux has four bytes more
 _LONGEST_SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_MetricsHead"
 
@@ -47,7 +51,7 @@ def own_cluster() -> Iterator[str]:
     try:
         with environment.temporarily(variables, unset=["RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"]):
             _reload_authentication()
-            with _loopback_address():
+            with _loopback_address(), _patient_start():
                 ray.init(
                     address="local",
                     num_cpus=available_cpus(),
@@ -61,6 +65,30 @@ def own_cluster() -> Iterator[str]:
     finally:
         ray.shutdown()
         _reload_authentication()
+
+
+@contextmanager
+def _patient_start() -> Iterator[None]:
+    """Lets Ray wait longer for its first processes than the 30 s that it has fixed, too few on a busy machine."""
+    from ray._private import services
+
+    get_node = services.get_node
+
+    def wait_for_node(*arguments: Any, **options: Any) -> Any:
+        deadline = time.monotonic() + START_WAIT_S
+        while True:
+            try:
+                return get_node(*arguments, **options)
+            except RuntimeError:  # it has not registered yet
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    services.get_node = wait_for_node
+    try:
+        yield
+    finally:
+        services.get_node = get_node
 
 
 def available_cpus() -> int:

@@ -247,6 +247,29 @@ def test_each_cluster_has_a_token_of_its_own(owned: Owned, ray_cluster: Connecti
     assert Path(ray_cluster.token_file).read_text() != owned.token
 
 
+@pytest.mark.parametrize("patience_s", [120.0, 0.0])
+def test_a_slow_start_is_waited_for(monkeypatch: pytest.MonkeyPatch, patience_s: float) -> None:
+    from ray._private import services
+
+    answers = iter([RuntimeError("not registered"), RuntimeError("not registered"), {"node_id": "n"}])
+
+    def get_node(gcs_address: str, node_id: str) -> Any:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(services, "get_node", get_node)
+    monkeypatch.setattr(own_cluster, "START_WAIT_S", patience_s)
+    with own_cluster._patient_start():
+        if patience_s:
+            assert services.get_node("address", "n") == {"node_id": "n"}
+        else:
+            with pytest.raises(RuntimeError, match="not registered"):
+                services.get_node("address", "n")
+    assert services.get_node is get_node
+
+
 @pytest.mark.parametrize(
     ("files", "quotas"),
     [
