@@ -17,6 +17,9 @@ PENALTIES = 10.0 ** np.arange(0, 7.01, 0.25)
 CERTAINTY = 0.05
 """Targets closer than this to 0 or 1 count as this close, so that their log-odds are bounded."""
 
+FEWEST_DEGREES = 4.0
+"""Effective degrees of freedom beside the intercept that a penalty leaves: with fewer next to no weight is left."""
+
 LARGEST_LEVERAGE = 1 - 1e-6
 """Of a row on its own fitted value, so that no error of a row left out is divided by 0."""
 
@@ -38,6 +41,8 @@ class RidgeFit:
 
 def fit_ridge(x_NF: Doubles, target_N: Doubles, patients: Sequence[Hashable] | None = None) -> RidgeFit:
     """Regresses the targets' log-odds on the inputs, with the penalty of the smallest leave-one-patient-out error.
+
+    Penalties that leave fewer than `FEWEST_DEGREES` of freedom are not tried, of which noise may choose one.
 
     Slope and intercept are then calibrated on the predictions of the patients left out, by logistic regression on the
     targets. The work grows with N, not with the number of inputs squared.
@@ -81,6 +86,8 @@ def _regress(x_NF: Doubles, y_N: Doubles, shared: Sequence[npt.NDArray[np.intp]]
     best: tuple[float, float, Doubles] | None = None
     for penalty in PENALTIES:
         share_N = eigenvalue_N / (eigenvalue_N + penalty)
+        if best is not None and share_N.sum() < FEWEST_DEGREES:
+            break
         residual_N = centred_N - vector_NN @ (share_N * rotated_N.T).T
         leverage_N = np.minimum(vector_NN**2 @ share_N + 1 / len(x_NF), LARGEST_LEVERAGE)
         error_N = (residual_N.T / (1 - leverage_N)).T

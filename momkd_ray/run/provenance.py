@@ -19,7 +19,7 @@ from momkd_ray.cohort.folds import FoldPlan
 from momkd_ray.cohort.table_files import read_content
 from momkd_ray.cohort.understood import in_order
 from momkd_ray.config.load import Config
-from momkd_ray.config.model_names import ONE_WORKER_MODELS
+from momkd_ray.config.model_names import DEFAULT_MODEL, ONE_WORKER_MODELS
 from momkd_ray.config.sections import GENE_SELECTIONS, resolve_location
 from momkd_ray.errors import InputError
 from momkd_ray.input_faults import record_faults
@@ -35,7 +35,7 @@ def fingerprint(config: Config, cohort: Cohort, plan: FoldPlan, store: BagStore)
 
 def _fingerprint(answer: str, config: Config, cohort: Cohort, plan: FoldPlan, store: BagStore) -> str:
     digest = hashlib.sha256(__version__.encode())
-    digest.update("".join(_computed_otherwise(config, cohort)).encode())
+    digest.update("".join(_computed_otherwise(config)).encode())
     digest.update(answer.encode() + cohort.fingerprint().encode())
     selections = config.search.get("genes.select", [])
     for select in [config.genes.select, *(selections if isinstance(selections, list) else [])]:
@@ -47,13 +47,13 @@ def _fingerprint(answer: str, config: Config, cohort: Cohort, plan: FoldPlan, st
     return digest.hexdigest()[:16]
 
 
-def _computed_otherwise(config: Config, cohort: Cohort) -> list[str]:
+def _computed_otherwise(config: Config) -> list[str]:
     """Lists why a run computes other numbers than earlier states of this version did, which it must not go on from."""
     varied = set(config.search)
     shares = config.train.fraction < 1 or config.omics.missing == "drop" or varied & {"train.fraction", "omics.missing"}
-    several_slides = config.cohort.bag == "slide" and cohort.slides["patient_id"].duplicated().any()
+    ridge_start = config.model.name == DEFAULT_MODEL and config.model.pooling == "components"
     reasons = {
-        "the ridge start leaves out patients": several_slides,
+        "the ridge start leaves out patients, with four degrees of freedom at least": ridge_start,
         "shares hold in the refit": shares and config.train.refit,
         "bags of a step share a pass": config.model.name in ONE_WORKER_MODELS,
     }

