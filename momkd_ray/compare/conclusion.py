@@ -32,12 +32,12 @@ def _against_reference(compared: Sequence[Row], reference: str) -> str:
     measure = f"pooled {compared[0].headline.name}"
     groups: dict[str, list[str]] = {"above": [], "below": [], "neither": []}
     for row in compared:
-        groups[_side(row.headline.difference_interval)].append(row.label)
-    told = [f"{side} it for {', '.join(groups[side])}" for side in ("above", "below") if groups[side]]
+        groups[_side(row.headline.difference_interval)].append(f"'{row.label}'")
+    told = [f"{side} 0 for {', '.join(groups[side])}" for side in ("above", "below") if groups[side]]
     if not told:
-        return f"Beside {reference}, the 95 % interval of the difference in {measure} has 0 in it for every model."
-    rest = f"; for {', '.join(groups['neither'])} it has 0 in it" if groups["neither"] else ""
-    return f"Beside {reference}, the 95 % interval of the difference in {measure} lies {' and '.join(told)}{rest}."
+        return f"Beside {reference}, the 95 % interval of the difference in {measure} includes 0 for every model."
+    rest = f"; for {', '.join(groups['neither'])} it includes 0" if groups["neither"] else ""
+    return f"Beside {reference}, the 95 % interval of the difference in {measure} is {' and '.join(told)}{rest}."
 
 
 def _side(interval: Interval | None) -> str:

@@ -98,14 +98,14 @@ def test_what_the_comparison_shows_is_said_first(tmp_path: Path) -> None:
     models["alike"] = np.clip(reference + 0.02 * np.random.default_rng(3).normal(size=200), 0, 1)
     board = leaderboard(tmp_path, y_N, models)
     first = (
-        "Beside momkd, the 95 % interval of the difference in pooled AUC lies above it for better and below it for "
-        "worse; for alike it has 0 in it."
+        "Beside momkd, the 95 % interval of the difference in pooled AUC is above 0 for 'better' and below 0 for "
+        "'worse'; for 'alike' it includes 0."
     )
     assert conclusions(board) == [first]
-    page = Path(write_page(str(tmp_path), "PR", board)).read_text()
+    page = Path(write_page(str(tmp_path), "PR", board)).read_text().replace("&#39;", "'")
     assert page.index(first) < page.index("<table>") and first in to_markdown(board)
     same = leaderboard(tmp_path / "same", y_N, {"momkd": reference, "alike": models["alike"]})
-    assert conclusions(same)[0].endswith("has 0 in it for every model.")
+    assert conclusions(same)[0].endswith("includes 0 for every model.")
     assert conclusions(leaderboard(tmp_path / "one", y_N, {"momkd": reference})) == []
 
 
