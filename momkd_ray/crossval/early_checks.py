@@ -45,16 +45,21 @@ def check_training_bags(inputs: RunInputs, settings: Sequence[Mapping[str, Any]]
     """
     for setting in settings:
         config = inputs.config.with_settings(setting)
+        uses_omics = model_class(config.model).uses_omics
+        learns_omics = uses_omics and inputs.cohort.omics is not None and config.omics.fraction > 0
+        has_memory = config.model.name == DEFAULT_MODEL
+        if not (learns_omics or has_memory):
+            continue  # the bags of every fold take a while to list, and nothing would be asked of them
         bags_of = {fold: training_bags(inputs, config, fold) for fold in folds}
-        _check_omics(inputs, config, bags_of)
-        if config.model.name == DEFAULT_MODEL:
+        if learns_omics:
+            _check_omics(inputs, config, bags_of)
+        if has_memory:
             _check_memory_size(inputs, config, bags_of)
 
 
 def _check_omics(inputs: RunInputs, config: Config, bags_of: Mapping[int, pd.DataFrame]) -> None:
     omics, classes = inputs.cohort.omics, inputs.cohort.classes
-    if omics is None or config.omics.fraction == 0 or not model_class(config.model).uses_omics:
-        return
+    assert omics is not None, "omics to learn"
     for fold, bags in bags_of.items():
         patients = patients_to_learn_omics_of(bags, omics.index, config, fold)
         present = set(inputs.cohort.patients["y"].loc[patients])

@@ -52,11 +52,11 @@ def patients_to_learn_omics_of(
         config: of the model.
         fold: its number.
     """
+    if config.omics.fraction == 0:
+        return []
     trained = bags[bags["role"] == "train"]
     classes = dict(zip(trained["patient_id"], trained["y"], strict=True))
     patients = _in_drawn_order(classes.keys() & set(having_omics), "omics", config, fold)
-    if config.omics.fraction == 0:
-        return []
     first_of_class = {classes[patient]: patient for patient in reversed(patients)}
     return sorted({*patients[: round(config.omics.fraction * len(patients))], *first_of_class.values()})
 
