@@ -216,6 +216,8 @@ def test_a_bag_that_the_object_store_has_lost_is_read_from_the_store(
     assert not shared._opened_blocks
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("unrendered")
 def test_a_fixed_split_is_one_fold_without_a_standard_deviation(
     tiny_config: Config, ray_cluster: Connection, tmp_path: Path
 ) -> None:

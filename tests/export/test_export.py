@@ -45,7 +45,14 @@ def test_the_program_computes_what_the_models_compute(name: str, tmp_path: Path)
         assert attention_P.sum().item() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize(("name", "form"), [("momkd", "onnx"), ("momkd", "pt2"), ("abmil", "onnx"), ("abmil", "pt2")])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("momkd", "onnx"),
+        ("abmil", "pt2"),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("momkd", "pt2"), ("abmil", "onnx"))),
+    ],
+)
 def test_onnx_and_pt2_run_without_the_package(
     name: str, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,21 +52,32 @@ def bundle(folder: Path, name: str = "momkd", seed: int = 0) -> str:
     return str(folder)
 
 
+def write_cohort(folder: Path) -> Path:
+    (folder / "features").mkdir()
+    for seed, name in enumerate(("a", "b.x", "ü'c")):
+        write_slide(folder / "features" / f"{name}.h5", seed=seed, n=40 - 7 * seed)
+    bundle(folder / "model")
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    features = tmp_path / "features"
-    features.mkdir()
-    for seed, name in enumerate(("a", "b.x", "ü'c")):
-        write_slide(features / f"{name}.h5", seed=seed, n=40 - 7 * seed)
-    bundle(tmp_path / "model")
-    return tmp_path
+    return write_cohort(tmp_path)
 
 
-def drawn(folder: Path, *arguments: str, models: tuple[str, ...] = ("model",)) -> Path:
-    out = folder / "out"
+def drawn(folder: Path, *arguments: str, models: tuple[str, ...] = ("model",), out: Path | None = None) -> Path:
+    out = out or folder / "out"
     places = [str(folder / model) for model in models]
     assert outcome("heatmap", *places, "--features", str(folder / "features"), "--out", str(out), *arguments) == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort whose slides are drawn, to be read only."""
+    folder = write_cohort(tmp_path_factory.mktemp("cohort"))
+    drawn(folder)
+    return folder
 
 
 def refused(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str, models: tuple[str, ...] = ()) -> str:
@@ -78,8 +89,8 @@ def refused(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str, m
     return lines[-1]
 
 
-def test_every_slide_has_a_table_a_picture_and_tiles(folder: Path) -> None:
-    out = drawn(folder)
+def test_every_slide_has_a_table_a_picture_and_tiles(cohort: Path) -> None:
+    out = cohort / "out"
     slides = pd.read_csv(out / "slides.csv")
     assert slides["slide_id"].tolist() == ["a", "b.x", "ü'c"]
     assert slides["p_positive"].between(0, 1).all()
@@ -94,7 +105,7 @@ def test_every_slide_has_a_table_a_picture_and_tiles(folder: Path) -> None:
     components = pd.read_csv(out / "components.csv")
     assert components["patches"].sum() == 40 + 33 + 26
     assert components["share"].sum() == pytest.approx(1)
-    assert (out / f"components {re.sub(r'[^0-9A-Za-z]', '_', str(folder / 'model'))}.png").exists()
+    assert (out / f"components {re.sub(r'[^0-9A-Za-z]', '_', str(cohort / 'model'))}.png").exists()
     top = pd.read_csv(out / "top_patches.csv")
     assert (top.groupby(["component_class", "component"])["similarity"].diff().dropna() <= 0).all()
 
@@ -159,35 +170,33 @@ def test_tiles_are_geojson_with_the_properties_that_qupath_reads(folder: Path) -
     assert script.count("{") == script.count("}")
 
 
-def test_the_same_call_writes_the_same_bytes(folder: Path) -> None:
-    first = {path.name: path.read_bytes() for path in drawn(folder).iterdir() if path.is_file()}
-    assert {path.name: path.read_bytes() for path in drawn(folder).iterdir() if path.is_file()} == first
+def test_the_same_call_writes_the_same_bytes(cohort: Path, tmp_path: Path) -> None:
+    first = {path.name: path.read_bytes() for path in (cohort / "out").iterdir() if path.is_file()}
+    again = drawn(cohort, out=tmp_path)
+    assert {path.name: path.read_bytes() for path in again.iterdir() if path.is_file()} == first
 
 
-def test_a_slide_alone_is_as_in_the_cohort_and_takes_its_colours(folder: Path) -> None:
-    cohort = drawn(folder)
-    table, picture = (cohort / "b.x.csv").read_bytes(), (cohort / "b.x.png").read_bytes()
-    scales = (cohort / "scales.json").rename(folder / "scales.json")
-    for path in cohort.iterdir():
-        path.unlink()
-    alone = drawn(folder, "--slide", "b.x", "--scales", str(scales))
-    assert (alone / "b.x.csv").read_bytes() == table
-    assert (alone / "b.x.png").read_bytes() == picture
+def test_a_slide_alone_is_as_in_the_cohort_and_takes_its_colours(cohort: Path, tmp_path: Path) -> None:
+    alone = drawn(cohort, "--slide", "b.x", "--scales", str(cohort / "out" / "scales.json"), out=tmp_path)
+    for name in ("b.x.csv", "b.x.png"):
+        assert (alone / name).read_bytes() == (cohort / "out" / name).read_bytes()
     assert not (alone / "a.csv").exists()
 
 
 def test_several_models_are_averaged_and_their_components_left_out(folder: Path) -> None:
     bundle(folder / "other", seed=5)
-    single = [read_csv(str(drawn(folder, models=(name,)) / "a.csv")) for name in ("model", "other")]
-    both = read_csv(str(drawn(folder, models=("model", "other")) / "a.csv"))
+    one, other, both = (
+        read_csv(str(drawn(folder, "--slide", "a", models=models) / "a.csv"))
+        for models in (("model",), ("other",), ("model", "other"))
+    )
     assert "component" not in both.columns
     for column in ("attention", "contribution_positive"):
-        np.testing.assert_allclose(both[column], (single[0][column] + single[1][column]) / 2, rtol=1e-3, atol=1e-7)
+        np.testing.assert_allclose(both[column], (one[column] + other[column]) / 2, rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["abmil", "dtfd_mil"])
 def test_peers_with_attention_are_drawn_without_components(folder: Path, name: str) -> None:
-    out = drawn(folder, models=(Path(bundle(folder / name, name)).name,))
+    out = drawn(folder, "--slide", "a", models=(Path(bundle(folder / name, name)).name,))
     feature = json.loads((out / "a.geojson").read_text())["features"][0]
     assert feature["properties"]["classification"]["name"] in ("PR: for negative", "PR: for positive")
     assert not (out / "components.csv").exists()
@@ -264,7 +273,7 @@ def test_a_file_that_cannot_be_written_is_told_in_one_sentence(
 
 def test_the_size_of_patches_is_the_stride_where_no_file_states_it(folder: Path) -> None:
     write_slide(folder / "features" / "a.h5", patch_size_level0=None)
-    drawn(folder)
+    drawn(folder, "--slide", "a")
     slides = pd.read_csv(folder / "out" / "slides.csv").set_index("slide_id")
     assert slides.loc["a", "tile_px"] == PATCH
     assert slides.loc["a", "tile_px_from"] == "the stride of the patches"

@@ -131,7 +131,9 @@ def test_a_part_of_a_graph_receives_what_it_does_in_the_whole(gpu: ModuleType) -
 
 
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="the released numbers are compared on the CPU")
-@pytest.mark.parametrize("bag", ["p1", "p2", "p9", "p40noedge", pytest.param("p40dup", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "bag", ["p1", "p2", *(pytest.param(bag, marks=pytest.mark.slow) for bag in ("p9", "p40noedge", "p40dup"))]
+)
 def test_one_bag_gives_the_released_numbers(gpu: ModuleType, bag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_backend", lambda x: gpu)
     assert_released_numbers(arrays_of(f"case_{bag}_y1"))
@@ -250,6 +252,7 @@ for arch in (80, 90):
 """
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles_for_gpus_without_spilling(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)

@@ -19,6 +19,7 @@ from momkd_ray.report.page import write_report
 from momkd_ray.report.patients import table_one
 
 HER2 = ("zero", "low", "positive <3+>")
+pytestmark = pytest.mark.usefixtures("unrendered")
 
 
 @pytest.fixture(scope="module")

@@ -59,6 +59,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return Path(location).read_text()
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize("classes", [("negative", "positive"), ("zero", "low", "high")])
 def test_what_depends_on_few_validation_patients_is_told_with_the_scores(
     tmp_path: Path, classes: tuple[str, ...]

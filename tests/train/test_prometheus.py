@@ -258,6 +258,7 @@ def test_mlflow_has_a_run_a_fold_and_watching_changes_no_result(followed: Follow
         assert told == [json.loads(line)["loss_total"] for line in lines]
 
 
+@pytest.mark.slow
 def test_mlflow_that_cannot_be_reached_is_told_before_anything_is_trained(
     tiny_config: Config, ray_cluster: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
