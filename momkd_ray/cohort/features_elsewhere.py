@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from momkd_ray import storage
+from momkd_ray.cohort.quoting import in_shell, in_yaml
 
 _DEPTH = 4
 _MOST_FOLDERS = 2000  # a listing each
@@ -51,7 +52,8 @@ def pointer(folder: str, counts: Mapping[str, int], slides: int, setting: str) -
     holds = [f"{_relative(place, folder)}/ holds {counts[place]} of them" for place in shown]
     more = f" (and {len(order) - 3} more folders)" if len(order) > 3 else ""
     cures = [
-        f"set {setting} to {_quoted(place)}" if setting[0] != "-" else f"pass {setting} {place}" for place in shown
+        f"set {setting} to {in_yaml(place)}" if setting[0] != "-" else f"pass {setting} {in_shell(place)}"
+        for place in shown
     ]
     which = "" if len(cures) == 1 else ", whichever is meant"
     return (
@@ -102,7 +104,3 @@ def has_no_patches(place: str, folder: str) -> bool:
 
 def _relative(place: str, folder: str) -> str:
     return place.removeprefix(f"{folder.rstrip('/')}/") or posixpath.basename(place)
-
-
-def _quoted(value: str) -> str:
-    return value if re.fullmatch(r"[^\s\"'`,;()#]+", value) else f'"{value}"'
