@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from momkd_ray import storage
 from momkd_ray.cohort.folds import make_folds
@@ -43,6 +44,13 @@ def saved(config: Config, folder: Path) -> Path:
     path = folder / "config.yaml"
     path.write_text(config.to_yaml())
     return path
+
+
+def without_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parallel work then runs in this process, whatever cluster another test has started."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for module in ("cluster", "parallel_map"):
+        monkeypatch.setattr(f"momkd_ray.ray_runtime.{module}.is_connected", lambda: False)
 
 
 def momkd(*arguments: str, variables: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
