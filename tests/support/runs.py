@@ -39,6 +39,11 @@ def changed(config: Config, **settings: Any) -> Config:
     return Config.model_validate(tree)
 
 
+def searched(config: Config, search: dict[str, Any], **tuning: Any) -> Config:
+    """The configuration with a search over settings."""
+    return Config.model_validate(config.model_dump(mode="json") | {"search": search, "tuning": tuning})
+
+
 def saved(config: Config, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.yaml"
