@@ -1,4 +1,4 @@
-"""Reads the omics of a cohort: from a table, an .h5ad file or a folder of vectors to a row a patient, a column a gene.
+"""Reads the omics of a cohort: a table, an .h5ad file or a folder, to one row per patient and one column per gene.
 
 Shapes: S samples of the cohort's patients, N patients, G genes.
 """

@@ -1,4 +1,4 @@
-"""Reads a folder with a file of gene values for each sample, as the GDC, STAR, RSEM and Salmon write them.
+"""Reads a folder with one file of gene values for each sample, as the GDC, STAR, RSEM and Salmon write them.
 
 Shapes: S samples of the cohort's patients, G genes.
 """
