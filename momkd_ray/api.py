@@ -1,4 +1,4 @@
-"""The Python API's two verbs, each the same as the command's: `cross_validate` and `predict_slides`."""
+"""The Python API: `cross_validate` and `predict_slides`, which do what the commands `crossval` and `predict` do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: each verb is a few lines that call the rooms."""
+"""The command line: each verb, such as `crossval`, hands its options to the part of the package that does the work."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from support.runs import without_cluster
 from support.s3 import quick, s3_client, s3_endpoint, s3_proxy, s3_server, small_parts  # noqa: F401  # fixtures
 from support.tiny_config import config_of
 from support.unrendered import unrendered  # noqa: F401  # a fixture
@@ -51,6 +52,4 @@ def ray_cluster() -> Iterator[Connection]:
 @pytest.fixture
 def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parallel work runs in this process, whatever cluster another test has started."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    for module in ("cluster", "parallel_map"):
-        monkeypatch.setattr(f"momkd_ray.ray_runtime.{module}.is_connected", lambda: False)
+    without_cluster(monkeypatch)

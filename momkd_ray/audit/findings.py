@@ -93,7 +93,7 @@ class Findings:
         return "\n".join(self._lines())
 
     def listing(self, location: str) -> str:
-        """Says what the table at a location lists."""
+        """Returns a line that says which findings the table at a location lists."""
         what = "All faults, notes and what was recognised" if self.faults else "Notes and what was recognised"
         return f"{what}: {location}"
 

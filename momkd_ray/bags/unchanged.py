@@ -1,4 +1,4 @@
-"""Recognises feature files that were copied or touched: another time of change, the same content."""
+"""Recognises feature files whose time of change is another but whose content is the same, as after copying."""
 
 from __future__ import annotations
 

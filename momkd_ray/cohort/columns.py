@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from momkd_ray.cohort.identifiers import is_row_numbers, match_identifiers
 from momkd_ray.cohort.known_columns import PATIENT_COLUMNS, SLIDE_COLUMNS, is_known
+from momkd_ray.cohort.option_names import set_to
 from momkd_ray.cohort.table_files import PANDAS_INDEX, require_columns
 from momkd_ray.errors import InputError
 
@@ -143,7 +144,7 @@ def _column(
         several = ", ".join(f"'{name}'" for name in candidates)
         raise InputError(
             f"{path} has several columns that may name the {whose} ({several}): "
-            f"set {key} to {' or '.join(candidates[:2])}, whichever does"
+            f"{set_to(key, *candidates[:2])}, whichever does"
         )
     if not candidates:
         if index := next((name for name in columns if name.startswith(PANDAS_INDEX)), None):

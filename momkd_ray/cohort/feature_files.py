@@ -76,7 +76,6 @@ def list_features(folder: str) -> dict[str, FeatureFile]:
 def find_features(
     folder: str,
     names: Mapping[str, str],
-    setting: str = "features.dir",
     listed: Mapping[str, FeatureFile] | None = None,
 ) -> Features:
     """Finds the feature file of every slide.
@@ -90,7 +89,6 @@ def find_features(
     Args:
         folder: of the features, local or `s3://`.
         names: slide_id -> its name or path as written.
-        setting: what names the folder, for `elsewhere`.
         listed: what `list_features` gives for the folder, if that is known already.
     """
     found, seen = dict[str, FeatureFile](), dict[str, FeatureFile]()
@@ -120,7 +118,7 @@ def find_features(
             what = f"{len(found):,} feature files are read from {len(below)} folders below it, which divide the slides"
             understood.append(Understood(folder, "features", what, len(found)))
         else:
-            elsewhere = pointer(folder, {place: len(own) for place, own in below.items()}, len(names), setting)
+            elsewhere = pointer(folder, {place: len(own) for place, own in below.items()}, len(names))
     used = {file.path for file in found.values()}
     unnamed = sorted(path.removeprefix(f"{folder.rstrip('/')}/") for path in seen if path not in used)
     files = {slide: found.get(slide) or _missing(slide, name, folder) for slide, name in names.items()}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from momkd_ray import storage
+from momkd_ray.cohort.option_names import set_to
 
 _DEPTH = 4
 _MOST_FOLDERS = 2000  # a listing each
@@ -35,14 +36,13 @@ def _folders(place: str) -> list[str]:
     return [name for name in storage.list_names(place) if name not in files | _SKIPPED and not name.startswith(".")]
 
 
-def pointer(folder: str, counts: Mapping[str, int], slides: int, setting: str) -> str:
+def pointer(folder: str, counts: Mapping[str, int], slides: int) -> str:
     """Says in one sentence which folders below hold feature files of how many slides; '' if none does.
 
     Args:
         folder: the configured folder.
         counts: the number of slides whose files a folder holds.
         slides: the number of slides.
-        setting: the setting, or the option of the command line, that names the folder.
     """
     if not counts:
         return ""
@@ -50,9 +50,7 @@ def pointer(folder: str, counts: Mapping[str, int], slides: int, setting: str) -
     shown = order[:3]
     holds = [f"{_relative(place, folder)}/ holds {counts[place]} of them" for place in shown]
     more = f" (and {len(order) - 3} more folders)" if len(order) > 3 else ""
-    cures = [
-        f"set {setting} to {_quoted(place)}" if setting[0] != "-" else f"pass {setting} {place}" for place in shown
-    ]
+    cures = [set_to("features.dir", place) for place in shown]
     which = "" if len(cures) == 1 else ", whichever is meant"
     return (
         f"{folder} holds the feature file of none of the {slides} slides, but {' and '.join(holds)}{more}: "
@@ -60,7 +58,7 @@ def pointer(folder: str, counts: Mapping[str, int], slides: int, setting: str) -
     )
 
 
-def absence(folder: str, setting: str = "features.dir") -> str:
+def absence(folder: str) -> str:
     """Says in one sentence that there is no such folder; '' if there is.
 
     Raises:
@@ -70,9 +68,9 @@ def absence(folder: str, setting: str = "features.dir") -> str:
     if kind == "folder":
         return ""
     if kind == "file":
-        return f"{setting} {folder} is a file: name the folder of the feature files"
+        return f"features.dir {folder} is a file: name the folder of the feature files"
     mounted = "" if "://" in folder else ", on a disk that is mounted"
-    return f"{setting} {folder} does not exist: name the folder of the feature files{mounted}"
+    return f"features.dir {folder} does not exist: name the folder of the feature files{mounted}"
 
 
 def none_of_slides(folder: str, slides: int, expected: str, files: Sequence[str]) -> str:
@@ -102,7 +100,3 @@ def has_no_patches(place: str, folder: str) -> bool:
 
 def _relative(place: str, folder: str) -> str:
     return place.removeprefix(f"{folder.rstrip('/')}/") or posixpath.basename(place)
-
-
-def _quoted(value: str) -> str:
-    return value if re.fullmatch(r"[^\s\"'`,;()#]+", value) else f'"{value}"'

@@ -87,7 +87,7 @@ def folds_without_gene_selection(config: Config, cohort: Cohort, plan: FoldPlan)
 
 
 def chosen_by_validation(config: Config) -> list[str]:
-    """Lists what a fold's validation patients choose: setting, epoch, learning rate and threshold, as configured."""
+    """Lists what is chosen on a fold's validation patients: setting, epoch, learning rate, threshold, as configured."""
 
     def may_be(key: str, value: str, given: str) -> bool:
         tried = config.search.get(key, [given])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 
-import yaml
+from momkd_ray.cohort.quoting import in_yaml
 
 _VERSIONED = re.compile(r"(ENS[A-Z]{0,6}[GTP]\d{11})\.\d+")
 
@@ -26,16 +26,8 @@ def listed(entries: Collection[str], names: Sequence[str]) -> list[str]:
 
 def setting_with(key: str, present: Iterable[str], more: Sequence[str]) -> str:
     """Formats a setting as it is written in the configuration, with what it has already: `'omics.keep: [A, B]'`."""
-    entries = [_yaml(entry) for entry in dict.fromkeys([*present, *more])]
+    entries = [in_yaml(entry) for entry in dict.fromkeys([*present, *more])]
     return f"'{key}: [{', '.join(entries)}]'"
-
-
-def _yaml(name: str) -> str:
-    try:
-        plain = yaml.safe_load(f"[{name}]") == [name]
-    except yaml.YAMLError:
-        plain = False
-    return name if plain else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def without_version(gene: str) -> str:

@@ -1,4 +1,4 @@
-"""Reads tables of omics as they are published: a row a sample or a row a gene, with annotation beside.
+"""Reads tables of omics as they are published: one row per sample or per gene, with or without annotation columns.
 
 Shapes: S samples of the cohort's patients, G genes.
 """
@@ -59,7 +59,7 @@ _SPREADSHEET_DATE = re.compile(
 
 @dataclass(frozen=True, eq=False)
 class GeneTable:
-    """The samples of the cohort's patients, a row a sample whichever way round the file has them.
+    """The samples of the cohort's patients, one row per sample, also where the file has one column per sample.
 
     Attributes:
         samples: (S,) names as written; a name may stand in several rows.

@@ -114,7 +114,7 @@ def match_identifiers(foreign: Iterable[str], own: Iterable[str], *, barcodes: b
 
 
 def join_patients(location: str, foreign: Iterable[str], own: Iterable[str], where: str) -> Matching:
-    """Matches the patients of a table with those of the clinical table, and refuses what joins by luck.
+    """Matches the patients of a table with those of the clinical table, and refuses matches that are likely chance.
 
     Args:
         location: of the table, for messages.
@@ -141,7 +141,7 @@ def join_patients(location: str, foreign: Iterable[str], own: Iterable[str], whe
 
 
 def refuse_longer(location: str, matching: Matching, others: Iterable[str], where: str, kind: str = "") -> None:
-    """Refuses a table of which some identifiers are patients and others begin with a patient's.
+    """Refuses a table in which some identifiers are patients and others are longer ones that begin with a patient's.
 
     Args:
         location: of the table, for messages.

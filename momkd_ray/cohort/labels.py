@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from momkd_ray.cohort.number_text import numbers_of
+from momkd_ray.cohort.option_names import set_to
 from momkd_ray.cohort.understood import Understood
 from momkd_ray.config.data_sections import CUT_OFF, RANGE, REST
 from momkd_ray.config.sections import CohortConfig
@@ -269,7 +270,7 @@ def _without_label(settings: CohortConfig, counts: Counter[str], y: int, others:
     if settings.classes is not None:
         cure = f"; name the classes in {key} by these values" if counts else ""
     elif others and len(free) == 1 and not is_cut_off(free[0]):
-        cure = f"; set {key} to {_quoted(free[0])}"
+        cure = f"; {set_to(key, free[0])}"
     elif others and len(free) > 1:
         cure = f"; name one of them or a list of them, or set {key} to {REST} for all but those of the other class"
     else:
@@ -295,8 +296,3 @@ def _described(settings: CohortConfig, name: str, own: set[str], counts: Counter
 def _listed(counts: Counter[str]) -> str:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"'{label}' ({count})" for label, count in ordered[:_SHOWN])
-
-
-def _quoted(label: str) -> str:
-    plain = re.fullmatch(r"[A-Za-z0-9_.-]+", label) and label.casefold() not in ("yes", "no", "on", "off", "null")
-    return label if plain else f"'{label}'"

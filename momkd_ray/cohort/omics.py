@@ -1,4 +1,4 @@
-"""Reads the omics of a cohort: from a table, an .h5ad file or a folder of vectors to a row a patient, a column a gene.
+"""Reads the omics of a cohort: a table, an .h5ad file or a folder, to one row per patient and one column per gene.
 
 Shapes: S samples of the cohort's patients, N patients, G genes.
 """
@@ -21,6 +21,7 @@ from momkd_ray.cohort.no_genes import Label
 from momkd_ray.cohort.omics_columns import used_columns
 from momkd_ray.cohort.omics_rows import SampleRows, repeated_rows, row_a_patient, without_sparse, without_wrong_cells
 from momkd_ray.cohort.omics_vectors import read_vectors
+from momkd_ray.cohort.option_names import set_to
 from momkd_ray.cohort.sample_files import read_sample_files, sample_file_paths
 from momkd_ray.cohort.samples import Samples
 from momkd_ray.cohort.table_files import blank_cell
@@ -140,7 +141,7 @@ def _read(
         if not paths:
             return read_vectors(location, samples)
         if len(paths) == 1 and not settings.sample_sheet:
-            raise InputError(f"{location} is a folder with a single table: set cohort.omics to {paths[0]}")
+            raise InputError(f"{location} is a folder with a single table: {set_to('cohort.omics', paths[0])}")
         return (*read_sample_files(location, paths, settings, samples), [])
     if location.lower().endswith(".h5ad"):
         return read_h5ad(location, patient_column, samples), [], []

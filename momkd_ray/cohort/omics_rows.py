@@ -25,7 +25,7 @@ _FEW = 12  # samples that one setting names
 
 @dataclass(frozen=True, eq=False)
 class SampleRows:
-    """A row a patient.
+    """Omics with one row per patient.
 
     Attributes:
         location: of the table or folder.

@@ -77,7 +77,7 @@ def with_quantile_classes(
 
 
 def quantile_bounds(values_N: Sequence[float], classes: int) -> list[str]:
-    """Returns bounds that cut numbers into classes of about the same size, each as short as separates its neighbours.
+    """Returns bounds that cut numbers into classes of about the same size, written with as few digits as that takes.
 
     A bound lies above the numbers of the class below it, and not above those of the class above. Numbers that are equal
     stay together, so that there may be fewer classes than asked for. The classes depend on the ranks of the numbers

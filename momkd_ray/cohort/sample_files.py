@@ -1,4 +1,4 @@
-"""Reads a folder with a file of gene values for each sample, as the GDC, STAR, RSEM and Salmon write them.
+"""Reads a folder with one file of gene values for each sample, as the GDC, STAR, RSEM and Salmon write them.
 
 Shapes: S samples of the cohort's patients, G genes.
 """
@@ -21,6 +21,7 @@ from momkd_ray.cohort.delimited import read_delimited
 from momkd_ray.cohort.distinct_genes import distinct_names
 from momkd_ray.cohort.gene_names import number_of, some_of
 from momkd_ray.cohort.gene_tables import STATISTICS, GeneTable
+from momkd_ray.cohort.option_names import set_to
 from momkd_ray.cohort.sample_sheets import file_samples, without_packing
 from momkd_ray.cohort.samples import Samples
 from momkd_ray.cohort.table_files import read_content
@@ -201,10 +202,8 @@ def _value_column(header: Sequence[str], naming: str, chosen: str | None) -> str
             "misshapen", "has no column of values: it is cut off or of another kind, download it again"
         )
     if not found:
-        cures = ", or to ".join(others[-3:])
-        raise _WrongFileError(
-            "misshapen", f"has several columns that may be the values ({some_of(others)}): set omics.column to {cures}"
-        )
+        cure = set_to("omics.column", *others[-3:])
+        raise _WrongFileError("misshapen", f"has several columns that may be the values ({some_of(others)}): {cure}")
     return found[0]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from momkd_ray import storage
 from momkd_ray.cohort.gene_names import number_of, some_of
 from momkd_ray.cohort.known_columns import PATIENT_COLUMNS, normalised
+from momkd_ray.cohort.option_names import set_to
 from momkd_ray.cohort.samples import Samples
 from momkd_ray.cohort.table_files import read_content, read_table_file, texts
 from momkd_ray.cohort.understood import Understood
@@ -73,8 +74,7 @@ def file_samples(folder: str, paths: Sequence[str], sheet: str | None, samples: 
     found = [sheet] if sheet else _sheets_near(folder)
     if len(found) > 1:
         raise InputError(
-            f"{folder} has several sample sheets: set omics.sample_sheet to {found[0]}, or to {found[1]}, whichever "
-            "is meant"
+            f"{folder} has several sample sheets: {set_to('omics.sample_sheet', *found[:2])}, whichever is meant"
         )
     if not found:
         return _by_names(folder, paths, samples)

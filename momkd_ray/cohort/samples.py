@@ -1,4 +1,4 @@
-"""Finds whose samples the omics are."""
+"""Finds the patient of each sample of the omics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels where they are a slide's: of the table's rows to one label a patient, by `cohort.slide_labels`."""
+"""Derives one label per patient from labels that are given per slide, as `cohort.slide_labels` says."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LabelRows:
 
 @dataclass(frozen=True)
 class PatientLabel:
-    """What a patient's rows say.
+    """The label that a patient has by its rows, or why it has none.
 
     Attributes:
         label: as written; None if blank.
@@ -222,7 +222,7 @@ def no_class(settings: CohortConfig, *, negative_first: bool = False) -> str:
 
 
 def none_of(classes: Sequence[str], *, negative_first: bool = False) -> str:
-    """Says that a label is of none of the classes, of two the positive one first."""
+    """Says that a label is of none of the classes: `neither 'positive' nor 'negative'`."""
     if len(classes) == 2:
         first, second = classes if negative_first else reversed(classes)
         return f"neither '{first}' nor '{second}'"

@@ -30,7 +30,7 @@ _TRUTH = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0
 
 @dataclass(frozen=True)
 class Entry:
-    """A name in a part of a fold.
+    """A patient or slide that a file puts into the training, validation or test part of a fold.
 
     Attributes:
         name: a patient or slide as written.
@@ -81,7 +81,7 @@ def has_lists(frame: pd.DataFrame) -> bool:
 
 
 def lists_of(frame: pd.DataFrame, path: str, choose: ChooseColumn) -> list[Entry]:
-    """Returns the entries of a table with a column a part: names, or booleans beside a column of names."""
+    """Returns the entries of a table with one column for each part: names, or booleans beside a column of names."""
     columns = {str(name): role for name in frame.columns if (role := role_of(str(name)))}
     cells = {name: texts(frame[name]) for name in columns}
     said = [cell.casefold() for own in cells.values() for cell in own if cell is not None]

@@ -19,7 +19,7 @@ from momkd_ray.input_faults import Kind
 
 @dataclass(frozen=True, eq=False)
 class NamedPatients:
-    """What the names of a split mean.
+    """The patients that the names in a split mean.
 
     Attributes:
         kind: whether most of them name patients or slides.

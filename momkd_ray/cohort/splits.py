@@ -11,6 +11,7 @@ import pandas as pd
 from momkd_ray import storage
 from momkd_ray.cohort.cohort import Cohort
 from momkd_ray.cohort.known_columns import is_known
+from momkd_ray.cohort.option_names import set_to
 from momkd_ray.cohort.split_files import (
     ROLES,
     Entry,
@@ -126,7 +127,7 @@ def _role_columns(frame: pd.DataFrame, path: str, usual: str) -> dict[int, str]:
     if numbered or (usual in frame.columns and usual not in others):
         return numbered
     if len(others) > 1 and usual not in others:
-        cures = ", or ".join(f"set folds.column to {name}" for name in others[:3])
+        cures = ", or ".join(set_to("folds.column", name) for name in others[:3])
         raise InputError(f"{path} has several columns that say train and test: {cures}, whichever is meant")
     return {0: usual if usual in others else others[0]} if others else {}
 

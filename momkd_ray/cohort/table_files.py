@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import io
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import pyarrow.parquet
 from momkd_ray import storage
 from momkd_ray.cohort.delimited import MISSING, ColumnsOf, read_delimited
 from momkd_ray.cohort.number_text import with_decimal_points
+from momkd_ray.cohort.option_names import set_to
 from momkd_ray.cohort.spreadsheet import cell_text, read_spreadsheet
 from momkd_ray.cohort.understood import Understood
 from momkd_ray.cohort.unpack import COMPRESSIONS, unpack
@@ -123,17 +123,11 @@ def require_columns(present: Iterable[str], path: str, *needed: str, key: str = 
         folded = {name.strip().casefold(): name for name in names}
         near = [folded[name] for name in difflib.get_close_matches(column.casefold(), folded, n=1, cutoff=0.6)]
         shown = ", ".join(f"'{name}'" for name in names[:12]) + (", ..." if len(names) > 12 else "")
-        put = f"give {key}" if key.startswith("-") else f"set {key} to"
         if key and not near:
-            raise InputError(f"{path} has no column '{column}': {put} one of its columns, {shown}")
+            raise InputError(f"{path} has no column '{column}': {set_to(key)} one of its columns, {shown}")
         hint = f"; the nearest is '{near[0]}'" if near else ""
-        hint += f" ({put} {_quoted(near[0])})" if near and key else ""
+        hint += f" ({set_to(key, near[0])})" if near and key else ""
         raise InputError(f"{path} has no column '{column}'{hint}; its columns are {shown}")
-
-
-def _quoted(name: str) -> str:
-    """Returns a name as it can be written in YAML and on a command line."""
-    return name if re.fullmatch(r"[\w.-]+", name) else f'"{name}"'
 
 
 def texts(column: pd.Series[Any]) -> list[str | None]:

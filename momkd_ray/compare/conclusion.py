@@ -1,4 +1,4 @@
-"""Says in sentences what a comparison shows: which models differ from the reference, and what the omics bought."""
+"""Says in sentences what a comparison shows: which models differ from the reference, and what the omics add."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def reference_of(named: str | None, entries: Sequence[Entry]) -> str:
 
 
 def folder_of(label: str, settings: Settings) -> str:
-    """Returns the folder of a model with its values, of which the name depends."""
+    """Returns the name of the folder of a model, which differs for other values of its configuration."""
     content: dict[str, Any] = dict(settings)
     # these were computed otherwise once, and folders of then are not gone on with
     if settings["train.fraction"] < 1 or settings["model.name"] in ONE_WORKER_MODELS:

@@ -38,7 +38,7 @@ def omics_figure(pairs: Sequence[tuple[Row, Row]]) -> Markup:
 
 
 def fraction_figure(rows: Sequence[Row], key: str, name: str) -> Markup | None:
-    """Draws the pooled figure over a fraction, a line per model with its interval; None with one value of it.
+    """Draws the pooled metric over a fraction, a line per model with its interval; None with one value of it.
 
     A model that was trained with several values of the other fraction, too, has a line for each of them; one that was
     trained with a single value of this one is a level to compare with.

@@ -1,4 +1,4 @@
-"""The leaderboard of a comparison: accuracy with intervals, differences to a reference, and cost."""
+"""The leaderboard of a comparison: metrics with intervals, differences to a reference, and cost."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """A model's search.
+    """What a model's search of settings tried and chose.
 
     Attributes:
         tried: the number of settings that each fold chose from.
@@ -190,7 +190,7 @@ class _Model:
 
 
 def build_leaderboard(inputs: RunInputs, trained: Sequence[TrainedEntry]) -> Leaderboard:
-    """Reads what the entries' folds came to and compares them.
+    """Reads the test predictions of every model's folds and compares the models.
 
     Raises:
         RunError: the reference diverged in a fold, or all models did.

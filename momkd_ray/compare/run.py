@@ -1,4 +1,4 @@
-"""Trains the models of a comparison as one Tune run and writes what they come to."""
+"""Trains the models of a comparison as one Tune run and writes their leaderboard."""
 
 from __future__ import annotations
 

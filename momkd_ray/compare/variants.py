@@ -1,4 +1,4 @@
-"""The models of a comparison with the values that each has of its own: those of its ablations, and of `set`."""
+"""The models of a comparison, each with the configuration values in which it differs: of its ablations and `set`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def variants_of(config: Config, compare: CompareConfig) -> list[Variant]:
 
 
 def ablation_keys(config: Config, names: Sequence[str], of: str) -> dict[str, Any]:
-    """Returns the values of ablations on top of each other, by dotted key.
+    """Returns the configuration values of several ablations together, by dotted key.
 
     Args:
         config: the configuration that they change.

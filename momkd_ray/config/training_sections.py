@@ -23,8 +23,9 @@ class ModelConfig(Section):
 
     name: Annotated[str, AfterValidator(registered_model)] = Field(
         default=DEFAULT_MODEL,
-        description="The network: `momkd`, or a peer that is trained in the same way, such as `mean_pool`, "
-        "`gated_abmil` or `transmil`; an unknown name lists them all. Peers use the sizes that they have a part for.",
+        description="The network: `momkd`, or a baseline that is trained in the same way, such as `mean_pool`, "
+        "`gated_abmil` or `transmil`; an unknown name lists them all. Baselines use the sizes that they have a part "
+        "for.",
     )
     pooling: Literal["components", "attention"] = Field(
         default="components",

@@ -47,7 +47,7 @@ def evaluate_fold_of_classes(
 def summarise_classes(
     results: Sequence[FoldResult], pooled: pd.DataFrame, classes: Sequence[str], seed: int, *, ordered: bool
 ) -> dict[str, Any]:
-    """Computes the figures of metrics.json; see `summarise`.
+    """Computes the content of metrics.json; see `summarise`.
 
     Args:
         results: sorted by fold.

@@ -1,4 +1,4 @@
-"""What other patients take from a finished run of more than two classes: its models and their classes."""
+"""Reads from a finished run of more than two classes what predicting other patients takes: models and classes."""
 
 from __future__ import annotations
 

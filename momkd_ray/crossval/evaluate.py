@@ -83,7 +83,7 @@ def evaluate_fold(
 def summarise(
     results: list[FoldResult], pooled: pd.DataFrame, classes: tuple[str, ...], seed: int, *, ordered: bool = True
 ) -> dict[str, Any]:
-    """Computes the figures of metrics.json; they do not depend on the order of folds or patients.
+    """Computes the content of metrics.json, which does not depend on the order of folds or patients.
 
     Args:
         results: of the folds; one of a fixed split.

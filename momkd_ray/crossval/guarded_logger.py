@@ -1,4 +1,4 @@
-"""Stops a logger of Tune's whose service fails, and not the run."""
+"""Keeps a run going when the service that its metrics are logged to fails: only the logging stops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from momkd_ray.progress import ProgressReporter
 
 
 class GuardedLogger(LoggerCallback):  # type: ignore[misc]  # Ray carries no types
-    """Goes before a logger of Tune's among a class's bases, and stops its logging if its service fails."""
+    """A base class, to be named before a logger of Tune's, that stops the logging if its service fails."""
 
     service = ""
     progress: ProgressReporter | None = None

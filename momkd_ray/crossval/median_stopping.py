@@ -26,7 +26,7 @@ MIN_COMPARED = 3  # as many as Ray Tune's median rule asks for
 
 @dataclass(frozen=True)
 class Curve:
-    """The validation figures (`criterion_of`) of one fold.
+    """The validation metric (`criterion_of`) of one fold after each epoch.
 
     Attributes:
         best: the best one after each epoch.
@@ -41,7 +41,7 @@ class Curve:
     worst: float = AUC.worst
 
     def after(self, epochs: int) -> float | None:
-        """Returns the best figure after a number of epochs.
+        """Returns the best value of the metric in so many epochs.
 
         It is the last one if the fold ended earlier, the worst if it diverged earlier, and None if it has not come that
         far.
@@ -156,7 +156,7 @@ class SettingScores:
         return tuning.stop == "median" and beyond >= 0 and beyond % COMPARE_EVERY == 0
 
     def scores(self) -> dict[int, float | None]:
-        """Returns the score of each setting that ended: the mean over folds of the best validation figure.
+        """Returns the score of each setting that ended: the mean over folds of the best validation metric.
 
         It is None if the setting diverged in a fold. A stopped setting has its mean when it was stopped.
         """

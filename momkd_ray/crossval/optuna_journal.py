@@ -15,7 +15,7 @@ from momkd_ray.crossval.search import distributions
 
 
 def write_study(config: Config, report: Mapping[str, Any], folds: Sequence[int], location: str) -> None:
-    """Writes the settings of a search, and their mean validation figures, as the journal of an Optuna study.
+    """Writes the settings of a search, and their mean validation metrics, as the journal of an Optuna study.
 
     Args:
         config: the configuration, with the search.

@@ -1,4 +1,4 @@
-"""What other patients take from a finished run: models, thresholds, training prevalence, validation predictions."""
+"""Reads from a finished run what evaluating other patients takes: models, thresholds, prevalence, validation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BALANCED = 0.5  # the share of positive bags that balanced sampling draws
 
 @dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """A finished cross-validation, as far as other patients are concerned.
+    """What a finished cross-validation holds for the evaluation of other patients.
 
     Attributes:
         location: the run directory.

@@ -128,7 +128,7 @@ def _arrays(table: pd.DataFrame, run: ClassesRun) -> tuple[np.ndarray, np.ndarra
 
 
 def classes_notes(evaluation: dict[str, Any]) -> list[str]:
-    """Returns what a reader must know before any figure."""
+    """Returns the notes above the results: patients of the run, small classes, intervals that are not given."""
     notes, cohort = overlap_notes(evaluation), evaluation["cohort"]
     name, fewest = min(cohort["classes"].items(), key=lambda one: one[1])
     if fewest < 20:

@@ -36,6 +36,7 @@ OPTIONS = {  # of this verb, by the configuration's key
     "cohort.classes": "the run's cohort.classes",
     "cohort.positive": "--positive",
     "cohort.negative": "--negative",
+    "features.dir": "--features",
 }
 
 

@@ -23,7 +23,7 @@ def counts_of(y_N: Bools, called_N: Bools) -> Counts:
 
 
 def decisions(y_N: Bools, p_N: Floats, threshold: float, prevalences: Sequence[float]) -> dict[str, Any]:
-    """Computes what calling patients at a threshold comes to.
+    """Computes sensitivity, specificity, predictive values and likelihood ratios at a threshold.
 
     Returns:
         `threshold`, `counts`, and of each measure `value` and `interval`; `at_prevalence`: the predictive values where
@@ -58,7 +58,7 @@ def plain(estimate: Estimate) -> dict[str, Any]:
 
 
 def at_fixed(y_N: Bools, p_N: Floats, measure: str, value: float, seed: int) -> dict[str, Any]:
-    """Computes the other measure where the ROC curve of this cohort reaches a sensitivity or specificity.
+    """Computes the specificity at a fixed sensitivity on this cohort's ROC curve, or the reverse.
 
     The threshold is chosen on the very patients, so this describes the curve and is no result of a frozen model. The
     interval is a bootstrap, stratified by class, that chooses the threshold in each replicate.

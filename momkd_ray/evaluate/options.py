@@ -1,4 +1,4 @@
-"""What an evaluation is asked for besides the cohort."""
+"""The options of an evaluation: fixed sensitivities and specificities, prevalences, and subgroups."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Subgroups:
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Fixed points of an evaluation.
+    """What an evaluation computes besides the metrics that it always does.
 
     Attributes:
         sensitivities, specificities: at which thresholds are chosen, on the run's validation patients and, to

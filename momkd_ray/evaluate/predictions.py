@@ -190,7 +190,8 @@ def feature_files_of(features: str, cohort: ExternalCohort) -> pd.DataFrame:
         return files
     rows = list(zip(files["slide_id"].tolist(), files["path"].tolist(), files["bytes"].tolist(), strict=True))
     listed = {slide: FeatureFile(slide, path, "listed", size) for slide, path, size in rows}
-    found = find_features(features, cohort.slide_names, "--features", listed)
+    with told_as_options(OPTIONS):
+        found = find_features(features, cohort.slide_names, listed)
     if found.elsewhere:
         raise InputError(found.elsewhere)
     matched = [(slide, file.path, file.size) for slide, file in found.files.items() if file.stamp]

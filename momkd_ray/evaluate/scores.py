@@ -100,7 +100,7 @@ def _line(evaluation: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def score_notes(evaluation: dict[str, Any]) -> list[str]:
-    """Returns what a reader must know before any figure."""
+    """Returns the notes above the results: patients of the run, few patients, and what is not computed."""
     notes, cohort = overlap_notes(evaluation), evaluation["cohort"]
     if cohort["patients"] < 20:
         notes.append(f"{cohort['patients']} patients are few: every interval is wide.")

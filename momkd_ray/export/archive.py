@@ -74,7 +74,7 @@ momkd-ray predict model/models/* --features features --out predictions.csv
 
 @dataclass(frozen=True)
 class About:
-    """What only the author of a model can say of it.
+    """What the model card has from the author of a model: intended use, licences, names.
 
     Attributes:
         intended_use: in sentences.

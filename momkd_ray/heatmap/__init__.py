@@ -1,4 +1,4 @@
-"""Maps of what a model makes of each patch, over the slide: pictures, GeoJSON for QuPath, CSV, cut-out tiles."""
+"""Heatmaps of each patch's attention, contribution and memory component: pictures, GeoJSON, CSV, cut-out tiles."""
 
 from momkd_ray.ray_runtime import environment
 

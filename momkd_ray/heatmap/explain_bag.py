@@ -34,7 +34,7 @@ from momkd_ray.model.interface import MILModel
 
 @dataclass(frozen=True)
 class HeatmapOptions:
-    """What the user says about slides and pictures.
+    """The options of heatmaps: slides, pictures, and sizes of patches.
 
     Attributes:
         out: the folder of everything that is written.
@@ -55,7 +55,7 @@ class HeatmapOptions:
 
 @dataclass(frozen=True)
 class ExplainedSlide:
-    """What pass 2 needs of a slide whose CSV is written.
+    """What is needed to draw a slide whose CSV has been written.
 
     Attributes:
         summary: of the slide.

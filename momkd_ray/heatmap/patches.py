@@ -1,4 +1,4 @@
-"""The table of a slide's patches with what the models make of each, which pictures and GeoJSON are drawn from."""
+"""The table of a slide's patches with their attention, contributions and components, from which maps are drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The classes of a label column: spellings of one value as one, the positive class by its word, several in order."""
+"""Chooses the classes of a label column: joins spellings, finds the positive one by its word, and sorts grades."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A configuration in the making, with comments."""
+"""A drafted configuration, with comments."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Readout:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a model makes of each patch of one bag.
+    """Attention, contributions and nearest memory components of the patches of one bag.
 
     Attributes:
         logits_Y: the bag's logits.

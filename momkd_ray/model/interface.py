@@ -1,4 +1,4 @@
-"""The interface that MoMKD and its peers share with training, prediction and model bundles."""
+"""The interface that MoMKD and its baselines share with training, prediction and model bundles."""
 
 from __future__ import annotations
 

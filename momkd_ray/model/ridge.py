@@ -1,4 +1,4 @@
-"""Ridge regression with a penalty chosen by leaving patients out: the component classifier's start (method.md §9)."""
+"""Ridge regression, its penalty chosen by leaving patients out, from which the classifier starts (method.md §9)."""
 
 from __future__ import annotations
 

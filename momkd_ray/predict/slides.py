@@ -11,7 +11,7 @@ from momkd_ray.cohort import columns
 from momkd_ray.cohort.feature_files import FeatureFile, find_features, list_features
 from momkd_ray.cohort.joining import unusual_column
 from momkd_ray.cohort.known_columns import LESSER_PATIENT_COLUMNS, PATIENT_COLUMNS, is_known
-from momkd_ray.cohort.option_names import told_as_options
+from momkd_ray.cohort.option_names import set_to, told_as_options
 from momkd_ray.cohort.slide_names import FEATURE_SUFFIXES
 from momkd_ray.cohort.slides import read_slides
 from momkd_ray.cohort.table_files import read_table
@@ -21,6 +21,7 @@ from momkd_ray.input_faults import Fault
 OPTIONS = {  # of the verbs that read such a table without a configuration, by the configuration's key
     "cohort.patient_column": "--patient-column",
     "cohort.slide_column": "--slide-column",
+    "features.dir": "--features",
 }
 
 
@@ -72,7 +73,8 @@ def match_patients(
     patients = dict(zip(listing.table["slide_id"], listing.table["patient_id"], strict=True))
     sizes = zip(table["slide_id"], table["path"], table["bytes"], strict=True)
     listed = {slide: FeatureFile(slide, path, "listed", size) for slide, path, size in sizes}
-    found = find_features(features, listing.named, "--features", listed)
+    with told_as_options(OPTIONS):
+        found = find_features(features, listing.named, listed)
     if found.elsewhere:
         raise InputError(found.elsewhere)
     with_file = {slide: found.files[slide] for slide in patients if found.files[slide].stamp}
@@ -141,7 +143,7 @@ def column_of_patients(frame: pd.DataFrame, path: str, chosen: str | None, slide
     if len(groups) == 1:
         return candidates[0]
     several = ", ".join(f"'{name}'" for name in candidates)
-    cures = ", or ".join(f"pass --patient-column {name}" for name in candidates)
+    cures = ", or ".join(set_to("--patient-column", name) for name in candidates)
     raise InputError(
         f"{path} has several columns that may name the patients ({several}), which group its rows differently: {cures}"
     )

@@ -1,4 +1,4 @@
-"""What the validation patients of a fold chose, and which model was tested, in sentences."""
+"""Says what was chosen on a fold's validation patients, and which model was tested."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from momkd_ray.report.finished_run import FinishedRun
 
 
 def told_choices(run: FinishedRun, figure: str, threshold: str | None = None) -> dict[str, str]:
-    """Says what the validation patients are for, how far their figure can be believed, and which epoch was kept.
+    """Says what the validation patients are for, how far their metric can be trusted, and which epoch was kept.
 
     Args:
         run: the finished run.

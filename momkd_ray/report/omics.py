@@ -1,4 +1,4 @@
-"""What the omics bought: pairs of a model without and with omics, from the leaderboard of a comparison."""
+"""What the omics add: pairs of a model without and with omics, from the leaderboard of a comparison."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class OmicsGain:
-    """What a comparison says of the omics.
+    """How much the omics add to the metric, by a comparison.
 
     Attributes:
         source: directory of the comparison.
@@ -102,7 +102,7 @@ class OmicsGain:
 
 
 def read_omics_gain(run_dir: str, compared: str | None) -> OmicsGain | None:
-    """Reads what omics bought from the comparison in a directory.
+    """Reads what the omics add from the comparison in a directory.
 
     Args:
         run_dir: the run directory, which may hold a comparison, too.

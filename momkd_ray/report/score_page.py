@@ -1,4 +1,4 @@
-"""What the page of a regression shows beside that of its classes."""
+"""The section of a regression's report that a classification's lacks: predicted against true numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Initialises what a model takes from its fold's training bags before the first step, such as the memory."""
+"""Initialises what is computed from a fold's training bags before the first step, such as the memory."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class FoldTask:
 
     @property
     def classes(self) -> int:
-        """Y."""
+        """Y, the number of classes."""
         return len(self.config.cohort.class_names)
 
     @property

@@ -1,4 +1,4 @@
-"""What the validation patients say: the AUC, of a regression the score too, and which of them chooses.
+"""Metrics of the validation patients: the AUC, of a regression Spearman's correlation too, and which one chooses.
 
 Shapes: Y classes.
 """

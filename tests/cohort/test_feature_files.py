@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from momkd_ray.cohort.feature_files import find_features
+from momkd_ray.cohort.option_names import told_as_options
 from momkd_ray.cohort.slide_names import SLIDE_SUFFIXES, slide_id_of
 from momkd_ray.cohort.slides import read_slides
 
@@ -92,7 +93,9 @@ def test_a_folder_above_is_told_where_the_features_lie(tmp_path: Path) -> None:
     )
     touch(job / "20x/slide_features_titan", *(f"S{i}.h5" for i in range(3)))
     touch(job / "40x features/h5_files", *(f"S{i}.h5" for i in range(3)))
-    told = find_features(str(job), names, "--features").elsewhere
+    with told_as_options({"features.dir": "--features"}):
+        told = find_features(str(job), names).elsewhere
+    assert f"give --features '{job}/40x features', or" in told
     assert told.index("40x features/ holds 3") < told.index("features_uni_v1") < told.index("slide_features_titan")
     assert told.endswith("whichever is meant")
 

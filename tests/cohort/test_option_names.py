@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
-from momkd_ray.cohort.option_names import told_as_options
+from momkd_ray.cohort.option_names import set_to, told_as_options
 from momkd_ray.cohort.slides import read_slides
+from momkd_ray.cohort.table_files import require_columns
 from momkd_ray.errors import InputError
 
 OPTIONS = {"cohort.patient_column": "--patient-column", "cohort.slide_column": "--slide-column"}
@@ -45,3 +49,26 @@ def test_an_encoding_that_no_option_names_is_no_cure(tmp_path: Path, content: by
     message = told(path)
     assert "as UTF-8" in message
     assert "cohort." not in message
+
+
+@pytest.mark.parametrize("name", ["slide", "Slide No", "it's $5", 'the "slide"'])
+def test_the_nearest_column_can_be_pasted_where_it_is_told(name: str) -> None:
+    def cure(key: str) -> str:
+        with pytest.raises(InputError) as error:
+            require_columns([name], "t.csv", name.upper(), key=key)
+        found = re.search(r" \(((?:set|give) .*)\); its columns are", str(error.value))
+        assert found is not None
+        return found[1]
+
+    begins, value = cure("cohort.slide_column").split(" to ", 1)
+    assert begins == "set cohort.slide_column" and yaml.safe_load(value) == name
+    assert shlex.split(cure("--subgroups")) == ["give", "--subgroups", name]
+    with told_as_options(OPTIONS):
+        assert shlex.split(cure("cohort.slide_column")) == ["give", "--slide-column", name]
+        assert cure("cohort.label").startswith("set cohort.label to")
+    assert cure("cohort.slide_column").startswith(begins)
+
+
+def test_a_sentence_goes_on_after_its_key() -> None:
+    assert set_to("cohort.label") == "set cohort.label to"
+    assert set_to("--label") == "give --label"

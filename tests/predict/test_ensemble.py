@@ -44,7 +44,7 @@ def test_slides_and_rows_without_a_counterpart_are_listed_and_the_rest_is_predic
     table.write_text("case_id,submitter_id,slide_id\nA,1,a1\nA,1,a2\nB,2,b\n")
     assert match_patients(str(table), list_slides(str(tmp_path)), str(tmp_path))[1]["b"] == "B"
     table.write_text("case_id,submitter_id,slide_id\nA,1,a1\nA,2,a2\nB,2,b\n")
-    with pytest.raises(InputError, match="pass --patient-column case_id, or pass --patient-column submitter_id"):
+    with pytest.raises(InputError, match="give --patient-column case_id, or give --patient-column submitter_id"):
         match_patients(str(table), list_slides(str(tmp_path)), str(tmp_path))
     assert match_patients(str(table), list_slides(str(tmp_path)), str(tmp_path), "submitter_id")[1]["a1"] == "1"
 

@@ -9,7 +9,8 @@ import yaml
 
 from momkd_ray.config.load import Config
 
-_CURE = re.compile(r"\bset ([a-z_]+(?:\.[a-z_]+)+) to ([^\s\"'`,;:()]+(?::[^\s\"'`,;:()]+)*)")
+_QUOTED, _PLAIN = r"\"(?:[^\"\\]|\\.)*\"", r"[^\s\"'`,;:()]+(?::[^\s\"'`,;:()]+)*"
+_CURE = re.compile(rf"\bset ([a-z_]+(?:\.[a-z_]+)+) to ({_QUOTED}|{_PLAIN})")
 
 
 def cures_in(message: str) -> list[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from momkd_ray import storage
 from momkd_ray.cohort.folds import make_folds
@@ -38,11 +39,23 @@ def changed(config: Config, **settings: Any) -> Config:
     return Config.model_validate(tree)
 
 
+def searched(config: Config, search: dict[str, Any], **tuning: Any) -> Config:
+    """The configuration with a search over settings."""
+    return Config.model_validate(config.model_dump(mode="json") | {"search": search, "tuning": tuning})
+
+
 def saved(config: Config, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.yaml"
     path.write_text(config.to_yaml())
     return path
+
+
+def without_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parallel work then runs in this process, whatever cluster another test has started."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for module in ("cluster", "parallel_map"):
+        monkeypatch.setattr(f"momkd_ray.ray_runtime.{module}.is_connected", lambda: False)
 
 
 def momkd(*arguments: str, variables: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:

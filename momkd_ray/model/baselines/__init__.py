@@ -1,1 +1,1 @@
-"""Peers of MoMKD behind the same interface: one file each, written from the papers' equations."""
+"""Baselines to compare MoMKD with, behind the same interface: one file each, written from the papers' equations."""

@@ -1,4 +1,4 @@
-"""A classifier of omics vectors: the teacher of the distillation peers and the upper references."""
+"""A classifier of omics vectors: the teacher of the distillation baselines and the upper references."""
 
 from __future__ import annotations
 

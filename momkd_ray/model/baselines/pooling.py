@@ -1,4 +1,4 @@
-"""Mean pooling and max pooling with logistic regression, the simplest peers."""
+"""Mean pooling and max pooling with logistic regression, the simplest baselines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part that attention-based peers share: patch embedding, pooling and the slide's classifier."""
+"""The part that attention-based baselines share: patch embedding, pooling and the slide's classifier."""
 
 from __future__ import annotations
 
