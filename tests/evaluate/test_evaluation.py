@@ -16,6 +16,8 @@ from support.finished_runs import write_run
 from momkd_ray.crossval.trained_run import read_run
 from momkd_ray.evaluate.decisions import at_fixed, decisions
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 def test_figures_are_scikit_learns(run: str, tmp_path: Path) -> None:
     external(tmp_path)
