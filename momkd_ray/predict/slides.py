@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -156,23 +156,6 @@ def _lesser_column(frame: pd.DataFrame, slide_column: str | None) -> str | None:
     beside = [name for name in frame.columns if name not in slides]
     found = lesser or (beside if len(slides) == 1 else [])
     return found[0] if len(found) == 1 else None
-
-
-def bad_rows(faults: Sequence[Fault]) -> list[Fault]:
-    """Returns the faults of rows, without slides that have no row and rows that have no feature file."""
-    return [fault for fault in faults if fault.problem not in ("missing", "unmatched")]
-
-
-def without_counterpart(faults: Sequence[Fault], slides: str | None) -> list[str]:
-    """Says how many slides have no row, and how many rows no feature file, with examples."""
-    sentences = []
-    for problem, words in (("missing", "of {} without a feature file"), ("unmatched", "without a row in {}")):
-        names = [fault.id for fault in faults if fault.problem == problem]
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            count = "1 slide" if len(names) == 1 else f"{len(names)} slides"
-            sentences.append(f"{count} {words.format(slides)}, not predicted: {', '.join(names[:3])}{more}")
-    return sentences
 
 
 def group_bags(table: pd.DataFrame, patients: Mapping[str, str], *, joint: bool) -> pd.DataFrame:
