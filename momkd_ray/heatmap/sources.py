@@ -17,7 +17,7 @@ from momkd_ray.formats.knn_graph import no_graph
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.input_faults import raise_faults
 from momkd_ray.predict.ensemble import check_ensemble
-from momkd_ray.predict.left_out import LeftOutSlides, bad_rows, without_counterpart
+from momkd_ray.predict.left_out import LeftOutSlides, bad_rows, inputs_checked, without_counterpart
 from momkd_ray.predict.slides import group_bags, list_slides, match_patients, open_slides
 from momkd_ray.run.layout import RunDirectory
 
@@ -105,16 +105,15 @@ def of_features(
             f"{models[0]} reads all slides of a patient as one bag (cohort.bag: patient): pass --slides with a table "
             "of patients and slides"
         )
-    frame, patient_column, said = open_slides(slides, *columns)
-    table, patients, faults = match_patients(
-        slides, list_slides(features), features, patient_column, frame, slide_column=columns[1]
-    )
-    _refuse_unknown(chosen, [*patients, *(fault.id for fault in faults)], features)
+    opened = open_slides(slides, *columns)
+    files = list_slides(features)
+    table, patients, faults = match_patients(opened, files, features)
+    _refuse_unknown(chosen, [*patients, *files["slide_id"], *(fault.id for fault in faults)], features)
     faults = [fault for fault in faults if not chosen or fault.id in chosen or bad_rows([fault])]
     some_left = bool(set(patients) & set(chosen) if chosen else patients)
-    total = f"{len(table)} feature files"
+    total = inputs_checked(len(files), slides)
     left_out.add_rows(faults, total, some_left=some_left)
-    for sentence in (*said, *without_counterpart(faults, slides, "not drawn")):
+    for sentence in (*(opened.told if opened else ()), *without_counterpart(faults, slides, "not drawn")):
         tell(sentence)
     if not some_left:
         raise_faults(faults, total, left_out.rejected)

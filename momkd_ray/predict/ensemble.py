@@ -25,9 +25,9 @@ from momkd_ray.model.expected_score import SCORE
 from momkd_ray.model.gatv2 import reads_graph
 from momkd_ray.predict.known_patients import count_training, training_note
 from momkd_ray.predict.labels import classes_of_patients, metrics_of, metrics_sentence
-from momkd_ray.predict.left_out import LeftOutSlides, without_counterpart
+from momkd_ray.predict.left_out import LeftOutSlides, inputs_checked, without_counterpart
 from momkd_ray.predict.score_labels import numbers_of_patients, score_metrics_of, score_sentence
-from momkd_ray.predict.slides import group_bags, list_slides, match_patients, open_slides
+from momkd_ray.predict.slides import SlidesOfPatients, group_bags, list_slides, match_patients, open_slides
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.parallel_map import parallel_map
 from momkd_ray.ray_runtime.small_work import connect_if_worth, work_on_files
@@ -172,11 +172,12 @@ def predict_folder(
     if joint and slides is None:
         raise InputError(_NEEDS_SLIDES.format(models[0]))
     table = list_slides(features)
-    frame, patient_column, said = open_slides(slides, patient_column, slide_column)
-    table, patients, unmatched = match_patients(slides, table, features, patient_column, frame, slide_column)
-    left_out, total = LeftOutSlides(f"{out}.{REJECTED}", on_error), f"{len(table)} feature files"
+    total = inputs_checked(len(table), slides)
+    opened = open_slides(slides, patient_column, slide_column)
+    table, patients, unmatched = match_patients(opened, table, features)
+    left_out = LeftOutSlides(f"{out}.{REJECTED}", on_error)
     left_out.add_rows(unmatched, total, some_left=bool(patients))
-    for sentence in (*said, *without_counterpart(unmatched, slides, "not predicted")):
+    for sentence in (*(opened.told if opened else ()), *without_counterpart(unmatched, slides, "not predicted")):
         progress.info(sentence)
     if not patients:
         raise_faults(unmatched, total, left_out.rejected)
@@ -185,7 +186,7 @@ def predict_folder(
     result = _predict_all(bags, models, gpus, cards[0], left_out, total, progress)
     named = count_training(named_predictions(result, cards, by_patient=by_patient or joint), cards)
     _write(named, out)
-    metrics = _write_metrics(result, cards, slides, frame, patient_column, out)
+    metrics = _write_metrics(result, cards, opened, out)
     for told in filter(None, (training_note(named, len(cards)), metrics)):
         progress.info(told)
     return named
@@ -223,16 +224,15 @@ def metrics_location(out: str) -> str:
 def _write_metrics(
     result: pd.DataFrame,
     cards: Sequence[BundleCard],
-    slides: str | None,
-    frame: pd.DataFrame | None,
-    column: str | None,
+    opened: SlidesOfPatients | None,
     out: str,
 ) -> str | None:
     """Writes the metrics of the patients that have a label; returns what to say of them, None without labels."""
     location = metrics_location(out)
     storage.delete(location)  # of an earlier prediction
-    if slides is None or frame is None or column is None:
+    if opened is None:
         return None
+    frame, column = opened.frame, opened.patient_column
     patients = count_training(named_predictions(result, cards, by_patient=True), cards)
     if cards[0].expected_score is not None:
         numbers = numbers_of_patients(frame, column, cards[0].label)
@@ -240,13 +240,13 @@ def _write_metrics(
             return None
         content = score_metrics_of(patients, numbers[0], cards[0].label)
         storage.write_json(location, content)
-        return score_sentence(content, numbers[1], slides, location)
+        return score_sentence(content, numbers[1], opened.path, location)
     labels = classes_of_patients(frame, column, cards[0])
     if labels is None:
         return None
     content = metrics_of(patients, labels[0], cards[0], mean_threshold(cards))
     storage.write_json(location, content)
-    return metrics_sentence(content, labels[1], slides, location)
+    return metrics_sentence(content, labels[1], opened.path, location)
 
 
 def mean_threshold(cards: Sequence[BundleCard]) -> float | None:

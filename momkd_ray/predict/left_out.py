@@ -69,6 +69,11 @@ class LeftOutSlides:
         return f"{what} {verb} left out; {listing}: {', '.join(names[:_SHOWN])}{more}"
 
 
+def inputs_checked(files: int, slides: str | None) -> str:
+    """Names the inputs that faults are counted of: the feature files and, if there is one, the table of slides."""
+    return f"{files} feature files" if slides is None else f"the table and {files} feature files"
+
+
 def bad_rows(faults: Sequence[Fault]) -> list[Fault]:
     """Returns the faults of rows, without slides that have no row and rows that have no feature file."""
     return [fault for fault in faults if fault.problem not in ("missing", "unmatched")]
