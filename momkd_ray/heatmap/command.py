@@ -78,10 +78,8 @@ def heatmap(
             assert features is not None
             locations = named_bundles([resolve_location(model) for model in models or []], progress.info)
             table = resolve_location(slides) if slides else None
-            columns = (patient_column, slide_column)
-            bags, source = of_features(
-                locations, resolve_location(features), table, slide, columns, left_out, progress.info
-            )
+            where, columns = resolve_location(features), (patient_column, slide_column)
+            bags, source = of_features(locations, where, table, slide, columns, left_out, progress.info)
         draw_heatmaps(
             bags,
             source,

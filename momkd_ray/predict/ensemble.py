@@ -171,10 +171,9 @@ def predict_folder(
     joint = cards[0].bag == "patient"
     if joint and slides is None:
         raise InputError(_NEEDS_SLIDES.format(models[0]))
-    table = list_slides(features)
-    total = inputs_checked(len(table), slides)
-    opened = open_slides(slides, patient_column, slide_column)
-    table, patients, unmatched = match_patients(opened, table, features)
+    files, opened = list_slides(features), open_slides(slides, patient_column, slide_column)
+    total = inputs_checked(len(files), slides)
+    table, patients, unmatched = match_patients(opened, files, features)
     left_out = LeftOutSlides(f"{out}.{REJECTED}", on_error)
     left_out.add_rows(unmatched, total, some_left=bool(patients))
     for sentence in (*(opened.told if opened else ()), *without_counterpart(unmatched, slides, "not predicted")):
