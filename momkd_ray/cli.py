@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from momkd_ray import __version__, progress
-from momkd_ray.cli_options import AddressOption, JsonOption, show
+from momkd_ray.cli_options import AddressOption, JsonOption, OnErrorOption, show
 from momkd_ray.config.load import Config, load_config
 from momkd_ray.config.sections import resolve_location
 from momkd_ray.credentials import redact
@@ -61,10 +61,6 @@ class _Errors:
 
 ConfigOption = Annotated[str, typer.Option("--config", "-c", help="The YAML configuration.")]
 SetOption = Annotated[list[str], typer.Option("--set", help="Replace a value: a.b=value. May be repeated.")]
-OnErrorOption = Annotated[
-    Literal["stop", "skip"],
-    typer.Option(help="Whether bad inputs end the command, or are left out and listed in rejected.csv."),
-]
 
 
 @app.command()

@@ -6,12 +6,17 @@ import gc
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 AddressOption = Annotated[
     str | None, typer.Option(help="Address of a running Ray cluster; by default one is started where that saves time.")
+]
+
+OnErrorOption = Annotated[
+    Literal["stop", "skip"],
+    typer.Option(help="Whether bad inputs end the command, or are left out and listed in rejected.csv."),
 ]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, for scripts.")]

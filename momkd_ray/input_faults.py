@@ -71,7 +71,7 @@ class FaultsError(InputError):
 
 
 class FileFaultError(InputError):
-    """An `InputError` about one feature file that carries the kind of fault."""
+    """An `InputError` about one file, of a slide or its picture, that carries the kind of fault."""
 
     def __init__(self, problem: Problem, reason: str) -> None:
         super().__init__(problem, reason)

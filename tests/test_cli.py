@@ -345,11 +345,11 @@ def test_several_models_are_given_as_a_shell_lists_them_and_patients_must_be_kno
 
     save_bundle(places[0], model, card_of(model).model_copy(update={"bag": "patient"}))
     assert outcome("predict", places[0], *common) == 1
-    assert "pass --slides with a table of patients and slides" in capsys.readouterr().err
+    assert "give --slides with a table of patients and slides" in capsys.readouterr().err
 
 
 def test_the_slides_to_predict_are_named_as_those_of_a_cohort(tmp_path: Path) -> None:
-    from momkd_ray.predict.ensemble import list_slides, match_patients
+    from momkd_ray.predict.slides import list_slides, match_patients, open_slides
 
     path = tmp_path / "clam.csv"
     path.write_text(",case_id,slide_id\n0,A,a1.F6E9A5DF\n1,A,a2\n2,B,007\n")
@@ -358,11 +358,11 @@ def test_the_slides_to_predict_are_named_as_those_of_a_cohort(tmp_path: Path) ->
     for slide in ("007", "a1.F6E9A5DF", "a2"):
         (features / f"{slide}.h5").touch()
     slides = list_slides(str(features))
-    table, patients, faults = match_patients(str(path), slides, str(features))
+    table, patients, faults = match_patients(open_slides(str(path), None, None), slides, str(features))
     assert (patients, faults) == ({"a1.F6E9A5DF": "A", "a2": "A", "007": "B"}, [])
     assert sorted(table["slide_id"]) == ["007", "a1.F6E9A5DF", "a2"]
     path.write_text(path.read_text() + "3,B,a2\n")
-    _, patients, faults = match_patients(str(path), slides, str(features))
+    _, patients, faults = match_patients(open_slides(str(path), None, None), slides, str(features))
     assert patients == {"a1.F6E9A5DF": "A", "007": "B"}
     assert [(fault.id, fault.problem) for fault in faults] == [("a2", "duplicated")]
     assert "slide 'a2' is of patient 'A'" in faults[0].reason

@@ -16,7 +16,7 @@ from momkd_ray.cohort.slide_labels import (
     patient_label,
     rows_of_neither,
 )
-from momkd_ray.cohort.spellings import column_of_persons, same_but, spelt_alike
+from momkd_ray.cohort.spellings import column_of_persons, same_but, spelt_alike, spelt_otherwise
 from momkd_ray.cohort.table_files import TableFile, blank_cell, data_rows, require_columns, rows_by_value, texts
 from momkd_ray.cohort.understood import Understood
 from momkd_ray.config.sections import CohortConfig
@@ -166,18 +166,14 @@ def _sorted_out(settings: CohortConfig, labels: LabelRows, labelling: Labelling,
 
 def _spelt_otherwise(settings: CohortConfig, labels: LabelRows, labelling: Labelling, table: _Rows) -> dict[str, str]:
     """Describes the patients whom another row may spell otherwise, if one of these is in the study."""
-    persons = column_of_persons(settings, table.site, table.column)
+    persons = column_of_persons(settings.slide_column, table.site, table.column)
     studied = {
         patient
         for patient in table.rows_of
         if any(labels.labels[row - 1] in labelling.y for row in labels.rows_of.get(patient, ()))
     }
     if persons == table.column:
-        return {
-            patient: f"({data_rows(table.rows_of[patient])}) is {same_but(patient, group, table.rows_of)}"
-            for patient, group in spelt_alike(table.rows_of).items()
-            if not studied.isdisjoint(group)
-        }
+        return spelt_otherwise(table.rows_of, studied)
     if persons is None:
         return {}
     rows_of: dict[str, list[int]] = {}

@@ -223,7 +223,7 @@ def _load_cohort(config: Config, on_error: OnError) -> Cohort:
         slides_file = clinical_file if slides_table == settings.clinical else read_table_file(slides_table)
     with faults_of_table(settings.clinical):
         column = clinical_column(settings, clinical_file, slides_file)
-        named = one_name_a_patient(settings, config.folds.site, clinical_file, column)
+        named = one_name_a_patient(settings.slide_column, config.folds.site, clinical_file, column)
         slides_file = named if slides_file is clinical_file else slides_file
     with faults_of_table(slides_table):
         joined = join_slides(settings, slides_file, named, column)

@@ -1,11 +1,12 @@
-"""Finds the rows of one person within the clinical table, whose identifiers may be spelt in several ways.
+"""Finds the rows of one person within a table of patients, whose identifiers may be spelt in several ways.
 
-A person under two identifiers would be two patients, and could be trained and tested on in one fold.
+A person under two identifiers would be two patients, could be trained and tested on in one fold, and had two
+predictions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -16,39 +17,38 @@ from momkd_ray.cohort.known_columns import SLIDE_COLUMNS, is_known
 from momkd_ray.cohort.table_files import TableFile, data_rows, texts
 from momkd_ray.cohort.understood import Understood
 from momkd_ray.config.load import Config
-from momkd_ray.config.sections import CohortConfig
 
 _SHOWN = 2  # other spellings in a sentence
 
 
-def column_of_persons(settings: CohortConfig, site: str | None, column: str) -> str | None:
-    """Returns the column of the clinical table in which a person must have one identifier.
+def column_of_persons(slide_column: str | None, site: str | None, column: str) -> str | None:
+    """Returns the column of a table of patients in which a person must have one identifier.
 
     That is the column of patients, unless slides or samples are predicted for themselves: then it is `folds.site`, if
     that names the patients.
 
     Args:
-        settings: the configuration's `cohort` section.
+        slide_column: `cohort.slide_column`, or None.
         site: `folds.site`, a column, or None.
         column: the column that is read as the patients'.
     """
     if site is not None and site != column and is_named_after_patients(site):
         return site
-    return None if column == settings.slide_column or is_known(column, SLIDE_COLUMNS) else column
+    return None if column == slide_column or is_known(column, SLIDE_COLUMNS) else column
 
 
-def one_name_a_patient(settings: CohortConfig, site: str | None, file: TableFile, column: str) -> TableFile:
+def one_name_a_patient(slide_column: str | None, site: str | None, file: TableFile, column: str) -> TableFile:
     """Replaces several barcodes of a patient of TCGA or TARGET by the part that names the patient, and tells it.
 
     A patient with one barcode only keeps it as written.
 
     Args:
-        settings: the configuration's `cohort` section.
+        slide_column: `cohort.slide_column`, or None.
         site: `folds.site`, a column, or None.
-        file: the clinical table.
+        file: the table of patients: the clinical table or, without one, that of slides.
         column: its column of patients.
     """
-    persons = column_of_persons(settings, site, column)
+    persons = column_of_persons(slide_column, site, column)
     if persons not in file.table.column_names:
         return file
     cells = texts(file.table.column(persons).to_pandas())
@@ -76,7 +76,7 @@ def slides_as_patients(config: Config, file: TableFile, column: str) -> list[Und
         file: the clinical table.
         column: its column of patients.
     """
-    if config.folds.site is not None or column_of_persons(config.cohort, None, column) is not None:
+    if config.folds.site is not None or column_of_persons(config.cohort.slide_column, None, column) is not None:
         return []
     several = _several_barcodes(texts(file.table.column(column).to_pandas()))
     if not several:
@@ -96,6 +96,20 @@ def spelt_alike(names: Iterable[str]) -> dict[str, list[str]]:
     for name in dict.fromkeys(names):
         groups.setdefault(person(name), []).append(name)
     return {name: group for group in groups.values() if len(group) > 1 for name in group}
+
+
+def spelt_otherwise(rows_of: Mapping[str, Sequence[int]], studied: Collection[str]) -> dict[str, str]:
+    """Describes the patients whom another row may spell otherwise, with their rows and a cure.
+
+    Args:
+        rows_of: data rows of each patient of a table.
+        studied: the patients that matter: others are described only if they may be one of these.
+    """
+    return {
+        patient: f"({data_rows(rows_of[patient])}) is {same_but(patient, group, rows_of)}"
+        for patient, group in spelt_alike(rows_of).items()
+        if any(name in studied for name in group)
+    }
 
 
 def same_but(name: str, group: Sequence[str], rows_of: Mapping[str, Sequence[int]]) -> str:

@@ -53,7 +53,8 @@ def fraction_figure(rows: Sequence[Row], key: str, name: str) -> Markup | None:
         for i, (model, of) in enumerate(lines):
             drawn = [row.headline for row in of]
             x, y = [getattr(row, key) for row in of], np.array([own.pooled for own in drawn])
-            error = np.array([[own.pooled - own.interval[0], own.interval[1] - own.pooled] for own in drawn]).T
+            ends = [own.interval or (own.pooled, own.pooled) for own in drawn]
+            error = np.array([[value - low, high - value] for value, (low, high) in zip(y, ends, strict=True)]).T
             colour = SERIES_COLOURS[i % len(SERIES_COLOURS)]
             if len(of) == 1:
                 axes.axhline(y[0], linestyle="--", color=colour, label=model)
@@ -86,14 +87,15 @@ def forest_figure(rows: Sequence[Row], reference: str) -> Markup:
     compared = [
         (row.label, own.difference, own.difference_interval)
         for row in rows
-        if (own := row.headline).difference is not None and own.difference_interval is not None
+        if (own := row.headline).difference is not None
     ]
     with rc_context(style()):
         figure = Figure(figsize=(6.4, 0.9 + 0.32 * len(compared)))
         axes = figure.subplots()
         axes.axvline(0, color=SERIES_COLOURS[1], linewidth=1)
         for place, (_, difference, interval) in enumerate(reversed(compared)):
-            axes.plot(interval, [place, place], color=SERIES_COLOURS[0])
+            if interval is not None:
+                axes.plot(interval, [place, place], color=SERIES_COLOURS[0])
             axes.plot([difference], [place], marker="o", color=SERIES_COLOURS[0])
         axes.set_yticks(range(len(compared)), [label for label, *_ in reversed(compared)])
         axes.set_xlabel(f"{measure} minus that of {reference}")

@@ -18,7 +18,7 @@ from momkd_ray.errors import RunError
 from momkd_ray.model.expected_score import SCORE
 from momkd_ray.run.inputs import RunInputs
 from momkd_ray.statistics.delong import DeLongResult, delong
-from momkd_ray.statistics.holm import holm, holm_of_known
+from momkd_ray.statistics.holm import holm_of_known
 from momkd_ray.statistics.paired_bootstrap import paired_bootstrap
 from momkd_ray.train.validation import criterion_of
 
@@ -34,17 +34,18 @@ class Difference:
             more than two classes, for which it is not, and with fewer than two patients of a class. Where the variance
             of the difference is 0, interval and p-values alone are None.
         bootstrap, bootstrap_interval, bootstrap_p, bootstrap_p_holm: of the mean AUC over seeds, with patients and
-            seeds resampled.
+            seeds resampled. Where the replicates of the difference have the same value, interval and p-values alone
+            are None.
     """
 
     delong: float | None
     delong_interval: Interval | None
     delong_p: float | None
     bootstrap: float
-    bootstrap_interval: Interval
-    bootstrap_p: float
+    bootstrap_interval: Interval | None
+    bootstrap_p: float | None
     delong_p_holm: float | None = None
-    bootstrap_p_holm: float = 1.0
+    bootstrap_p_holm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,15 @@ class Headline:
     Attributes:
         name: of the metric.
         folds: its value of each seed (rows) and fold (columns).
-        pooled, interval: of all folds' test patients together, with its bootstrap interval.
-        difference, difference_interval: to the reference; None for the reference itself.
+        pooled, interval: of all folds' test patients together, with its bootstrap interval, None if it has no width.
+        difference, difference_interval: to the reference; None for the reference itself. The interval alone is None if
+            it has no width.
     """
 
     name: str
     folds: Sequence[Sequence[float]]
     pooled: float
-    interval: Interval
+    interval: Interval | None
     difference: float | None
     difference_interval: Interval | None
 
@@ -98,7 +100,7 @@ class Row:
         fold_aucs: test AUC of each seed (rows) and fold (columns).
         mean, sd: over folds and seeds; no sd of one fold with one seed.
         pooled, interval: mean over seeds of the AUC of all folds' patients together, with its bootstrap interval over
-            patients and seeds.
+            patients and seeds, None if it has no width.
         difference: to the reference; None for the reference itself.
         search: what the model chose from and what each seed and fold chose; None without a search.
         parameters, training_seconds, prediction_seconds_per_bag, peak_memory_bytes: medians over folds and seeds;
@@ -117,7 +119,7 @@ class Row:
     mean: float
     sd: float | None
     pooled: float
-    interval: Interval
+    interval: Interval | None
     difference: Difference | None
     parameters: float
     training_seconds: float
@@ -290,7 +292,7 @@ def _rows(y_N: np.ndarray, models: Mapping[str, _Model], reference: str, seed: i
         differences[label] = Difference(*by_delong, *bootstrap.difference(label, reference))
     corrected = zip(
         holm_of_known([d.delong_p for d in differences.values()]),
-        holm([d.bootstrap_p for d in differences.values()]),
+        holm_of_known([d.bootstrap_p for d in differences.values()]),
         strict=True,
     )
     for label, (delong_p, bootstrap_p) in zip(list(differences), corrected, strict=True):
@@ -309,7 +311,7 @@ def _by_delong(y_N: np.ndarray, models: Sequence[_Model]) -> DeLongResult | None
     return delong(y_N, np.stack([model.p_S.mean(axis=0) for model in models]))
 
 
-def _row(model: _Model, pooled: float, interval: Interval, difference: Difference | None) -> Row:
+def _row(model: _Model, pooled: float, interval: Interval | None, difference: Difference | None) -> Row:
     first, values = model.entries[0], np.array(model.fold_aucs)
     memory = [cost["peak_memory_bytes"] for cost in model.costs]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from momkd_ray.crossval.score_metrics import SCORE_METRICS, weighted_score_metrics
-from momkd_ray.statistics.holm import holm
+from momkd_ray.statistics.holm import holm_of_known
 from momkd_ray.statistics.paired_bootstrap import PairedBootstrap
 
 Floats = NDArray[np.float64]
@@ -42,14 +42,14 @@ class ScoreSummary:
         pooled, interval: mean over seeds of the metric of all folds' patients together, with its bootstrap interval
             over patients and seeds.
         difference, difference_interval, p, p_holm: to the reference, by the paired bootstrap, corrected by Holm over
-            the models; None for the reference itself.
+            the models; None for the reference itself. An interval without width is None, and so are then the p-values.
     """
 
     folds: Sequence[Sequence[float]]
     mean: float
     sd: float | None
     pooled: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     difference: float | None = None
     difference_interval: tuple[float, float] | None = None
     p: float | None = None
@@ -85,7 +85,7 @@ def score_summaries(
                 own = replace(own, difference=difference, difference_interval=interval, p=p)
             summaries[label] = own
         others = [label for label in models if label != reference]
-        corrected = holm([summaries[label].p or 0.0 for label in others])
+        corrected = holm_of_known([summaries[label].p for label in others])
         for label, p_holm in zip(others, corrected, strict=True):
             summaries[label] = replace(summaries[label], p_holm=p_holm)
         for label, summary in summaries.items():

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from momkd_ray.compare.conclusion import conclusions
-from momkd_ray.compare.leaderboard import Difference, Leaderboard, Row
+from momkd_ray.compare.leaderboard import Difference, Headline, Interval, Leaderboard, Row
 from momkd_ray.compare.scores import ScoreSummary
 from momkd_ray.crossval.progress_callback import format_setting
 from momkd_ray.statistics.delong import NO_VARIANCE
+from momkd_ray.statistics.percentiles import NO_WIDTH
 from momkd_ray.statistics.spread import mean_and_sd
 
 HEADER = (
@@ -78,14 +79,11 @@ def _number_cells(row: Row, scores: Mapping[str, ScoreSummary]) -> tuple[str, ..
     spearman = scores["spearman"]
     cells = [mean_and_sd(spearman.mean, spearman.sd)]
     for name, summary in scores.items():
-        cells.append(f"{summary.pooled:.3f} [{summary.interval[0]:.3f}, {summary.interval[1]:.3f}]")
-        interval = summary.difference_interval
-        compared = (
-            "reference" if interval is None else f"{summary.difference:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
-        )
-        cells.append(compared)
+        cells.append(_with_interval(summary.pooled, summary.interval))
+        difference, to_reference = summary.difference, summary.difference_interval
+        cells.append("reference" if difference is None else _with_interval(difference, to_reference, "+"))
         if name == "spearman":
-            cells.append("" if summary.p_holm is None else f"{summary.p_holm:.3f}")
+            cells.append("" if difference is None else _p_cell(summary.p_holm))
     return (*cells, mean_and_sd(row.mean, row.sd))
 
 
@@ -93,24 +91,31 @@ def _accuracy_cells(row: Row) -> tuple[str, ...]:
     difference = row.difference
     compared: tuple[str, str, str] = ("reference", "", "")
     if difference is not None:
-        low, high = difference.bootstrap_interval
         compared = (
-            f"{difference.bootstrap:+.3f} [{low:+.3f}, {high:+.3f}]",
-            f"{difference.bootstrap_p_holm:.3f}",
+            _with_interval(difference.bootstrap, difference.bootstrap_interval, "+"),
+            _p_cell(difference.bootstrap_p_holm),
             _delong_cell(difference),
         )
     return (
         mean_and_sd(row.mean, row.sd),
-        f"{row.pooled:.3f} [{row.interval[0]:.3f}, {row.interval[1]:.3f}]",
+        _with_interval(row.pooled, row.interval),
         *compared,
     )
 
 
 def _delong_cell(difference: Difference) -> str:
     """Formats DeLong's p-value; empty where DeLong is for no row of the table."""
-    if difference.delong is None:
-        return ""
-    return "none" if difference.delong_p_holm is None else f"{difference.delong_p_holm:.3f}"
+    return "" if difference.delong is None else _p_cell(difference.delong_p_holm)
+
+
+def _with_interval(value: float, interval: Interval | None, sign: str = "") -> str:
+    """Formats a figure with its interval: `0.812 [0.744, 0.866]`, or `1.000 (no interval)`."""
+    ends = "(no interval)" if interval is None else f"[{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]"
+    return f"{value:{sign}.3f} {ends}"
+
+
+def _p_cell(p: float | None) -> str:
+    return "none" if p is None else f"{p:.3f}"
 
 
 def footnotes(leaderboard: Leaderboard) -> list[str]:
@@ -160,11 +165,22 @@ def _number_notes(leaderboard: Leaderboard, of_classes: str, seeds: Sequence[int
 
 
 def _closing_notes(leaderboard: Leaderboard) -> list[str]:
-    notes = ["Times and memory are medians over folds and seeds, on whatever else the machine did at the time."]
+    notes = _width_notes(leaderboard)
+    notes += ["Times and memory are medians over folds and seeds, on whatever else the machine did at the time."]
     notes += [note for row in leaderboard.rows if (note := _search_note(row))]
     if leaderboard.diverged:
         notes.append(f"Not in the table, as they diverged in a fold: {', '.join(leaderboard.diverged)}.")
     return notes
+
+
+def _width_notes(leaderboard: Leaderboard) -> list[str]:
+    """Says why there is no interval, if a row lacks one."""
+    figures: list[Headline | ScoreSummary] = [row.headline for row in leaderboard.rows]
+    figures += [summary for row in leaderboard.rows for summary in (row.scores or {}).values()]
+    intervals = [one.interval for one in figures]
+    intervals += [one.difference_interval for one in figures if one.difference is not None]
+    none = f"There is no interval, and no p-value of a difference, where {NO_WIDTH}, as of a perfect model."
+    return [none] if None in intervals else []
 
 
 def _search_note(row: Row) -> str:
@@ -205,8 +221,8 @@ def _csv_line(row: Row) -> dict[str, Any]:
         "auc_mean": row.mean,
         "auc_sd": row.sd,
         "auc_pooled": row.pooled,
-        "auc_low": row.interval[0],
-        "auc_high": row.interval[1],
+        "auc_low": (row.interval or ("", ""))[0],
+        "auc_high": (row.interval or ("", ""))[1],
     }
     for name, summary in (row.scores or {}).items():
         low, high = summary.difference_interval or ("", "")
@@ -214,8 +230,8 @@ def _csv_line(row: Row) -> dict[str, Any]:
             f"{name}_mean": summary.mean,
             f"{name}_sd": summary.sd,
             f"{name}_pooled": summary.pooled,
-            f"{name}_low": summary.interval[0],
-            f"{name}_high": summary.interval[1],
+            f"{name}_low": (summary.interval or ("", ""))[0],
+            f"{name}_high": (summary.interval or ("", ""))[1],
             f"{name}_difference": "" if summary.difference is None else summary.difference,
             f"{name}_difference_low": low,
             f"{name}_difference_high": high,
@@ -223,8 +239,12 @@ def _csv_line(row: Row) -> dict[str, Any]:
             f"{name}_p_holm": "" if summary.p_holm is None else summary.p_holm,
         }
     d = row.difference
-    by_delong = (d.delong, *(d.delong_interval or (None, None)), d.delong_p, d.delong_p_holm) if d else ("",) * 5
-    by_bootstrap = (d.bootstrap, *d.bootstrap_interval, d.bootstrap_p, d.bootstrap_p_holm) if d else ("",) * 5
+    no_ends = (None, None)
+    by_delong: tuple[Any, ...] = ("",) * 5
+    by_bootstrap = by_delong
+    if d is not None:
+        by_delong = (d.delong, *(d.delong_interval or no_ends), d.delong_p, d.delong_p_holm)
+        by_bootstrap = (d.bootstrap, *(d.bootstrap_interval or no_ends), d.bootstrap_p, d.bootstrap_p_holm)
     for name, values in (("delong", by_delong), ("bootstrap", by_bootstrap)):
         line |= dict(zip((name + part for part in ("", "_low", "_high", "_p", "_p_holm")), values, strict=True))
     return line | {

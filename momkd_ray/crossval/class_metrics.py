@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from momkd_ray.crossval.metrics import Floats, percentile_intervals, weighted_scores
+from momkd_ray.statistics.percentiles import Interval
 
 Integers = NDArray[np.int64]
 
@@ -63,7 +64,7 @@ def class_intervals(
     ordered: bool,
     n: int = 2000,
     level: float = 0.95,
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, Interval | None]:
     """Computes percentile intervals of `class_scores` by a bootstrap of patients; see `bootstrap_intervals`."""
     y, p, predicted = _checked(y_N, p_NY, predicted_N, classes)
     order = np.lexsort((predicted, y, *p.T[::-1]))

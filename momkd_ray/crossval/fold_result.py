@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from momkd_ray.statistics.percentiles import listed
+
 
 @dataclass(frozen=True)
 class FoldResult:
@@ -50,7 +52,7 @@ def summarise_metrics(
     names: Iterable[str],
     results: Sequence[FoldResult],
     pooled: Mapping[str, float],
-    intervals: Mapping[str, tuple[float, float]],
+    intervals: Mapping[str, tuple[float, float] | None],
 ) -> dict[str, dict[str, Any]]:
     """Summarises each metric of the test patients over the folds.
 
@@ -58,7 +60,7 @@ def summarise_metrics(
         names: of the metrics.
         results: sorted by fold.
         pooled: the metrics of all folds' test patients together.
-        intervals: theirs.
+        intervals: theirs; None of a metric that has none.
 
     Returns:
         For each metric `mean` and `sd` (of a sample, n - 1; None of one fold) over folds, `pooled`, `interval` and the
@@ -71,7 +73,7 @@ def summarise_metrics(
             "mean": float(np.mean(values)),
             "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
             "pooled": pooled[name],
-            "interval": list(intervals[name]),
+            "interval": listed(intervals[name]),
             "folds": values,
         }
     return summaries

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.errors import InputError
+from momkd_ray.statistics.percentiles import Interval, percentile_interval
 
 METRICS = ("auc", "auprc", "macro_f1", "accuracy", "sensitivity", "specificity")
 _REPLICATES_PER_PASS = 100  # keeps the weights of a pass in tens of megabytes up to 100,000 patients
@@ -96,7 +97,7 @@ def scores_of_predictions(y_N: ArrayLike, p_N: ArrayLike, predicted_N: ArrayLike
 
 def bootstrap_intervals(
     y_N: ArrayLike, p_N: ArrayLike, predicted_N: ArrayLike, seed: int, n: int = 2000, level: float = 0.95
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, Interval | None]:
     """Computes percentile intervals of every metric by a bootstrap of patients, stratified by class.
 
     Each replicate draws as many patients of each class as there are, with replacement. Probabilities of different
@@ -112,7 +113,7 @@ def bootstrap_intervals(
         level: nominal coverage.
 
     Returns:
-        (low, high) of each metric.
+        (low, high) of each metric; None of one that is the same in every replicate.
 
     Raises:
         ValueError: as `scores`.
@@ -129,7 +130,7 @@ def bootstrap_intervals(
 
 def percentile_intervals(
     y_N: NDArray[Any], scores_of: Callable[[Floats], dict[str, Floats]], *, seed: int, n: int, level: float
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, Interval | None]:
     """Resamples patients within their classes, and takes percentiles of every score.
 
     Args:
@@ -140,17 +141,12 @@ def percentile_intervals(
         level: nominal coverage.
 
     Returns:
-        (low, high) of each score.
+        (low, high) of each score; None of one that is the same in every replicate.
     """
     rng = np.random.default_rng(seed)
     passes = [min(_REPLICATES_PER_PASS, n - done) for done in range(0, n, _REPLICATES_PER_PASS)]
     drawn = [scores_of(_resampled(y_N, size, rng)) for size in passes]
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    intervals = {}
-    for name in drawn[0]:
-        low, high = np.quantile(np.concatenate([one[name] for one in drawn]), tails)
-        intervals[name] = (float(low), float(high))
-    return intervals
+    return {name: percentile_interval(np.concatenate([one[name] for one in drawn]), level) for name in drawn[0]}
 
 
 def _resampled(y_N: NDArray[Any], size: int, rng: np.random.Generator) -> Floats:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from momkd_ray.crossval.metrics import Floats, percentile_intervals
+from momkd_ray.statistics.percentiles import Interval
 
 SCORE_METRICS = ("spearman", "r2", "mae")
 TRUE_SCORE = "true_score"  # the column of predictions
@@ -34,7 +35,7 @@ def score_metrics(true_N: ArrayLike, predicted_N: ArrayLike) -> dict[str, float]
 
 def score_intervals(
     true_N: ArrayLike, predicted_N: ArrayLike, seed: int, n: int = 2000, level: float = 0.95
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, Interval | None]:
     """Computes percentile intervals of `score_metrics` by a bootstrap of patients.
 
     Each replicate draws as many patients as there are, with replacement, whatever their class. The models are not

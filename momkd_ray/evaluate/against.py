@@ -13,6 +13,7 @@ from momkd_ray.errors import InputError
 from momkd_ray.statistics.delong import delong
 from momkd_ray.statistics.holm import holm_of_known
 from momkd_ray.statistics.paired_bootstrap import paired_bootstrap
+from momkd_ray.statistics.percentiles import listed
 
 
 def compare_with(
@@ -46,8 +47,8 @@ def compare_with(
                 "only_in_cohort": sorted(map(str, table.index.difference(other.index))),
                 "only_in_file": len(other.index.difference(table.index)),
                 "auc": [float(value) for value in by_delong.auc_M],
-                "delong": {"difference": difference, "interval": None if interval is None else list(interval), "p": p},
-                "bootstrap": {"difference": b_difference, "interval": list(b_interval), "p": b_p},
+                "delong": {"difference": difference, "interval": listed(interval), "p": p},
+                "bootstrap": {"difference": b_difference, "interval": listed(b_interval), "p": b_p},
                 "calls": {
                     "sensitivity": _mcnemar(own[y] >= threshold, its[y] >= threshold),
                     "specificity": _mcnemar(own[~y] < threshold, its[~y] < threshold),

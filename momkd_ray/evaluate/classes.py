@@ -16,7 +16,7 @@ from momkd_ray.evaluate.cohort import ExternalCohort
 from momkd_ray.evaluate.decisions import plain
 from momkd_ray.evaluate.page import environment
 from momkd_ray.evaluate.predictions import overlap_notes, patients_of_run
-from momkd_ray.evaluate.tables import by_delong, shown
+from momkd_ray.evaluate.tables import shown, with_interval
 from momkd_ray.report.class_figures import classes_roc_figure, confusion_figure
 from momkd_ray.report.classes_page import metric_name
 from momkd_ray.report.curves import calibration_drawing
@@ -24,6 +24,7 @@ from momkd_ray.report.drawings import Drawing, write_drawings
 from momkd_ray.run.layout import EXCLUDED
 from momkd_ray.statistics.calibration import brier, calibration_intercept, calibration_slope
 from momkd_ray.statistics.delong import NO_VARIANCE, delong
+from momkd_ray.statistics.percentiles import NO_WIDTH, listed
 
 FIGURES, SEED = "figures", 1
 NOT_GIVEN = (
@@ -70,7 +71,7 @@ def evaluate_patients_of_classes(table: pd.DataFrame, run: ClassesRun) -> dict[s
         of_class[name] = {
             "patients": int(counts[y]),
             "auc": float(result.auc_M[0]),
-            "delong_interval": None if interval is None else list(interval),
+            "delong_interval": listed(interval),
             "sensitivity": float((predicted_N[y_N == y] == y).mean()),
             "specificity": float((predicted_N[y_N != y] != y).mean()),
             "mean_probability": float(p_NY[:, y].mean()),
@@ -91,7 +92,7 @@ def evaluate_patients_of_classes(table: pd.DataFrame, run: ClassesRun) -> dict[s
             "also_in_the_run": {"patients": len(overlap), "examples": overlap[:3]},
         },
         "metrics": {
-            name: {"value": value, "bootstrap_interval": list(intervals[name])} for name, value in scores.items()
+            name: {"value": value, "bootstrap_interval": listed(intervals[name])} for name, value in scores.items()
         },
         "of_class": of_class,
         "confusion": confusion.tolist(),
@@ -103,7 +104,7 @@ def classes_summary(evaluation: dict[str, Any]) -> str:
     classes = tuple(evaluation["classes"])
     lines = [classes_verdict(evaluation), ""]
     for name, one in evaluation["metrics"].items():
-        lines.append(f"{metric_name(name, classes):<44} {shown(one['value'], one['bootstrap_interval'])}")
+        lines.append(f"{metric_name(name, classes):<44} {with_interval(one['value'], one['bootstrap_interval'])}")
     lines += ["", "patients by true class (rows) and predicted class:"]
     width = max(6, *map(len, classes))
     lines.append(" " * (width + 2) + " ".join(f"{name:>{width}}" for name in classes))
@@ -116,10 +117,14 @@ def classes_verdict(evaluation: dict[str, Any]) -> str:
     """Says in one sentence what the evaluation found."""
     cohort, auc = evaluation["cohort"], evaluation["metrics"]["auc"]
     counts = ", ".join(f"{count:,} {name}" for name, count in cohort["classes"].items())
-    chance = "no better than chance by its interval" if auc["bootstrap_interval"][0] <= 0.5 else "better than chance"
+    if auc["bootstrap_interval"] is None:
+        chance = f"as {NO_WIDTH}"
+    else:
+        low = auc["bootstrap_interval"][0]
+        chance = "no better than chance by its interval" if low <= 0.5 else "better than chance"
     return (
         f"On {cohort['patients']:,} patients ({counts}) the ensemble tells the classes of {evaluation['label']} apart "
-        f"with a macro AUC of {shown(auc['value'], auc['bootstrap_interval'])}, {chance}."
+        f"with a macro AUC of {with_interval(auc['value'], auc['bootstrap_interval'])}, {chance}."
     )
 
 
@@ -153,7 +158,7 @@ def write_classes(
         named[f"p_{name}"] = p_NY[:, y]
     classes = tuple(run.classes)
     performance = [
-        (metric_name(name, classes), one["value"], *one["bootstrap_interval"], "bootstrap")
+        (metric_name(name, classes), one["value"], *(one["bootstrap_interval"] or (None, None)), "bootstrap")
         for name, one in evaluation["metrics"].items()
     ]
     for name, one in evaluation["of_class"].items():
@@ -188,7 +193,7 @@ def write_classes(
             figures=FIGURES,
             verdict=classes_verdict(evaluation),
             metrics=[
-                [metric_name(name, classes), shown(one["value"], one["bootstrap_interval"])]
+                [metric_name(name, classes), with_interval(one["value"], one["bootstrap_interval"])]
                 for name, one in evaluation["metrics"].items()
             ],
             of_class=[_row(name, one) for name, one in evaluation["of_class"].items()],
@@ -203,7 +208,7 @@ def _row(name: str, one: dict[str, Any]) -> list[str]:
     return [
         name,
         str(one["patients"]),
-        by_delong(one["auc"], one["delong_interval"]),
+        with_interval(one["auc"], one["delong_interval"]),
         f"{one['sensitivity']:.2f}",
         f"{one['specificity']:.2f}",
         f"{one['mean_probability']:.3f}",

@@ -161,7 +161,7 @@ def _read_cohort(labels: Labels) -> ExternalCohort:
     settings = _settings(labels, row_per_slide)
     slides_file = read_table_file(labels.slides) if labels.slides else file
     column = clinical_column(settings, file, slides_file)
-    named = one_name_a_patient(settings, None, file, column)
+    named = one_name_a_patient(settings.slide_column, None, file, column)
     slides_file = named if slides_file is file else slides_file
     joined = join_slides(settings, slides_file, named, column) if labels.slides or row_per_slide else None
     rows = label_rows(settings, named, column, None if joined is None else (slides_file, joined))

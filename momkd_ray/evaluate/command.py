@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from momkd_ray.cli_options import AddressOption, JsonOption, show
+from momkd_ray.cli_options import AddressOption, JsonOption, OnErrorOption, show
 from momkd_ray.config.values import resolve_location
 
 if TYPE_CHECKING:
@@ -54,10 +54,6 @@ SpecificityOption = Annotated[
     list[float], typer.Option(help="Choose a threshold with this specificity, too. May be repeated.")
 ]
 GpusOption = Annotated[float, typer.Option(help="GPUs of each task; may be a fraction.")]
-OnErrorOption = Annotated[
-    Literal["stop", "skip"],
-    typer.Option(help="Whether bad inputs end the command, or are left out and listed in rejected.csv."),
-]
 
 
 def evaluate(

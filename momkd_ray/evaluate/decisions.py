@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from momkd_ray.statistics.percentiles import listed, percentile_interval
 from momkd_ray.statistics.proportions import Counts, Estimate, likelihood_ratios, predictive_values, proportion
 
 Floats = NDArray[np.float64]
@@ -61,7 +62,7 @@ def at_fixed(y_N: Bools, p_N: Floats, measure: str, value: float, seed: int) -> 
     """Computes the specificity at a fixed sensitivity on this cohort's ROC curve, or the reverse.
 
     The threshold is chosen on the very patients, so this describes the curve and is no result of a frozen model. The
-    interval is a bootstrap, stratified by class, that chooses the threshold in each replicate.
+    interval is a bootstrap, stratified by class, that chooses the threshold in each replicate; None if it has no width.
 
     Args:
         y_N: classes.
@@ -88,7 +89,6 @@ def at_fixed(y_N: Bools, p_N: Floats, measure: str, value: float, seed: int) -> 
         )
         for _ in range(_REPLICATES // 100)
     ]
-    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
     needed = max(1, int(np.ceil(value * len(fixed_J) - 1e-9)))
     cut = float(np.sort(fixed_J)[len(fixed_J) - needed])
     return {
@@ -97,5 +97,5 @@ def at_fixed(y_N: Bools, p_N: Floats, measure: str, value: float, seed: int) -> 
         "threshold": cut if fixes_positives else -cut,
         "other": "specificity" if fixes_positives else "sensitivity",
         "value": float(other(fixed_J[None], other_I[None])[0]),
-        "interval": [float(low), float(high)],
+        "interval": listed(percentile_interval(np.concatenate(drawn))),
     }

@@ -26,6 +26,7 @@ from momkd_ray.statistics.calibration import (
     scaled_brier,
 )
 from momkd_ray.statistics.delong import delong
+from momkd_ray.statistics.percentiles import listed
 
 PROBABILITIES = {
     "raw": "as the models give it",
@@ -127,12 +128,12 @@ def _discrimination(y: np.ndarray, p: np.ndarray, threshold: float, seed: int) -
     return {
         "auc": {
             "value": float(by_delong.auc_M[0]),
-            "delong_interval": None if interval is None else list(interval),
-            "bootstrap_interval": list(bootstrap["auc"]),
+            "delong_interval": listed(interval),
+            "bootstrap_interval": listed(bootstrap["auc"]),
         },
         "average_precision": {
             "value": scores(y, p, threshold)["auprc"],
-            "bootstrap_interval": list(bootstrap["auprc"]),
+            "bootstrap_interval": listed(bootstrap["auprc"]),
             "prevalence": float(y.mean()),
         },
     }

@@ -15,12 +15,12 @@ from momkd_ray.evaluate.evaluation import PROBABILITIES
 from momkd_ray.evaluate.predictions import FOLD
 from momkd_ray.evaluate.tables import (
     MEASURES,
-    by_delong,
-    difference_by_delong,
+    difference_text,
     heterogeneity,
     p_value,
     shown,
     verdict,
+    with_interval,
 )
 from momkd_ray.report.curves import (
     ForestRow,
@@ -31,6 +31,9 @@ from momkd_ray.report.curves import (
     roc_drawing,
 )
 from momkd_ray.report.drawings import BLUE, INK, MUTED, VERMILLION, Drawing, short
+from momkd_ray.statistics.delong import NO_VARIANCE
+from momkd_ray.statistics.percentiles import NO_WIDTH
+from momkd_ray.statistics.spread import interval_text
 
 
 def drawings_of(evaluation: Mapping[str, Any], table: pd.DataFrame, seed: int) -> dict[str, Drawing]:
@@ -139,8 +142,13 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals |= {"shown": shown, "p_value": p_value, "by_delong": by_delong}
-    found.globals |= {"difference_by_delong": difference_by_delong, "heterogeneity": heterogeneity}
+    found.globals |= {"shown": shown, "p_value": p_value, "with_interval": with_interval}
+    found.globals |= {
+        "difference_text": difference_text,
+        "heterogeneity": heterogeneity,
+        "interval_text": interval_text,
+    }
+    found.globals |= {"NO_VARIANCE": NO_VARIANCE, "NO_WIDTH": NO_WIDTH}
     return found
 
 

@@ -132,8 +132,8 @@ def _notes(evaluation: dict[str, Any]) -> list[str]:
     if evaluation["discrimination"]["auc"]["delong_interval"] is None:
         notes.append(
             f"The AUC has no interval by DeLong: {NO_VARIANCE}, as where every {evaluation['classes'][1]} patient "
-            "ranks above all others, or all have one probability. The bootstrap draws from the same patients, and its "
-            "interval has no width then."
+            "ranks above all others, or all have one probability. The bootstrap draws from the same patients, and "
+            "gives none either then."
         )
     fewest = min(cohort["positives"], cohort["negatives"])
     if fewest < 20:

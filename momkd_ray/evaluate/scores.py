@@ -14,13 +14,14 @@ from momkd_ray.evaluate.cohort import ExternalCohort
 from momkd_ray.evaluate.decisions import plain
 from momkd_ray.evaluate.page import environment
 from momkd_ray.evaluate.predictions import overlap_notes, patients_of_run
-from momkd_ray.evaluate.tables import shown
+from momkd_ray.evaluate.tables import shown, with_interval
 from momkd_ray.model.expected_score import SCORE
 from momkd_ray.report.drawings import Drawing, write_drawings
 from momkd_ray.report.score_figures import score_figure
 from momkd_ray.report.score_page import SCORE_NAMES
 from momkd_ray.run.layout import EXCLUDED
 from momkd_ray.statistics.linear_calibration import linear_calibration
+from momkd_ray.statistics.percentiles import NO_WIDTH, listed
 
 FIGURES, SEED = "figures", 1
 FEWEST = 3  # patients of an evaluation
@@ -61,7 +62,7 @@ def evaluate_patients_of_number(table: pd.DataFrame, run: ClassesRun) -> dict[st
             "also_in_the_run": {"patients": len(overlap), "examples": overlap[:3]},
         },
         "metrics": {
-            name: {"value": values[name], "bootstrap_interval": list(intervals[name])} for name in SCORE_METRICS
+            name: {"value": values[name], "bootstrap_interval": listed(intervals[name])} for name in SCORE_METRICS
         },
         "calibration": {name: plain(getattr(calibration, name)) for name in _CALIBRATION},
     }
@@ -76,21 +77,23 @@ def scores_summary(evaluation: dict[str, Any]) -> str:
 
 def scores_verdict(evaluation: dict[str, Any]) -> str:
     """Says in one sentence what the evaluation found."""
-    spearman, r2, mae = (evaluation["metrics"][name] for name in SCORE_METRICS)
-    low, high = spearman["bootstrap_interval"]
-    sure = "above 0 by its interval" if low > 0 else "below 0 by its interval, the wrong way round"
-    relation = "no relation by its interval" if low <= 0 <= high else sure
+    spearman = evaluation["metrics"]["spearman"]
+    relation = f"as {NO_WIDTH}"
+    if spearman["bootstrap_interval"] is not None:
+        low, high = spearman["bootstrap_interval"]
+        sure = "above 0 by its interval" if low > 0 else "below 0 by its interval, the wrong way round"
+        relation = "no relation by its interval" if low <= 0 <= high else sure
+    told = {name: with_interval(one["value"], one["bootstrap_interval"]) for name, one in evaluation["metrics"].items()}
     return (
         f"On {evaluation['cohort']['patients']:,} patients the {evaluation['label']} that the ensemble predicts has a "
-        f"Spearman correlation of {shown(spearman['value'], (low, high))} with the true one, {relation}; R2 is "
-        f"{shown(r2['value'], r2['bootstrap_interval'])}, and the mean absolute error "
-        f"{shown(mae['value'], mae['bootstrap_interval'])}."
+        f"Spearman correlation of {told['spearman']} with the true one, {relation}; R2 is {told['r2']}, and the mean "
+        f"absolute error {told['mae']}."
     )
 
 
 def _rows(evaluation: dict[str, Any]) -> list[tuple[str, str]]:
     of_patients = evaluation["metrics"].items()
-    metrics = [(SCORE_NAMES[name], shown(one["value"], one["bootstrap_interval"])) for name, one in of_patients]
+    metrics = [(SCORE_NAMES[name], with_interval(one["value"], one["bootstrap_interval"])) for name, one in of_patients]
     of_line = [(_CALIBRATION[name], shown(one["value"], one["interval"])) for name, one in _line(evaluation)]
     return metrics + of_line
 
@@ -118,7 +121,7 @@ def write_scores(
     probabilities = [name for name in table.columns if str(name).startswith("p_")]
     patients = table[[TRUE_SCORE, SCORE, *probabilities]].reset_index(names="patient_id")
     performance = [
-        (SCORE_NAMES[name], one["value"], *one["bootstrap_interval"], "bootstrap")
+        (SCORE_NAMES[name], one["value"], *(one["bootstrap_interval"] or (None, None)), "bootstrap")
         for name, one in evaluation["metrics"].items()
     ]
     performance += [

@@ -28,16 +28,21 @@ def shown(value: float | None, interval: Any = None, digits: int = 3) -> str:
     return text if interval is None else f"{text} ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
 
 
-def by_delong(value: float | None, interval: Any, digits: int = 3) -> str:
-    """Formats an AUC, or a difference of two, with DeLong's interval: as `shown`, or `1.000 (no interval)`."""
+def with_interval(value: float | None, interval: Any, digits: int = 3) -> str:
+    """Formats a figure that may have no interval: as `shown`, or `1.000 (no interval)`."""
     text = shown(value, interval, digits)
     return text if value is None or interval is not None else f"{text} (no interval)"
 
 
-def difference_by_delong(test: Mapping[str, Any]) -> str:
-    """Formats a difference of AUCs with DeLong's interval and p-value, or says why there are none."""
+def difference_text(test: Mapping[str, Any], reason: str) -> str:
+    """Formats a difference of AUCs with its interval and p-value, or says why there are none.
+
+    Args:
+        test: `difference`, `interval` and `p`.
+        reason: why there may be none, `NO_VARIANCE` by DeLong or `NO_WIDTH` by the bootstrap.
+    """
     if test["p"] is None:
-        return f"{shown(test['difference'])} (no interval and no p: {NO_VARIANCE})"
+        return f"{shown(test['difference'])} (no interval and no p: {reason})"
     return f"{shown(test['difference'], test['interval'])}, p = {p_value(test['p'])}"
 
 
@@ -64,9 +69,11 @@ def performance_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = []
     auc = evaluation["discrimination"]["auc"]
     rows.append(("discrimination", "AUC", auc["value"], *(auc["delong_interval"] or (None, None)), "DeLong"))
-    rows.append(("discrimination", "AUC", auc["value"], *auc["bootstrap_interval"], "bootstrap"))
+    rows.append(("discrimination", "AUC", auc["value"], *(auc["bootstrap_interval"] or (None, None)), "bootstrap"))
     ap = evaluation["discrimination"]["average_precision"]
-    rows.append(("discrimination", "average precision", ap["value"], *ap["bootstrap_interval"], "bootstrap"))
+    rows.append(
+        ("discrimination", "average precision", ap["value"], *(ap["bootstrap_interval"] or (None, None)), "bootstrap")
+    )
     for kind, own in evaluation["calibration"].items():
         group = f"calibration, {kind} probability"
         for name in ("intercept", "slope"):
@@ -88,7 +95,7 @@ def performance_table(evaluation: Mapping[str, Any]) -> pd.DataFrame:
                 rows.append((at["name"], title, other[name]["value"], low, high, "Mercaldo"))
     for one in evaluation["on_this_cohort"]:
         name = f"{one['other']} at {one['fixed']} {one['at']:g}"
-        rows.append(("chosen on this cohort", name, one["value"], *one["interval"], "bootstrap"))
+        rows.append(("chosen on this cohort", name, one["value"], *(one["interval"] or (None, None)), "bootstrap"))
     return pd.DataFrame(rows, columns=["group", "measure", "value", "low", "high", "method"])
 
 
@@ -153,7 +160,7 @@ def verdict(evaluation: Mapping[str, Any]) -> str:
     return (
         f"On {cohort['patients']:,} patients ({cohort['positives']:,} {positive}, {cohort['negatives']:,} {negative}) "
         f"the ensemble tells {evaluation['label']} {positive} from {negative} with an AUC of "
-        f"{by_delong(auc['value'], auc['delong_interval'])}, {chance}; at its frozen threshold its sensitivity is "
+        f"{with_interval(auc['value'], auc['delong_interval'])}, {chance}; at its frozen threshold its sensitivity is "
         f"{shown(at['sensitivity']['value'], at['sensitivity']['interval'], 2)} and its specificity "
         f"{shown(at['specificity']['value'], at['specificity']['interval'], 2)}."
     )
@@ -166,9 +173,9 @@ def text_summary(evaluation: Mapping[str, Any]) -> str:
     lines = [
         verdict(evaluation),
         "",
-        f"{'AUC (DeLong)':<36} {by_delong(auc['value'], auc['delong_interval'])}",
-        f"{'AUC (bootstrap)':<36} {shown(auc['value'], auc['bootstrap_interval'])}",
-        f"{'average precision':<36} {shown(ap['value'], ap['bootstrap_interval'])}",
+        f"{'AUC (DeLong)':<36} {with_interval(auc['value'], auc['delong_interval'])}",
+        f"{'AUC (bootstrap)':<36} {with_interval(auc['value'], auc['bootstrap_interval'])}",
+        f"{'average precision':<36} {with_interval(ap['value'], ap['bootstrap_interval'])}",
     ]
     for kind, own in evaluation["calibration"].items():
         lines.append(
@@ -187,5 +194,5 @@ def text_summary(evaluation: Mapping[str, Any]) -> str:
             f"{shown(other['npv']['value'], other['npv']['interval'])}"
         )
     for one in evaluation["comparisons"]:
-        lines.append(f"AUC minus that of {one['file']}: {difference_by_delong(one['delong'])}")
+        lines.append(f"AUC minus that of {one['file']}: {difference_text(one['delong'], NO_VARIANCE)}")
     return "\n".join(lines)

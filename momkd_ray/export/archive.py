@@ -21,7 +21,7 @@ from momkd_ray.export.program import TOLERANCE, example, expected
 from momkd_ray.model.bundle import BUNDLE_FILES, BundleCard, load_bundle
 from momkd_ray.model.model_card import LIBRARY, PIPELINE, TAGS
 from momkd_ray.predict.ensemble import mean_threshold
-from momkd_ray.statistics.spread import mean_and_sd
+from momkd_ray.statistics.spread import interval_text, mean_and_sd
 
 FORMAT = 1
 MANIFEST, README, METADATA = "manifest.json", "README.md", "metadata.json"
@@ -209,8 +209,9 @@ def _metrics(measured: dict[str, Any]) -> str:
     ]
     lines.append("|---|---|---|")
     for name, m in measured.items():
-        low, high = m["interval"]
-        lines.append(f"| {name} | {mean_and_sd(m['mean'], m['sd'])} | {m['pooled']:.3f}, {low:.3f} to {high:.3f} |")
+        lines.append(
+            f"| {name} | {mean_and_sd(m['mean'], m['sd'])} | {m['pooled']:.3f}, {interval_text(m['interval'])} |"
+        )
     return "\n".join(lines)
 
 

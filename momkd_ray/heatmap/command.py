@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from momkd_ray.cli_options import AddressOption, JsonOption, imports_kept, show
+from momkd_ray.cli_options import AddressOption, JsonOption, OnErrorOption, imports_kept, show
 from momkd_ray.config.sections import resolve_location
 
 ModelsArgument = Annotated[
@@ -50,6 +50,7 @@ def heatmap(
     tile_size: TileSizeOption = None,
     mpp: MppOption = None,
     scales: ScalesOption = None,
+    on_error: OnErrorOption = "stop",
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -63,24 +64,28 @@ def heatmap(
         from momkd_ray.heatmap.colours import Scales
         from momkd_ray.heatmap.draw import draw_heatmaps
         from momkd_ray.heatmap.sources import of_features, of_run
+        from momkd_ray.input_faults import REJECTED
+        from momkd_ray.predict.left_out import LeftOutSlides
         from momkd_ray.predict.run_models import named_bundles
         from momkd_ray.progress import ProgressReporter
 
-    if run is not None:
-        bags, source = of_run(resolve_location(run), fold, slide)
-    else:
-        assert features is not None
-        locations = named_bundles([resolve_location(model) for model in models or []], ProgressReporter().info)
-        table = resolve_location(slides) if slides else None
-        columns = (patient_column, slide_column)
-        bags, source = of_features(locations, resolve_location(features), table, slide, columns)
     folder = resolve_location(out) if out else storage.join(resolve_location(run or ""), "heatmaps")
+    left_out = LeftOutSlides(storage.join(folder, REJECTED), on_error)
     with ProgressReporter() as progress:
+        if run is not None:
+            bags, source = of_run(resolve_location(run), fold, slide)
+        else:
+            assert features is not None
+            locations = named_bundles([resolve_location(model) for model in models or []], progress.info)
+            table = resolve_location(slides) if slides else None
+            where, columns = resolve_location(features), (patient_column, slide_column)
+            bags, source = of_features(locations, where, table, slide, columns, left_out, progress.info)
         draw_heatmaps(
             bags,
             source,
             progress,
             out=folder,
+            left_out=left_out,
             images=resolve_location(images) if images else None,
             only=slide,
             mpp=mpp,

@@ -13,10 +13,12 @@ from momkd_ray import storage
 from momkd_ray.cli_options import imports_kept
 from momkd_ray.heatmap import qupath
 from momkd_ray.heatmap.colours import ATTENTION_RANGE, Scales, round_up
-from momkd_ray.heatmap.explain_bag import ExplainedSlide, HeatmapOptions, explain_bag, forget_models
+from momkd_ray.heatmap.explain_bag import ExplainedBag, ExplainedSlide, HeatmapOptions, explain_bag, forget_models
 from momkd_ray.heatmap.images import find_images
 from momkd_ray.heatmap.patches import SlideSummary
 from momkd_ray.heatmap.sources import BagToExplain, Source
+from momkd_ray.input_faults import Fault
+from momkd_ray.predict.left_out import LeftOutSlides
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.parallel_map import parallel_map
 from momkd_ray.ray_runtime.small_work import connect_if_worth, work_on_files
@@ -31,6 +33,7 @@ def draw_heatmaps(
     progress: ProgressReporter,
     *,
     out: str,
+    left_out: LeftOutSlides,
     images: str | None = None,
     only: Sequence[str] = (),
     mpp: float | None = None,
@@ -46,6 +49,7 @@ def draw_heatmaps(
         source: where their slides are read from.
         progress: receives counts and notes.
         out: the folder.
+        left_out: receives the slides that cannot be drawn, and says whether they end the command.
         images: a folder of slides or pictures with the slides' names, or the file of the only slide.
         only: the only slides to write; all if empty.
         mpp: micrometres per level-0 pixel.
@@ -58,7 +62,7 @@ def draw_heatmaps(
         A summary of each slide, by name.
 
     Raises:
-        InputError: a slide, model or picture cannot be used; the sentence says why.
+        InputError: the model cannot be shown, no slide can be, or one cannot and such slides end the command.
     """
     slide_ids = [slide for bag in bags for slide in bag.slides if not only or slide in only]
     options = HeatmapOptions(out, _find_images(images, slide_ids, progress), mpp, tile_px, top, tuple(only))
@@ -67,14 +71,10 @@ def draw_heatmaps(
     with connect_if_worth(work, address), ThreadPoolExecutor(1) as meanwhile:
         # the first slide is read and computed outside of Python's lock, which leaves it to the import of matplotlib
         meanwhile.submit(_import_drawing)
-        explained: list[ExplainedSlide] = []
-        for done, of_bag in enumerate(_each(explain_bag_task, bags, source=source, options=options), 1):
-            explained += of_bag
-            progress.update("explain", done, len(bags), "bags")
+        explained = _explain_all(bags, source, options, left_out, progress)
         from momkd_ray.heatmap import slide_files
         from momkd_ray.heatmap.components import write_components
 
-        explained.sort(key=lambda slide: slide.summary.slide_id)
         shared = scales or Scales(ATTENTION_RANGE, round_up(max(slide.contribution for slide in explained)))
         summaries = [slide.summary for slide in explained]
         for done, _ in enumerate(_each(slide_files.write, summaries, scales=shared, options=options), 1):
@@ -84,7 +84,29 @@ def draw_heatmaps(
     if not write_components(out, explained, options.images, top):
         progress.info(_without_components(bags, summaries))
     qupath.write_script(storage.join(out, qupath.SCRIPT), [summary.slide_id for summary in summaries])
+    if told := left_out.sentence():
+        progress.info(told)
     return summaries
+
+
+def _explain_all(
+    bags: Sequence[BagToExplain],
+    source: Source,
+    options: HeatmapOptions,
+    left_out: LeftOutSlides,
+    progress: ProgressReporter,
+) -> list[ExplainedSlide]:
+    """Explains every bag; returns the slides that can be drawn, by name, and records the faults of the others."""
+    explained: list[ExplainedSlide] = []
+    faults: list[Fault] = []
+    for done, of_bag in enumerate(_each(explain_bag_task, bags, source=source, options=options), 1):
+        explained += of_bag.slides
+        faults += of_bag.faults
+        progress.update("explain", done, len(bags), "bags")
+    slides = sum(len(bag.slides) for bag in bags)
+    files = "feature files" if source.store is None else "slides"
+    left_out.add_files(faults, f"{slides} {files}", some_left=bool(explained))
+    return sorted(explained, key=lambda slide: slide.summary.slide_id)
 
 
 def _import_drawing() -> None:
@@ -113,7 +135,7 @@ def _each(function: Callable[..., Any], items: Sequence[Any], **arguments: Any) 
     yield from parallel_map(function, items, "the heatmaps could not be drawn", **arguments)
 
 
-def explain_bag_task(bag: BagToExplain, source: Source, options: HeatmapOptions) -> list[ExplainedSlide]:
+def explain_bag_task(bag: BagToExplain, source: Source, options: HeatmapOptions) -> ExplainedBag:
     """Explains one bag; for Ray, which finds functions by name."""
     return explain_bag(bag, source, options)
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from momkd_ray import storage
 from momkd_ray.bags.shared_bags import join_bags
 from momkd_ray.batches.collate import collate
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag
-from momkd_ray.heatmap.images import open_image
+from momkd_ray.heatmap.images import PictureFaultError, open_image
 from momkd_ray.heatmap.patches import (
     SCALED,
     SlideSummary,
@@ -26,6 +27,7 @@ from momkd_ray.heatmap.patches import (
     write_csv,
 )
 from momkd_ray.heatmap.sources import BagToExplain, Source
+from momkd_ray.input_faults import Fault, FileFaultError
 from momkd_ray.model.bundle import BundleCard, load_bundle
 from momkd_ray.model.explain import Explanation, explain
 from momkd_ray.model.gatv2 import reads_graph
@@ -71,29 +73,50 @@ class ExplainedSlide:
     counts: pd.DataFrame
 
 
-def explain_bag(bag: BagToExplain, source: Source, options: HeatmapOptions) -> list[ExplainedSlide]:
+@dataclass(frozen=True)
+class ExplainedBag:
+    """The slides of a bag that were explained, and the faults of those that cannot be shown."""
+
+    slides: tuple[ExplainedSlide, ...]
+    faults: tuple[Fault, ...]
+
+
+def explain_bag(bag: BagToExplain, source: Source, options: HeatmapOptions) -> ExplainedBag:
     """Explains a bag and writes `<slide>.csv` for each of its slides.
 
+    A slide that cannot be read is no part of the bag, as in a prediction.
+
     Raises:
-        InputError: the slides or the model cannot be shown; the sentence says why.
+        InputError: the model cannot be shown; the sentence says why.
     """
     loaded = _load(bag.models)
     needs_graph = any(reads_graph(model) for _, model, _ in loaded)
-    slides = [
-        source.read(slide, path, needs_graph=needs_graph)
-        for slide, path in zip(bag.slides, bag.paths or [None] * len(bag.slides), strict=True)
-    ]
+    slides: list[Bag] = []
+    faults: list[Fault] = []
+    places = dict(zip(bag.slides, bag.paths or [source.location] * len(bag.slides), strict=True))
+    for slide_id, path in places.items():
+        try:
+            slides.append(source.read(slide_id, path, needs_graph=needs_graph))
+        except FileFaultError as error:
+            faults.append(Fault("slide", slide_id, error.problem, path, str(error)))
+    if not slides:
+        return ExplainedBag((), tuple(faults))
     explained = _mean([_explain(model, location, join_bags(bag.bag_id, slides)) for location, model, _ in loaded])
     card = loaded[0][2]
     probabilities = np.mean(explained.probabilities, axis=0)
-    results, start = [], 0
+    results: list[ExplainedSlide] = []
+    start = 0
     for slide in slides:
         end = start + slide.n_patches
         if not options.only or slide.slide_id in options.only:
             part = explained.patches(start, end)
-            results.append(_write_slide(slide, part, explained.total, probabilities, bag, card, options))
+            try:
+                results.append(_write_slide(slide, part, explained.total, probabilities, bag, card, options))
+            except FileFaultError as error:
+                where = error.path if isinstance(error, PictureFaultError) else places[slide.slide_id]
+                faults.append(Fault("slide", slide.slide_id, error.problem, where, str(error)))
         start = end
-    return results
+    return ExplainedBag(tuple(results), tuple(faults))
 
 
 @dataclass(frozen=True)
@@ -180,11 +203,8 @@ def _write_slide(
     xy_P2 = positions(slide, mpp)
     edge, edge_from = tile_size(slide, xy_P2, mpp, options.tile_px)
     size = image.size if image is not None and image.size is not None else level0_size(slide.provenance)
-    if image is not None and size is None:
-        raise InputError(
-            f"{options.images[slide.slide_id]} is a picture of slide {slide.slide_id} at an unknown scale: its feature "
-            "file does not state the slide's level0_width and level0_height; give the slide itself"
-        )
+    if image is not None:
+        _check_place(options.images[slide.slide_id], slide.slide_id, xy_P2, size)
     several = tuple(map(float, probabilities)) if len(card.classes) > 2 else None
     summary = SlideSummary(
         slide_id=slide.slide_id,
@@ -206,6 +226,26 @@ def _write_slide(
     contribution = float(np.percentile(known, 99)) if known.size else 0.0
     best, counts = _components(table, summary, options.top)
     return ExplainedSlide(summary, contribution, best, counts)
+
+
+def _check_place(picture: str, slide_id: str, xy_P2: NDArray[np.float64], size: tuple[int, int] | None) -> None:
+    """Refuses a picture of an unknown scale, or of another slide or scale, on which patches would lie outside."""
+    if size is None:
+        raise PictureFaultError(
+            "missing value",
+            picture,
+            f"{picture} is a picture of slide {slide_id} at an unknown scale: its feature file does not state the "
+            "slide's level0_width and level0_height; give the slide itself",
+        )
+    right, bottom = xy_P2.max(axis=0).tolist()
+    width, height = size
+    if right > width or bottom > height:
+        raise PictureFaultError(
+            "misshapen",
+            picture,
+            f"{picture} is {width} x {height} level-0 pixels, but slide {slide_id} has a patch at x {right:g}, "
+            f"y {bottom:g}: give the picture of this slide",
+        )
 
 
 def _components(table: pd.DataFrame, summary: SlideSummary, top: int) -> tuple[pd.DataFrame, pd.DataFrame]:

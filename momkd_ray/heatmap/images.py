@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from momkd_ray import storage
 from momkd_ray.errors import InputError
+from momkd_ray.input_faults import FileFaultError, Problem
 
 FLAT_SUFFIXES = (".png", ".jpg", ".jpeg")
 SLIDE_SUFFIXES = (
@@ -27,6 +28,19 @@ SLIDE_SUFFIXES = (
     ".czi",
 )
 Image.MAX_IMAGE_PIXELS = None  # a thumbnail of a slide may be large, and is the user's own
+
+
+class PictureFaultError(FileFaultError):
+    """A `FileFaultError` about the picture of a slide.
+
+    Attributes:
+        path: of the picture.
+    """
+
+    def __init__(self, problem: Problem, path: str, reason: str) -> None:
+        super().__init__(problem, reason)
+        self.args = (problem, path, reason)
+        self.path = path
 
 
 class SlideImage(Protocol):
@@ -80,8 +94,8 @@ class FlatImage:
         try:
             self.image = Image.open(path).convert("RGB")
         except (OSError, UnidentifiedImageError) as error:
-            raise InputError(
-                f"{path} is no picture that can be read: {error}; give a PNG, a JPEG or a slide"
+            raise PictureFaultError(
+                "unreadable", path, f"{path} is no picture that can be read: {error}; give a PNG, a JPEG or a slide"
             ) from error
         self.size: tuple[int, int] | None = None
         self.mpp: float | None = None
@@ -107,8 +121,10 @@ def _open_slide(path: str) -> Any:
     try:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideError as error:
-        raise InputError(
-            f"{path} is no slide that OpenSlide reads ({error}): give a pyramidal slide, or a PNG or JPEG of it"
+        raise PictureFaultError(
+            "unreadable",
+            path,
+            f"{path} is no slide that OpenSlide reads ({error}): give a pyramidal slide, or a PNG or JPEG of it",
         ) from error
 
 
@@ -116,7 +132,8 @@ def open_image(path: str) -> SlideImage:
     """Opens a slide or a flat picture.
 
     Raises:
-        InputError: it cannot be read, or OpenSlide is not installed.
+        PictureFaultError: it cannot be read.
+        InputError: OpenSlide is not installed.
     """
     return FlatImage(path) if path.lower().endswith(FLAT_SUFFIXES) else PyramidImage(path)
 

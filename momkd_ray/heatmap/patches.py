@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pyarrow import csv
 
 from momkd_ray import storage
-from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag
+from momkd_ray.input_faults import FileFaultError
 from momkd_ray.model.explain import Explanation
 
 CONTRIBUTION = "contribution_"
@@ -118,20 +118,22 @@ def positions(bag: Bag, mpp: float | None) -> NDArray[np.float64]:
         mpp: micrometres per level-0 pixel, for coordinates in nanometres.
 
     Raises:
-        InputError: the slide has no coordinates, or needs `mpp`.
+        FileFaultError: the slide has no coordinates, or needs `mpp`.
     """
     if bag.coords is None:
-        raise InputError(
+        raise FileFaultError(
+            "missing value",
             f"slide {bag.slide_id} has no coordinates, so its patches have no place on a map: give feature files with "
-            "coordinates"
+            "coordinates",
         )
     xy_P2 = bag.coords.astype(np.float64)
     if bag.provenance.get("coords_unit") != "nm":
         return xy_P2
     if mpp is None:
-        raise InputError(
+        raise FileFaultError(
+            "missing value",
             f"slide {bag.slide_id} has coordinates in micrometres (STAMP), which are drawn in level-0 pixels: "
-            "give --mpp, the micrometres per level-0 pixel, or --images with the slides"
+            "give --mpp, the micrometres per level-0 pixel, or --images with the slides",
         )
     return xy_P2 / (1000 * mpp)
 
@@ -149,7 +151,7 @@ def tile_size(bag: Bag, xy_P2: NDArray[np.float64], mpp: float | None, given: fl
         The edge, and where it is from.
 
     Raises:
-        InputError: the feature file does not say, and the slide has one patch.
+        FileFaultError: the feature file does not say, and the slide has one patch.
     """
     if given is not None:
         return given, "--tile-size"
@@ -160,9 +162,10 @@ def tile_size(bag: Bag, xy_P2: NDArray[np.float64], mpp: float | None, given: fl
         return um / mpp, "tile_size_um in the feature file"
     if (stride := _stride(xy_P2)) > 0:
         return stride, "the stride of the patches"
-    raise InputError(
+    raise FileFaultError(
+        "missing value",
         f"the size of the patches of slide {bag.slide_id} is unknown: its feature file does not state it "
-        "(patch_size_level0), and its patches show no stride; give --tile-size in level-0 pixels"
+        "(patch_size_level0), and its patches show no stride; give --tile-size in level-0 pixels",
     )
 
 

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 
 from momkd_ray import storage
-from momkd_ray.errors import InputError
 from momkd_ray.heatmap import qupath
 from momkd_ray.heatmap.colours import Scales
 from momkd_ray.heatmap.drawing import THUMBNAIL_PX, draw_slide
@@ -25,7 +24,6 @@ def write(summary: SlideSummary, scales: Scales, options: HeatmapOptions) -> str
     image = open_image(options.images[summary.slide_id]) if summary.slide_id in options.images else None
     thumbnail = None
     if image is not None and summary.level0_size is not None:
-        _check_place(table, summary, options.images[summary.slide_id])
         thumbnail = image.thumbnail(summary.level0_size, THUMBNAIL_PX)
     with ThreadPoolExecutor(1) as beside:
         # Arrow makes the text of the tiles outside of Python's lock
@@ -35,18 +33,6 @@ def write(summary: SlideSummary, scales: Scales, options: HeatmapOptions) -> str
     if image is not None:
         _cut_out(name, table, summary, image, options.top)
     return summary.slide_id
-
-
-def _check_place(table: pd.DataFrame, summary: SlideSummary, picture: str) -> None:
-    """Refuses a picture of another slide or another scale, on which patches would lie outside."""
-    assert summary.level0_size is not None
-    right, bottom = float(table["x"].max()), float(table["y"].max())
-    width, height = summary.level0_size
-    if right > width or bottom > height:
-        raise InputError(
-            f"{picture} is {width} x {height} level-0 pixels, but slide {summary.slide_id} has a patch at x {right:g}, "
-            f"y {bottom:g}: give the picture of this slide"
-        )
 
 
 def _cut_out(name: str, table: pd.DataFrame, summary: SlideSummary, image: SlideImage, top: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -17,7 +17,8 @@ from momkd_ray.formats.knn_graph import no_graph
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.input_faults import raise_faults
 from momkd_ray.predict.ensemble import check_ensemble
-from momkd_ray.predict.slides import bad_rows, group_bags, list_slides, match_patients
+from momkd_ray.predict.left_out import LeftOutSlides, bad_rows, inputs_checked, without_counterpart
+from momkd_ray.predict.slides import group_bags, list_slides, match_patients, open_slides
 from momkd_ray.run.layout import RunDirectory
 
 GIVEN_MODELS = "given models"
@@ -53,6 +54,11 @@ class Source:
     recipe: Recipe
     width: int
 
+    @property
+    def location(self) -> str:
+        """Where slides without a path of their own lie."""
+        return "" if self.store is None else self.store.uri
+
     def read(self, slide_id: str, path: str | None, *, needs_graph: bool = True) -> Bag:
         """Reads the bag of a slide; without its graph if no model needs it, which takes a second of a large slide."""
         if self.store is not None:
@@ -72,7 +78,9 @@ def of_features(
     features: str,
     slides: str | None,
     chosen: Sequence[str],
-    columns: tuple[str | None, str | None] = (None, None),
+    columns: tuple[str | None, str | None],
+    left_out: LeftOutSlides,
+    tell: Callable[[str], None],
 ) -> tuple[list[BagToExplain], Source]:
     """Lists the bags of a folder of feature files.
 
@@ -82,20 +90,33 @@ def of_features(
         slides: table of patients and slides, which models of patients' bags need.
         chosen: the only slides to explain; all if empty.
         columns: of patients and slides in the table; None to recognise them.
+        left_out: receives the bad rows, the slides without a row and the rows without a feature file; of these two only
+            those that are chosen.
+        tell: receives sentences on the table.
 
     Raises:
-        InputError: a model, a file or the table is bad, or a chosen slide has no file.
+        InputError: a model or the table is bad, a chosen slide is unknown, no slide is left, or a row is bad and bad
+            inputs end the command.
     """
     card = check_ensemble(models)[0]
     joint = card.bag == "patient"
     if joint and slides is None:
         raise InputError(
-            f"{models[0]} reads all slides of a patient as one bag (cohort.bag: patient): pass --slides with a table "
+            f"{models[0]} reads all slides of a patient as one bag (cohort.bag: patient): give --slides with a table "
             "of patients and slides"
         )
-    table = list_slides(features)
-    table, patients, faults = match_patients(slides, table, features, columns[0], slide_column=columns[1])
-    raise_faults(bad_rows(faults), f"{len(table)} feature files")
+    opened = open_slides(slides, *columns)
+    files = list_slides(features)
+    table, patients, faults = match_patients(opened, files, features)
+    _refuse_unknown(chosen, [*patients, *files["slide_id"], *(fault.id for fault in faults)], features)
+    faults = [fault for fault in faults if not chosen or fault.id in chosen or bad_rows([fault])]
+    some_left = bool(set(patients) & set(chosen) if chosen else patients)
+    total = inputs_checked(len(files), slides)
+    left_out.add_rows(faults, total, some_left=some_left)
+    for sentence in (*(opened.told if opened else ()), *without_counterpart(faults, slides, "not drawn")):
+        tell(sentence)
+    if not some_left:
+        raise_faults(faults, total, left_out.rejected)
     bags = group_bags(table[table["slide_id"].isin(list(patients))], patients, joint=joint)
     name = GIVEN_MODELS if len(models) > 1 else models[0]
     listed = [
@@ -111,7 +132,7 @@ def of_features(
         for row in bags.to_dict("records")
     ]
     recipe = Recipe(card.neighbors, card.graph)
-    return _choose(listed, chosen, features), Source(None, recipe, card.width)
+    return _choose(listed, chosen), Source(None, recipe, card.width)
 
 
 def of_run(run: str, fold: int | None, chosen: Sequence[str]) -> tuple[list[BagToExplain], Source]:
@@ -147,17 +168,18 @@ def of_run(run: str, fold: int | None, chosen: Sequence[str]) -> tuple[list[BagT
     twice = pd.Series([bag.bag_id for bag in bags])
     if len(repeated := twice[twice.duplicated()]):
         raise InputError(f"slide {repeated.iloc[0]} is tested in several folds of {run}: choose one by --fold")
-    return _choose(bags, chosen, run), Source(store, Recipe(), store.width)
+    _refuse_unknown(chosen, sorted(slide for bag in bags for slide in bag.slides), run)
+    return _choose(bags, chosen), Source(store, Recipe(), store.width)
 
 
-def _choose(bags: list[BagToExplain], chosen: Sequence[str], where: str) -> list[BagToExplain]:
-    if not chosen:
-        return bags
-    known = {slide for bag in bags for slide in bag.slides}
+def _refuse_unknown(chosen: Sequence[str], known: Sequence[str], where: str) -> None:
     for slide in chosen:
         if slide not in known:
-            raise InputError(f"there is no slide {slide} in {where}: correct --slide, such as {min(known)}")
-    return [bag for bag in bags if set(bag.slides) & set(chosen)]
+            raise InputError(f"there is no slide {slide} in {where}: correct --slide, such as {known[0]}")
+
+
+def _choose(bags: list[BagToExplain], chosen: Sequence[str]) -> list[BagToExplain]:
+    return [bag for bag in bags if set(bag.slides) & set(chosen)] if chosen else bags
 
 
 def _configuration(directory: RunDirectory) -> Config:

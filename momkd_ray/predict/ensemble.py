@@ -19,21 +19,15 @@ from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Recipe
 from momkd_ray.formats.patch_scale import PatchScale, patch_scale
 from momkd_ray.formats.readers import read_bag
-from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, raise_faults, record_faults
+from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, raise_faults
 from momkd_ray.model.bundle import BundleCard, load_bundle
 from momkd_ray.model.expected_score import SCORE
 from momkd_ray.model.gatv2 import reads_graph
 from momkd_ray.predict.known_patients import count_training, training_note
 from momkd_ray.predict.labels import classes_of_patients, metrics_of, metrics_sentence
+from momkd_ray.predict.left_out import LeftOutSlides, inputs_checked, without_counterpart
 from momkd_ray.predict.score_labels import numbers_of_patients, score_metrics_of, score_sentence
-from momkd_ray.predict.slides import (
-    bad_rows,
-    group_bags,
-    list_slides,
-    match_patients,
-    open_slides,
-    without_counterpart,
-)
+from momkd_ray.predict.slides import SlidesOfPatients, group_bags, list_slides, match_patients, open_slides
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.parallel_map import parallel_map
 from momkd_ray.ray_runtime.small_work import connect_if_worth, work_on_files
@@ -177,21 +171,21 @@ def predict_folder(
     joint = cards[0].bag == "patient"
     if joint and slides is None:
         raise InputError(_NEEDS_SLIDES.format(models[0]))
-    table = list_slides(features)
-    frame, patient_column, said = open_slides(slides, patient_column, slide_column)
-    table, patients, unmatched = match_patients(slides, table, features, patient_column, frame, slide_column)
-    rejected, total = f"{out}.{REJECTED}", f"{len(table)} feature files"
-    record_faults(unmatched, total, rejected, on_error if bad_rows(unmatched) else "skip", some_left=bool(patients))
-    for sentence in (*said, *without_counterpart(unmatched, slides)):
+    files, opened = list_slides(features), open_slides(slides, patient_column, slide_column)
+    total = inputs_checked(len(files), slides)
+    table, patients, unmatched = match_patients(opened, files, features)
+    left_out = LeftOutSlides(f"{out}.{REJECTED}", on_error)
+    left_out.add_rows(unmatched, total, some_left=bool(patients))
+    for sentence in (*(opened.told if opened else ()), *without_counterpart(unmatched, slides, "not predicted")):
         progress.info(sentence)
     if not patients:
-        raise_faults(unmatched, total, rejected)
+        raise_faults(unmatched, total, left_out.rejected)
     table = table[table["slide_id"].isin(list(patients))]
     bags = group_bags(table, patients, joint=joint)
-    result = _predict_all(bags, models, gpus, cards[0], unmatched, total, rejected, on_error, progress)
+    result = _predict_all(bags, models, gpus, cards[0], left_out, total, progress)
     named = count_training(named_predictions(result, cards, by_patient=by_patient or joint), cards)
     _write(named, out)
-    metrics = _write_metrics(result, cards, slides, frame, patient_column, out)
+    metrics = _write_metrics(result, cards, opened, out)
     for told in filter(None, (training_note(named, len(cards)), metrics)):
         progress.info(told)
     return named
@@ -202,10 +196,8 @@ def _predict_all(
     models: Sequence[str],
     gpus: float,
     card: BundleCard,
-    unmatched: list[Fault],
+    left_out: LeftOutSlides,
     total: str,
-    rejected: str,
-    on_error: OnError,
     progress: ProgressReporter,
 ) -> pd.DataFrame:
     """Predicts bags, and adds `p` to those that can be predicted; records the faults of the others."""
@@ -216,15 +208,10 @@ def _predict_all(
     for sentence in other_formats(rows, card):
         progress.info(sentence)
     bad_files = [fault for row in rows for fault in row["faults"]]
-    faults = unmatched + bad_files
-    some_left = any(row["p"] is not None for row in rows)
-    record_faults(faults, total, rejected, on_error if bad_files else "skip", some_left=some_left)
-    if faults:
-        left_out = f"{len(faults)} slide is" if len(faults) == 1 else f"{len(faults)} slides are"
-        progress.info(f"{left_out} left out; {rejected} lists {'it' if len(faults) == 1 else 'them'} with the reason")
+    left_out.add_files(bad_files, total, some_left=any(row["p"] is not None for row in rows))
+    if told := left_out.sentence():
+        progress.info(told)
     result = pd.DataFrame(rows, columns=["bag_id", "p", SCORE, "faults"]).dropna(subset=["p"])
-    if result.empty:
-        raise_faults(faults, total, rejected)
     return result.merge(bags, on="bag_id").sort_values("bag_id").reset_index(drop=True)
 
 
@@ -236,16 +223,15 @@ def metrics_location(out: str) -> str:
 def _write_metrics(
     result: pd.DataFrame,
     cards: Sequence[BundleCard],
-    slides: str | None,
-    frame: pd.DataFrame | None,
-    column: str | None,
+    opened: SlidesOfPatients | None,
     out: str,
 ) -> str | None:
     """Writes the metrics of the patients that have a label; returns what to say of them, None without labels."""
     location = metrics_location(out)
     storage.delete(location)  # of an earlier prediction
-    if slides is None or frame is None or column is None:
+    if opened is None:
         return None
+    frame, column = opened.frame, opened.patient_column
     patients = count_training(named_predictions(result, cards, by_patient=True), cards)
     if cards[0].expected_score is not None:
         numbers = numbers_of_patients(frame, column, cards[0].label)
@@ -253,13 +239,13 @@ def _write_metrics(
             return None
         content = score_metrics_of(patients, numbers[0], cards[0].label)
         storage.write_json(location, content)
-        return score_sentence(content, numbers[1], slides, location)
+        return score_sentence(content, numbers[1], opened.path, location)
     labels = classes_of_patients(frame, column, cards[0])
     if labels is None:
         return None
     content = metrics_of(patients, labels[0], cards[0], mean_threshold(cards))
     storage.write_json(location, content)
-    return metrics_sentence(content, labels[1], slides, location)
+    return metrics_sentence(content, labels[1], opened.path, location)
 
 
 def mean_threshold(cards: Sequence[BundleCard]) -> float | None:

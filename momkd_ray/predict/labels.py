@@ -15,6 +15,8 @@ from momkd_ray.crossval.class_metrics import class_intervals, class_scores
 from momkd_ray.crossval.metrics import bootstrap_intervals, scores
 from momkd_ray.model.bundle import BundleCard
 from momkd_ray.predict.known_patients import TRAINED_ON
+from momkd_ray.statistics.percentiles import listed
+from momkd_ray.statistics.spread import interval_text
 
 _SEED = 0  # of the bootstrap
 
@@ -95,7 +97,7 @@ def metrics_of(
         p_NY = table[[f"p_{name}" for name in card.classes]].to_numpy()
         values = class_scores(own, p_NY, predicted, card.classes, ordered=False)
         intervals = class_intervals(own, p_NY, predicted, card.classes, _SEED, ordered=False)
-    content["metrics"] = {name: {"value": values[name], "interval": list(intervals[name])} for name in values}
+    content["metrics"] = {name: {"value": values[name], "interval": listed(intervals[name])} for name in values}
     return content
 
 
@@ -133,10 +135,10 @@ def metrics_sentence(content: Mapping[str, Any], reasons: Counter[str], source: 
     if not content["metrics"]:
         return f"no metrics: they need a patient of each class, and there are {whose}"
     auc = content["metrics"]["auc"]
-    low, high = auc["interval"]
+    interval = "no interval" if auc["interval"] is None else f"95 % interval {interval_text(auc['interval'])}"
     said = of_training(content)
     return (
-        f"AUC {auc['value']:.3f}, 95 % interval {low:.3f} to {high:.3f}, of {whose}{said}; {written} has all metrics "
+        f"AUC {auc['value']:.3f}, {interval}, of {whose}{said}; {written} has all metrics "
         "(calibration, subgroups and decision curve: momkd-ray evaluate)"
     )
 

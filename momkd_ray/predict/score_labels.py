@@ -13,6 +13,8 @@ from momkd_ray.cohort.table_files import texts
 from momkd_ray.crossval.score_metrics import score_intervals, score_metrics
 from momkd_ray.model.expected_score import SCORE
 from momkd_ray.predict.labels import label_column, labelled_rows, not_counted, of_training
+from momkd_ray.statistics.percentiles import listed
+from momkd_ray.statistics.spread import interval_text
 
 _SEED = 0  # of the bootstrap
 
@@ -69,7 +71,7 @@ def score_metrics_of(patients: pd.DataFrame, numbers: Mapping[str, float], label
     content = beginning | {"task": "regression", "metrics": {}}
     if len(set(true_N.tolist())) > 1:
         values, intervals = score_metrics(true_N, predicted_N), score_intervals(true_N, predicted_N, _SEED)
-        content["metrics"] = {name: {"value": values[name], "interval": list(intervals[name])} for name in values}
+        content["metrics"] = {name: {"value": values[name], "interval": listed(intervals[name])} for name in values}
     return content
 
 
@@ -86,10 +88,11 @@ def score_sentence(content: Mapping[str, Any], reasons: Counter[str], source: st
     whose = f"{content['patients']:,} patients with {content['label']} in {source}{others}"
     if not content["metrics"]:
         return f"no metrics: they need two patients of different {content['label']}, and there are {whose}"
-    told = [
-        f"{name} {one['value']:.3f}, 95 % interval {one['interval'][0]:.3f} to {one['interval'][1]:.3f}"
-        for name, one in ((name, content["metrics"][key]) for key, name in (("spearman", "Spearman"), ("r2", "R2")))
-    ]
+    told = []
+    for key, name in (("spearman", "Spearman"), ("r2", "R2")):
+        one = content["metrics"][key]
+        told.append(f"{name} {one['value']:.3f}, {'' if one['interval'] is None else '95 % interval '}")
+        told[-1] += interval_text(one["interval"])
     mae = content["metrics"]["mae"]["value"]
     return (
         f"{'; '.join(told)}; mean absolute error {mae:.3g}; of {whose}{of_training(content)}; {written} has all metrics"

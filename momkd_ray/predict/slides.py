@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -14,7 +15,8 @@ from momkd_ray.cohort.known_columns import LESSER_PATIENT_COLUMNS, PATIENT_COLUM
 from momkd_ray.cohort.option_names import set_to, told_as_options
 from momkd_ray.cohort.slide_names import FEATURE_SUFFIXES
 from momkd_ray.cohort.slides import read_slides
-from momkd_ray.cohort.table_files import read_table
+from momkd_ray.cohort.spellings import column_of_persons, one_name_a_patient, spelt_otherwise
+from momkd_ray.cohort.table_files import read_table_file, rows_by_value
 from momkd_ray.errors import InputError
 from momkd_ray.input_faults import Fault
 
@@ -39,37 +41,83 @@ def list_slides(features: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@dataclass(frozen=True, eq=False)
+class SlidesOfPatients:
+    """A table of patients and slides, in which a person has one identifier.
+
+    Attributes:
+        path: of the table.
+        frame: its rows; several barcodes of a patient of TCGA or TARGET are replaced by the patient's.
+        patient_column: its column of patients.
+        slide_column: the column of slides that the user names; None to recognise it.
+        told: sentences on what was recognised.
+    """
+
+    path: str
+    frame: pd.DataFrame
+    patient_column: str
+    slide_column: str | None
+    told: tuple[str, ...]
+
+    def spelling_faults(self, predicted: Collection[str]) -> list[Fault]:
+        """Returns the faults of patients whom another row may spell otherwise, if one of these is predicted."""
+        if column_of_persons(self.slide_column, None, self.patient_column) is None:
+            return []
+        rows_of, _ = rows_by_value(self.frame[self.patient_column])
+        return [
+            Fault("patient", patient, "duplicated", self.path, f"{self.path}: patient '{patient}' {what}")
+            for patient, what in spelt_otherwise(rows_of, predicted).items()
+        ]
+
+
+def open_slides(path: str | None, patient_column: str | None, slide_column: str | None) -> SlidesOfPatients | None:
+    """Reads the table of patients and slides and finds its column of patients.
+
+    Args:
+        path: of the table; None if there is none.
+        patient_column: the column that the user names; None to recognise it.
+        slide_column: the same of the slides.
+
+    Returns:
+        The table. It is told if the column's name does not say that it is the patients', and that several barcodes are
+        read as one patient.
+
+    Raises:
+        InputError: it cannot be read, or none or several columns qualify.
+    """
+    if path is None:
+        return None
+    with told_as_options(OPTIONS):
+        file = read_table_file(path)
+    column = column_of_patients(file.frame(), path, patient_column, slide_column)
+    named = one_name_a_patient(slide_column, None, file, column)
+    said = [] if patient_column else unusual_column(path, column)
+    told = [entry.sentence() for entry in (*said, *named.understood[len(file.understood) :])]
+    return SlidesOfPatients(path, named.frame(), column, slide_column, tuple(told))
+
+
 def match_patients(
-    slides: str | None,
-    table: pd.DataFrame,
-    features: str,
-    patient_column: str | None = None,
-    frame: pd.DataFrame | None = None,
-    slide_column: str | None = None,
+    opened: SlidesOfPatients | None, table: pd.DataFrame, features: str
 ) -> tuple[pd.DataFrame, dict[str, str], list[Fault]]:
     """Finds the patient of each slide.
 
     Args:
-        slides: the table of patients and slides; without it each slide is its own patient.
+        opened: the table of patients and slides; without it each slide is its own patient.
         table: the feature files as `slide_id, path, bytes`.
         features: their folder.
-        patient_column: the table's column of patients; None to recognise it.
-        frame: the table of patients and slides, if it has been read already.
-        slide_column: the table's column of slides; None to recognise it.
 
     Returns:
-        The feature files of the table's slides, the patient of each, and the faults: slides without patient, and rows
-        without feature file.
+        The feature files of the table's slides, the patient of each, and the faults: slides without patient, rows
+        without feature file, and patients whom another row may spell otherwise, whose slides are left out.
 
     Raises:
-        InputError: the table lacks a column, or several may name the patients and group the slides differently.
+        InputError: the table lacks a column.
     """
-    if slides is None:
+    if opened is None:
         return table, {slide: slide for slide in table["slide_id"]}, []
+    slides = opened.path
     with told_as_options(OPTIONS):
-        frame = read_table(slides) if frame is None else frame
-        column = column_of_patients(frame, slides, patient_column, slide_column)
-        listing = read_slides(slides, column, slide_column, frame)
+        listing = read_slides(slides, opened.patient_column, opened.slide_column, opened.frame)
     patients = dict(zip(listing.table["slide_id"], listing.table["patient_id"], strict=True))
     sizes = zip(table["slide_id"], table["path"], table["bytes"], strict=True)
     listed = {slide: FeatureFile(slide, path, "listed", size) for slide, path, size in sizes}
@@ -78,7 +126,8 @@ def match_patients(
     if found.elsewhere:
         raise InputError(found.elsewhere)
     with_file = {slide: found.files[slide] for slide in patients if found.files[slide].stamp}
-    faults = list(listing.faults)
+    spelt = opened.spelling_faults({patients[slide] for slide in with_file})
+    faults = [*listing.faults, *spelt]
     of_rows = {file.path for file in found.files.values() if file.stamp}
     faults += [
         Fault("slide", slide, "unmatched", path, f"{slides} names no patient for slide {slide} ({path}); add its row")
@@ -88,34 +137,11 @@ def match_patients(
     for slide in sorted(set(patients) - set(with_file)):
         reason = f"{slides} lists slide {slide}, which has no feature file in {features}; extract it or remove its row"
         faults.append(Fault("slide", slide, "missing", storage.join(features, slide), reason))
-    rows = [(slide, file.path, file.size) for slide, file in sorted(with_file.items())]
+    ambiguous = {fault.id for fault in spelt}
+    kept = {slide: file for slide, file in with_file.items() if patients[slide] not in ambiguous}
+    rows = [(slide, file.path, file.size) for slide, file in sorted(kept.items())]
     files = pd.DataFrame(rows, columns=["slide_id", "path", "bytes"]).astype({"slide_id": "str", "path": "str"})
-    return files, {slide: patients[slide] for slide in with_file}, faults
-
-
-def open_slides(
-    path: str | None, patient_column: str | None, slide_column: str | None
-) -> tuple[pd.DataFrame | None, str | None, list[str]]:
-    """Reads the table of patients and slides and finds its column of patients.
-
-    Args:
-        path: of the table; None if there is none.
-        patient_column: the column that the user names; None to recognise it.
-        slide_column: the same of the slides.
-
-    Returns:
-        The table, its column of patients, and a sentence if the column's name does not say that it is that.
-
-    Raises:
-        InputError: it cannot be read, or none or several columns qualify.
-    """
-    if path is None:
-        return None, None, []
-    with told_as_options(OPTIONS):
-        frame = read_table(path)
-    column = column_of_patients(frame, path, patient_column, slide_column)
-    said = [] if patient_column else [entry.sentence() for entry in unusual_column(path, column)]
-    return frame, column, said
+    return files, {slide: patients[slide] for slide in kept}, faults
 
 
 def column_of_patients(frame: pd.DataFrame, path: str, chosen: str | None, slide_column: str | None = None) -> str:
@@ -158,23 +184,6 @@ def _lesser_column(frame: pd.DataFrame, slide_column: str | None) -> str | None:
     beside = [name for name in frame.columns if name not in slides]
     found = lesser or (beside if len(slides) == 1 else [])
     return found[0] if len(found) == 1 else None
-
-
-def bad_rows(faults: Sequence[Fault]) -> list[Fault]:
-    """Returns the faults of rows, without slides that have no row and rows that have no feature file."""
-    return [fault for fault in faults if fault.problem not in ("missing", "unmatched")]
-
-
-def without_counterpart(faults: Sequence[Fault], slides: str | None) -> list[str]:
-    """Says how many slides have no row, and how many rows no feature file, with examples."""
-    sentences = []
-    for problem, words in (("missing", "of {} without a feature file"), ("unmatched", "without a row in {}")):
-        names = [fault.id for fault in faults if fault.problem == problem]
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            count = "1 slide" if len(names) == 1 else f"{len(names)} slides"
-            sentences.append(f"{count} {words.format(slides)}, not predicted: {', '.join(names[:3])}{more}")
-    return sentences
 
 
 def group_bags(table: pd.DataFrame, patients: Mapping[str, str], *, joint: bool) -> pd.DataFrame:

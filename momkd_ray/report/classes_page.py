@@ -22,6 +22,7 @@ from momkd_ray.report.patients import MOST_WRONG, described, flow_of, site_colum
 from momkd_ray.report.score_page import SCORE_NAMES, score_section, score_verdict, with_errors
 from momkd_ray.report.sections import shared_sections
 from momkd_ray.statistics.calibration import brier, calibration_intercept, calibration_slope
+from momkd_ray.statistics.spread import beside_chance, interval_text
 from momkd_ray.train.class_auc import auc_of_classes
 from momkd_ray.train.validation import SPEARMAN
 
@@ -150,17 +151,15 @@ def wrong_classes(run: FinishedRun) -> pd.DataFrame:
 
 def _verdict(run: FinishedRun) -> str:
     auc, counts = run.figures["metrics"]["auc"], run.figures["counts"]
-    low, high = auc["interval"]
-    chance = "its interval includes chance (0.5)" if low <= 0.5 <= high else "its interval excludes chance (0.5)"
     kappa = run.figures["metrics"].get("kappa")
     agreement = (
         ""
         if kappa is None
         else f" The quadratic-weighted kappa of the predicted classes is {kappa['pooled']:.3f} "
-        f"({kappa['interval'][0]:.3f} to {kappa['interval'][1]:.3f})."
+        f"({interval_text(kappa['interval'])})."
     )
     return (
         f"{run.label}, {figures.listed(run.classes)}: tested on {counts['patients']:,} patients whom the models had "
-        f"not seen, the pooled macro AUC is {auc['pooled']:.3f} (95 % interval {low:.3f} to {high:.3f}); {chance}."
+        f"not seen, the pooled macro AUC is {auc['pooled']:.3f} {beside_chance(auc['interval'])}."
         f"{agreement}"
     )

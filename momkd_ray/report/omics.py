@@ -11,6 +11,7 @@ from momkd_ray import storage
 from momkd_ray.errors import InputError
 from momkd_ray.run.finished import read_finished
 from momkd_ray.run.layout import RunDirectory
+from momkd_ray.statistics.spread import interval_text
 
 
 class Compared(Protocol):
@@ -71,7 +72,8 @@ class _Row:
         measure: name of the figure.
         folds: its value of each seed (rows) and fold (columns).
         pooled, interval: of all patients, with its bootstrap interval.
-        difference_interval: that of the difference to the reference; None for the reference itself.
+        difference_interval: that of the difference to the reference; None for the reference itself. Both intervals are
+            None if they have no width.
     """
 
     label: str
@@ -83,7 +85,7 @@ class _Row:
     measure: str
     folds: list[list[float]]
     pooled: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     difference_interval: tuple[float, float] | None
 
 
@@ -159,9 +161,13 @@ def _row(row: Mapping[str, Any]) -> _Row:
         measure=measure,
         folds=folds,
         pooled=float(own["pooled"]),
-        interval=(float(own["interval"][0]), float(own["interval"][1])),
-        difference_interval=None if interval is None else (float(interval[0]), float(interval[1])),
+        interval=_ends(own["interval"]),
+        difference_interval=_ends(interval),
     )
+
+
+def _ends(interval: Sequence[float] | None) -> tuple[float, float] | None:
+    return None if interval is None else (float(interval[0]), float(interval[1]))
 
 
 def _gain(without: _Row, having: _Row, reference: str) -> list[str]:
@@ -171,8 +177,8 @@ def _gain(without: _Row, having: _Row, reference: str) -> list[str]:
     better = sum(b > a for a, b in zip(_mean_of_seeds(without), _mean_of_seeds(having), strict=True))
     return [
         having.label if having.label != without.label else having.model,
-        f"{without.pooled:.3f} ({without.interval[0]:.3f} to {without.interval[1]:.3f})",
-        f"{having.pooled:.3f} ({having.interval[0]:.3f} to {having.interval[1]:.3f})",
+        f"{without.pooled:.3f} ({interval_text(without.interval)})",
+        f"{having.pooled:.3f} ({interval_text(having.interval)})",
         f"{having.pooled - without.pooled:+.3f}{known}",
         f"{better} of {folds}",
     ]

@@ -29,7 +29,8 @@ from momkd_ray.report.sections import shared_sections
 from momkd_ray.run.finished import pair
 from momkd_ray.run.layout import RunDirectory
 from momkd_ray.statistics.calibration import brier, calibration_intercept, calibration_slope, scaled_brier
-from momkd_ray.statistics.spread import mean_and_sd
+from momkd_ray.statistics.percentiles import NO_WIDTH
+from momkd_ray.statistics.spread import beside_chance, interval_text, mean_and_sd
 
 _METRIC_NAMES = {
     "auc": "AUC",
@@ -67,7 +68,7 @@ def write_report(run_dir: str, compared: str | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["mean_and_sd"] = mean_and_sd
+    environment.globals |= {"mean_and_sd": mean_and_sd, "interval_text": interval_text, "NO_WIDTH": NO_WIDTH}
     page = environment.get_template(CLASSES_TEMPLATE if several else "page.html.jinja").render(content)
     write_drawings([one for one in content["drawings"].values() if one is not None], directory.figures)
     wrong = wrong_classes(run) if several else wrong_calls(run)
@@ -113,12 +114,10 @@ def _content(run: FinishedRun, compared: str | None) -> dict[str, Any]:
 def _verdict(run: FinishedRun) -> str:
     negative, positive = pair(run.classes, "this page")
     auc = run.figures["metrics"]["auc"]
-    low, high = auc["interval"]
     counts = run.figures["counts"]
-    chance = "its interval includes chance (0.5)" if low <= 0.5 <= high else "its interval excludes chance (0.5)"
     return (
         f"{run.label}, {positive} against {negative}: tested on {counts['patients']:,} patients whom the models had "
-        f"not seen, the pooled AUC is {auc['pooled']:.3f} (95 % interval {low:.3f} to {high:.3f}); {chance}."
+        f"not seen, the pooled AUC is {auc['pooled']:.3f} {beside_chance(auc['interval'])}."
     )
 
 

@@ -15,6 +15,8 @@ from momkd_ray.report.drawings import Drawing
 from momkd_ray.report.finished_run import FinishedRun
 from momkd_ray.report.score_figures import score_figure
 from momkd_ray.statistics.linear_calibration import LinearCalibration, linear_calibration
+from momkd_ray.statistics.percentiles import NO_WIDTH
+from momkd_ray.statistics.spread import interval_text
 
 SCORE_NAMES = {
     "spearman": "Spearman's rank correlation",
@@ -49,14 +51,17 @@ def score_section(run: FinishedRun) -> dict[str, Any] | None:
 def score_verdict(run: FinishedRun) -> str:
     """Says in a sentence how well the number was predicted."""
     spearman, r2, mae = (run.figures["metrics"][name] for name in SCORE_NAMES)
-    low, high = spearman["interval"]
-    chance = "which includes 0, no relation" if low <= 0 <= high else "which excludes 0, no relation"
+    of_spearman = f"no interval, as {NO_WIDTH}"
+    if spearman["interval"] is not None:
+        low, high = spearman["interval"]
+        includes = "includes" if low <= 0 <= high else "excludes"
+        of_spearman = f"95 % interval {interval_text(spearman['interval'])}, which {includes} 0, no relation"
     count = run.figures["counts"]["patients"]
     return (
         f"In {count:,} patients whom the models had not seen, Spearman's correlation of predicted and true {run.label} "
-        f"is {spearman['pooled']:.3f} (95 % interval {low:.3f} to {high:.3f}, {chance}), R2 is {r2['pooled']:.3f} "
-        f"({r2['interval'][0]:.3f} to {r2['interval'][1]:.3f}), and the mean absolute error is {mae['pooled']:.3g} "
-        f"({mae['interval'][0]:.3g} to {mae['interval'][1]:.3g})."
+        f"is {spearman['pooled']:.3f} ({of_spearman}), R2 is {r2['pooled']:.3f} "
+        f"({interval_text(r2['interval'])}), and the mean absolute error is {mae['pooled']:.3g} "
+        f"({interval_text(mae['interval'], '.3g')})."
     )
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from momkd_ray.statistics.percentiles import Interval, percentile_interval
+
 Floats = NDArray[np.float64]
 _REPLICATES_PER_PASS = 100  # keeps the weights of a pass in tens of megabytes up to 100,000 patients
 
@@ -27,20 +29,26 @@ class PairedBootstrap:
     value: Mapping[str, float]
     replicates_R: Mapping[str, Floats]
 
-    def interval(self, model: str, level: float = 0.95) -> tuple[float, float]:
-        """Returns the percentile interval of a model's value."""
-        return _percentiles(self.replicates_R[model], level)
+    def interval(self, model: str, level: float = 0.95) -> Interval | None:
+        """Returns the percentile interval of a model's value; None where it has no width."""
+        return percentile_interval(self.replicates_R[model], level)
 
-    def difference(self, first: str, second: str, level: float = 0.95) -> tuple[float, tuple[float, float], float]:
+    def difference(self, first: str, second: str, level: float = 0.95) -> tuple[float, Interval | None, float | None]:
         """Returns the difference of two models' values (first minus second), its interval, and a two-sided p-value.
 
-        The p-value is twice the smaller share of replicates on either side of 0, never 0 itself.
+        The p-value is twice the smaller share of replicates on either side of 0, never 0 itself. Two models whose
+        values vary over the replicates but never differ have difference 0 and p-value 1. Others whose difference is the
+        same in every replicate, such as a perfect and a constant one, have neither interval nor p-value.
         """
         drawn_R = self.replicates_R[first] - self.replicates_R[second]
         n = len(drawn_R)
+        difference, interval = self.value[first] - self.value[second], percentile_interval(drawn_R, level)
+        if interval is None:
+            alike = difference == 0 and not drawn_R.any() and self.interval(first, level) is not None
+            return (0.0, (0.0, 0.0), 1.0) if alike else (difference, None, None)
         tail = min(int((drawn_R <= 0).sum()), int((drawn_R >= 0).sum()))
         p = min(1.0, 2 * (tail + 1) / (n + 1))
-        return self.value[first] - self.value[second], _percentiles(drawn_R, level), p
+        return difference, interval, p
 
 
 def paired_bootstrap(
@@ -124,8 +132,3 @@ def _resample(y_N: NDArray[np.int64], size: int, rng: np.random.Generator) -> Fl
         count = len(of_class)
         weights_RN[:, of_class] = rng.multinomial(count, np.full(count, 1 / count), size=size)
     return weights_RN
-
-
-def _percentiles(values_R: Floats, level: float) -> tuple[float, float]:
-    low, high = np.quantile(values_R, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

@@ -86,8 +86,21 @@ def test_a_difference_without_a_variance_has_no_p_and_the_others_are_corrected(t
     of_csv = {line["label"]: line for line in csv.DictReader(io.StringIO(to_csv(board)))}
     assert [of_csv["constant"][f"delong{part}"] for part in ("", "_low", "_high", "_p_holm")] == ["-0.5", "", "", ""]
     page = Path(write_page(str(tmp_path), "PR", board)).read_text().replace("&#39;", "'")
-    for text, cell in ((to_markdown(board), "| none |"), (to_latex(board), "& none &"), (page, "<td>none</td>")):
-        assert text.count(cell) == 1
+    assert (constant.bootstrap, constant.bootstrap_interval) == (-0.5, None)
+    assert constant.bootstrap_p is None and constant.bootstrap_p_holm is None
+    assert [one.bootstrap_p_holm for one in good] == holm([one.bootstrap_p or 0.0 for one in good])
+    assert [of_csv["constant"][f"bootstrap{part}"] for part in ("_low", "_high", "_p", "_p_holm")] == [""] * 4
+    assert [of_csv[name]["auc_low"] for name in ("perfect", "constant")] == ["", ""]
+    (first,) = conclusions(board)
+    assert first.endswith("for 'constant' there is none, as the bootstrap replicates have the same value.")
+    for text, row in (
+        (to_markdown(board), "| 0.500 (no interval) | -0.500 (no interval) | none | none |"),
+        (to_latex(board), "& 0.500 (no interval) & -0.500 (no interval) & none & none &"),
+        (page, "<td>0.500 (no interval)</td><td>-0.500 (no interval)</td><td>none</td><td>none</td>"),
+    ):
+        assert text.count(row) == 1
+        assert "1.000 (no interval)" in text and "[1.000, 1.000]" not in text
+        assert "There is no interval, and no p-value of a difference, where the bootstrap replicates" in text
         assert "there is none of constant, as DeLong's variance is 0." in text
 
 

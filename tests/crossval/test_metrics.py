@@ -141,7 +141,13 @@ def test_perfect_and_inverted_classifiers() -> None:
     p = np.concatenate([np.linspace(0.05, 0.4, 10), np.linspace(0.6, 0.9, 10)])
     assert best_threshold(y, p) == pytest.approx(0.5)
     assert set(scores(y, p, 0.5).values()) == {1.0}
-    assert set(bootstrap_intervals(y, p, p >= 0.5, seed=1, n=200).values()) == {(1.0, 1.0)}
+    assert set(bootstrap_intervals(y, p, p >= 0.5, seed=1, n=200).values()) == {None}
+    wrong = bootstrap_intervals(y, 1 - p, p < 0.5, seed=1, n=200)
+    assert {name for name, interval in wrong.items() if interval is not None} == {"auprc"}
+    one_wrong = np.where(p == p.max(), 0.2, p)
+    found = bootstrap_intervals(y, one_wrong, one_wrong >= 0.5, seed=1, n=200)
+    assert {name for name, interval in found.items() if interval is None} == {"specificity"}
+    assert all(interval[0] < interval[1] for interval in found.values() if interval is not None)
     inverted = scores(y, 1 - p, best_threshold(y, 1 - p))
     assert inverted["auc"] == 0
     assert (inverted["sensitivity"], inverted["specificity"]) == (1, 0), "calling all is the best it can do"
@@ -155,21 +161,24 @@ def test_interval_holds_the_estimate_and_repeats(seed: int) -> None:
     p = 1 / (1 + np.exp(-rng.normal(size=80) - y))
     point, intervals = scores(y, p, 0.5), bootstrap_intervals(y, p, p >= 0.5, seed, n=400)
     for name in METRICS:
-        low, high = intervals[name]
-        assert 0 <= low <= point[name] <= high <= 1
-        assert high - low > 0.02 or point[name] == 1, "where nothing is wrong, no replicate is"
+        if (interval := intervals[name]) is None:
+            assert point[name] == 1, "where nothing is wrong, no replicate is"
+            continue
+        assert 0 <= interval[0] <= point[name] <= interval[1] <= 1
+        assert interval[1] - interval[0] > 0.02
     order = rng.permutation(80)
     assert intervals == bootstrap_intervals(y[order], p[order], p[order] >= 0.5, seed, n=400)
     wider = bootstrap_intervals(y, p, p >= 0.5, seed, n=400, level=0.99)
-    assert all(wider[name][0] <= intervals[name][0] for name in METRICS)
-    assert all(wider[name][1] >= intervals[name][1] for name in METRICS)
+    for own, other in ((wider[name], intervals[name]) for name in METRICS):
+        assert (own is None) == (other is None)
+        assert own is None or other is None or own[0] <= other[0] <= other[1] <= own[1]
 
 
 def test_interval_has_the_width_of_the_binomial() -> None:
     y = np.arange(1000) % 2 == 0
     predicted = np.arange(1000) % 10 < 8
     p = predicted * 0.6
-    low, high = bootstrap_intervals(y, p, predicted, seed=3)["sensitivity"]
+    low, high = bootstrap_intervals(y, p, predicted, seed=3)["sensitivity"] or (0, 0)
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.8 * 0.2 / 500), rel=0.1)
 
 

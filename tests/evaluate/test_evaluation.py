@@ -119,6 +119,17 @@ def test_a_perfect_ensemble_has_no_interval_by_delong_and_it_is_said(
     found = evaluated(run, tmp_path, *against)
     told = capsys.readouterr().out
     assert found["discrimination"]["auc"]["delong_interval"] is None
+    assert found["discrimination"]["auc"]["bootstrap_interval"] is None
+    assert found["discrimination"]["average_precision"]["bootstrap_interval"] is None
+    constant, good = (one["bootstrap"] for one in found["comparisons"])
+    assert constant == {"difference": 0.5, "interval": None, "p": None, "p_holm": None}
+    assert good["p"] == good["p_holm"] and good["interval"][0] < good["difference"] < good["interval"][1]
+    performance = pd.read_csv(tmp_path / "out" / "performance.csv").set_index(["measure", "method"])
+    assert (
+        performance.loc[[("AUC", "bootstrap"), ("average precision", "bootstrap")], ["low", "high"]]
+        .isna()
+        .all(axis=None)
+    )
     constant, good = (one["delong"] for one in found["comparisons"])
     assert constant == {"difference": 0.5, "interval": None, "p": None, "p_holm": None}
     assert good["p"] == good["p_holm"] and good["interval"][0] < good["difference"] < good["interval"][1]
@@ -126,6 +137,8 @@ def test_a_perfect_ensemble_has_no_interval_by_delong_and_it_is_said(
     for text in (told, page):
         assert "AUC of 1.000 (no interval), as DeLong's variance is 0; at its frozen" in text
         assert "0.500 (no interval and no p: DeLong's variance is 0)" in text
+        assert "1.000 to 1.000" not in text
+    assert "0.500 (no interval and no p: the bootstrap replicates have the same value)" in page
     assert "The AUC has no interval by DeLong" in page and "<td>no interval</td><td>DeLong</td>" in page
     performance = pd.read_csv(tmp_path / "out" / "performance.csv").set_index(["measure", "method"])
     assert performance.loc[("AUC", "DeLong"), ["low", "high"]].isna().all()

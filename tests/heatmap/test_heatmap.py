@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from support.command_line import outcome
+from support.drawn_slides import HEIGHT, PATCH, WIDTH, write_slide
 from support.models import card_of, small_model
 from support.runs import crossval
 from support.slide_images import patch_colour, write_pyramid
@@ -28,19 +29,6 @@ from momkd_ray.heatmap.qupath import write_geojson
 from momkd_ray.model.bundle import save_bundle
 from momkd_ray.model.registry import build_model
 from momkd_ray.ray_runtime.cluster import Connection
-
-PATCH = 64
-WIDTH, HEIGHT = 640, 512
-
-
-def write_slide(path: Path, n: int = 40, seed: int = 0, **attributes: object) -> Path:
-    """A TRIDENT file of patches on a grid of 10 columns."""
-    known = {"patch_size_level0": PATCH, "level0_width": WIDTH, "level0_height": HEIGHT} | attributes
-    with h5py.File(path, "w") as file:
-        file["features"] = np.random.default_rng(seed).normal(size=(n, 12)).astype("f4")
-        file["coords"] = np.stack([np.arange(n) % 10, np.arange(n) // 10], axis=1) * PATCH
-        file["coords"].attrs.update({k: v for k, v in known.items() if v is not None})
-    return path
 
 
 def bundle(folder: Path, name: str = "momkd", seed: int = 0) -> str:

@@ -21,7 +21,7 @@ from momkd_ray.predict.ensemble import (
     named_predictions,
     other_formats,
 )
-from momkd_ray.predict.slides import group_bags, list_slides, match_patients
+from momkd_ray.predict.slides import group_bags, list_slides, match_patients, open_slides
 
 SLIDES = pd.DataFrame({"slide_id": ["a1", "a2", "b"], "path": ["f/a1.h5", "f/a2.h5", "f/b.h5"], "bytes": [5, 7, 11]})
 
@@ -37,16 +37,23 @@ def test_slides_and_rows_without_a_counterpart_are_listed_and_the_rest_is_predic
         (tmp_path / f"{name}.h5").write_bytes(b"x")
     table = tmp_path / "slides.csv"
     table.write_text("PATIENT,FILENAME\nA,a1.svs\nA,a2.h5\nC,c.h5\n")
-    files, patients, faults = match_patients(str(table), list_slides(str(tmp_path)), str(tmp_path))
+    files, patients, faults = match_patients(
+        open_slides(str(table), None, None), list_slides(str(tmp_path)), str(tmp_path)
+    )
     assert patients == {"a1": "A", "a2": "A"}
     assert files["slide_id"].tolist() == ["a1", "a2"]
     assert [(fault.id, fault.problem) for fault in sorted(faults)] == [("b", "unmatched"), ("c", "missing")]
     table.write_text("case_id,submitter_id,slide_id\nA,1,a1\nA,1,a2\nB,2,b\n")
-    assert match_patients(str(table), list_slides(str(tmp_path)), str(tmp_path))[1]["b"] == "B"
+    assert match_patients(open_slides(str(table), None, None), list_slides(str(tmp_path)), str(tmp_path))[1]["b"] == "B"
     table.write_text("case_id,submitter_id,slide_id\nA,1,a1\nA,2,a2\nB,2,b\n")
     with pytest.raises(InputError, match="give --patient-column case_id, or give --patient-column submitter_id"):
-        match_patients(str(table), list_slides(str(tmp_path)), str(tmp_path))
-    assert match_patients(str(table), list_slides(str(tmp_path)), str(tmp_path), "submitter_id")[1]["a1"] == "1"
+        match_patients(open_slides(str(table), None, None), list_slides(str(tmp_path)), str(tmp_path))
+    assert (
+        match_patients(open_slides(str(table), "submitter_id", None), list_slides(str(tmp_path)), str(tmp_path))[1][
+            "a1"
+        ]
+        == "1"
+    )
 
 
 def test_bags_are_slides_or_patients() -> None:

@@ -90,6 +90,12 @@ def test_labels_in_the_table_of_slides_give_metrics(tmp_path: Path, capsys: pyte
     pairs = [(p["P0"], p["P1"]), (p["P0"], p["P3"]), (p["P2"], p["P1"]), (p["P2"], p["P3"])]
     assert content["metrics"]["auc"]["value"] == pytest.approx(sum(more > less for more, less in pairs) / 4)
     assert "with 'equivocal', which is no class of the model" in said
+    labels = ["negative" if p[name] < p["P3"] else "positive" for name in ("P0", "P0", "P1", "P2", "P3", "P4", "P5")]
+    assert len(set(labels)) == 2
+    _, said = predict(labels)
+    content = json.loads((tmp_path / "p.csv.metrics.json").read_text())
+    assert content["metrics"]["auc"] == {"value": 1.0, "interval": None}
+    assert "AUC 1.000, no interval, of 6 patients" in said
     _, said = predict(["positive"] * 7)
     assert "they need a patient of each class" in said
     assert json.loads((tmp_path / "p.csv.metrics.json").read_text())["metrics"] == {}

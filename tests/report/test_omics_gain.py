@@ -54,6 +54,13 @@ def test_the_gain_has_its_interval_whichever_of_the_two_is_the_reference(tmp_pat
     assert third is not None and third.rows[0][3] == "+0.100"
 
 
+def test_figures_without_an_interval_are_shown_without(tmp_path: Path) -> None:
+    having, without = row("momkd", 1.0, 1, {"bootstrap_interval": None}) | {"interval": None}, row("without", 0.5, 0)
+    gain = read_omics_gain(write_board(tmp_path, [having, without], "without"), None)
+    assert gain is not None
+    assert gain.rows[0][1:4] == ["0.500 (0.400 to 0.600)", "1.000 (no interval)", "+0.500"]
+
+
 def test_of_a_number_the_gain_is_in_the_correlation_that_it_is_ranked_by(tmp_path: Path) -> None:
     rows = [row("momkd", 0.9, 1), row("without", 0.2, 0, interval(0.5, 0.6))]
     for of_number, pooled, folds in zip(rows, (0.5, 0.4), ([0.6, 0.3], [0.5, 0.4]), strict=True):

@@ -18,6 +18,7 @@ from momkd_ray import storage
 from momkd_ray.errors import InputError
 from momkd_ray.model.bundle import save_bundle
 from momkd_ray.report.page import write_report
+from momkd_ray.statistics.spread import metrics_table
 
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)> $x_')
 DRAWINGS = 6  # besides those of folds
@@ -212,6 +213,21 @@ def test_the_page_begins_with_its_verdict(page: str, tmp_path: Path) -> None:
     assert "PR: positive against negative" in text
     assert f"the pooled AUC is {figures['pooled']:.3f} (95 % interval {low:.3f} to {high:.3f})" in text
     assert "LABEL" not in page
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_perfect_model_has_no_interval_and_the_page_says_why(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    note = "No interval: the bootstrap replicates have the same value"
+    assert note not in Page(Path(write_report(run)).read_text()).text
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    metrics["metrics"]["auc"] |= {"pooled": 1.0, "interval": None}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    page = Path(write_report(run)).read_text()
+    text = " ".join(Page(page).text.split())
+    assert "the pooled AUC is 1.000 (no interval, as the bootstrap replicates have the same value)." in text
+    assert "<td>no interval</td>" in page and note in text
+    assert "no interval" in metrics_table(metrics["metrics"])
 
 
 def test_everybody_is_in_the_flow(page: str) -> None:

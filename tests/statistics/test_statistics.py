@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from momkd_ray.statistics.delong import delong
 from momkd_ray.statistics.holm import holm, holm_of_known
 from momkd_ray.statistics.paired_bootstrap import paired_bootstrap
+from momkd_ray.statistics.percentiles import percentile_interval
 
 
 def by_definition(y: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,10 +162,10 @@ def test_the_bootstraps_intervals_count_the_luck_of_seeds() -> None:
     covered, ignored = [], []
     for trial in range(150):
         y, runs = with_seeds(rng, 100, 5, 0.4)
-        low, high = paired_bootstrap(y, runs, trial, 400).difference("a", "b")[1]
+        low, high = paired_bootstrap(y, runs, trial, 400).difference("a", "b")[1] or (1, 0)
         covered.append(low <= 0 <= high)
         means = {model: [np.mean(of, axis=0)] for model, of in runs.items()}
-        low, high = paired_bootstrap(y, means, trial, 400).difference("a", "b")[1]
+        low, high = paired_bootstrap(y, means, trial, 400).difference("a", "b")[1] or (1, 0)
         ignored.append(low <= 0 <= high)
     # five seeds resampled give a spread a little too small, which is far better than none
     assert np.mean(covered) >= 0.85
@@ -177,7 +178,7 @@ def test_the_bootstraps_interval_of_one_auc_covers() -> None:
     hits = []
     for trial in range(300):
         y, scores = drawn(rng, 100, (0.9,))
-        low, high = paired_bootstrap(y, {"a": [scores[0]]}, trial, 400).interval("a")
+        low, high = paired_bootstrap(y, {"a": [scores[0]]}, trial, 400).interval("a") or (1, 0)
         hits.append(low <= truth <= high)
     assert 0.90 <= np.mean(hits) <= 0.98
 
@@ -190,6 +191,39 @@ def test_the_bootstrap_is_paired_and_repeatable() -> None:
     assert found.value["b"] == pytest.approx(roc_auc_score(y, scores[1]))
     again = paired_bootstrap(y, runs, 7)
     assert found.difference("a", "b") == again.difference("a", "b")
+
+
+@given(st.integers(0, 10_000), st.integers(2, 8), st.integers(2, 8), st.integers(1, 3))
+def test_no_interval_of_the_bootstrap_has_the_width_0(seed: int, positives: int, negatives: int, levels: int) -> None:
+    rng = np.random.default_rng(seed)
+    y = np.repeat([1, 0], [positives, negatives])
+    scores = rng.integers(levels, size=(2, len(y))) + rng.integers(2, size=(2, 1)) * 2 * y
+    found, by_delong = paired_bootstrap(y, {"a": [scores[0]], "b": [scores[1]]}, seed, 400), delong(y, scores)
+    interval = found.interval("a")
+    assert (interval is None) == (by_delong.interval(0) is None), "where DeLong's variance is 0"
+    assert interval is None or interval[0] < interval[1]
+    difference, interval, p = found.difference("a", "b")
+    assert (interval is None) == (p is None)
+    assert interval is None or interval[0] < interval[1] or (difference, interval, p) == (0, (0, 0), 1)
+
+
+def test_a_perfect_and_a_constant_model_have_no_interval_and_no_p_by_the_bootstrap() -> None:
+    y, perfect = [0] * 4 + [1] * 4, list(range(8))
+    models = {"perfect": perfect, "turned": [3, 2, 1, 0, 4, 5, 6, 7], "wrong": perfect[::-1], "constant": [1] * 8}
+    models["good"] = [0, 1, 2, 5, 3, 4, 6, 7]
+    found = paired_bootstrap(y, {name: [scores] for name, scores in models.items()}, 1)
+    assert [name for name in models if found.interval(name) is None] == ["perfect", "turned", "wrong", "constant"]
+    assert found.difference("perfect", "constant") == (0.5, None, None)
+    assert found.difference("perfect", "turned") == (0, None, None), "both are perfect here, and need not be on others"
+    difference, interval, p = found.difference("perfect", "good")
+    assert interval is not None and interval[0] < difference <= interval[1] and p is not None and 0 < p <= 1
+
+
+def test_an_interval_with_a_width_is_that_of_the_quantiles() -> None:
+    values = np.random.default_rng(0).normal(size=501)
+    assert percentile_interval(values, 0.9) == tuple(np.quantile(values, [0.05, 0.95]))
+    assert percentile_interval(np.full(9, 0.1) + np.arange(9) * 1e-17) is None, "rounding is no width"
+    assert percentile_interval(np.array([1e-30, 2e-30])) is not None
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
