@@ -155,6 +155,19 @@ def test_the_curve_at_a_fixed_sensitivity_is_scikit_learns() -> None:
         assert (p[y] >= found["threshold"]).mean() >= value
         turned = at_fixed(y, p, "specificity", value, 1)
         assert turned["value"] == pytest.approx(tpr[fpr <= 1 - value + 1e-12].max())
+        for one in (found, turned):  # who is called there, at or above the threshold, gives both measures
+            called = p >= one["threshold"]
+            reached = {"sensitivity": called[y].mean(), "specificity": (~called[~y]).mean()}
+            assert reached[one["fixed"]] >= value
+            assert reached[one["other"]] == pytest.approx(one["value"])
+
+
+def test_the_threshold_at_a_specificity_is_above_the_negative_patients_that_it_spares() -> None:
+    y, p = np.repeat([False, True], 10), np.concatenate([np.arange(1, 11), np.arange(6, 16)]) / 20
+    found = at_fixed(y, p, "specificity", 0.9, 1)
+    assert (~(p >= found["threshold"])[~y]).mean() == 0.9
+    assert at_fixed(y, p, "specificity", 0.99, 1)["threshold"] == pytest.approx(0.55)
+    assert at_fixed(y, 1 - p, "specificity", 0.99, 1)["threshold"] == np.nextafter(0.95, 1)  # nobody is above
 
 
 def test_intervals_of_decisions_cover_as_often_as_they_say() -> None:
