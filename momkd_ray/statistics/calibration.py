@@ -69,7 +69,8 @@ def recalibration(y_N: ArrayLike, p_N: ArrayLike) -> LogisticMap:
     x = logits(p_N)
     if np.ptp(x) == 0:  # one probability for all: only the level can be set
         return LogisticMap(float(logit(target_N.mean()) - x[0]), 1.0)
-    fitted = _logistic(target_N, np.vander(x, 2, increasing=True), None)
+    # the targets lie between 0 and 1: a line through all of them is finite, and no sign of separated classes
+    fitted = _logistic(target_N, np.vander(x, 2, increasing=True), None, exact=True)
     if fitted is None:
         return LogisticMap(0.0, 1.0)
     return LogisticMap(float(fitted.params[0]), float(fitted.params[1]))
@@ -159,15 +160,18 @@ def smooth_curve(y_N: ArrayLike, p_N: ArrayLike, seed: int, replicates: int = 20
     return pd.DataFrame({"predicted": at_G, "observed": middle, "low": low, "high": high})
 
 
-def _logistic(y_N: Floats, x_NF: Floats, offset_N: Floats | None) -> GLMResults | None:
-    """Fits a logistic regression; None if the classes are separated or it does not converge."""
+def _logistic(y_N: Floats, x_NF: Floats, offset_N: Floats | None, *, exact: bool = False) -> GLMResults | None:
+    """Fits a logistic regression; None if it fits exactly (unless `exact`: then it may) or does not converge.
+
+    Of classes, 0 or 1, an exact fit means that they are separated.
+    """
     from statsmodels.genmod.families import Binomial  # takes most of a second to import, which training has no use for
     from statsmodels.genmod.generalized_linear_model import GLM
     from statsmodels.tools.sm_exceptions import ConvergenceWarning, PerfectSeparationError, PerfectSeparationWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
-        warnings.simplefilter("error", PerfectSeparationWarning)
+        warnings.simplefilter("ignore" if exact else "error", PerfectSeparationWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
             fitted = GLM(y_N, x_NF, family=Binomial(), offset=offset_N).fit()

@@ -88,6 +88,14 @@ def test_recalibration_is_platts_and_mends_what_is_off() -> None:
     assert level.apply([0.5])[0] == pytest.approx(targets.mean())
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.2, 0.7), (0, 1), (0.7, 0.2)])
+def test_classes_that_two_probabilities_separate_are_recalibrated_to_platts_targets(low: float, high: float) -> None:
+    y = np.repeat([0, 1], 10)
+    mapped = recalibration(y, np.where(y, high, low)).apply([low, high])
+    assert mapped == pytest.approx([1 / 12, 11 / 12])
+    assert calibration_slope(y, np.where(y, high, low)).value is None
+
+
 @given(st.floats(0.05, 0.95), st.floats(0.05, 0.95), st.floats(0.01, 0.99))
 def test_the_shift_of_prevalence_is_bayes(trained_at: float, prevalence: float, p: float) -> None:
     # the posterior by Bayes' rule with the classes' densities unchanged
