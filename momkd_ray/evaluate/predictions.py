@@ -153,7 +153,7 @@ def _with_files(cohort: ExternalCohort, files: pd.DataFrame) -> tuple[ExternalCo
     """
     patients = cohort.slides
     if patients is None:  # each file is a patient's, by its name
-        patients = dict(match_identifiers(files["slide_id"].tolist(), cohort.patients.index.tolist()).own)
+        patients = dict(match_identifiers(files["slide_id"].tolist(), _everybody(cohort)).own)
     here, listed = set(cohort.patients.index), set(files["slide_id"])
     unnamed = [slide for slide in files["slide_id"] if slide not in patients]
     cohort = cohort.noting(
@@ -332,8 +332,7 @@ def _meant_patients(path: str, names: Sequence[str], cohort: ExternalCohort, *, 
     Raises:
         InputError: two others mean one patient.
     """
-    everybody = [*cohort.patients.index, *cohort.excluded.loc[cohort.excluded["kind"] == "patient", "id"]]
-    own_names = join_patients(path, names, everybody, "the clinical table").own
+    own_names = join_patients(path, names, _everybody(cohort), "the clinical table").own
     meant = {name: own_names.get(name, name) for name in names}
     counts = Counter(meant.values())
     alone = [name for name in names if not (slides and barcode_patient(name))]
@@ -342,6 +341,11 @@ def _meant_patients(path: str, names: Sequence[str], cohort: ExternalCohort, *, 
             f"{path}: two identifiers mean the patient '{meant[other]}', one is '{other}': keep one of them"
         )
     return meant
+
+
+def _everybody(cohort: ExternalCohort) -> list[str]:
+    """Returns the patients of the clinical table, those who are left out too."""
+    return [*cohort.patients.index, *cohort.excluded.loc[cohort.excluded["kind"] == "patient", "id"]]
 
 
 def _probability_column(frame: pd.DataFrame, path: str, name: str, label: str) -> str:

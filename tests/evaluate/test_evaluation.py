@@ -549,3 +549,20 @@ def test_files_are_matched_with_the_tables_slides_as_in_training(tmp_path: Path)
     files = feature_files_of(str(tmp_path / "f"), read_cohort(labels))
     found = {slide: Path(path).name for slide, path, _ in files.itertuples(index=False)}
     assert found == {"A": "A.svs.h5", "2": "00002.h5", "C": "C.h5", "other": "other.h5"}
+
+
+def test_files_of_patients_without_a_label_are_of_patients_of_the_table(no_cluster: None, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", folds=2)
+    for folder in read_run(run).models:
+        model = small_model()
+        save_bundle(folder, model, card_of(model))
+    labels = ["positive", "negative", "positive", "negative", "", "Equivocal"]
+    pd.DataFrame({"PATIENT": list("ABCDEF"), "PR": labels}).to_csv(tmp_path / "clinical.csv", index=False)
+    (tmp_path / "features").mkdir()
+    for name in "ABCDEFZ":
+        write_h5(tmp_path / "features" / f"{name}.h5", n=12, width=12)
+    command = ["evaluate", run, "--clinical", str(tmp_path / "clinical.csv"), "--out", str(tmp_path / "out")]
+    assert outcome(*command, "--features", str(tmp_path / "features")) == 0
+    excluded = pd.read_csv(tmp_path / "out" / "excluded.csv")
+    assert excluded.loc[excluded["kind"] == "slide", "id"].tolist() == ["Z"]
+    assert excluded.loc[excluded["kind"] == "patient", "id"].tolist() == ["E", "F"]
