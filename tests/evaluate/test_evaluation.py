@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score, roc_curve
 from support.bags import write_h5
@@ -126,6 +127,28 @@ def test_probabilities_are_corrected_and_recalibrated_by_the_run_alone(run: str,
 def test_sampling_that_was_not_balanced_is_not_corrected(tmp_path: Path) -> None:
     trained = read_run(write_run(tmp_path, balanced=False))
     assert trained.shift.intercept == 0
+
+
+def test_the_ridge_start_is_at_the_training_prevalence_and_is_not_corrected(tmp_path: Path) -> None:
+    location = Path(write_run(tmp_path))
+    tree, metrics = (
+        yaml.safe_load((location / "run.yaml").read_text()),
+        json.loads((location / "metrics.json").read_text()),
+    )
+
+    def shift(name: str, pooling: str, **setting: object) -> float:
+        own = tree | {"model": {"name": name, "pooling": pooling}}
+        (location / "run.yaml").write_text(yaml.safe_dump(own))
+        search = {"settings": [setting], "chosen": dict.fromkeys("01234", 0)}
+        (location / "metrics.json").write_text(json.dumps(metrics | {"search": search}))
+        return read_run(str(location)).shift.intercept
+
+    expected = logit(read_run(str(location)).train_prevalence)
+    assert shift("momkd", "components") == 0
+    assert shift("momkd", "attention") == pytest.approx(expected, abs=0.02)
+    assert shift("abmil", "components") == pytest.approx(expected, abs=0.02)
+    assert shift("momkd", "attention", **{"model.pooling": "components"}) == 0
+    assert shift("momkd", "components", **{"model.name": "abmil"}) == pytest.approx(expected, abs=0.02)
 
 
 def test_thresholds_at_a_fixed_sensitivity_come_from_validation_patients(run: str) -> None:
