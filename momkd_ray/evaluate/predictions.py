@@ -11,7 +11,7 @@ import pandas as pd
 
 from momkd_ray.cohort import columns
 from momkd_ray.cohort.feature_files import FeatureFile, find_features
-from momkd_ray.cohort.identifiers import barcode_patient, canonical, join_patients, match_identifiers
+from momkd_ray.cohort.identifiers import barcode_patient, join_patients, match_identifiers, person
 from momkd_ray.cohort.option_names import told_as_options
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.cohort.table_files import data_rows, read_table, rows_by_value, texts
@@ -166,8 +166,8 @@ def _with_files(cohort: ExternalCohort, files: pd.DataFrame) -> tuple[ExternalCo
 
 def patients_of_run(names: Iterable[str], run: TrainedRun | ClassesRun) -> list[str]:
     """Returns the patients who are in a run's folds, however both spell them, sorted."""
-    known = set(map(canonical, run.patients))
-    return sorted(name for name in map(str, names) if canonical(name) in known)
+    known = set(map(person, run.patients))
+    return sorted(name for name in map(str, names) if person(name) in known)
 
 
 def overlap_notes(evaluation: Mapping[str, Any]) -> list[str]:

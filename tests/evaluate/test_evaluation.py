@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import re
@@ -25,7 +26,7 @@ from momkd_ray.errors import InputError
 from momkd_ray.evaluate.cohort import Labels, read_cohort
 from momkd_ray.evaluate.decisions import at_fixed, decisions
 from momkd_ray.evaluate.options import EvaluationOptions, Subgroups, parse_subgroups
-from momkd_ray.evaluate.predictions import feature_files_of, read_predictions
+from momkd_ray.evaluate.predictions import feature_files_of, patients_of_run, read_predictions
 from momkd_ray.evaluate.subgroups import compare_subgroups, levels_of
 from momkd_ray.model.bundle import save_bundle
 
@@ -356,6 +357,12 @@ def test_patients_of_the_run_are_called_out(run: str, tmp_path: Path, capsys: py
     assert found["cohort"]["also_in_the_run"] == {"patients": 1, "examples": ["T0-00"]}
     assert "1 of the 90 patients are also in the run's folds (T0-00)" in capsys.readouterr().err
     assert "also in the run" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+def test_patients_of_the_run_are_recognised_by_whatever_follows_their_barcodes(run: str) -> None:
+    trained = dataclasses.replace(read_run(run), patients=frozenset(["TCGA-A0-1000", "TCGA-A0-2000-DX1", "0012"]))
+    known = ["12", "TCGA-A0-1000-01A", "TCGA-A0-1000-DX1", "tcga.a0.2000"]
+    assert patients_of_run([*known, "TCGA-A0-3000-DX1", "TCGA-A0-100", "120"], trained) == known
 
 
 def test_classes_may_have_other_names_there(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
