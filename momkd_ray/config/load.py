@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from momkd_ray.config.agreement import disagreement
 from momkd_ray.config.dotted_keys import Section, dotted_keys, type_of, unknown_key
-from momkd_ray.config.model_names import DEFAULT_MODEL
+from momkd_ray.config.model_names import DEFAULT_MODEL, pools_components
 from momkd_ray.config.search_space import Range, Space, read_space
 from momkd_ray.config.sections import (
     ClusterConfig,
@@ -86,6 +86,11 @@ class Config(Section):
     def store_uri(self) -> str:
         """The location of the bag store: `store.uri`, or `bags` in the run directory."""
         return self.store.uri or f"{self.run.dir.rstrip('/')}/bags"
+
+    @property
+    def answers_balanced(self) -> bool:
+        """Whether probabilities are as if all classes were equally common (see `pools_components`)."""
+        return self.train.balanced and not pools_components(self.model.name, self.model.pooling)
 
     def to_yaml(self) -> str:
         """Returns the configuration with all defaults as YAML that `load_config` reads back."""

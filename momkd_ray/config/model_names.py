@@ -31,3 +31,12 @@ ONE_WORKER_MODELS = ("batch_alignment",)
 
 COMPONENT_MOMKD = "momkd_ray.model.component_momkd:ComponentMoMKD"
 """The class of `momkd` where `model.pooling` is `components`."""
+
+
+def pools_components(name: str, pooling: str) -> bool:
+    """Returns whether a model is `COMPONENT_MOMKD`.
+
+    Its classifier is a ridge regression fitted to every training bag once. The trained part beside it has a tenth of
+    the weight, so that its probabilities are at the classes' shares in training, however bags are drawn.
+    """
+    return name == DEFAULT_MODEL and pooling == "components"

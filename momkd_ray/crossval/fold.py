@@ -184,7 +184,7 @@ def _expected_scores(task: FoldTask, final: FoldTask) -> dict[str, ExpectedScore
     config = task.config
     if config.cohort.task != REGRESSION:
         return {}
-    bags, balanced = {"val": task.bags, "test": final.bags}, config.train.balanced
+    bags, balanced = {"val": task.bags, "test": final.bags}, config.answers_balanced
     return {role: expected_of_training(own, task.classes, balanced=balanced) for role, own in bags.items()}
 
 

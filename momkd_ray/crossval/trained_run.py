@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from momkd_ray.cohort.table_files import read_table, texts
+from momkd_ray.config.model_names import DEFAULT_MODEL, pools_components
 from momkd_ray.crossval.metrics import patient_table
 from momkd_ray.errors import InputError
 from momkd_ray.run.finished import label_and_classes, pair, parquet, read_finished
@@ -31,8 +32,8 @@ class TrainedRun:
         labels_of: the labels or cut-offs of the two classes, as the run's configuration gives them.
         thresholds: of each fold's model, on the uncorrected probability.
         train_prevalence: mean over folds of the share of positive training patients.
-        shifts: of each fold, from the prevalence of balanced sampling to that of training; the identity if sampling was
-            not balanced.
+        shifts: of each fold, from the prevalence of balanced sampling to that of training; the identity if the model
+            does not answer as if both classes were equally common.
         validation: one row per fold and validation patient: `fold, patient_id, y, p`, predicted by that fold's model as
             it was before the refit, if there was one.
         patients: every patient of the run's folds.
@@ -121,7 +122,7 @@ def read_run(location: str) -> TrainedRun:
             for fold, own in zip(thresholds, validation, strict=True)
         ]
         shifts = [
-            prevalence_shift(BALANCED, prevalence).intercept if _is_balanced(tree, metrics, fold) else 0.0
+            prevalence_shift(BALANCED, prevalence).intercept if _answers_balanced(tree, metrics, fold) else 0.0
             for fold, prevalence in zip(thresholds, prevalences, strict=True)
         ]
     except (KeyError, TypeError, ValueError) as error:
@@ -172,10 +173,17 @@ def _train_prevalence(
     return share
 
 
-def _is_balanced(tree: dict[str, Any], metrics: dict[str, Any], fold: int) -> bool:
-    """Whether a fold's bags were drawn balanced, by the configuration or by the setting that a search chose."""
-    balanced = tree.get("train", {}).get("balanced", True)
-    if search := metrics.get("search"):
+def _answers_balanced(tree: dict[str, Any], metrics: dict[str, Any], fold: int) -> bool:
+    """Whether a fold's model answers as if both classes were equally common (see `pools_components`).
+
+    What counts is the configuration, and the setting that a search chose.
+    """
+    search, setting = metrics.get("search"), {}
+    if search:
         setting = search["settings"][search["chosen"][str(fold)]]
-        balanced = setting.get("train.balanced", balanced)
-    return bool(balanced)
+
+    def value(section: str, key: str, default: Any) -> Any:  # by default as in runs from before there was the key
+        return setting.get(f"{section}.{key}", tree.get(section, {}).get(key, default))
+
+    by_component = pools_components(value("model", "name", DEFAULT_MODEL), value("model", "pooling", "attention"))
+    return bool(value("train", "balanced", True)) and not by_component

@@ -70,6 +70,10 @@ def at_fixed(y_N: Bools, p_N: Floats, measure: str, value: float, seed: int) -> 
         measure: `sensitivity` or `specificity`, which is fixed.
         value: at least this.
         seed: of the bootstrap.
+
+    Returns:
+        `threshold`, the lowest probability that is called positive, and the `value` and `interval` of the `other`
+        measure there.
     """
     fixes_positives = measure == "sensitivity"
     # specificity is the sensitivity for the other class: turn the scores
@@ -94,8 +98,14 @@ def at_fixed(y_N: Bools, p_N: Floats, measure: str, value: float, seed: int) -> 
     return {
         "fixed": measure,
         "at": value,
-        "threshold": cut if fixes_positives else -cut,
+        "threshold": cut if fixes_positives else _lowest_above(-cut, p_N),
         "other": "specificity" if fixes_positives else "sensitivity",
         "value": float(other(fixed_J[None], other_I[None])[0]),
         "interval": listed(percentile_interval(np.concatenate(drawn))),
     }
+
+
+def _lowest_above(limit: float, p_N: Floats) -> float:
+    """Returns the lowest probability above a limit; the next number if there is none."""
+    above = p_N[p_N > limit]
+    return float(above.min() if len(above) else np.nextafter(limit, np.inf))

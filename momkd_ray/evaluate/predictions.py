@@ -11,7 +11,7 @@ import pandas as pd
 
 from momkd_ray.cohort import columns
 from momkd_ray.cohort.feature_files import FeatureFile, find_features
-from momkd_ray.cohort.identifiers import barcode_patient, canonical, join_patients, match_identifiers
+from momkd_ray.cohort.identifiers import barcode_patient, join_patients, match_identifiers, person
 from momkd_ray.cohort.option_names import told_as_options
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.cohort.table_files import data_rows, read_table, rows_by_value, texts
@@ -153,7 +153,7 @@ def _with_files(cohort: ExternalCohort, files: pd.DataFrame) -> tuple[ExternalCo
     """
     patients = cohort.slides
     if patients is None:  # each file is a patient's, by its name
-        patients = dict(match_identifiers(files["slide_id"].tolist(), cohort.patients.index.tolist()).own)
+        patients = dict(match_identifiers(files["slide_id"].tolist(), _everybody(cohort)).own)
     here, listed = set(cohort.patients.index), set(files["slide_id"])
     unnamed = [slide for slide in files["slide_id"] if slide not in patients]
     cohort = cohort.noting(
@@ -166,8 +166,8 @@ def _with_files(cohort: ExternalCohort, files: pd.DataFrame) -> tuple[ExternalCo
 
 def patients_of_run(names: Iterable[str], run: TrainedRun | ClassesRun) -> list[str]:
     """Returns the patients who are in a run's folds, however both spell them, sorted."""
-    known = set(map(canonical, run.patients))
-    return sorted(name for name in map(str, names) if canonical(name) in known)
+    known = set(map(person, run.patients))
+    return sorted(name for name in map(str, names) if person(name) in known)
 
 
 def overlap_notes(evaluation: Mapping[str, Any]) -> list[str]:
@@ -333,8 +333,7 @@ def _meant_patients(path: str, names: Sequence[str], cohort: ExternalCohort, *, 
     Raises:
         InputError: two others mean one patient.
     """
-    everybody = [*cohort.patients.index, *cohort.excluded.loc[cohort.excluded["kind"] == "patient", "id"]]
-    own_names = join_patients(path, names, everybody, "the clinical table").own
+    own_names = join_patients(path, names, _everybody(cohort), "the clinical table").own
     meant = {name: own_names.get(name, name) for name in names}
     counts = Counter(meant.values())
     alone = [name for name in names if not (slides and barcode_patient(name))]
@@ -343,6 +342,11 @@ def _meant_patients(path: str, names: Sequence[str], cohort: ExternalCohort, *, 
             f"{path}: two identifiers mean the patient '{meant[other]}', one is '{other}': keep one of them"
         )
     return meant
+
+
+def _everybody(cohort: ExternalCohort) -> list[str]:
+    """Returns the patients of the clinical table, those who are left out too."""
+    return [*cohort.patients.index, *cohort.excluded.loc[cohort.excluded["kind"] == "patient", "id"]]
 
 
 def _probability_column(frame: pd.DataFrame, path: str, name: str, label: str) -> str:

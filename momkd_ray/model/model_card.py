@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from momkd_ray.config.model_names import pools_components
+
 if TYPE_CHECKING:
     from momkd_ray.model.bundle import BundleCard
 
@@ -219,6 +221,11 @@ def _calibration(card: BundleCard) -> str:
         return "Calibration: not recorded; evaluate it on patients of your own (`momkd-ray evaluate`)."
     if not balanced:
         sampled = "every training bag was drawn once an epoch, so that probabilities are at the training prevalence"
+    elif pools_components(card.model.name, card.model.pooling):
+        sampled = (
+            "classes were drawn equally often, but the ridge regression is fitted to every training bag once, so that "
+            "probabilities are at the training prevalence"
+        )
     elif isinstance(prevalence, float):
         share = prevalence / (1 - prevalence)
         sampled = (

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 
-from momkd_ray.config.model_names import COMPONENT_MOMKD, DEFAULT_MODEL, MODELS
+from momkd_ray.config.model_names import COMPONENT_MOMKD, MODELS, pools_components
 from momkd_ray.config.sections import LossConfig, MemoryConfig, ModelConfig
 from momkd_ray.model.interface import MILModel
 
 
 def model_class(model: ModelConfig) -> type[MILModel]:
     """Imports the class of a configuration: of its name, and for `momkd` of its pooling."""
-    by_component = model.name == DEFAULT_MODEL and model.pooling == "components"
+    by_component = pools_components(model.name, model.pooling)
     module, _, attribute = (COMPONENT_MOMKD if by_component else MODELS[model.name]).partition(":")
     found: type[MILModel] = getattr(importlib.import_module(module), attribute)
     return found

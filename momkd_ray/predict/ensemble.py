@@ -107,14 +107,15 @@ class Ensemble:
                 f"them with {self.card.encoder}",
             )
         scale = patch_scale(bag.provenance)
-        trained = [PatchScale(*own) for own in self.card.scales or ((self.card.magnification, self.card.patch_px),)]
-        if not any(scale.agrees(own) for own in trained):
-            raise FileFaultError(
-                "mixed",
-                f"{path} is at {scale.text()}, but the model was trained at "
-                f"{' and '.join(own.text() for own in trained)}; extract its features at the magnification and patch "
-                "size of the model",
-            )
+        for card in self.cards:  # whichever of them is named first
+            trained = [PatchScale(*own) for own in card.scales or ((card.magnification, card.patch_px),)]
+            if not any(scale.agrees(own) for own in trained):
+                raise FileFaultError(
+                    "mixed",
+                    f"{path} is at {scale.text()}, but the model was trained at "
+                    f"{' and '.join(own.text() for own in trained)}; extract its features at the magnification and "
+                    "patch size of the model",
+                )
         return bag
 
 

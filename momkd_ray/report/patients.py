@@ -57,7 +57,7 @@ def described(run: FinishedRun) -> pd.DataFrame:
     classes = pd.Categorical(own["label"].astype(str), run.classes)
     table = pd.DataFrame({"class": classes, "fold": [f"fold {fold}" for fold in own["fold"]]}, own.index)
     if len(run.slides):
-        table["slides"] = run.slides.groupby("patient_id")["slide_id"].nunique().reindex(table.index)
+        table["slides"] = _slides_of_patients(run).reindex(table.index)
     clinical, column = run.clinical, run.patient_column
     if clinical is None or column is None or column not in clinical.columns:
         return table
@@ -73,6 +73,14 @@ def described(run: FinishedRun) -> pd.DataFrame:
         elif values.nunique() <= MOST_LEVELS:
             table[str(name)] = pd.Series(texts(values), table.index, dtype=object)
     return table
+
+
+def _slides_of_patients(run: FinishedRun) -> pd.Series[int]:
+    """Counts each tested patient's slides; a bag of all slides of a patient (`cohort.bag: patient`) names them all."""
+    bags = run.slides.drop_duplicates(["patient_id", "slide_id"])
+    joint = run.section("cohort").get("bag") == "patient"
+    counts = bags["slide_id"].astype(str).str.count(", ") + 1 if joint else 1
+    return bags.assign(slides=counts).groupby("patient_id")["slides"].sum()
 
 
 def table_one(table: pd.DataFrame, by: str) -> tuple[list[str], list[list[str]]]:

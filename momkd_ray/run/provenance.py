@@ -19,7 +19,7 @@ from momkd_ray.cohort.folds import FoldPlan
 from momkd_ray.cohort.table_files import read_content
 from momkd_ray.cohort.understood import in_order
 from momkd_ray.config.load import Config
-from momkd_ray.config.model_names import DEFAULT_MODEL, ONE_WORKER_MODELS
+from momkd_ray.config.model_names import ONE_WORKER_MODELS, pools_components
 from momkd_ray.config.sections import GENE_SELECTIONS, resolve_location
 from momkd_ray.errors import InputError
 from momkd_ray.input_faults import record_faults
@@ -51,9 +51,13 @@ def _computed_otherwise(config: Config) -> list[str]:
     """Lists why a run computes other numbers than earlier states of this version did, which it must not go on from."""
     varied = set(config.search)
     shares = config.train.fraction < 1 or config.omics.missing == "drop" or varied & {"train.fraction", "omics.missing"}
-    ridge_start = config.model.name == DEFAULT_MODEL and config.model.pooling == "components"
+    ridge_start = pools_components(config.model.name, config.model.pooling)
+    balanced = config.train.balanced or "train.balanced" in varied
     reasons = {
         "the ridge start leaves out patients, with four degrees of freedom at least": ridge_start,
+        "scores take the ridge start's classes as common as in training": ridge_start
+        and balanced
+        and config.cohort.task == "regression",
         "shares hold in the refit": shares and config.train.refit,
         "bags of a step share a pass": config.model.name in ONE_WORKER_MODELS,
     }

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
 from scipy.special import expit, logit
+from scipy.stats import norm
 
 from momkd_ray.statistics.proportions import Estimate, proportion
 
@@ -69,7 +71,8 @@ def recalibration(y_N: ArrayLike, p_N: ArrayLike) -> LogisticMap:
     x = logits(p_N)
     if np.ptp(x) == 0:  # one probability for all: only the level can be set
         return LogisticMap(float(logit(target_N.mean()) - x[0]), 1.0)
-    fitted = _logistic(target_N, np.vander(x, 2, increasing=True), None)
+    # the targets lie between 0 and 1: a line through all of them is finite, and no sign of separated classes
+    fitted = _logistic(target_N, np.vander(x, 2, increasing=True), exact=True)
     if fitted is None:
         return LogisticMap(0.0, 1.0)
     return LogisticMap(float(fitted.params[0]), float(fitted.params[1]))
@@ -80,16 +83,38 @@ def calibration_intercept(y_N: ArrayLike, p_N: ArrayLike, level: float = 0.95) -
 
     Above 0 the probabilities are too low, below 0 too high.
     """
-    fitted = _logistic(np.asarray(y_N, float), np.ones((len(np.asarray(y_N)), 1)), logits(p_N))
-    return _estimate(fitted, 0, level)
+    y, x = np.asarray(y_N, float), logits(p_N)
+    if not 0 < y.sum() < len(y):
+        return Estimate(None, None)
+
+    def excess(intercept: float) -> float:
+        return float(expit(intercept + x).sum() - y.sum())
+
+    # it rises; Newton's steps leave its flat ends no more, where most probabilities are near 0 or 1
+    margin = np.log(len(y)) + 1
+    value = float(brentq(excess, -x.max() - margin, -x.min() + margin))
+    predicted_N = expit(value + x)
+    half = float(norm.ppf((1 + level) / 2) / np.sqrt((predicted_N * (1 - predicted_N)).sum()))
+    return Estimate(value, (value - half, value + half))
 
 
 def calibration_slope(y_N: ArrayLike, p_N: ArrayLike, level: float = 0.95) -> Estimate:
-    """Estimates the slope of the classes on the log odds; 1 is right, below 1 the probabilities are too extreme."""
-    x = logits(p_N)
-    if np.ptp(x) == 0:
+    """Estimates the slope of the classes on the log odds; 1 is right, below 1 the probabilities are too extreme.
+
+    It is not defined where the classes are separated, if need be but for patients of one probability: it is infinite.
+    """
+    y, x = np.asarray(y_N, float), logits(p_N)
+    if np.ptp(x) == 0 or _are_separated(y.astype(bool), x):
         return Estimate(None, None)
-    return _estimate(_logistic(np.asarray(y_N, float), np.vander(x, 2, increasing=True), None), 1, level)
+    return _estimate(_logistic(y, np.vander(x, 2, increasing=True)), 1, level)
+
+
+def _are_separated(y_N: NDArray[np.bool_], x_N: Floats) -> bool:
+    """Returns whether no patient of one class is above one of the other, or there is one class only."""
+    negative, positive = x_N[~y_N], x_N[y_N]
+    if not len(negative) or not len(positive):
+        return True
+    return bool(negative.max() <= positive.min() or positive.max() <= negative.min())
 
 
 def brier(y_N: ArrayLike, p_N: ArrayLike) -> float:
@@ -142,7 +167,7 @@ def smooth_curve(y_N: ArrayLike, p_N: ArrayLike, seed: int, replicates: int = 20
         def design(values: Floats) -> Floats:
             return np.vander((values - centre) / spread, 3, increasing=True)
 
-        fitted = _logistic(y_N, design(x_N), None)
+        fitted = _logistic(y_N, design(x_N))
         return None if fitted is None else np.asarray(expit(design(logits(at_G)) @ fitted.params))
 
     middle = fit(y, x)
@@ -159,18 +184,21 @@ def smooth_curve(y_N: ArrayLike, p_N: ArrayLike, seed: int, replicates: int = 20
     return pd.DataFrame({"predicted": at_G, "observed": middle, "low": low, "high": high})
 
 
-def _logistic(y_N: Floats, x_NF: Floats, offset_N: Floats | None) -> GLMResults | None:
-    """Fits a logistic regression; None if the classes are separated or it does not converge."""
+def _logistic(y_N: Floats, x_NF: Floats, *, exact: bool = False) -> GLMResults | None:
+    """Fits a logistic regression; None if it fits exactly (unless `exact`: then it may) or does not converge.
+
+    Of classes, 0 or 1, an exact fit means that they are separated.
+    """
     from statsmodels.genmod.families import Binomial  # takes most of a second to import, which training has no use for
     from statsmodels.genmod.generalized_linear_model import GLM
     from statsmodels.tools.sm_exceptions import ConvergenceWarning, PerfectSeparationError, PerfectSeparationWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
-        warnings.simplefilter("error", PerfectSeparationWarning)
+        warnings.simplefilter("ignore" if exact else "error", PerfectSeparationWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
-            fitted = GLM(y_N, x_NF, family=Binomial(), offset=offset_N).fit()
+            fitted = GLM(y_N, x_NF, family=Binomial()).fit()
         except (
             PerfectSeparationError,
             PerfectSeparationWarning,

@@ -60,7 +60,7 @@ def validation_metrics(task: FoldTask, slides: pd.DataFrame) -> dict[str, float 
         return {AUC.metric: None}
     metrics: dict[str, float | None] = {AUC.metric: patient_auc(slides)}
     if task.config.cohort.task == REGRESSION:
-        expected = expected_of_training(task.bags, task.classes, balanced=task.config.train.balanced)
+        expected = expected_of_training(task.bags, task.classes, balanced=task.config.answers_balanced)
         predicted = patient_scores(slides, range(task.classes), expected)
         number = task.bags.drop_duplicates("patient_id").set_index("patient_id")["number"].loc[predicted.index]
         # it is undefined where all patients have one number or one score, and says nothing then
@@ -82,7 +82,7 @@ def expected_of_training(bags: pd.DataFrame, classes: int, *, balanced: bool) ->
     Args:
         bags: `patient_id, y, role, number` of the fold.
         classes: Y.
-        balanced: whether classes were drawn equally often.
+        balanced: whether probabilities are as if all classes were equally common (`Config.answers_balanced`).
     """
     training = bags[bags["role"] == "train"].drop_duplicates("patient_id")
     numbers, y = training["number"].to_numpy(), training["y"].to_numpy()

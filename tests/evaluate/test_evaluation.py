@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score, roc_curve
 from support.evaluations import evaluated, external, perfect_in
@@ -63,6 +65,28 @@ def test_sampling_that_was_not_balanced_is_not_corrected(tmp_path: Path) -> None
     assert trained.shift.intercept == 0
 
 
+def test_the_ridge_start_is_at_the_training_prevalence_and_is_not_corrected(tmp_path: Path) -> None:
+    location = Path(write_run(tmp_path))
+    tree, metrics = (
+        yaml.safe_load((location / "run.yaml").read_text()),
+        json.loads((location / "metrics.json").read_text()),
+    )
+
+    def shift(name: str, pooling: str, **setting: object) -> float:
+        own = tree | {"model": {"name": name, "pooling": pooling}}
+        (location / "run.yaml").write_text(yaml.safe_dump(own))
+        search = {"settings": [setting], "chosen": dict.fromkeys("01234", 0)}
+        (location / "metrics.json").write_text(json.dumps(metrics | {"search": search}))
+        return read_run(str(location)).shift.intercept
+
+    expected = logit(read_run(str(location)).train_prevalence)
+    assert shift("momkd", "components") == 0
+    assert shift("momkd", "attention") == pytest.approx(expected, abs=0.02)
+    assert shift("abmil", "components") == pytest.approx(expected, abs=0.02)
+    assert shift("momkd", "attention", **{"model.pooling": "components"}) == 0
+    assert shift("momkd", "components", **{"model.name": "abmil"}) == pytest.approx(expected, abs=0.02)
+
+
 def test_thresholds_at_a_fixed_sensitivity_come_from_validation_patients(run: str) -> None:
     trained = read_run(run)
     for measure, reached in (("sensitivity", lambda y, p, t: (p[y] >= t).mean()), ("specificity", None)):
@@ -90,6 +114,19 @@ def test_the_curve_at_a_fixed_sensitivity_is_scikit_learns() -> None:
         assert (p[y] >= found["threshold"]).mean() >= value
         turned = at_fixed(y, p, "specificity", value, 1)
         assert turned["value"] == pytest.approx(tpr[fpr <= 1 - value + 1e-12].max())
+        for one in (found, turned):  # who is called there, at or above the threshold, gives both measures
+            called = p >= one["threshold"]
+            reached = {"sensitivity": called[y].mean(), "specificity": (~called[~y]).mean()}
+            assert reached[one["fixed"]] >= value
+            assert reached[one["other"]] == pytest.approx(one["value"])
+
+
+def test_the_threshold_at_a_specificity_is_above_the_negative_patients_that_it_spares() -> None:
+    y, p = np.repeat([False, True], 10), np.concatenate([np.arange(1, 11), np.arange(6, 16)]) / 20
+    found = at_fixed(y, p, "specificity", 0.9, 1)
+    assert (~(p >= found["threshold"])[~y]).mean() == 0.9
+    assert at_fixed(y, p, "specificity", 0.99, 1)["threshold"] == pytest.approx(0.55)
+    assert at_fixed(y, 1 - p, "specificity", 0.99, 1)["threshold"] == np.nextafter(0.95, 1)  # nobody is above
 
 
 def test_intervals_of_decisions_cover_as_often_as_they_say() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -17,10 +18,11 @@ from support.evaluations import evaluated, external
 from support.finished_runs import write_run
 from support.models import card_of, small_model
 
+from momkd_ray.crossval.trained_run import read_run
 from momkd_ray.errors import InputError
 from momkd_ray.evaluate.cohort import Labels, read_cohort
 from momkd_ray.evaluate.options import EvaluationOptions
-from momkd_ray.evaluate.predictions import feature_files_of, read_predictions
+from momkd_ray.evaluate.predictions import feature_files_of, patients_of_run, read_predictions
 from momkd_ray.model.bundle import save_bundle
 
 pytestmark = pytest.mark.usefixtures("unrendered")
@@ -228,3 +230,26 @@ def test_files_are_matched_with_the_tables_slides_as_in_training(tmp_path: Path)
     files = feature_files_of(str(tmp_path / "f"), read_cohort(labels))
     found = {slide: Path(path).name for slide, path, _ in files.itertuples(index=False)}
     assert found == {"A": "A.svs.h5", "2": "00002.h5", "C": "C.h5", "other": "other.h5"}
+
+
+def test_patients_of_the_run_are_recognised_by_whatever_follows_their_barcodes(run: str) -> None:
+    trained = dataclasses.replace(read_run(run), patients=frozenset(["TCGA-A0-1000", "TCGA-A0-2000-DX1", "0012"]))
+    known = ["12", "TCGA-A0-1000-01A", "TCGA-A0-1000-DX1", "tcga.a0.2000"]
+    assert patients_of_run([*known, "TCGA-A0-3000-DX1", "TCGA-A0-100", "120"], trained) == known
+
+
+def test_files_of_patients_without_a_label_are_of_patients_of_the_table(no_cluster: None, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", folds=2)
+    for folder in read_run(run).models:
+        model = small_model()
+        save_bundle(folder, model, card_of(model))
+    labels = ["positive", "negative", "positive", "negative", "", "Equivocal"]
+    pd.DataFrame({"PATIENT": list("ABCDEF"), "PR": labels}).to_csv(tmp_path / "clinical.csv", index=False)
+    (tmp_path / "features").mkdir()
+    for name in "ABCDEFZ":
+        write_h5(tmp_path / "features" / f"{name}.h5", n=12, width=12)
+    command = ["evaluate", run, "--clinical", str(tmp_path / "clinical.csv"), "--out", str(tmp_path / "out")]
+    assert outcome(*command, "--features", str(tmp_path / "features")) == 0
+    excluded = pd.read_csv(tmp_path / "out" / "excluded.csv")
+    assert excluded.loc[excluded["kind"] == "slide", "id"].tolist() == ["Z"]
+    assert excluded.loc[excluded["kind"] == "patient", "id"].tolist() == ["E", "F"]

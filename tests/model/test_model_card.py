@@ -54,6 +54,10 @@ def test_the_card_states_what_the_fold_measured(tmp_path: Path) -> None:
     values = {m["type"]: m["value"] for m in front["model-index"][0]["results"][0]["metrics"]}
     assert values["auc"] == pytest.approx(result.test_scores["auc"], abs=1e-4)
     assert "| 90, 24, 30 |" in body and "ab12" in body and "multiply the odds by 0.25 " in body
+    by_component = card.model_copy(update={"model": card.model.model_copy(update={"pooling": "components"})})
+    assert "multiply" not in bundle_readme(by_component) and "at the training prevalence." in bundle_readme(
+        by_component
+    )
     auc = f"{result.val_scores['auc']:.3f} | {result.test_scores['auc']:.3f} ({low:.3f} to {high:.3f}) |"
     assert f"| auc | {auc}" in body
 

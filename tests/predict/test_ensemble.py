@@ -123,6 +123,22 @@ def test_what_is_predicted_is_compared_with_what_the_model_learnt(tmp_path: Path
     assert said.startswith("1 feature file is of the layout clam; the model was trained on trident")
 
 
+def test_every_model_has_learnt_the_scale_of_a_file_in_whichever_order_they_are_named(tmp_path: Path) -> None:
+    model = small_model()
+    for magnification, patch_px in ((20, 256), (10, 512), (None, None)):
+        card = card_of(model).model_copy(update={"magnification": magnification, "patch_px": patch_px})
+        save_bundle(str(tmp_path / f"{magnification}x"), model, card)
+    file = str(write_hdf5(tmp_path / "a.h5", "trident", values(9, width=model.width)))  # at 20x
+
+    def predicted(*names: str) -> dict[str, object]:
+        return Ensemble([str(tmp_path / name) for name in names], "cpu").predict("a", ["a"], [file])
+
+    assert predicted("20x", "Nonex")["p"] is not None
+    for names in (("20x", "10x"), ("10x", "20x"), ("Nonex", "10x")):
+        assert predicted(*names)["p"] is None
+        assert "the model was trained at 10x magnification" in str(predicted(*names)["faults"])
+
+
 def test_files_that_cannot_be_used_end_with_the_way_on_where_others_are_left(tmp_path: Path, no_cluster: None) -> None:
     model = small_model()
     save_bundle(str(tmp_path / "model"), model, card_of(model))

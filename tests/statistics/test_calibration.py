@@ -65,6 +65,26 @@ def test_intervals_of_calibration_cover_as_often_as_they_say() -> None:
     assert all(0.91 <= count / 300 <= 0.985 for count in hits.values()), hits
 
 
+def test_the_intercept_of_probabilities_at_0_and_1_makes_them_agree_with_the_classes() -> None:
+    y, p = np.repeat([0, 1, 0, 1], [7, 3, 8, 2]), np.repeat([1e-9, 1 - 1e-9], 10)
+    found = calibration_intercept(y, p)
+    assert found.value is not None
+    assert found.interval is not None
+    predicted = expit(found.value + logit(np.clip(p, 1e-6, 1 - 1e-6)))
+    assert predicted.sum() == pytest.approx(5)
+    sd = 1 / np.sqrt((predicted * (1 - predicted)).sum())
+    assert found.interval == pytest.approx((found.value - 1.959964 * sd, found.value + 1.959964 * sd))
+    assert calibration_intercept([0, 0, 0], [0.1, 0.2, 0.3]).value is None
+
+
+def test_classes_that_share_one_probability_alone_have_no_slope() -> None:
+    y, p = np.repeat([0, 1], 4), np.array([0.1, 0.2, 0.3, 0.5, 0.5, 0.6, 0.7, 0.8])
+    for falling in (p, 1 - p):  # the likelihood rises without end
+        assert calibration_slope(y, falling).value is None
+    p[4] = 0.4
+    assert calibration_slope(y, p).value is not None
+
+
 def test_separated_classes_have_no_slope_but_a_recalibration() -> None:
     y, p = np.repeat([0, 1], 10), np.linspace(0.05, 0.95, 20)
     assert calibration_slope(y, p).value is None
@@ -86,6 +106,14 @@ def test_recalibration_is_platts_and_mends_what_is_off() -> None:
     level = recalibration(y, np.full(60, 0.5))
     assert level.slope == 1
     assert level.apply([0.5])[0] == pytest.approx(targets.mean())
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.2, 0.7), (0, 1), (0.7, 0.2)])
+def test_classes_that_two_probabilities_separate_are_recalibrated_to_platts_targets(low: float, high: float) -> None:
+    y = np.repeat([0, 1], 10)
+    mapped = recalibration(y, np.where(y, high, low)).apply([low, high])
+    assert mapped == pytest.approx([1 / 12, 11 / 12])
+    assert calibration_slope(y, np.where(y, high, low)).value is None
 
 
 @given(st.floats(0.05, 0.95), st.floats(0.05, 0.95), st.floats(0.01, 0.99))
