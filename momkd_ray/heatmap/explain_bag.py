@@ -32,6 +32,7 @@ from momkd_ray.model.bundle import BundleCard, load_bundle
 from momkd_ray.model.explain import Explanation, explain
 from momkd_ray.model.gatv2 import reads_graph
 from momkd_ray.model.interface import MILModel
+from momkd_ray.predict.trained_features import check_trained_features
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ def explain_bag(bag: BagToExplain, source: Source, options: HeatmapOptions) -> E
     places = dict(zip(bag.slides, bag.paths or [source.location] * len(bag.slides), strict=True))
     for slide_id, path in places.items():
         try:
-            slides.append(source.read(slide_id, path, needs_graph=needs_graph))
+            slide = source.read(slide_id, path, needs_graph=needs_graph)
+            check_trained_features(slide, path, [card for _, _, card in loaded])
+            slides.append(slide)
         except FileFaultError as error:
             faults.append(Fault("slide", slide_id, error.problem, path, str(error)))
     if not slides:

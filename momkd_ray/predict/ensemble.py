@@ -17,7 +17,6 @@ from momkd_ray.batches.collate import collate
 from momkd_ray.cohort.patient_mean import patient_mean
 from momkd_ray.errors import InputError
 from momkd_ray.formats.bag import Bag, Recipe
-from momkd_ray.formats.patch_scale import PatchScale, patch_scale
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.input_faults import REJECTED, Fault, FileFaultError, OnError, raise_faults
 from momkd_ray.model.bundle import BundleCard, load_bundle
@@ -28,13 +27,14 @@ from momkd_ray.predict.labels import classes_of_patients, metrics_of, metrics_se
 from momkd_ray.predict.left_out import LeftOutSlides, inputs_checked, without_counterpart
 from momkd_ray.predict.score_labels import numbers_of_patients, score_metrics_of, score_sentence
 from momkd_ray.predict.slides import SlidesOfPatients, group_bags, list_slides, match_patients, open_slides
+from momkd_ray.predict.trained_features import check_trained_features
 from momkd_ray.progress import ProgressReporter
 from momkd_ray.ray_runtime.parallel_map import parallel_map
 from momkd_ray.ray_runtime.small_work import connect_if_worth, work_on_files
 
 BAGS_PER_CHUNK = 4
 _NEEDS_SLIDES = (
-    "{} reads all slides of a patient as one bag (cohort.bag: patient), so it needs the patient of each slide: pass "
+    "{} reads all slides of a patient as one bag (cohort.bag: patient), so it needs the patient of each slide: give "
     "--slides with a table of patients and slides"
 )
 SECONDS_A_MB_AND_MODEL = 0.01  # of prediction on one CPU, by the larger of the two networks
@@ -99,23 +99,7 @@ class Ensemble:
 
     def _bag(self, slide_id: str, path: str) -> Bag:
         bag = read_bag(path, slide_id, Recipe(self.card.neighbors, self.card.graph), self.card.width)
-        encoder = bag.provenance.get("encoder")
-        if self.card.encoder and encoder and encoder != self.card.encoder:
-            raise FileFaultError(
-                "mixed",
-                f"{path} contains features of {encoder}, but the model was trained on {self.card.encoder}; extract "
-                f"them with {self.card.encoder}",
-            )
-        scale = patch_scale(bag.provenance)
-        for card in self.cards:  # whichever of them is named first
-            trained = [PatchScale(*own) for own in card.scales or ((card.magnification, card.patch_px),)]
-            if not any(scale.agrees(own) for own in trained):
-                raise FileFaultError(
-                    "mixed",
-                    f"{path} is at {scale.text()}, but the model was trained at "
-                    f"{' and '.join(own.text() for own in trained)}; extract its features at the magnification and "
-                    "patch size of the model",
-                )
+        check_trained_features(bag, path, self.cards)
         return bag
 
 

@@ -132,3 +132,18 @@ def test_slides_without_a_row_and_rows_without_a_file_are_told_and_end_nothing(
     assert drawing(folder, "--slides", str(table)) == 1
     assert "--on-error skip" in capsys.readouterr().err
     assert drawing(folder, "--slides", str(table), "--on-error", "skip") == 0
+
+
+@pytest.mark.parametrize("known", [{"encoder": "uni"}, {"magnification": 10.0, "patch_px": 512}])
+def test_features_that_the_model_was_not_trained_on_are_not_drawn(
+    folder: Path, no_cluster: None, capsys: pytest.CaptureFixture[str], known: dict[str, object]
+) -> None:
+    (folder / "features" / "b.h5").unlink()
+    write_slide(folder / "features" / "c.h5", encoder="conch_v15", target_magnification=20, patch_size=256)
+    save_bundle(str(folder / "model"), small_model(), card_of(small_model()).model_copy(update=known))
+    assert drawing(folder) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"{folder / 'features' / 'c.h5'} " in said and "but the model was trained " in said
+    assert drawing(folder, "--on-error", "skip") == 0
+    assert pd.read_csv(folder / "out" / "rejected.csv")[["id", "problem"]].to_numpy().tolist() == [["c", "mixed"]]
+    assert (folder / "out" / "a.png").exists() and not (folder / "out" / "c.png").exists()
