@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
 
-from momkd_ray.cohort.identifiers import canonical
+from momkd_ray.cohort.identifiers import canonical, person
 from momkd_ray.config.dotted_keys import Section
 
 # 1,000 patients take half a second; whoever tries all hospital numbers needs as long for each thousand
@@ -31,14 +31,14 @@ class TrainingPatients(Section):
         """Hashes the names of patients and slides.
 
         >>> known = TrainingPatients.of(["TCGA-A0-1000", "0012"], ["a1"], "salt")
-        >>> [known.knows(name) for name in ("TCGA-A0-1000-01Z-00-DX1", "12", "A1", "a2")]
-        [True, True, True, False]
+        >>> [known.knows(name) for name in ("TCGA-A0-1000-01Z-00-DX1", "TCGA-A0-1000-DX1", "12", "A1", "a2")]
+        [True, True, True, True, False]
         """
         return cls(salt=salt, patients=_hashes(patients, salt), slides=_hashes(slides, salt))
 
     def knows(self, name: str) -> bool:
         """Returns whether a name is that of a patient or slide of training, however it is spelt."""
-        return _hash(canonical(name), self.salt) in self._known
+        return any(_hash(known, self.salt) in self._known for known in _spellings(name))
 
     @cached_property
     def _known(self) -> frozenset[str]:
@@ -46,7 +46,12 @@ class TrainingPatients(Section):
 
 
 def _hashes(names: Iterable[str], salt: str) -> str:
-    return " ".join(sorted({_hash(canonical(name), salt) for name in names}))
+    return " ".join(sorted({_hash(known, salt) for name in names for known in _spellings(name)}))
+
+
+def _spellings(name: str) -> set[str]:
+    """Returns what one name is known by; two where a text that belongs to no barcode follows a patient's barcode."""
+    return {canonical(name), person(name)}
 
 
 @lru_cache(maxsize=200_000)
