@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,11 @@ from support.unrendered import unrendered  # noqa: F401  # a fixture
 from momkd_ray.config.load import Config
 from momkd_ray.config.sections import SyntheticConfig
 from momkd_ray.ray_runtime.cluster import Connection, connect
+from momkd_ray.ray_runtime.own_cluster import DASHBOARD_VARIABLE
 from momkd_ray.synthetic.cohort import generate_cohort
+
+# commands that tests run start dozens of clusters, and nobody looks at their dashboards
+os.environ.setdefault(DASHBOARD_VARIABLE, "0")
 
 # on a busy machine a single example may take any time
 settings.register_profile("patient", deadline=None)
@@ -44,8 +50,11 @@ def tiny_config(tmp_path: Path, tiny_cohort_dir: Path) -> Config:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Connection]:
-    """One embedded Ray for all the tests that need one."""
-    with connect() as connection:
+    """One embedded Ray for all the tests that need one, with its dashboard."""
+    with pytest.MonkeyPatch.context() as monkeypatch, ExitStack() as stack:
+        monkeypatch.setenv(DASHBOARD_VARIABLE, "1")
+        connection = stack.enter_context(connect())
+        monkeypatch.undo()
         yield connection
 
 

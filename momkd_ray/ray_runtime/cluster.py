@@ -50,7 +50,7 @@ def connect(address: str | None = None) -> Iterator[Connection]:
 
     Args:
         address: address of a running cluster. None takes `RAY_ADDRESS`, which `ray job submit` sets, or else starts
-            a cluster on this machine, with its dashboard.
+            a cluster on this machine, with its dashboard unless `MOMKD_RAY_DASHBOARD` is `0`.
 
     Raises:
         InputError: no Ray cluster answers at the address, or it is one for Ray Client.

@@ -24,6 +24,8 @@ from momkd_ray.ray_runtime import environment
 
 LOOPBACK = "127.0.0.1"
 TOKEN_FILE = "momkd-ray-token"
+DASHBOARD_VARIABLE = "MOMKD_RAY_DASHBOARD"
+"""Set to `0`, a cluster that a command starts has no dashboard, whose processes take seconds to start and 150 MiB."""
 START_WAIT_S = 120.0
 """How long Ray's first processes may take to start."""
 _MAX_SOCKET_PATH = 103  # macOS; Linux has four bytes more
@@ -55,7 +57,7 @@ def own_cluster() -> Iterator[str]:
                 ray.init(
                     address="local",
                     num_cpus=available_cpus(),
-                    include_dashboard=True,
+                    include_dashboard=os.environ.get(DASHBOARD_VARIABLE, "1") != "0",
                     dashboard_host=LOOPBACK,
                     log_to_driver=False,
                     logging_level=logging.WARNING,

@@ -94,8 +94,9 @@ class Owned:
 
 @pytest.fixture(scope="module")
 def owned() -> Iterator[Owned]:
-    process = subprocess.Popen([sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    with process:
+    variables = os.environ | {own_cluster.DASHBOARD_VARIABLE: "1"}
+    command, pipe = [sys.executable, "-c", OWNER], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=variables) as process:
         assert process.stdout is not None
         facts = json.loads(process.stdout.readline())
         yield Owned(facts, Path(facts["token_file"]).read_text())
