@@ -98,7 +98,8 @@ def explain_bag(bag: BagToExplain, source: Source, options: HeatmapOptions) -> E
     for slide_id, path in places.items():
         try:
             slide = source.read(slide_id, path, needs_graph=needs_graph)
-            check_trained_features(slide, path, [card for _, _, card in loaded])
+            if source.store is None:  # a run's own slides are those that its models belong to
+                check_trained_features(slide, path, [card for _, _, card in loaded])
             slides.append(slide)
         except FileFaultError as error:
             faults.append(Fault("slide", slide_id, error.problem, path, str(error)))

@@ -16,7 +16,7 @@ from momkd_ray.formats.bag import Bag, Recipe
 from momkd_ray.formats.knn_graph import no_graph
 from momkd_ray.formats.readers import read_bag
 from momkd_ray.input_faults import raise_faults
-from momkd_ray.predict.ensemble import check_ensemble
+from momkd_ray.predict.ensemble import check_ensemble, reads_patients
 from momkd_ray.predict.left_out import LeftOutSlides, bad_rows, inputs_checked, without_counterpart
 from momkd_ray.predict.slides import group_bags, list_slides, match_patients, open_slides
 from momkd_ray.run.layout import RunDirectory
@@ -99,12 +99,7 @@ def of_features(
             inputs end the command.
     """
     card = check_ensemble(models)[0]
-    joint = card.bag == "patient"
-    if joint and slides is None:
-        raise InputError(
-            f"{models[0]} reads all slides of a patient as one bag (cohort.bag: patient): give --slides with a table "
-            "of patients and slides"
-        )
+    joint = reads_patients(models[0], card, slides)
     opened = open_slides(slides, *columns)
     files = list_slides(features)
     table, patients, faults = match_patients(opened, files, features)

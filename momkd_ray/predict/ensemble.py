@@ -33,10 +33,6 @@ from momkd_ray.ray_runtime.parallel_map import parallel_map
 from momkd_ray.ray_runtime.small_work import connect_if_worth, work_on_files
 
 BAGS_PER_CHUNK = 4
-_NEEDS_SLIDES = (
-    "{} reads all slides of a patient as one bag (cohort.bag: patient), so it needs the patient of each slide: give "
-    "--slides with a table of patients and slides"
-)
 SECONDS_A_MB_AND_MODEL = 0.01  # of prediction on one CPU, by the larger of the two networks
 
 
@@ -153,9 +149,7 @@ def predict_folder(
     if not out.endswith((".csv", ".parquet")):
         raise InputError(f"--out {out}: write to a .csv or a .parquet file")
     cards = check_ensemble(models)
-    joint = cards[0].bag == "patient"
-    if joint and slides is None:
-        raise InputError(_NEEDS_SLIDES.format(models[0]))
+    joint = reads_patients(models[0], cards[0], slides)
     files, opened = list_slides(features), open_slides(slides, patient_column, slide_column)
     total = inputs_checked(len(files), slides)
     table, patients, unmatched = match_patients(opened, files, features)
@@ -318,6 +312,26 @@ def check_ensemble(models: Sequence[str]) -> list[BundleCard]:
                 f"{number} predicts a number and {other} classes: they cannot predict together; predict with each alone"
             )
     return cards
+
+
+def reads_patients(model: str, card: BundleCard, slides: str | None) -> bool:
+    """Returns whether the models read all slides of a patient as one bag.
+
+    Args:
+        model: location of the first of them.
+        card: its card.
+        slides: the table of patients and slides, which such models need.
+
+    Raises:
+        InputError: they do, and there is no table.
+    """
+    joint = card.bag == "patient"
+    if joint and slides is None:
+        raise InputError(
+            f"{model} reads all slides of a patient as one bag (cohort.bag: patient), so it needs the patient of each "
+            "slide: give --slides with a table of patients and slides"
+        )
+    return joint
 
 
 def named_predictions(bags: pd.DataFrame, cards: Sequence[BundleCard], *, by_patient: bool) -> pd.DataFrame:
